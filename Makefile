@@ -1,0 +1,92 @@
+# The whole study: `make help` lists what can be made and with which settings.
+
+PROFILE ?= mini
+DATA ?=
+DEVICE ?=
+PARAMS ?=
+PYTHON ?=
+
+PY := .venv/bin/python
+export PROFILE DATA DEVICE PYTHON
+STUDY = $(PY) -m ribkit.reproduce --profile "$$PROFILE" --data "$$DATA" \
+	$(if $(DEVICE),--device "$$DEVICE") $(foreach p,$(PARAMS),--set '$(p)')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: reproduce test check lab figures report bench clean help
+
+reproduce: .venv/.installed  ## run all notebooks in order, draw the figures, print the table of claims
+	RIBKIT_PROGRESS=1 $(STUDY)
+
+test: .venv/.installed  ## run the unit tests, then every notebook against its committed outputs
+	$(PY) -m pytest tests -q
+	$(PY) -m pytest --nbval notebooks -q
+
+check: .venv/.installed  ## check the input; say what will be computed, and for how long
+	$(STUDY) --check
+
+lab: .venv/.installed  ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab notebooks
+
+figures: .venv/.installed  ## redraw every figure from the small table beside it
+	$(PY) -m ribkit.figures
+
+report: reproduce  ## write the study's last notebook to build/report.html
+	$(PY) -m nbconvert --log-level WARN --to html --embed-images --output-dir build \
+		--output report.html "build/$$PROFILE/07_report.ipynb"
+	@echo "The report is in build/report.html."
+
+bench: .venv/.installed  ## run every benchmark in benchmarks/
+	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) "$$file"; done
+
+clean:  ## remove all that was computed; figures/ and .venv stay
+	rm -rf build .pytest_cache .ruff_cache .hypothesis
+	find notebooks ribkit tests -name __pycache__ -prune -exec rm -rf {} +
+
+help:  ## list what can be made
+	@echo "make TARGET [NAME=value ...], where TARGET is one of"
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@echo "and NAME one of"
+	@echo "  PROFILE    the settings by name (mini)"
+	@echo "  DATA       the folder with the images, for profiles that need one"
+	@echo "  DEVICE     cuda or cpu (cuda where there is one)"
+	@echo "  PARAMS     single settings, as in PARAMS=\"steps=5 margin=600\""
+	@echo "  PYTHON     the Python that .venv is made with (the first 3.11 or 3.12 found)"
+
+# The environment. Its stamps are written last, so a broken installation is made again. The first
+# holds the folder that it was made in: a copied or moved clone gets its own.
+ifneq ($(shell cat .venv/.locked 2>/dev/null),$(CURDIR))
+.venv/.locked: elsewhere
+endif
+.PHONY: elsewhere
+
+define find_python
+fail() { echo "$$1" >&2; exit 1; }; \
+set -- "$$PYTHON"; [ "$$1" ] || set -- python3.11 python3.12 python3; \
+for python; do \
+	"$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+		>/dev/null 2>&1 && break; \
+	python=; \
+done; \
+[ "$$python" ] || fail "ribkit needs Python 3.11 or 3.12$${PYTHON:+, which $$PYTHON is not}; install it, for example with apt-get install python3.11 python3.11-venv python3.11-dev."; \
+name=$$("$$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+"$$python" -c 'import ensurepip, venv' 2>/dev/null \
+	|| fail "ribkit needs the venv module of $$name; install it, for example with apt-get install $$name-venv."; \
+g++ --version >/dev/null 2>&1 \
+	|| fail "ribkit needs g++ to build pydensecrf2; install it, for example with apt-get install g++."; \
+[ -f "$$("$$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] \
+	|| fail "ribkit needs the C headers of $$name to build pydensecrf2; install them, for example with apt-get install $$name-dev."
+endef
+
+.venv/.locked: requirements.lock
+	@$(find_python); \
+	echo "Installing the study's packages into .venv with $$name: some minutes, 6 GB."; \
+	set -e; rm -rf .venv; "$$python" -m venv .venv; \
+	$(PY) -m pip install -qq $$(grep -iE '^(setuptools|cython)==' requirements.lock); \
+	$(PY) -m pip install -qq --no-build-isolation -r requirements.lock; \
+	echo "$(CURDIR)" > $@
+
+.venv/.installed: .venv/.locked pyproject.toml
+	@$(PY) -m pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@

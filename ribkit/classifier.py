@@ -1,0 +1,179 @@
+"""Training the classifier on image labels: BCE, poly schedule, frozen batch norm (Section 4.1)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ribkit import views
+from ribkit.backbone import Network, SmallResNet, efficientnet_lite0, from_classifier, resnet50
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+from ribkit.parallel import device
+from ribkit.pooling import gap
+from ribkit.progress import bar
+from ribkit.scenes import Scenes
+from ribkit.store import Result
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. Defaults: the paper's settings for VOC."""
+
+    epochs: int = 5
+    batch: int = 16
+    rate: float = 0.1
+    head_factor: float = 10.0
+    momentum: float = 1e-4  # in effect, in the official code (difference 7)
+    weight_decay: float = 1e-4
+    poly_power: float = 0.9
+    long_sides: tuple[int, int] = (320, 640)
+    crop: int = 512
+    seed: int = 0
+
+
+def build(name: str, n_classes: int, seed: int = 0, weights: str = "") -> Network:
+    """The network called ``small``, ``efficientnet_lite0`` or ``resnet50``, for ``n_classes``.
+
+    The two ImageNet networks come with their weights; 1000 classes keep the ImageNet head.
+    Raises InputError for another name.
+    """
+    if name == "small":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return small(SmallResNet(n_classes))
+    if name not in ("efficientnet_lite0", "resnet50"):
+        raise InputError(
+            f"backbone '{name}' is unknown; use small, efficientnet_lite0 or resnet50."
+        )
+    network = resnet50(weights) if name == "resnet50" else efficientnet_lite0()
+    return network if n_classes == 1000 else network.with_classes(n_classes, seed)
+
+
+def small(model: SmallResNet) -> Network:
+    """`mini`'s network: frozen up to stride 2, output stride 4."""
+    return from_classifier(model, SMALL_MEAN, SMALL_STD, frozen_stride=2, output_stride=4)
+
+
+SMALL_MEAN, SMALL_STD = (127.5,) * 3, (64.0,) * 3
+
+
+def pretrain(scenes: ImageSet, epochs: int, batch: int, rate: float, seed: int) -> dict:
+    """`mini`'s stand-in for ImageNet: a small residual network learns which heads, body textures
+    and body shapes a scene shows, so that features for more than the heads exist.
+
+    SGD with Nesterov momentum 0.9, weight decay 5e-4, one cycle; mirror images in both directions.
+    Returns ``weights`` (the `SmallResNet`) and ``history``.
+    """
+    assert isinstance(scenes.source, Scenes)
+    pixels = torch.from_numpy(np.stack([scenes.image(i) for i in range(len(scenes))]))
+    pixels = views.normalise(pixels.permute(0, 3, 1, 2).float(), SMALL_MEAN, SMALL_STD)
+    targets = torch.from_numpy(np.stack([scenes.source.attributes(i) for i in scenes.ids])).float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SmallResNet(targets.shape[1]).to(device())
+    model.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    steps = len(scenes) // batch
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * steps)
+    generator, history = torch.Generator().manual_seed(seed), []
+    for epoch in bar(range(epochs), "pretext task"):
+        order = torch.randperm(len(scenes), generator=generator)[: steps * batch]
+        losses = []
+        for rows in order.view(steps, batch):
+            flips = [axis for axis in (-1, -2) if torch.rand((), generator=generator) < 0.5]
+            inputs = pixels[rows].flip(flips).to(device(), memory_format=torch.channels_last)
+            loss = F.binary_cross_entropy_with_logits(model(inputs), targets[rows].to(device()))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.detach())
+        history.append({"epoch": epoch + 1, "loss": float(torch.stack(losses).mean())})
+    return {"weights": model.state_dict(), "history": pd.DataFrame(history)}
+
+
+def start(name: str, n_classes: int, pretext: Result | None, weights: str, seed: int) -> Network:
+    """The network before its training: ImageNet weights, or the pretext task's (``small``)."""
+    if pretext is None:
+        return build(name, n_classes, seed, weights)
+    state = pretext.tensors("weights")
+    model = SmallResNet(len(state["linear.bias"]))
+    model.load_state_dict(state)
+    return small(model).with_classes(n_classes, seed)
+
+
+def train(
+    backbone: str,
+    images: ImageSet,
+    held_out: ImageSet,
+    training: Training,
+    pretext: Result | None = None,
+    weights: str = "",
+) -> dict:
+    """Train the adapted part and the classifier with BCE on image labels.
+
+    backbone, pretext, weights: see `start`. held_out: images to watch, not to choose by.
+    Returns ``weights`` (the whole `Network`) and
+    ``history``: per epoch the loss, and on held_out the loss and the share of images whose labels
+    are all right at 0.5.
+    """
+    network = start(backbone, len(images.classes), pretext, weights, training.seed).to(device())
+    parameters = [
+        {"params": network.adapted.parameters(), "factor": 1.0},
+        {"params": network.classifier.parameters(), "factor": training.head_factor},
+    ]
+    optimiser = torch.optim.SGD(
+        parameters,
+        lr=training.rate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+    batches = len(images) // training.batch
+    labels = torch.from_numpy(images.labels).float()
+    generator, history, total = torch.Generator().manual_seed(training.seed), [], 0
+    for epoch in bar(range(training.epochs), "classifier"):
+        order = torch.randperm(len(images), generator=generator)[: batches * training.batch]
+        losses = []
+        for rows in order.view(batches, training.batch):
+            factor = (1 - total / (batches * training.epochs)) ** training.poly_power
+            for group in optimiser.param_groups:
+                group["lr"] = training.rate * group["factor"] * factor
+            inputs = torch.stack([_view(images, int(i), training, generator) for i in rows])
+            logits = gap(network(inputs.to(device())))
+            loss = F.binary_cross_entropy_with_logits(logits, labels[rows].to(device()))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.detach())
+            total += 1
+        row = {"epoch": epoch + 1, "loss": float(torch.stack(losses).mean())}
+        history.append(row | _watch(network, held_out, training))
+    return {"weights": network.state_dict(), "history": pd.DataFrame(history)}
+
+
+def _view(images: ImageSet, index: int, training: Training, generator: torch.Generator) -> Tensor:
+    image = views.to_tensor(images.image(index))
+    return views.random_crop(image, training.long_sides, training.crop, generator)
+
+
+@torch.no_grad()
+def _watch(network: Network, images: ImageSet, training: Training) -> dict:
+    logits = []
+    for i in range(len(images)):
+        image = views.to_tensor(images.image(i), training.crop)
+        logits.append(gap(network(image[None].to(device()))).cpu())
+    logits, labels = torch.cat(logits), torch.from_numpy(images.labels)
+    loss = F.binary_cross_entropy_with_logits(logits, labels.float())
+    exact = ((logits > 0) == labels).all(dim=1).float().mean()
+    return {"held_out_loss": float(loss), "exact": 100 * float(exact)}
+
+
+def imagenet(backbone: str) -> dict:
+    """The weights of an ImageNet network with its own head, as `train` stores them."""
+    return {"weights": build(backbone, 1000).state_dict()}

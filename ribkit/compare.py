@@ -1,0 +1,115 @@
+"""CAM against RIB on one's own photographs, with any torchvision classifier that suits.
+
+    from torchvision.models import resnet50, ResNet50_Weights
+    from ribkit.compare import compare
+
+    weights = ResNet50_Weights.DEFAULT
+    found = compare("my_photographs", resnet50(weights=weights), weights.meta["categories"])
+    found.figure().savefig("maps.png")
+
+A classifier suits if it ends in global average pooling and one linear layer; its bias is dropped.
+Labels are its top classes unless given; an image's others are the folder's remaining photographs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from ribkit import adaptation, cam, figures, photographs, pooling, seeds, views
+from ribkit.backbone import IMAGENET, Network, from_classifier
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+from ribkit.parallel import device
+from ribkit.progress import bar
+
+SETTINGS = adaptation.Settings(pooling="gap", rate=1e-5, others=4, margin=1e9)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """images: what was seen, and as what. cam, rib: image name -> normalised maps ``(K, h, w)``."""
+
+    images: ImageSet
+    cam: Mapping[str, np.ndarray]
+    rib: Mapping[str, np.ndarray]
+
+    def table(self):
+        """The pictures as the table that `figure` is drawn from."""
+        pictures = {}
+        for i, name in enumerate(self.images.ids):
+            for k, label in enumerate(np.flatnonzero(self.images.labels[i])):
+                title = f"{name}, {self.images.classes[label]}"
+                pictures[title, "photograph"] = self.images.image(i)
+                pictures[title, "CAM"] = self.cam[name][k]
+                pictures[title, "RIB"] = self.rib[name][k]
+        return figures.pictures_table(pictures)
+
+    def figure(self) -> Figure:
+        """Photograph, CAM and RIB side by side, a row for each image and class."""
+        return figures.FIGURES["photographs"](self.table())
+
+
+def compare(
+    folder: str | Path,
+    model: nn.Module,
+    classes: Sequence[str] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    settings: adaptation.Settings = SETTINGS,
+    scales: Sequence[float] = (0.5, 1.0, 1.5),
+    mean: Sequence[float] = IMAGENET[0],
+    std: Sequence[float] = IMAGENET[1],
+) -> Comparison:
+    """CAM and RIB maps of every photograph in a folder.
+
+    model: a trained torchvision classifier. classes: the names of its outputs (numbers, if not
+    given). labels: file name -> class names; each photograph's top class otherwise. mean, std: of
+    the model's input, for pixels in [0, 255]. Raises InputError for a model or folder that does not
+    suit, and for a label that is no class.
+    """
+    network = from_classifier(model, mean, std).to(device())
+    names = tuple(classes or map(str, range(network.classifier.out_channels)))
+    source = photographs.folder(folder)
+    shown = [_top(network, source.image(name)) for name in source.ids]
+    if labels is not None:
+        shown = [_indices(name, labels, names) for name in source.ids]
+    return compare_images(network, source.labelled(names, shown), settings, scales)
+
+
+def compare_images(
+    network: Network, images: ImageSet, settings: adaptation.Settings, scales: Sequence[float]
+) -> Comparison:
+    """`compare` for a network of three parts and labelled images of any kind."""
+    side = min(min(images.image(i).shape[:2]) for i in range(len(images)))
+    squares = [views.square(views.to_tensor(images.image(i)), side) for i in range(len(images))]
+    features = torch.cat([network.features(s[None].to(device())) for s in squares])
+    pool = {"features": features, "labels": torch.from_numpy(images.labels).float().to(device())}
+    plain, adapted = {}, {}
+    for i, name in enumerate(bar(images.ids, "CAM and RIB")):
+        label = pool["labels"][i]
+        pixels, pairs = seeds.see(network, images.image(i), scales, None)
+        size = tuple(pixels.shape[-2:])
+        draw = seeds.Draw(pool, label, settings.others, name, seed=0)
+        result = adaptation.adapt(network, pairs, label, draw, settings)
+        plain[name] = cam.merge(adaptation.plain(network, pairs, label), size).cpu().numpy()
+        adapted[name] = cam.merge(result.maps, size).cpu().numpy()
+    return Comparison(images, plain, adapted)
+
+
+@torch.no_grad()
+def _top(network: Network, image: np.ndarray) -> list[int]:
+    logits = pooling.gap(network(views.to_tensor(image)[None].to(device())))
+    return [int(logits.argmax())]
+
+
+def _indices(name: str, labels: Mapping[str, Sequence[str]], classes: Sequence[str]) -> list[int]:
+    if name not in labels:
+        raise InputError(f"labels has no entry for {name}; give its class names.")
+    unknown = [label for label in labels[name] if label not in classes]
+    if unknown:
+        raise InputError(f"label '{unknown[0]}' of {name} is not a class of the classifier.")
+    return [classes.index(label) for label in labels[name]]

@@ -1,0 +1,273 @@
+"""Every picture of the study: a function from one small table to a matplotlib Figure, in one style.
+
+``figures/<profile>/<name>.csv`` is all that ``<name>.png`` is drawn from:
+
+    python -m ribkit.figures
+
+redraws all of them. Colours are seaborn's "colorblind" palette; maps are drawn in viridis.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from ribkit.errors import InputError
+
+STYLE = {"font.size": 9, "axes.titlesize": 9, "figure.dpi": 100, "savefig.dpi": 160}
+PALETTE = sns.color_palette("colorblind")
+FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {}
+UNPUBLISHED = {"voc-lite": {"growth", "samples"}}  # photographs of VOC are nobody's to hand on
+
+
+def figure(draw: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame], Figure]:
+    """Register a picture under its function's name, drawn in the study's style."""
+
+    def styled(table: pd.DataFrame) -> Figure:
+        with sns.axes_style("whitegrid"), mpl.rc_context(STYLE):
+            return draw(table)
+
+    styled.__doc__ = draw.__doc__
+    FIGURES[draw.__name__] = styled
+    return styled
+
+
+def save(name: str, table: pd.DataFrame, folder: Path) -> Figure:
+    """Write a figure's table, read it back, draw from it, write the PNG; returns the figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    return redraw(folder / f"{name}.csv")
+
+
+def redraw(path: Path) -> Figure:
+    """Draw a figure from its table, ``<name>.csv``, into ``<name>.png`` beside it."""
+    if path.stem not in FIGURES:
+        raise InputError(f"{path} belongs to no figure; the figures are {', '.join(FIGURES)}.")
+    drawn = FIGURES[path.stem](pd.read_csv(path, keep_default_na=False, na_values=[""]))
+    drawn.savefig(path.with_suffix(".png"), bbox_inches="tight", metadata={"Software": None})
+    return drawn
+
+
+def publish(source: Path, target: Path) -> None:
+    """Copy a run's figures and tables to where they are kept, but for photographs of VOC."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.glob("*.csv")):
+        if path.stem not in UNPUBLISHED.get(target.name, ()):
+            for file in (path, path.with_suffix(".png")):
+                if file.is_file():
+                    shutil.copyfile(file, target / file.name)
+
+
+# ---- pictures as tables ---------------------------------------------------------------------
+def pictures_table(pictures: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
+    """``(name, panel) -> picture`` as a table: a line of pixels in hexadecimal on each row.
+
+    A picture is ``(H, W)`` in [0, 1] (two digits a pixel) or ``(H, W, 3)`` uint8 (six digits).
+    """
+    rows = []
+    for (name, panel), picture in pictures.items():
+        if picture.ndim == 2:
+            picture = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
+        lines = [np.ascontiguousarray(line).tobytes().hex() for line in picture]
+        rows += [
+            {"name": name, "panel": panel, "width": picture.shape[1], "pixels": f"x{line}"}
+            for line in lines
+        ]
+    return pd.DataFrame(rows)
+
+
+def pictures(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
+    """The inverse of `pictures_table`, to 1/255."""
+    found = {}
+    for (name, panel), lines in table.groupby(["name", "panel"], sort=False):
+        data = np.stack([np.frombuffer(bytes.fromhex(p[1:]), np.uint8) for p in lines["pixels"]])
+        width = int(lines["width"].iloc[0])
+        colour = data.shape[1] == 3 * width
+        found[str(name), str(panel)] = data.reshape(-1, width, 3) if colour else data / 255
+    return found
+
+
+def _gallery(table: pd.DataFrame, outline: str | None = None, bar: bool = True) -> Figure:
+    """Names as rows, panels as columns; maps in viridis over the whole range 0 to 1."""
+    found = pictures(table)
+    names = list(dict.fromkeys(name for name, _ in found))
+    panels = list(dict.fromkeys(panel for _, panel in found if panel != outline))
+    heights = [found[name, panels[0]].shape[0] / found[name, panels[0]].shape[1] for name in names]
+    width = min(1.35, 9.5 / len(panels))
+    size = (width * len(panels) + 0.9, width * sum(heights) + 0.35)
+    drawn = Figure(size, layout="constrained")
+    axes = drawn.subplots(len(names), len(panels), squeeze=False, height_ratios=heights)
+    for row, name in zip(axes, names, strict=True):
+        for axis, panel in zip(row, panels, strict=True):
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+            picture = found.get((name, panel))
+            if picture is None:
+                axis.set_axis_off()
+                continue
+            shown = axis.imshow(picture, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+            if outline and picture.ndim == 2 and (name, outline) in found:
+                axis.contour(found[name, outline], [0.5], colors="white", linewidths=0.8)
+            if row is axes[0]:
+                axis.set_title(panel)
+        row[0].set_ylabel(name.replace(", ", "\n"))
+    if bar:
+        drawn.colorbar(shown, ax=axes, label="map / its maximum", shrink=0.8, pad=0.01, aspect=25)
+    return drawn
+
+
+@figure
+def samples(table: pd.DataFrame) -> Figure:
+    """Some images with their masks; on `mini` also the heads, which tell the classes apart."""
+    return _gallery(table, bar=False)
+
+
+@figure
+def growth(table: pd.DataFrame) -> Figure:
+    """Maps through the process (the paper's Figure 3) on scored images; outline: the object."""
+    return _gallery(table, outline="object")
+
+
+@figure
+def photographs(table: pd.DataFrame) -> Figure:
+    """Maps through the process on shipped photographs, with the ImageNet head."""
+    return _gallery(table)
+
+
+# ---- curves ---------------------------------------------------------------------------------
+@figure
+def training(table: pd.DataFrame) -> Figure:
+    """Loss of each training, on its own images and on held-out ones, by epoch."""
+    stages = list(dict.fromkeys(table["stage"]))
+    drawn = Figure((3.3 * len(stages), 2.6), layout="constrained")
+    for axis, stage in zip(drawn.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
+        lines = table[table["stage"] == stage]
+        sns.lineplot(
+            lines, x="epoch", y="loss", hue="images", style="images", markers=True, ax=axis,
+            palette=PALETTE[:2][: lines["images"].nunique()],
+        )  # fmt: skip
+        axis.set(title=stage, xlabel="epoch", ylabel="binary cross-entropy", ylim=(0, None))
+        axis.legend(title=None)
+    return drawn
+
+
+@figure
+def thresholds(table: pd.DataFrame) -> Figure:
+    """Seed mIoU of the scored images against the threshold, by method."""
+    drawn = Figure((5.2, 3), layout="constrained")
+    axis = drawn.subplots()
+    sns.lineplot(
+        table, x="threshold", y="miou", hue="method", style="method", palette=PALETTE, ax=axis
+    )
+    axis.set(xlabel="threshold on the normalised map", ylabel="seed mIoU (%)", xlim=(0, 1))
+    axis.legend(title=None, fontsize=7)
+    return drawn
+
+
+@figure
+def tuning(table: pd.DataFrame) -> Figure:
+    """mIoU on the tuning images against the learning rate, by method; the dashed line is CAM."""
+    drawn = Figure((5.2, 3), layout="constrained")
+    axis = drawn.subplots()
+    ribs = table[(table["method"] != "CAM") & (table["stage"] == "rate")]
+    sns.lineplot(
+        ribs, x="rate", y="miou", hue="method", style="method", markers=True, dashes=False,
+        palette=PALETTE[1:], ax=axis,
+    )  # fmt: skip
+    axis.axhline(
+        table.loc[table["method"] == "CAM", "miou"].max(), color="black", ls="--", label="CAM"
+    )
+    axis.set(xscale="log", xlabel="learning rate of the adaptation", ylabel="tuning mIoU (%)")
+    axis.legend(title=None, fontsize=7)
+    return drawn
+
+
+# ---- scores ---------------------------------------------------------------------------------
+def _intervals(axis, y, table: pd.DataFrame, centre: str, low: str, high: str, **style) -> None:
+    errors = np.stack([table[centre] - table[low], table[high] - table[centre]])
+    axis.errorbar(table[centre], y, xerr=errors, fmt="o", capsize=3, markersize=5, **style)
+
+
+@figure
+def seed_scores(table: pd.DataFrame) -> Figure:
+    """Seed mIoU by method, and the paired gain over CAM, with 95 % intervals."""
+    methods = list(dict.fromkeys(table["method"]))
+    drawn = Figure((7.6, 0.42 * len(methods) + 1.1), layout="constrained")
+    left, right = drawn.subplots(1, 2, sharey=True)
+    for k, (choice, rows) in enumerate(table.groupby("threshold chosen", sort=False)):
+        y = np.array([methods.index(m) for m in rows["method"]]) + 0.24 * (k - 0.5)
+        style = {"color": PALETTE[k], "label": f"{choice} threshold", "marker": "os"[k]}
+        _intervals(left, y, rows, "miou", "low", "high", **style)
+        gains = rows["gain"].notna().to_numpy()
+        _intervals(right, y[gains], rows[gains], "gain", "gain_low", "gain_high", **style)
+    left.set(yticks=range(len(methods)), yticklabels=methods, xlabel="seed mIoU (%)")
+    left.invert_yaxis()
+    right.axvline(0, color="black", lw=1)
+    right.set(xlabel="gain over CAM, same images (points)")
+    handles, labels = left.get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    return drawn
+
+
+@figure
+def coverage(table: pd.DataFrame) -> Figure:
+    """Share of heads, bodies and all else that a map covers, by method; 95 % intervals."""
+    drawn = Figure((6.4, 2.9), layout="constrained")
+    axis = drawn.subplots()
+    long = table.melt(["method", "image"], ["head", "body", "outside"], "part", "share")
+    long["share"] = 100 * pd.to_numeric(long["share"])
+    names = {
+        "head": "head\n(discriminative)",
+        "body": "body\n(non-discriminative)",
+        "outside": "off the object",
+    }
+    long["part"] = long["part"].map(names)
+    sns.barplot(
+        long, x="part", y="share", hue="method", palette=PALETTE, errorbar=("ci", 95), seed=0,
+        err_kws={"linewidth": 1}, ax=axis,
+    )  # fmt: skip
+    axis.set(xlabel="", ylabel="covered by the class's map (%)", ylim=(0, 100))
+    axis.legend(title=None, fontsize=7)
+    return drawn
+
+
+@figure
+def claims(table: pd.DataFrame) -> Figure:
+    """How many claims of each question hold, do not hold, are undecided or not measured."""
+    from ribkit.claims import VERDICTS
+
+    counts = pd.crosstab(table["question"], table["verdict"]).reindex(
+        columns=VERDICTS, fill_value=0
+    )
+    drawn = Figure((5.2, 1.9), layout="constrained")
+    axis, start = drawn.subplots(), np.zeros(len(counts))
+    colours = (PALETTE[2], PALETTE[3], PALETTE[8], (0.8, 0.8, 0.8))
+    for verdict, colour in zip(VERDICTS, colours, strict=True):
+        axis.barh(
+            counts.index, counts[verdict], left=start, color=colour, label=verdict, edgecolor="w"
+        )
+        start += counts[verdict].to_numpy()
+    axis.set(xlabel="claims", xticks=range(int(start.max()) + 1))
+    axis.invert_yaxis()
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    return drawn
+
+
+def main() -> int:
+    """Redraw all figures under ``figures/``."""
+    folder = Path(__file__).parent.parent / "figures"
+    paths = sorted(folder.glob("*/*.csv"))
+    for path in paths:
+        redraw(path)
+        print(path.with_suffix(".png").relative_to(folder.parent))
+    return 0 if paths else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

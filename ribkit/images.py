@@ -1,0 +1,148 @@
+"""Images with image-level labels and, for scoring only, masks: the one form all data sets take."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ribkit.errors import InputError
+from ribkit.progress import bar
+
+ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap height and width
+
+
+class Source(Protocol):
+    """Where pixels come from; picklable, so that worker processes can read for themselves."""
+
+    def image(self, id: str) -> np.ndarray:
+        """``(H, W, 3)`` uint8, RGB."""
+
+    def mask(self, id: str) -> np.ndarray:
+        """``(H, W)`` uint8: 0 background, k + 1 for ``classes[k]``, 255 ignored."""
+
+    def fingerprint(self, ids: Sequence[str]) -> str:
+        """SHA-256 (hex) of everything these images are made of."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """``N`` images of one data set in a fixed order.
+
+    ids: ``N`` names. classes: ``C`` names, without background. labels: ``(N, C)`` bool.
+    """
+
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> np.ndarray:
+        """``(H, W, 3)`` uint8 of the image at ``index``."""
+        return self.source.image(self.ids[index])
+
+    def mask(self, index: int) -> np.ndarray:
+        """``(H, W)`` uint8: 0 background, k + 1 for ``classes[k]``, 255 ignored."""
+        return self.source.mask(self.ids[index])
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
+        """The images at ``indices``, in that order."""
+        indices = np.asarray(indices, dtype=int)
+        ids = tuple(self.ids[i] for i in indices)
+        return ImageSet(ids, self.classes, self.labels[indices], self.source)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the pixels, masks and labels."""
+        return self.source.fingerprint(self.ids)
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """An image file opened with Pillow, pixels not read yet.
+
+    InputError: what goes wrong here or while the pixels are read, told with the file's name; also
+    when the image has more pixels than Pillow's limit against decompression bombs.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError(
+                    f"{image.width} x {image.height} pixels, over the limit of "
+                    f"{Image.MAX_IMAGE_PIXELS:,}"
+                )
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; add it or take its name off the list.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{path} is too large ({error}); shrink it.") from None
+    except Image.UnidentifiedImageError:
+        raise InputError(f"{path} is not an image that Pillow knows; replace it.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} cannot be decoded ({error}); get the file again.") from None
+
+
+def decode(path: Path, long_side: int = 0) -> np.ndarray:
+    """``(H, W, 3)`` uint8 RGB of an image file, turned as its EXIF orientation says.
+
+    long_side: shrink to at most this many pixels on the longer side (0: keep); never enlarges.
+    Grey, palette and CMYK images become RGB; transparency is dropped. InputError: ``open_image``.
+    """
+    with open_image(path) as image:
+        if long_side:
+            image.draft("RGB", (long_side, long_side))
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        if long_side:
+            image.thumbnail((long_side, long_side), Image.Resampling.BICUBIC)
+        return np.array(image)
+
+
+def verify(path: Path) -> tuple[int, int]:
+    """Read every byte of an image file, without its pixels where possible; ``(H, W)`` of decode.
+
+    A JPEG is decoded at an eighth of its size, which reads it all but computes a 64th of it.
+    InputError: truncated or unreadable, see ``open_image``.
+    """
+    with open_image(path) as image:
+        width, height = image.size
+        if image.getexif().get(ORIENTATION, 1) >= 5:
+            width, height = height, width
+        image.draft(None, (1, 1))
+        image.load()
+    return height, width
+
+
+def over_files(function: Callable, items: Sequence, words: str) -> list:
+    """``[function(item) for item in items]`` in threads, for work that waits on files."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(bar(pool.map(function, items), words, len(items)))
+
+
+def hash_files(paths: Sequence[Path], *words: str) -> str:
+    """SHA-256 (hex) of words and of the content, not the place, of files in order.
+
+    A file that does not exist counts as such.
+    """
+
+    def digest(path: Path) -> bytes:
+        if not path.is_file():
+            return b"absent"
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
+    total = hashlib.sha256(repr(words).encode())
+    for value in over_files(digest, paths, "fingerprint"):
+        total.update(value)
+    return total.hexdigest()

@@ -1,0 +1,50 @@
+"""The one place that maps over images: in process, or over local processes.
+
+An image is computed with one thread wherever it runs, so its result does not depend on how many
+workers there are, nor on the order.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed
+
+from ribkit.progress import bar
+
+
+def workers() -> int:
+    """How many processes: ``RIBKIT_WORKERS``, or one per core this process may use."""
+    asked = os.environ.get("RIBKIT_WORKERS")
+    return int(asked) if asked else len(os.sched_getaffinity(0))
+
+
+def device() -> torch.device:
+    """The device that computes: ``RIBKIT_DEVICE``, else CUDA where there is one, else CPU."""
+    asked = os.environ.get("RIBKIT_DEVICE")
+    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def map_images(task: Callable[[Any], Any], items: Sequence, words: str) -> list:
+    """``[task(item) for item in items]`` over the local cores, with a progress bar named ``words``.
+
+    task, items: picklable; task is a function of a module, or a partial of one. On a GPU everything
+    runs in this process.
+    """
+    count = min(workers(), len(items)) if device().type == "cpu" else 1
+    if count <= 1:
+        return [_alone(task, item) for item in bar(items, words)]
+    jobs = (delayed(_alone)(task, item) for item in items)
+    done = Parallel(n_jobs=count, return_as="generator", pre_dispatch="2*n_jobs")(jobs)
+    return list(bar(done, words, total=len(items)))
+
+
+def _alone(task: Callable[[Any], Any], item: Any) -> Any:
+    """Run with one thread, and leave the number of threads as it was."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return task(item)
+    finally:
+        torch.set_num_threads(threads)

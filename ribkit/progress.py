@@ -1,0 +1,21 @@
+"""Progress bars for everything that takes over five seconds; silent unless asked for.
+
+``RIBKIT_PROGRESS`` names the file that they are drawn in: `ribkit.reproduce` sets it to its own
+terminal, so that bars never end up in a notebook. Tests and committed outputs stay quiet.
+"""
+
+import os
+from collections.abc import Iterable
+
+from tqdm import tqdm
+
+
+def bar(iterable: Iterable, words: str, total: int | None = None) -> Iterable:
+    """The same iterable, behind a progress bar labelled ``words`` where bars are wanted."""
+    where = os.environ.get("RIBKIT_PROGRESS")
+    if not where:
+        yield from iterable
+        return
+    with open(where, "a") as file:
+        slow = 0.2 if file.isatty() else 30.0
+        yield from tqdm(iterable, words, total, file=file, mininterval=slow, leave=False, delay=2)

@@ -1,0 +1,252 @@
+"""Seeds for a whole image set: CAM or RIB maps of every image, and their confusions and coverage.
+
+A seed is computed image by image through `parallel.map_images`, each with its own random seed, so
+it does not depend on order, workers or resumption.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ribkit import adaptation, cam, classifier, evaluation, views
+from ribkit.backbone import Network
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+from ribkit.parallel import device, map_images
+from ribkit.progress import bar
+from ribkit.store import Result, write_atomically
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained classifier on disk. weights: a stored `classifier.train`. backbone: its name."""
+
+    weights: Result
+    backbone: str
+    n_classes: int
+
+    def network(self) -> Network:
+        """The network with its weights, on the device that computes."""
+        network = classifier.build(self.backbone, self.n_classes)
+        network.load_state_dict(self.weights.tensors("weights"))
+        return network.to(device())
+
+
+def pool(model: Model, images: ImageSet, side: int) -> dict:
+    """Frozen features of the images that an adaptation draws its others from.
+
+    Each image is seen once, its centre ``side`` pixels wide. Returns ``features`` (``(N, c, h, w)``
+    and ``labels`` ``(N, C)``, as tensors).
+    """
+    network, features = model.network(), []
+    for i in bar(range(len(images)), "frozen features of the other images"):
+        pixels = views.square(views.to_tensor(images.image(i)), side)
+        features.append(network.features(pixels[None].to(device())).cpu())
+    labels = torch.from_numpy(images.labels).float()
+    return {"features": {"features": torch.cat(features), "labels": labels}}
+
+
+class Draw:
+    """Draws the others of one image: B of the pool that share no class with it, without repeats.
+
+    Anew at each step, from a generator seeded by the image's name. Fewer than B, if no more exist.
+    """
+
+    def __init__(self, pool: dict[str, Tensor], labels: Tensor, count: int, name: str, seed: int):
+        self.pool, self.count = pool, count
+        disjoint = (pool["labels"] @ labels.to(pool["labels"])) == 0
+        self.candidates = disjoint.nonzero().flatten().cpu()
+        digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+        self.seed = int.from_bytes(digest[:6], "big")
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Frozen features ``(B, c, h, w)`` and labels ``(B, C)`` of this step's others."""
+        generator = torch.Generator().manual_seed(self.seed + step)
+        order = torch.randperm(len(self.candidates), generator=generator)[: self.count]
+        chosen = self.candidates[order].to(self.pool["labels"].device)
+        return self.pool["features"][chosen], self.pool["labels"][chosen]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one image needs: the trained model, how it is seen, and how it is adapted (or not)."""
+
+    model: Model
+    images: ImageSet
+    scales: tuple[float, ...]
+    long_side: int | None
+    settings: adaptation.Settings | None = None
+    pool: Result | None = None
+    seed: int = 0
+
+
+def compute(
+    model: Model,
+    images: ImageSet,
+    scales: tuple[float, ...],
+    long_side: int | None,
+    scratch: Path,
+    settings: adaptation.Settings | None = None,
+    pool: Result | None = None,
+    seed: int = 0,
+) -> dict:
+    """Seeds of all images: CAM without ``settings``, else RIB with the others drawn from ``pool``.
+
+    long_side: each image is seen this long at scale 1 (None: as it is). scratch: where images
+    already done are found again after an interruption. Returns ``maps`` (image name -> normalised
+    maps of its classes in their order, ``(K, h, w)`` float16, at the size seen at scale 1) and
+    ``images``, a row each: steps, why it ended, its mean target logit and covered area at the start
+    and at the end. An image without any class has a map of shape ``(0, h, w)``.
+    """
+    job = Job(model, images, tuple(scales), long_side, settings, pool, seed)
+    words = "CAM" if settings is None else f"RIB, {settings.pooling}, rate {settings.rate:g}"
+    rows = map_images(partial(_seed, job, scratch), range(len(images)), words)
+    maps = {name: _read(scratch, name)["maps"] for name in images.ids}
+    return {"maps": maps, "images": pd.DataFrame(rows)}
+
+
+def _seed(job: Job, scratch: Path, index: int) -> dict:
+    """One image: its row; its maps go to scratch."""
+    name = job.images.ids[index]
+    path = scratch / f"{name}.npz"
+    if path.is_file():
+        stored = _read(scratch, name)
+        return {k: v.item() for k, v in stored.items() if v.ndim == 0}
+    network, others = _context(job.model, job.pool)
+    labels = torch.from_numpy(job.images.labels[index]).float().to(device())
+    pixels, features = see(network, job.images.image(index), job.scales, job.long_side)
+    row = {"image": name, "steps": 0, "reason": "none"}
+    if not labels.any():
+        maps = torch.zeros(0, *pixels.shape[-2:])
+    elif job.settings is None:
+        maps = cam.merge(adaptation.plain(network, features, labels), pixels.shape[-2:])
+    else:
+        draw = Draw(others, labels, job.settings.others, name, job.seed)
+        result = adaptation.adapt(network, features, labels, draw, job.settings)
+        maps = cam.merge(result.maps, pixels.shape[-2:])
+        row |= {"steps": result.steps, "reason": result.reason}
+        row |= {"logit_first": result.logits[0], "logit_last": result.logits[-1]}
+        row |= {"area_first": result.areas[0], "area_last": result.areas[-1]}
+    arrays = {k: np.asarray(v) for k, v in row.items()}
+    write_atomically(path, arrays | {"maps": maps.cpu().numpy().astype(np.float16)})
+    return row
+
+
+def see(
+    network: Network, image: np.ndarray, scales: Sequence[float], long_side: int | None
+) -> tuple[Tensor, dict[float, Tensor]]:
+    """An image ``(H, W, 3)`` -> its pixels at scale 1, and scale -> frozen features."""
+    pixels = views.to_tensor(image, long_side).to(device())
+    pairs = views.scaled_pairs(pixels, scales)
+    return pixels, {scale: network.features(pair) for scale, pair in pairs.items()}
+
+
+@lru_cache(maxsize=1)
+def _context(model: Model, pool: Result | None) -> tuple[Network, dict[str, Tensor] | None]:
+    """Network and pool, read once in each process."""
+    others = pool and {k: v.to(device()) for k, v in pool.tensors("features").items()}
+    return model.network(), others
+
+
+def _read(folder: Path, name: str) -> dict[str, np.ndarray]:
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+        return {k: arrays[k] for k in arrays.files}
+
+
+def score(images: ImageSet, seeds: Result) -> dict:
+    """Confusions of every image at the 100 thresholds: ``confusions``, ``(N, 100, n, n)`` int32.
+
+    The maps are resized to the mask, bilinearly; n counts the background.
+    """
+    every = _each(images, seeds, _sweep)
+    return {"confusions": {"confusions": np.stack(every)}}
+
+
+def _sweep(images: ImageSet, index: int, maps: np.ndarray) -> np.ndarray:
+    mask, keys = images.mask(index), np.flatnonzero(images.labels[index])
+    return evaluation.sweep(_fit(maps, mask.shape), keys, mask, len(images.classes) + 1)
+
+
+def cover(images: ImageSet, seeds: Result, threshold: float) -> dict:
+    """Coverage of heads and bodies on `mini`: ``coverage``, a row for each image and class.
+
+    head, body: the share of the part's pixels where the class's map exceeds ``threshold``;
+    outside: the share of the pixels off the object where it does.
+    """
+    rows = [row for rows in _each(images, seeds, partial(_cover, threshold)) for row in rows]
+    return {"coverage": pd.DataFrame(rows)}
+
+
+def _cover(threshold: float, images: ImageSet, index: int, maps: np.ndarray) -> list[dict]:
+    mask, heads = images.mask(index), images.source.heads(images.ids[index])
+    rows = []
+    for key, one in zip(np.flatnonzero(images.labels[index]), maps > threshold, strict=True):
+        head, whole = heads == key + 1, mask == key + 1
+        parts = {"head": head, "body": whole & ~head, "outside": ~whole}
+        shares = {part: float(one[where].mean()) for part, where in parts.items() if where.any()}
+        rows.append({"image": images.ids[index], "class": images.classes[key]} | shares)
+    return rows
+
+
+def _each(images: ImageSet, seeds: Result, measure: Callable) -> list:
+    """``measure(images, index, maps)`` of every image, with its stored maps."""
+    maps = seeds.arrays("maps")
+    missing = [name for name in images.ids if name not in maps]
+    if missing:
+        raise InputError(
+            f"{seeds.path} has no maps of image {missing[0]}; compute its seeds first."
+        )
+    return [measure(images, i, maps[name]) for i, name in enumerate(images.ids)]
+
+
+def _fit(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Maps ``(K, h, w)`` -> ``(K, *size)`` float32, bilinear."""
+    tensor = torch.from_numpy(maps.astype(np.float32))
+    if tuple(tensor.shape[-2:]) == tuple(size) or len(tensor) == 0:
+        return tensor.numpy() if len(tensor) else np.zeros((0, *size), np.float32)
+    return F.interpolate(tensor[None], size, mode="bilinear", align_corners=False)[0].numpy()
+
+
+def growth(
+    model: Model,
+    images: ImageSet,
+    scales: tuple[float, ...],
+    long_side: int | None,
+    settings: adaptation.Settings,
+    pool: Result,
+    seed: int = 0,
+) -> dict:
+    """Maps through the process, for a few images: after each step, and summed so far.
+
+    No stop is applied. Returns ``step`` and ``sum`` (image name -> ``(steps, K, h, w)`` float16,
+    normalised) and ``process``, a row for each image and step: mean target logit, covered area.
+    """
+    network, others = _context(model, pool)
+    single, summed, rows = {}, {}, []
+    for index in bar(range(len(images)), "maps through the process"):
+        name = images.ids[index]
+        labels = torch.from_numpy(images.labels[index]).float().to(device())
+        pixels, features = see(network, images.image(index), scales, long_side)
+        size, total = tuple(pixels.shape[-2:]), {}
+        draw = Draw(others, labels, settings.others, name, seed)
+        maps, sums = [], []
+        for k, step in enumerate(
+            adaptation.trajectory(network.adaptable(), features, labels, draw, settings)
+        ):
+            total = {s: total.get(s, 0) + m for s, m in step.maps.items()}
+            maps.append(cam.merge(step.maps, size).cpu().numpy())
+            sums.append(cam.merge(total, size).cpu().numpy())
+            logit = float(step.logits[:, labels.bool()].mean())
+            area = adaptation.covered(step.maps[1.0], settings.area_level)
+            rows.append({"image": name, "step": k, "logit": logit, "area": area})
+        single[name] = np.stack(maps).astype(np.float16)
+        summed[name] = np.stack(sums).astype(np.float16)
+    return {"step": single, "sum": summed, "process": pd.DataFrame(rows)}

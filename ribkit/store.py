@@ -1,0 +1,196 @@
+"""Results on disk: each stored under a hash of what made it, whole or not at all, and reused.
+
+A *stage* is a function of plain parameters that returns a dictionary of values; it names its files.
+Its key hashes the stage's name, its parameters, the results it reads, and its code: the syntax
+trees, without comments and docstrings, of every `ribkit` module that the stage's module imports.
+Coarser than exact is fine, stale never. Files: CSV for tables, npz without pickles for arrays,
+safetensors for weights, JSON for the rest.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+
+PACKAGE = Path(__file__).parent
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage stored: a folder with one file for each value, and a manifest."""
+
+    name: str
+    key: str
+    path: Path
+
+    def table(self, value: str) -> pd.DataFrame:
+        """A table."""
+        return pd.read_csv(self.path / f"{value}.csv", keep_default_na=False, na_values=["nan"])
+
+    def arrays(self, value: str) -> dict[str, np.ndarray]:
+        """Named arrays."""
+        with np.load(self.path / f"{value}.npz", allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def tensors(self, value: str) -> dict[str, torch.Tensor]:
+        """Named tensors, on the CPU."""
+        return load_file(self.path / f"{value}.safetensors")
+
+    def json(self, value: str) -> Any:
+        """Numbers, strings, lists and dictionaries."""
+        return json.loads((self.path / f"{value}.json").read_text())
+
+    @property
+    def seconds(self) -> float:
+        """How long the stage took when it was computed."""
+        return self.json("manifest")["seconds"]
+
+
+class Store:
+    """A folder of results."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+
+    def run(self, name: str, stage: Callable[..., Mapping[str, Any]], **parameters: Any) -> Result:
+        """The result of ``stage(**parameters)``: read if it is stored, else computed and stored.
+
+        parameters: numbers, strings, tuples, frozen dataclasses, ImageSets and Results. A stage may
+        take ``scratch``, a folder that outlives an interrupted run, to resume from.
+        """
+        described = {k: describe(v) for k, v in parameters.items()}
+        code = code_hash(stage.__module__)
+        key = _sha256(json.dumps([name, stage.__qualname__, code, described], sort_keys=True))[:20]
+        path = self.root / f"{name}-{key}"
+        if not (path / MANIFEST).is_file():
+            scratch = self.root / f"{name}-{key}.scratch"
+            extra = {}
+            if "scratch" in stage.__code__.co_varnames[: stage.__code__.co_argcount]:
+                scratch.mkdir(parents=True, exist_ok=True)
+                extra["scratch"] = scratch
+            started = time.perf_counter()
+            values = stage(**parameters, **extra)
+            seconds = time.perf_counter() - started
+            self._write(path, values, {"parameters": described, "code": code, "seconds": seconds})
+            shutil.rmtree(scratch, ignore_errors=True)
+        return Result(name, key, path)
+
+    def _write(self, path: Path, values: Mapping[str, Any], manifest: dict) -> None:
+        """Write everything beside its place, then move the folder there in one step."""
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for value, content in values.items():
+            save(partial, value, content)
+        digests = {p.name: _sha256(p.read_bytes()) for p in sorted(partial.iterdir())}
+        save(partial, "manifest", manifest | {"sha256": digests})
+        shutil.rmtree(path, ignore_errors=True)  # a folder without a manifest: an old interruption
+        partial.rename(path)
+
+
+def save(folder: Path, value: str, content: Any) -> None:
+    """One value as one file, in the format that its type asks for."""
+    if isinstance(content, pd.DataFrame):
+        content.to_csv(folder / f"{value}.csv", index=False, lineterminator="\n", na_rep="nan")
+    elif isinstance(content, dict) and content and _all(content, np.ndarray):
+        np.savez_compressed(folder / f"{value}.npz", **content)
+    elif isinstance(content, dict) and content and _all(content, torch.Tensor):
+        tensors = {k: v.detach().cpu().contiguous() for k, v in content.items()}
+        save_file(tensors, folder / f"{value}.safetensors")
+    else:
+        (folder / f"{value}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_atomically(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """One npz file, whole or not at all: what a stage leaves in its scratch folder."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partial.rename(path)
+
+
+def describe(value: Any) -> Any:
+    """What a parameter contributes to a key, as something JSON can write."""
+    if isinstance(value, Result):
+        return {"result": value.name, "key": value.key}
+    if isinstance(value, ImageSet):
+        labels = _sha256(np.ascontiguousarray(value.labels).tobytes())
+        return [value.fingerprint(), list(value.ids), list(value.classes), labels]
+    if is_dataclass(value):
+        return {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [describe(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): describe(v) for k, v in value.items()}
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise InputError(f"{type(value).__name__} {value!r} cannot be a parameter of a stored stage.")
+
+
+@cache
+def code_hash(module: str) -> str:
+    """SHA-256 of the code of a `ribkit` module and of all `ribkit` modules it imports."""
+    return _sha256("".join(syntax(PACKAGE, name) for name in imports(PACKAGE, module)))
+
+
+def imports(package: Path, module: str) -> list[str]:
+    """The module and every module of the package that it imports, directly or not; sorted."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or not _file(package, name).is_file():
+            continue
+        found.add(name)
+        for node in ast.walk(ast.parse(_file(package, name).read_text())):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                waiting += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+    return sorted(found)
+
+
+def syntax(package: Path, module: str) -> str:
+    """A module's syntax tree as text, without comments, docstrings and positions."""
+    tree = ast.parse(_file(package, module).read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(getattr(body[0].value, "value", None), str):
+                del body[0]
+    return module + ast.dump(tree)
+
+
+def _file(package: Path, module: str) -> Path:
+    """Where a module's source lies; a name of another package gives no file."""
+    head, _, tail = module.partition(".")
+    if head != package.name:
+        return package / "-"
+    return package / f"{tail.replace('.', '/')}.py" if tail else package / "__init__.py"
+
+
+def _all(content: dict, kind: type) -> bool:
+    return all(isinstance(v, kind) for v in content.values())
+
+
+def _sha256(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

@@ -1,0 +1,330 @@
+"""The study's stages and how they hang together: what the notebooks call, one method a stage.
+
+Each method returns stored results and computes what is missing, so any notebook runs alone, and all
+of them share one store. Data flows one way: images -> classifier -> seeds -> scores -> claims.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ribkit import (
+    adaptation,
+    bottleneck,
+    classifier,
+    evaluation,
+    figures,
+    photographs,
+    profiles,
+    scenes,
+    seeds,
+    voc,
+)
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+from ribkit.store import Result, Store
+
+ROOT = Path(__file__).parent.parent
+NO_MARGIN = 1e9
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make seeds. variant and pooling are empty for plain CAM."""
+
+    title: str
+    variant: str = ""
+    pooling: str = ""
+
+
+CAM = Method("CAM")
+RIBS = tuple(
+    Method(f"RIB {variant}, {pooling.upper()}", variant, pooling)
+    for variant in ("paper", "official")
+    for pooling in ("gap", "gndrp")
+)
+METHODS = (CAM, *RIBS)
+RIB = RIBS[-1]  # the authors' own: official, GNDRP
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Seeds of the scored images. confusions: ``(N, 100, n, n)``; oracle, held_out: indices into
+    `evaluation.THRESHOLDS`."""
+
+    method: Method
+    maps: Result
+    confusions: np.ndarray
+    oracle: int
+    held_out: int
+
+    def at(self, choice: str) -> np.ndarray:
+        """Confusions ``(N, n, n)`` at the threshold chosen: ``oracle`` or ``held-out``."""
+        return self.confusions[:, self.oracle if choice == "oracle" else self.held_out]
+
+
+class Study:
+    """One run of the study: a profile, its images, and the store.
+
+    profile: a name in `profiles.PROFILES`. data: a folder in VOC layout.
+    overrides: settings of the profile by name. Raises InputError for any of them that is wrong.
+    """
+
+    def __init__(self, profile: str = "mini", data: str = "", overrides: dict | None = None):
+        self.profile = profiles.load(profile, overrides)
+        self.folder = (
+            ROOT / "build" / (self.profile.name if not overrides else f"{profile}-changed")
+        )
+        self.store = Store(ROOT / "build" / "store")
+        if self.profile.data == "voc" and not data:
+            raise InputError(
+                f"profile {profile} needs a folder in VOC layout; "
+                f"name it: make reproduce PROFILE={profile} DATA=path/to/VOC2012."
+            )
+        self.data = (ROOT / data).resolve() if data else None
+
+    def check(self) -> str:
+        """Read all input; say in a few words what there is, or raise InputError."""
+        p = self.profile
+        if p.data == "voc":
+            voc.check(self.data, sorted({p.train_split, p.score_split}), p.classes)
+        counts = f"{len(self.train)} to train on, {len(self.tuning)} to tune on"
+        counts = f"{len(self.scored)} images to score, {counts}"
+        return f"{p.name}: {counts}, {len(self.scored.classes)} classes"
+
+    # ---- images -------------------------------------------------------------------------------
+    @cached_property
+    def train(self) -> ImageSet:
+        """Images that the classifier is trained on; the scored ones may be among them (VOC)."""
+        if self.profile.data == "scenes":
+            return scenes.generate(self._seed(1), self.profile.train_images)
+        return _some(
+            self._split(self.profile.train_split), self.profile.train_images, self.profile.seed
+        )
+
+    @cached_property
+    def scored(self) -> ImageSet:
+        """Images whose seeds are scored."""
+        if self.profile.data == "scenes":
+            return scenes.generate(self._seed(2), self.profile.score_images)
+        return _some(
+            self._split(self.profile.score_split), self.profile.score_images, self.profile.seed
+        )
+
+    @cached_property
+    def tuning(self) -> ImageSet:
+        """Images that settings and held-out thresholds are chosen on; never scored."""
+        count = self.profile.tune_images
+        if self.profile.data == "scenes":
+            return scenes.generate(self._seed(3), count)
+        split = self._split(self.profile.train_split)
+        scored = set(self.scored.ids)
+        free = [
+            i for i, name in enumerate(split.ids) if name not in scored and split.labels[i].any()
+        ]
+        if len(free) < count:
+            raise InputError(
+                f"{self.data}/ImageSets/Segmentation/{self.profile.train_split}.txt has "
+                f"{len(free)} images that are not scored, and tune_images={count} are needed: "
+                "set score_images to fewer, or tune_images."
+            )
+        return _some(split.take(free), count, self.profile.seed)
+
+    def _split(self, name: str) -> ImageSet:
+        images = voc.read(self.data, name, self.profile.classes)
+        return images.take(np.flatnonzero(images.labels.any(axis=1)))
+
+    def _seed(self, stream: int) -> int:
+        return 1000 * self.profile.seed + stream
+
+    # ---- RQ1 ----------------------------------------------------------------------------------
+    def toy(self) -> Result:
+        """The toy experiment: high gradient ratios of digits and shapes, layer by layer."""
+        p = self.profile
+        return self.store.run(
+            "toy", bottleneck.experiment, root=p.digits, seeds=tuple(range(p.toy_seeds))
+        )
+
+    # ---- the classifier -----------------------------------------------------------------------
+    def pretext(self) -> Result:
+        """`mini`: the small network's pretext task."""
+        p = self.profile
+        images = scenes.generate(self._seed(0), p.pretext_scenes)
+        return self.store.run(
+            "pretext", classifier.pretrain, scenes=images, epochs=p.pretext_epochs, seed=p.seed
+        )
+
+    def classifier(self) -> Result:
+        """The classifier, trained with BCE on image labels."""
+        p = self.profile
+        return self.store.run(
+            "classifier",
+            classifier.train,
+            backbone=p.backbone,
+            pretext=self.pretext() if p.backbone == "small" else None,
+            weights=p.weights,
+            images=self.train,
+            held_out=self.tuning,
+            training=p.training,
+        )
+
+    @cached_property
+    def model(self) -> seeds.Model:
+        """The trained classifier, as seeds need it."""
+        return seeds.Model(self.classifier(), self.profile.backbone, len(self.train.classes))
+
+    # ---- seeds --------------------------------------------------------------------------------
+    def pool(self) -> Result:
+        """Frozen features of the images that adaptations draw their others from."""
+        images = _some(self.train, self.profile.pool_images, self.profile.seed)
+        return self.store.run(
+            "pool", seeds.pool, model=self.model, images=images, side=self.profile.crop
+        )
+
+    def maps(self, images: ImageSet, scales: tuple, settings: adaptation.Settings | None) -> Result:
+        """Seeds of a set of images: CAM without settings, else RIB."""
+        return self.store.run(
+            "seeds",
+            seeds.compute,
+            model=self.model,
+            images=images,
+            scales=scales,
+            long_side=self.profile.long_side,
+            settings=settings,
+            pool=self.pool() if settings else None,
+            seed=self.profile.seed,
+        )
+
+    def confusions(self, images: ImageSet, maps: Result) -> np.ndarray:
+        """Confusions of seeds at all thresholds, ``(N, 100, n, n)``."""
+        result = self.store.run("score", seeds.score, images=images, seeds=maps)
+        return result.arrays("confusions")["confusions"]
+
+    def _tried(self, scales: tuple, settings: adaptation.Settings | None) -> dict:
+        """mIoU at the best threshold on the tuning images, and that threshold's index."""
+        total = self.confusions(self.tuning, self.maps(self.tuning, scales, settings)).sum(axis=0)
+        index = evaluation.best_threshold(total)
+        return {
+            "miou": evaluation.mean_iou(total[index]),
+            "threshold": evaluation.THRESHOLDS[index],
+        }
+
+    @cached_property
+    def scales(self) -> tuple[float, ...]:
+        """CAM's best scales on the tuning images; RIB uses the same."""
+        return max(self.profile.scale_sets, key=lambda s: self._tried(s, None)["miou"])
+
+    def tried_scales(self) -> pd.DataFrame:
+        """CAM on the tuning images with each set of scales, a row each."""
+        rows = [
+            {"method": CAM.title, "stage": "scales", "scales": ", ".join(map(str, scales))}
+            | self._tried(scales, None)
+            | {"chosen": scales == self.scales}
+            for scales in self.profile.scale_sets
+        ]
+        return pd.DataFrame(rows)
+
+    def tune(self, method: Method) -> tuple[pd.DataFrame, adaptation.Settings]:
+        """What was tried for a RIB on the tuning images, a row each, and the settings chosen.
+
+        The rule stands in `ribkit.profiles`.
+        """
+        p = self.profile
+        rows: list[dict] = []
+
+        def attempt(stage: str, rate: float, factor: float, others: int, unit: float) -> None:
+            margin = factor * unit if factor else NO_MARGIN
+            settings = p.settings(method.pooling, method.variant, rate, margin, others)
+            if all(row["settings"] != settings for row in rows):
+                row = {"method": method.title, "stage": stage, "rate": rate, "margin": factor}
+                row |= {"others": others, "settings": settings}
+                rows.append(row | self._tried(self.scales, settings))
+
+        def best() -> dict:
+            return max(rows, key=lambda row: row["miou"])
+
+        for rate in p.rates:
+            attempt("rate", rate, 0.0, p.others[0], 1.0)
+        unit = self._margin_unit(best()["settings"])
+        for factor in p.margins:
+            attempt("margin", best()["rate"], factor, p.others[0], unit)
+        for others in p.others:
+            attempt("others", best()["rate"], best()["margin"], others, unit)
+        table = pd.DataFrame(rows).drop(columns="settings")
+        table["chosen"] = [row is best() for row in rows]
+        return table, best()["settings"]
+
+    def _margin_unit(self, settings: adaptation.Settings) -> float:
+        """The mean target logit before adaptation; `official` sums it over rows and classes."""
+        images = self.maps(self.tuning, self.scales, settings).table("images")
+        mean = float(images["logit_first"].mean())
+        if settings.variant.clamp_at_margin:
+            return mean
+        rows = 2 * sum(s >= 1 or settings.variant.loss_on_half_scale for s in self.scales)
+        return mean * rows * float(self.tuning.labels.sum(axis=1).mean())
+
+    def seed(self, method: Method) -> Seed:
+        """Seeds of the scored images by a method with the settings chosen for it."""
+        settings = self.tune(method)[1] if method.pooling else None
+        maps = self.maps(self.scored, self.scales, settings)
+        confusions = self.confusions(self.scored, maps)
+        held_out = round(100 * self._tried(self.scales, settings)["threshold"])
+        return Seed(
+            method, maps, confusions, evaluation.best_threshold(confusions.sum(axis=0)), held_out
+        )
+
+    def coverage(self, method: Method) -> pd.DataFrame:
+        """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""
+        seed = self.seed(method)
+        threshold = seed.held_out / 100
+        return self.store.run(
+            "coverage", seeds.cover, images=self.scored, seeds=seed.maps, threshold=threshold
+        ).table("coverage")
+
+    # ---- pictures of the process --------------------------------------------------------------
+    def growth(self, method: Method, count: int = 3) -> tuple[ImageSet, Result]:
+        """The first scored images, and their maps through a method's process."""
+        images = self.scored.take(range(min(count, len(self.scored))))
+        settings = self.tune(method)[1]
+        return images, self._grow(self.model, images, self.scales, settings, self.pool())
+
+    def photographs(self) -> tuple[ImageSet, Result]:
+        """Shipped photographs, and their maps through the process, with the ImageNet head.
+
+        Nothing is tuned here: GAP, `official`, the rate of the prototypes.
+        """
+        images = photographs.shipped_labelled(photographs.categories())
+        network = self.store.run("imagenet", classifier.imagenet, backbone="efficientnet_lite0")
+        model = seeds.Model(network, "efficientnet_lite0", len(images.classes))
+        pool = self.store.run("pool", seeds.pool, model=model, images=images, side=224)
+        settings = adaptation.Settings(pooling="gap", rate=1e-5, others=4, margin=NO_MARGIN)
+        return images, self._grow(model, images, (0.5, 1.0, 1.5), settings, pool)
+
+    def _grow(self, model, images, scales, settings, pool) -> Result:
+        return self.store.run(
+            "growth",
+            seeds.growth,
+            model=model,
+            images=images,
+            scales=scales,
+            long_side=self.profile.long_side,
+            settings=settings,
+            pool=pool,
+            seed=self.profile.seed,
+        )
+
+    def show(self, name: str, table: pd.DataFrame) -> Figure:
+        """Store a figure's table and picture under ``build/<profile>/figures``; the figure."""
+        return figures.save(name, table, self.folder / "figures")
+
+
+def _some(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """``count`` of the images, drawn by the seed, in their old order; all of them if 0 or fewer."""
+    if count == 0 or count >= len(images):
+        return images
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    return images.take(np.sort(chosen))

@@ -1,0 +1,214 @@
+"""Small tables of the study, for its figures and its answers, read off stored results."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ribkit import evaluation, figures
+from ribkit.claims import Measured
+from ribkit.images import ImageSet
+from ribkit.store import Result
+from ribkit.study import CAM, METHODS, RIB, RIBS, Method, Study
+
+PARTS = ("head", "body", "outside")
+
+
+def samples(study: Study, count: int = 4) -> pd.DataFrame:
+    """Some scored images, their masks, and on `mini` their heads: for `figures.samples`."""
+    images, pictures = study.scored, {}
+    for i in range(min(count, len(images))):
+        names = ", ".join(np.array(images.classes)[images.labels[i]])
+        title = f"{images.ids[i]}, {names}"
+        mask = images.mask(i)
+        pictures[title, "image"] = images.image(i)
+        pictures[title, "objects"] = ((mask > 0) & (mask < 255)).astype(float)
+        if hasattr(images.source, "heads"):
+            pictures[title, "heads"] = (images.source.heads(images.ids[i]) > 0).astype(float)
+    return figures.pictures_table(pictures)
+
+
+def training(study: Study) -> pd.DataFrame:
+    """Losses by stage, images and epoch: for `figures.training`."""
+    stages = {"classifier": study.classifier()}
+    if study.profile.backbone == "small":
+        stages = {"pretext task": study.pretext()} | stages
+    rows = []
+    for stage, result in stages.items():
+        for row in result.table("history").to_dict("records"):
+            for images, column in (("training", "loss"), ("held out", "held_out_loss")):
+                if column in row:
+                    line = {"stage": stage, "images": images, "epoch": row["epoch"]}
+                    rows.append(line | {"loss": row[column]})
+    return pd.DataFrame(rows)
+
+
+def thresholds(study: Study, methods: Sequence[Method] = METHODS) -> pd.DataFrame:
+    """Seed mIoU of the scored images at each threshold: for `figures.thresholds`."""
+    tables = []
+    for method in methods:
+        miou = evaluation.mean_iou(study.seed(method).confusions.sum(axis=0))
+        columns = {"threshold": evaluation.THRESHOLDS, "miou": miou}
+        tables.append(pd.DataFrame({"method": method.title} | columns))
+    return pd.concat(tables)
+
+
+def seed_scores(study: Study, methods: Sequence[Method] = METHODS) -> pd.DataFrame:
+    """Seed mIoU by method and choice of threshold; the gain over CAM is paired over images."""
+    plain, rows = study.seed(CAM), []
+    for method in methods:
+        seed = study.seed(method)
+        for choice in ("oracle", "held-out"):
+            at = seed.at(choice)
+            row = {"method": method.title, "threshold chosen": choice}
+            row["threshold"] = (seed.oracle if choice == "oracle" else seed.held_out) / 100
+            values = evaluation.bootstrap(evaluation.mean_iou, at)
+            row |= dict(zip(("miou", "low", "high"), values, strict=True))
+            if method != CAM:
+                values = evaluation.bootstrap(evaluation.gain, at, plain.at(choice))
+                row |= dict(zip(("gain", "gain_low", "gain_high"), values, strict=True))
+            rows.append(row | {"images": len(at)})
+    return pd.DataFrame(rows)
+
+
+def classes(study: Study, methods: Sequence[Method] = (CAM,)) -> pd.DataFrame:
+    """IoU (%) of each class and method at the held-out threshold."""
+    names = ("background", *study.scored.classes)
+    columns = {m.title: evaluation.iou(study.seed(m).at("held-out").sum(axis=0)) for m in methods}
+    return pd.DataFrame({"class": names} | columns)
+
+
+def tuning(study: Study, methods: Sequence[Method] = RIBS) -> pd.DataFrame:
+    """All that was tried on the tuning images, CAM's scales included: for `figures.tuning`."""
+    return pd.concat([study.tried_scales(), *(study.tune(method)[0] for method in methods)])
+
+
+def process(study: Study, methods: Sequence[Method] = RIBS) -> pd.DataFrame:
+    """How the adaptations of the scored images went: steps, why they ended, logits, areas."""
+    rows = []
+    for method in methods:
+        images = study.seed(method).maps.table("images")
+        row = {"method": method.title, "steps": images["steps"].mean()}
+        for reason in ("steps", "margin", "area"):
+            row[f"ended by {reason} (%)"] = 100 * (images["reason"] == reason).mean()
+        for column in ("logit_first", "logit_last", "area_first", "area_last"):
+            row[column] = images[column].mean()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def coverage(study: Study, methods: Sequence[Method] = METHODS) -> pd.DataFrame:
+    """Coverage of heads, of bodies and off the object, image by image: for `figures.coverage`."""
+    tables = []
+    for method in methods:
+        means = study.coverage(method).groupby("image", sort=False)[list(PARTS)].mean()
+        means.insert(0, "method", method.title)
+        tables.append(means.reset_index())
+    return pd.concat(tables)
+
+
+def growth(study: Study, method: Method = RIB) -> pd.DataFrame:
+    """Maps of some scored images through the process: for `figures.growth`."""
+    images, grown = study.growth(method)
+    return _process_pictures(images, grown, outlines=True)
+
+
+def photographs(study: Study) -> pd.DataFrame:
+    """Maps of shipped photographs through the process: for `figures.photographs`."""
+    return _process_pictures(*study.photographs())
+
+
+def _process_pictures(images: ImageSet, grown: Result, outlines: bool = False) -> pd.DataFrame:
+    """Photograph, maps at steps 0, 2, 5 and 10 (or the last), and the sum; a row per class."""
+    steps, sums, pictures = grown.arrays("step"), grown.arrays("sum"), {}
+    for i, name in enumerate(images.ids):
+        height, width = steps[name].shape[-2:]
+        photograph = _nearest(images.image(i), height, width)
+        for k, label in enumerate(np.flatnonzero(images.labels[i])):
+            title = f"{name.split('.')[0]}, {images.classes[label]}"
+            last = len(steps[name]) - 1
+            pictures[title, "image"] = photograph
+            for step in sorted({0, min(2, last), min(5, last), last}):
+                panel = "CAM" if step == 0 else f"step {step}"
+                pictures[title, panel] = steps[name][step, k].astype(float)
+            pictures[title, "RIB (sum)"] = sums[name][-1, k].astype(float)
+            if outlines:
+                mask = _nearest(images.mask(i), height, width)
+                pictures[title, "object"] = (mask == label + 1).astype(float)
+    return figures.pictures_table(pictures)
+
+
+def _nearest(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows = np.arange(height) * picture.shape[0] // height
+    return picture[rows][:, np.arange(width) * picture.shape[1] // width]
+
+
+# ---- measured differences, for the claims ------------------------------------------------------
+def measured(study: Study) -> dict[str, Measured]:
+    """What this run measured of each claim of `ribkit.claims`, by the claim's name."""
+    images = f"{study.profile.name}, {len(study.scored)} images"
+    found = study.toy_claims()
+    plain, rib, gap = study.seed(CAM), study.seed(RIB), study.seed(RIBS[2])
+    pairs = {
+        "gndrp-seed": (rib, gap, "held-out"),
+        "rib-seed": (rib, plain, "held-out"),
+        "rib-seed-oracle": (rib, plain, "oracle"),
+    }
+    for name, (after, before, choice) in pairs.items():
+        values = evaluation.bootstrap(evaluation.gain, after.at(choice), before.at(choice))
+        setting = (
+            f"{images}, {after.method.title} against {before.method.title}, {choice} threshold"
+        )
+        found[name] = Measured(*values, "mIoU", setting)
+    if hasattr(study.scored.source, "heads"):
+        for name, after, before in (
+            ("gndrp-coverage", RIB, RIBS[2]),
+            ("rib-coverage", RIB, CAM),
+        ):
+            values = _coverage_gain(study, after, before)
+            setting = f"{images}, {after.title} against {before.title}, held-out thresholds"
+            found[name] = Measured(*values, "points of bodies covered", setting)
+    return found
+
+
+def _coverage_gain(study: Study, after: Method, before: Method) -> tuple[float, float, float]:
+    """Difference in the mean share of bodies covered, in points; paired over images."""
+    table = coverage(study, (before, after)).pivot(index="image", columns="method", values="body")
+    difference = 100 * (table[after.title] - table[before.title]).dropna().to_numpy()
+    return evaluation.bootstrap_mean(difference)
+
+
+def settings(study: Study) -> pd.DataFrame:
+    """The settings each method was given, and the profile's name and seed."""
+    rows = [{"method": CAM.title, "scales": study.scales}]
+    for method in RIBS:
+        chosen = study.tune(method)[1]
+        row = {"method": method.title, "scales": study.scales, "rate": chosen.rate}
+        rows.append(row | {"margin": chosen.margin, "others": chosen.others, "steps": chosen.steps})
+    return pd.DataFrame(rows)
+
+
+# ---- answers, in words --------------------------------------------------------------------------
+def answer_baseline(study: Study) -> str:
+    """What notebook 02 found, in a sentence."""
+    oracle, held_out = seed_scores(study, (CAM,)).to_dict("records")
+    return (
+        f"CAM gives a seed of {held_out['miou']:.1f} mIoU ({held_out['low']:.1f} to "
+        f"{held_out['high']:.1f}) on {held_out['images']} images with a threshold chosen on others, "
+        f"and {oracle['miou']:.1f} with the best threshold for these very images."
+    )
+
+
+def answer_rib(study: Study) -> str:
+    """What notebook 03 found, in a sentence or two."""
+    scores = seed_scores(study, (CAM, *RIBS))
+    ribs = scores[(scores["threshold chosen"] == "held-out") & scores["gain"].notna()]
+    best = ribs.loc[ribs["gain"].idxmax()]
+    lines = [
+        f"{row['method']}: {row['gain']:+.1f} over CAM ({row['gain_low']:+.1f} to "
+        f"{row['gain_high']:+.1f})."
+        for row in ribs.to_dict("records")
+    ]
+    found = "better than" if best["gain_low"] > 0 else "not shown to be better than"
+    lines.append(f"At its best, {best['method']}, the seed is {found} CAM's.")
+    return "\n".join(lines)

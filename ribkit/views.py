@@ -1,0 +1,79 @@
+"""From a photograph to what a network sees: scales, mirror images, crops, normalisation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """``(3, H, W)`` -> ``(3, *size)``, bicubic with antialiasing, clamped to [0, 255]."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    mode = {"mode": "bicubic", "antialias": True, "align_corners": False}
+    return F.interpolate(image[None], size=size, **mode)[0].clamp(0, 255)
+
+
+def to_tensor(image: np.ndarray, long_side: int | None = None) -> Tensor:
+    """``(H, W, 3)`` uint8 -> ``(3, h, w)`` float in [0, 255]; ``long_side`` long, if given."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
+    if long_side is None:
+        return tensor
+    height, width = image.shape[:2]
+    factor = long_side / max(height, width)
+    return resize(tensor, (max(1, round(height * factor)), max(1, round(width * factor))))
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """``(..., 3, H, W)`` in [0, 255] -> (pixels - mean) / std, channel by channel."""
+    mean, std = (torch.tensor(v, dtype=pixels.dtype).view(3, 1, 1) for v in (mean, std))
+    return (pixels - mean) / std
+
+
+def scaled_pairs(image: Tensor, scales: Sequence[float]) -> dict[float, Tensor]:
+    """Multi-scale, flipped views: scale -> ``(2, 3, h, w)``, image and mirror image."""
+    views = {}
+    for scale in scales:
+        size = tuple(max(1, round(side * scale)) for side in image.shape[-2:])
+        view = resize(image, size)
+        views[scale] = torch.stack([view, view.flip(-1)])
+    return views
+
+
+def square(image: Tensor, side: int) -> Tensor:
+    """``(3, H, W)`` -> ``(3, side, side)``: the short side resized to ``side``, the centre kept."""
+    height, width = image.shape[-2:]
+    factor = side / min(height, width)
+    image = resize(image, (max(side, round(height * factor)), max(side, round(width * factor))))
+    top, left = ((s - side) // 2 for s in image.shape[-2:])
+    return image[:, top : top + side, left : left + side]
+
+
+def random_crop(
+    image: Tensor, long_side: tuple[int, int], side: int, generator: torch.Generator
+) -> Tensor:
+    """Training view: random long side, mirror image half of the time, random crop, zero padding.
+
+    ``(3, H, W)`` normalised -> ``(3, side, side)``. long_side: least and greatest, in pixels.
+    """
+    low, high = long_side
+    target = int(torch.randint(low, high + 1, (), generator=generator))
+    height, width = image.shape[-2:]
+    factor = target / max(height, width)
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    if size != (height, width):
+        image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    if torch.rand((), generator=generator) < 0.5:
+        image = image.flip(-1)
+    height, width = size
+    canvas = image.new_zeros(3, side, side)
+    top, left = (int(torch.randint(0, abs(s - side) + 1, (), generator=generator)) for s in size)
+    rows, columns = min(height, side), min(width, side)
+    source_top, target_top = (top, 0) if height > side else (0, top)
+    source_left, target_left = (left, 0) if width > side else (0, left)
+    canvas[:, target_top : target_top + rows, target_left : target_left + columns] = image[
+        :, source_top : source_top + rows, source_left : source_left + columns
+    ]
+    return canvas

