@@ -38,7 +38,7 @@ report: reproduce  ## write the study's last notebook to build/report.html
 	@echo "The report is in build/report.html."
 
 bench: .venv/.installed  ## run every benchmark in benchmarks/
-	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) "$$file"; done
+	@set -e; for file in $(wildcard benchmarks/bench_*.py); do echo "== $$file"; $(PY) "$$file"; done
 
 clean:  ## remove all that was computed; figures/ and .venv stay
 	rm -rf build .pytest_cache .ruff_cache .hypothesis
@@ -51,7 +51,7 @@ help:  ## list what can be made
 	@echo "  PROFILE    the settings by name (mini)"
 	@echo "  DATA       the folder with the images, for profiles that need one"
 	@echo "  DEVICE     cuda or cpu (cuda where there is one)"
-	@echo "  PARAMS     single settings, as in PARAMS=\"steps=5 margin=600\""
+	@echo "  PARAMS     single settings, as in PARAMS=\"steps=5 epochs=3\""
 	@echo "  PYTHON     the Python that .venv is made with (the first 3.11 or 3.12 found)"
 
 # The environment. Its stamps are written last, so a broken installation is made again. The first

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ribkit import cam, pooling
 from ribkit.backbone import Network
+from ribkit.errors import InputError
 from ribkit.losses import rib_loss
 
 
@@ -74,7 +75,7 @@ class Step:
 class Adapted:
     """An adaptation's result: raw maps summed over its steps, and how it went.
 
-    maps: scale -> ``(C, h, w)``. reason: ``"steps"``, ``"margin"`` or ``"area"``.
+    maps: scale -> ``(C, h, w)``. reason: ``"steps"``, ``"margin"``, ``"area"`` or ``"diverged"``.
     logits: mean target logit at each step. areas: share of pixels covered by each step's own map.
     """
 
@@ -165,7 +166,7 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
 
     labels: ``(C,)`` of the image. Stops (official): *by area*, from the second step on, at once: of
     that step only the map at scale 1 is added; *by margin*, once the absolute sum of the image's
-    target logits exceeds the margin.
+    target logits exceeds the margin. Either variant ends before maps that are no numbers any more.
     """
     variant = settings.variant
     present = labels.nonzero().flatten()
@@ -173,6 +174,11 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
     result = Adapted({})
     for index in range(count):
         step = next(steps)
+        if not step.logits.isfinite().all():
+            if index == 0:
+                raise InputError("the trained classifier gives no finite logits; train it again.")
+            result.reason = "diverged"
+            break
         targets = step.logits[:, present]
         result.logits.append(float(targets.mean()))
         result.areas.append(covered(step.maps[1.0], settings.area_level))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ribkit import figures
 from ribkit.bottleneck import EXAMPLE_MAPS, LAYERS, PAPER_HGR
 from ribkit.digits import REGIONS, Digits
 
@@ -37,7 +38,7 @@ def curve(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd
     rows = at(hgr, scale, threshold)
     rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.condition == "trained")]
     rows = rows[(rows.reading == "after") & (rows.output == "sum")]
-    table = _intervals(rows, ["region", "layer"], "hgr")
+    table = _intervals(rows, ["region", "layer"], "hgr").sort_values(["region", "layer"])
     table[["low", "high"]] = table[["low", "high"]].clip(0, 1)
     table["paper"] = [PAPER_HGR[r][k - 1] for r, k in zip(table.region, table.layer, strict=True)]
     return table
@@ -87,6 +88,61 @@ def removal(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> 
     return _intervals(gain, keys, "gain")
 
 
+def removal_beyond_control(
+    hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3
+) -> pd.Series:
+    """What ``removal`` gives the non-discriminative region back (outputs summed, the first
+    activation) less what it gives where the shape says nothing; paired over seeds: mean, low, high.
+    """
+    rows = at(hgr, scale, threshold)
+    rows = rows[(rows.layer == LAYERS) & (rows.output == "sum")]
+    rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.region == "non-discriminative")]
+    wide = rows.pivot_table(index="seed", columns=["condition", "reading"], values="hgr")
+    gain = wide["trained"] - wide["random shapes"]
+    return interval(gain["before"] - gain["after"])
+
+
+def trained_without(
+    hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3
+) -> pd.DataFrame:
+    """HGR of G5 and G6 (own class, after) of the networks trained without a last activation minus
+    that of the first activation's, paired over seeds: columns layer, region, mean, low, high, n."""
+    rows = at(hgr, scale, threshold)
+    rows = rows[(rows.condition == "trained") & (rows.reading == "after")]
+    rows = rows[(rows.layer == LAYERS - 1) | ((rows.layer == LAYERS) & (rows.output == "target"))]
+    wide = rows.pivot_table(
+        index=["layer", "region", "seed"], columns="activation", values="hgr", sort=False
+    )
+    gain = (wide["none"] - wide[hgr.activation.iloc[0]]).rename("gain").reset_index()
+    return _intervals(gain, ["layer", "region"], "gain")
+
+
+def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
+    """``last_drop`` in words for every scale and threshold: one row per network and reading."""
+    columns = {}
+    for (scale, threshold), rows in hgr.groupby(["scale", "threshold"], sort=False):
+        table = last_drop(rows, scale, threshold).set_index(KEYS)
+        columns[f"{scale}, {threshold}"] = table.apply(_pm, axis=1)
+    return pd.DataFrame(columns)
+
+
+def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
+    """Mean absolute gradient of the own class before the last activation, and the share of it that
+    is left behind it: mean over the seeds; columns activation, condition, region, gradient, share,
+    share_low, share_high."""
+    rows = at(hgr, hgr.scale.iloc[0], hgr.threshold.iloc[0])
+    rows = rows[(rows.layer == LAYERS) & (rows.output == "target")]
+    keys = ["activation", "condition", "region"]
+    wide = rows.pivot_table(
+        index=[*keys, "seed"], columns="reading", values="magnitude", sort=False
+    ).reset_index()
+    wide["share"] = wide["after"] / wide["before"]
+    shares = _intervals(wide, keys, "share").drop(columns="n")
+    shares = shares.rename(columns={"mean": "share", "low": "share_low", "high": "share_high"})
+    gradient = wide.groupby(keys, sort=False)["before"].mean().rename("gradient").reset_index()
+    return gradient.merge(shares, on=keys)
+
+
 def answer(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> str:
     """The answer to the notebook's question, from the table and nothing else."""
     first = hgr.activation.iloc[0]
@@ -107,44 +163,36 @@ def answer(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> s
         f"the digit it is {_pm(table.loc[control])}. Taking the activation off the trained "
         f"network gives the non-discriminative region back "
         f"{_pm(gain.loc[(first, 'trained', 'sum', shape)])} with the outputs summed, "
-        f"{_pm(gain.loc[(first, 'trained', 'target', shape)])} at the own class."
+        f"{_pm(gain.loc[(first, 'trained', 'target', shape)])} at the own class, and "
+        f"{_pm(gain.loc[(first, 'random shapes', 'sum', shape)])} with the outputs summed where "
+        f"the shape says nothing."
     )
 
 
 def example_pictures(digits: Digits) -> pd.DataFrame:
-    """Panel (a): a 2 and an 8 without and with their shape, and their regions: columns picture,
-    part ("image" in [0, 255], "region" index in REGIONS), row, column, value."""
-    frames = []
+    """Panel (a): a 2 and an 8 without and with their shape, and their regions (grey levels 0, 0.5
+    and 1: rest, digit, shape), as `figures.pictures_table` has them."""
+    pictures = {}
     shaped = (digits.train.regions == 2).any(axis=(1, 2))
     for label, name in enumerate(("2", "8")):
         for with_shape in (False, True):
             of_kind = (digits.train.labels == label) & (shaped == with_shape)
             for i in np.flatnonzero(of_kind)[:1]:
-                picture = name + (", with its " + ("disc", "square")[label] if with_shape else "")
-                parts = (("image", digits.train.images[i]), ("region", digits.train.regions[i]))
-                frames += [_pixels(a).assign(picture=picture, part=part) for part, a in parts]
-    return pd.concat(frames)[["picture", "part", "row", "column", "value"]]
+                title = name + (", with its " + ("disc", "square")[label] if with_shape else "")
+                pictures[title, "image"] = digits.train.images[i] / 255
+                pictures[title, "region"] = digits.train.regions[i] / 2
+    return figures.pictures_table(pictures)
 
 
 def gradient_pictures(example: dict[str, np.ndarray]) -> pd.DataFrame:
-    """Panel (b): columns picture, panel ("image", names of EXAMPLE_MAPS), row, column, value
-    in [0, 1] with two decimals."""
-    frames = []
+    """Panel (b): an image and its gradient maps, named as in EXAMPLE_MAPS."""
+    pictures = {}
     for i, label in enumerate(example["labels"]):
-        panels = {"image": example["images"][i] / 255}
-        panels |= dict(zip(EXAMPLE_MAPS, example["maps"][i], strict=True))
-        frames += [
-            _pixels(np.nan_to_num(values).astype(float).round(2)).assign(
-                picture=("2", "8")[int(label)], panel=panel
-            )
-            for panel, values in panels.items()
-        ]
-    return pd.concat(frames)[["picture", "panel", "row", "column", "value"]]
-
-
-def _pixels(image: np.ndarray) -> pd.DataFrame:
-    rows, columns = np.indices(image.shape)
-    return pd.DataFrame({"row": rows.ravel(), "column": columns.ravel(), "value": image.ravel()})
+        title = ("2", "8")[int(label)]
+        pictures[title, "image"] = example["images"][i] / 255
+        for panel, values in zip(EXAMPLE_MAPS, example["maps"][i], strict=True):
+            pictures[title, panel] = np.nan_to_num(values).astype(float)
+    return figures.pictures_table(pictures)
 
 
 def _intervals(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:

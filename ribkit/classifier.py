@@ -61,7 +61,7 @@ def small(model: SmallResNet) -> Network:
 SMALL_MEAN, SMALL_STD = (127.5,) * 3, (64.0,) * 3
 
 
-def pretrain(scenes: ImageSet, epochs: int, batch: int, rate: float, seed: int) -> dict:
+def pretrain(scenes: ImageSet, epochs: int, seed: int, batch: int = 32, rate: float = 0.2) -> dict:
     """`mini`'s stand-in for ImageNet: a small residual network learns which heads, body textures
     and body shapes a scene shows, so that features for more than the heads exist.
 
@@ -111,17 +111,17 @@ def start(name: str, n_classes: int, pretext: Result | None, weights: str, seed:
 def train(
     backbone: str,
     images: ImageSet,
-    held_out: ImageSet,
+    watched: ImageSet,
     training: Training,
     pretext: Result | None = None,
     weights: str = "",
 ) -> dict:
     """Train the adapted part and the classifier with BCE on image labels.
 
-    backbone, pretext, weights: see `start`. held_out: images to watch, not to choose by.
+    backbone, pretext, weights: see `start`. watched: images to watch, not to choose by.
     Returns ``weights`` (the whole `Network`) and
-    ``history``: per epoch the loss, and on held_out the loss and the share of images whose labels
-    are all right at 0.5.
+    ``history``: per epoch the loss, and on the watched images the loss and the share (in %) whose
+    labels are all right at 0.5.
     """
     network = start(backbone, len(images.classes), pretext, weights, training.seed).to(device())
     parameters = [
@@ -144,7 +144,9 @@ def train(
             factor = (1 - total / (batches * training.epochs)) ** training.poly_power
             for group in optimiser.param_groups:
                 group["lr"] = training.rate * group["factor"] * factor
-            inputs = torch.stack([_view(images, int(i), training, generator) for i in rows])
+            inputs = torch.stack(
+                [_view(images, int(i), training, network.mean, generator) for i in rows]
+            )
             logits = gap(network(inputs.to(device())))
             loss = F.binary_cross_entropy_with_logits(logits, labels[rows].to(device()))
             optimiser.zero_grad(set_to_none=True)
@@ -153,13 +155,19 @@ def train(
             losses.append(loss.detach())
             total += 1
         row = {"epoch": epoch + 1, "loss": float(torch.stack(losses).mean())}
-        history.append(row | _watch(network, held_out, training))
+        history.append(row | _watch(network, watched, training))
     return {"weights": network.state_dict(), "history": pd.DataFrame(history)}
 
 
-def _view(images: ImageSet, index: int, training: Training, generator: torch.Generator) -> Tensor:
+def _view(
+    images: ImageSet,
+    index: int,
+    training: Training,
+    fill: tuple[float, ...],
+    generator: torch.Generator,
+) -> Tensor:
     image = views.to_tensor(images.image(index))
-    return views.random_crop(image, training.long_sides, training.crop, generator)
+    return views.random_crop(image, training.long_sides, training.crop, fill, generator)
 
 
 @torch.no_grad()
@@ -171,7 +179,7 @@ def _watch(network: Network, images: ImageSet, training: Training) -> dict:
     logits, labels = torch.cat(logits), torch.from_numpy(images.labels)
     loss = F.binary_cross_entropy_with_logits(logits, labels.float())
     exact = ((logits > 0) == labels).all(dim=1).float().mean()
-    return {"held_out_loss": float(loss), "exact": 100 * float(exact)}
+    return {"watched_loss": float(loss), "exact": 100 * float(exact)}
 
 
 def imagenet(backbone: str) -> dict:

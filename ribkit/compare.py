@@ -72,10 +72,19 @@ def compare(
     suit, and for a label that is no class.
     """
     network = from_classifier(model, mean, std).to(device())
-    names = tuple(classes or map(str, range(network.classifier.out_channels)))
+    outputs = network.classifier.out_channels
+    names = tuple(classes or map(str, range(outputs)))
+    if len(names) != outputs:
+        raise InputError(f"{len(names)} names for {outputs} classes; give the classifier's own.")
+    if 1.0 not in scales:
+        raise InputError(f"scales {tuple(scales)} lack 1.0, which the adaptation watches; add it.")
     source = photographs.folder(folder)
-    shown = [_top(network, source.image(name)) for name in source.ids]
-    if labels is not None:
+    for name in labels or ():
+        if name not in source.ids:
+            raise InputError(f"labels names {name}, which is not in {folder}; correct the name.")
+    if labels is None:
+        shown = [_top(network, source.image(name)) for name in source.ids]
+    else:
         shown = [_indices(name, labels, names) for name in source.ids]
     return compare_images(network, source.labelled(names, shown), settings, scales)
 
@@ -107,8 +116,8 @@ def _top(network: Network, image: np.ndarray) -> list[int]:
 
 
 def _indices(name: str, labels: Mapping[str, Sequence[str]], classes: Sequence[str]) -> list[int]:
-    if name not in labels:
-        raise InputError(f"labels has no entry for {name}; give its class names.")
+    if not labels.get(name):
+        raise InputError(f"labels has no class for {name}; give its class names.")
     unknown = [label for label in labels[name] if label not in classes]
     if unknown:
         raise InputError(f"label '{unknown[0]}' of {name} is not a class of the classifier.")

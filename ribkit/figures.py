@@ -4,38 +4,25 @@
 
     python -m ribkit.figures
 
-redraws all of them. Colours are seaborn's "colorblind" palette; maps are drawn in viridis.
+redraws all of them. The style stands in `ribkit.style`, the toy experiment's in `figures_toy`.
 """
 
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from ribkit import figures_toy
 from ribkit.errors import InputError
+from ribkit.style import FIGURES, PALETTE, figure, pictures, pictures_table
 
-STYLE = {"font.size": 9, "axes.titlesize": 9, "figure.dpi": 100, "savefig.dpi": 160}
-PALETTE = sns.color_palette("colorblind")
-FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {}
+__all__ = ["FIGURES", "figures_toy", "pictures_table", "publish", "redraw", "save"]
+
 UNPUBLISHED = {"voc-lite": {"growth", "samples"}}  # photographs of VOC are nobody's to hand on
-
-
-def figure(draw: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame], Figure]:
-    """Register a picture under its function's name, drawn in the study's style."""
-
-    def styled(table: pd.DataFrame) -> Figure:
-        with sns.axes_style("whitegrid"), mpl.rc_context(STYLE):
-            return draw(table)
-
-    styled.__doc__ = draw.__doc__
-    FIGURES[draw.__name__] = styled
-    return styled
 
 
 def save(name: str, table: pd.DataFrame, folder: Path) -> Figure:
@@ -64,35 +51,6 @@ def publish(source: Path, target: Path) -> None:
                     shutil.copyfile(file, target / file.name)
 
 
-# ---- pictures as tables ---------------------------------------------------------------------
-def pictures_table(pictures: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
-    """``(name, panel) -> picture`` as a table: a line of pixels in hexadecimal on each row.
-
-    A picture is ``(H, W)`` in [0, 1] (two digits a pixel) or ``(H, W, 3)`` uint8 (six digits).
-    """
-    rows = []
-    for (name, panel), picture in pictures.items():
-        if picture.ndim == 2:
-            picture = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
-        lines = [np.ascontiguousarray(line).tobytes().hex() for line in picture]
-        rows += [
-            {"name": name, "panel": panel, "width": picture.shape[1], "pixels": f"x{line}"}
-            for line in lines
-        ]
-    return pd.DataFrame(rows)
-
-
-def pictures(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
-    """The inverse of `pictures_table`, to 1/255."""
-    found = {}
-    for (name, panel), lines in table.groupby(["name", "panel"], sort=False):
-        data = np.stack([np.frombuffer(bytes.fromhex(p[1:]), np.uint8) for p in lines["pixels"]])
-        width = int(lines["width"].iloc[0])
-        colour = data.shape[1] == 3 * width
-        found[str(name), str(panel)] = data.reshape(-1, width, 3) if colour else data / 255
-    return found
-
-
 def _gallery(table: pd.DataFrame, outline: str | None = None, bar: bool = True) -> Figure:
     """Names as rows, panels as columns; maps in viridis over the whole range 0 to 1."""
     found = pictures(table)
@@ -103,6 +61,8 @@ def _gallery(table: pd.DataFrame, outline: str | None = None, bar: bool = True) 
     size = (width * len(panels) + 0.9, width * sum(heights) + 0.35)
     drawn = Figure(size, layout="constrained")
     axes = drawn.subplots(len(names), len(panels), squeeze=False, height_ratios=heights)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        axis.set_title(panel)
     for row, name in zip(axes, names, strict=True):
         for axis, panel in zip(row, panels, strict=True):
             axis.set(xticks=[], yticks=[])
@@ -114,8 +74,6 @@ def _gallery(table: pd.DataFrame, outline: str | None = None, bar: bool = True) 
             shown = axis.imshow(picture, cmap="viridis", vmin=0, vmax=1, aspect="auto")
             if outline and picture.ndim == 2 and (name, outline) in found:
                 axis.contour(found[name, outline], [0.5], colors="white", linewidths=0.8)
-            if row is axes[0]:
-                axis.set_title(panel)
         row[0].set_ylabel(name.replace(", ", "\n"))
     if bar:
         drawn.colorbar(shown, ax=axes, label="map / its maximum", shrink=0.8, pad=0.01, aspect=25)
@@ -163,8 +121,9 @@ def thresholds(table: pd.DataFrame) -> Figure:
     drawn = Figure((5.2, 3), layout="constrained")
     axis = drawn.subplots()
     sns.lineplot(
-        table, x="threshold", y="miou", hue="method", style="method", palette=PALETTE, ax=axis
-    )
+        table, x="threshold", y="miou", hue="method", style="method", ax=axis,
+        palette=PALETTE[: table["method"].nunique()],
+    )  # fmt: skip
     axis.set(xlabel="threshold on the normalised map", ylabel="seed mIoU (%)", xlim=(0, 1))
     axis.legend(title=None, fontsize=7)
     return drawn
@@ -178,7 +137,7 @@ def tuning(table: pd.DataFrame) -> Figure:
     ribs = table[(table["method"] != "CAM") & (table["stage"] == "rate")]
     sns.lineplot(
         ribs, x="rate", y="miou", hue="method", style="method", markers=True, dashes=False,
-        palette=PALETTE[1:], ax=axis,
+        palette=PALETTE[1 : 1 + ribs["method"].nunique()], ax=axis,
     )  # fmt: skip
     axis.axhline(
         table.loc[table["method"] == "CAM", "miou"].max(), color="black", ls="--", label="CAM"
@@ -188,10 +147,15 @@ def tuning(table: pd.DataFrame) -> Figure:
     return drawn
 
 
+def _palette(table: pd.DataFrame, first: int = 0) -> list:
+    """A colour for each method: CAM's is the first."""
+    return PALETTE[first:][: table["method"].nunique()]
+
+
 # ---- scores ---------------------------------------------------------------------------------
 def _intervals(axis, y, table: pd.DataFrame, centre: str, low: str, high: str, **style) -> None:
     errors = np.stack([table[centre] - table[low], table[high] - table[centre]])
-    axis.errorbar(table[centre], y, xerr=errors, fmt="o", capsize=3, markersize=5, **style)
+    axis.errorbar(table[centre], y, xerr=errors, ls="none", capsize=3, markersize=5, **style)
 
 
 @figure
@@ -220,17 +184,18 @@ def coverage(table: pd.DataFrame) -> Figure:
     """Share of heads, bodies and all else that a map covers, by method; 95 % intervals."""
     drawn = Figure((6.4, 2.9), layout="constrained")
     axis = drawn.subplots()
-    long = table.melt(["method", "image"], ["head", "body", "outside"], "part", "share")
+    long = table.melt(["method", "image"], var_name="part", value_name="share")
     long["share"] = 100 * pd.to_numeric(long["share"])
     names = {
+        "object": "object",
         "head": "head\n(discriminative)",
         "body": "body\n(non-discriminative)",
         "outside": "off the object",
     }
     long["part"] = long["part"].map(names)
     sns.barplot(
-        long, x="part", y="share", hue="method", palette=PALETTE, errorbar=("ci", 95), seed=0,
-        err_kws={"linewidth": 1}, ax=axis,
+        long, x="part", y="share", hue="method", errorbar=("ci", 95), seed=0,
+        palette=PALETTE[: table["method"].nunique()], err_kws={"linewidth": 1}, ax=axis,
     )  # fmt: skip
     axis.set(xlabel="", ylabel="covered by the class's map (%)", ylim=(0, 100))
     axis.legend(title=None, fontsize=7)

@@ -34,14 +34,14 @@ def map_images(task: Callable[[Any], Any], items: Sequence, words: str) -> list:
     """
     count = min(workers(), len(items)) if device().type == "cpu" else 1
     if count <= 1:
-        return [_alone(task, item) for item in bar(items, words)]
-    jobs = (delayed(_alone)(task, item) for item in items)
+        return [alone(task, item) for item in bar(items, words)]
+    jobs = (delayed(alone)(task, item) for item in items)
     done = Parallel(n_jobs=count, return_as="generator", pre_dispatch="2*n_jobs")(jobs)
     return list(bar(done, words, total=len(items)))
 
 
-def _alone(task: Callable[[Any], Any], item: Any) -> Any:
-    """Run with one thread, and leave the number of threads as it was."""
+def alone(task: Callable[[Any], Any], item: Any) -> Any:
+    """``task(item)`` with one thread; the number of threads is left as it was."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

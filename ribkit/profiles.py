@@ -8,6 +8,7 @@ each from the candidates below with the others kept; the first of equals wins.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 from ribkit import adaptation
 from ribkit.classifier import Training
 from ribkit.errors import InputError
+
+BACKBONES = ("small", "efficientnet_lite0", "resnet50")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Profile:
     score_images: int = 0
     tune_images: int = 40  # of train_split, none of them scored
     pool_images: int = 256  # of train_split: what the others of an adaptation are drawn from
+    pool_side: int = 64  # and how wide they are seen, in pixels
     seed: int = 0
     # network and its training
     backbone: str = "small"
@@ -58,7 +62,34 @@ class Profile:
     others: tuple[int, ...] = (4, 8)
     # the toy experiment
     toy_seeds: int = 5
+    toy_train: int = 240
+    toy_test: int = 100
+    toy_steps: int = 100
     digits: str = ""  # a folder that has MNIST/raw; empty: scikit-learn's bundled digits
+
+    def __post_init__(self):
+        """Refuse values that make no sense. Raises InputError."""
+        for name in ("score_images", "tune_images", "pool_images", "batch", "crop", "steps"):
+            self._require(name, getattr(self, name) >= (name != "score_images"), "positive")
+        for name in ("epochs", "toy_seeds", "toy_train", "toy_test", "toy_steps", "pool_side"):
+            self._require(name, getattr(self, name) >= 1, "positive")
+        for name in ("rate", "rates", "others", "margins", "tau", "area_ratio", "momentum"):
+            values = getattr(self, name)
+            values = values if isinstance(values, tuple) else (values,)
+            fits = bool(values) and all(0 <= v < math.inf for v in values)
+            self._require(name, fits, "finite, not negative, and at least one")
+        for name, least in (("train_images", self.batch), ("long_side", 32)):
+            value = getattr(self, name)
+            self._require(name, not value or value >= least, f"at least {least}")
+        scales = bool(self.scale_sets) and all(1.0 in scales for scales in self.scale_sets)
+        self._require("scale_sets", scales, "sets of scales with 1.0 in each")
+        low, high = self.long_sides
+        self._require("long_sides", 0 < low <= high, "least and greatest")
+        self._require("backbone", self.backbone in BACKBONES, f"one of {', '.join(BACKBONES)}")
+
+    def _require(self, name: str, fits: bool, words: str) -> None:
+        if not fits:
+            raise InputError(f"setting {name}={getattr(self, name)!r} must be {words}.")
 
     @property
     def training(self) -> Training:
@@ -87,10 +118,16 @@ MINI = Profile(
     name="mini",
     data="scenes",
     train_images=1500,
-    score_images=200,
+    score_images=160,
+    tune_images=30,
     pretext_scenes=3000,
     pretext_epochs=10,
-    epochs=4,
+    epochs=3,
+    rate=0.01,
+    momentum=0.9,
+    scale_sets=((1.0,), (1.0, 1.5), (0.5, 1.0, 1.5)),
+    rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
+    margins=(0.0, 3.0),
 )
 VOC_LITE = Profile(
     name="voc-lite",
@@ -100,14 +137,16 @@ VOC_LITE = Profile(
     score_split="train",
     tune_images=24,
     backbone="efficientnet_lite0",
-    epochs=6,
+    epochs=2,
     rate=0.01,
     momentum=0.9,
-    crop=288,
-    long_sides=(256, 448),
-    long_side=320,
-    scale_sets=((1.0,), (0.5, 1.0, 1.5)),
+    crop=192,
+    long_sides=(192, 320),
+    long_side=256,
+    pool_side=160,
+    scale_sets=((1.0,), (0.5, 1.0)),
     rates=(3e-6, 1e-5, 3e-5),
+    margins=(0.0, 3.0),
     others=(4,),
 )
 PROFILES = {profile.name: profile for profile in (MINI, VOC_LITE)}

@@ -21,8 +21,7 @@ from ribkit.backbone import Network
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 from ribkit.parallel import device, map_images
-from ribkit.progress import bar
-from ribkit.store import Result, write_atomically
+from ribkit.store import Result, save_arrays
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,16 @@ def pool(model: Model, images: ImageSet, side: int) -> dict:
     Each image is seen once, its centre ``side`` pixels wide. Returns ``features`` (``(N, c, h, w)``
     and ``labels`` ``(N, C)``, as tensors).
     """
-    network, features = model.network(), []
-    for i in bar(range(len(images)), "frozen features of the other images"):
-        pixels = views.square(views.to_tensor(images.image(i)), side)
-        features.append(network.features(pixels[None].to(device())).cpu())
+    words = "frozen features of the other images"
+    features = map_images(partial(_square, model, images, side), range(len(images)), words)
     labels = torch.from_numpy(images.labels).float()
-    return {"features": {"features": torch.cat(features), "labels": labels}}
+    return {"features": {"features": torch.from_numpy(np.stack(features)), "labels": labels}}
+
+
+def _square(model: Model, images: ImageSet, side: int, index: int) -> np.ndarray:
+    network, _ = _context(model, None)
+    pixels = views.square(views.to_tensor(images.image(index)), side)
+    return network.features(pixels[None].to(device()))[0].cpu().numpy()
 
 
 class Draw:
@@ -136,7 +139,7 @@ def _seed(job: Job, scratch: Path, index: int) -> dict:
         row |= {"logit_first": result.logits[0], "logit_last": result.logits[-1]}
         row |= {"area_first": result.areas[0], "area_last": result.areas[-1]}
     arrays = {k: np.asarray(v) for k, v in row.items()}
-    write_atomically(path, arrays | {"maps": maps.cpu().numpy().astype(np.float16)})
+    save_arrays(path, arrays | {"maps": maps.cpu().numpy().astype(np.float16)})
     return row
 
 
@@ -176,23 +179,27 @@ def _sweep(images: ImageSet, index: int, maps: np.ndarray) -> np.ndarray:
 
 
 def cover(images: ImageSet, seeds: Result, threshold: float) -> dict:
-    """Coverage of heads and bodies on `mini`: ``coverage``, a row for each image and class.
+    """What the maps cover: ``coverage``, a row for each image and class.
 
-    head, body: the share of the part's pixels where the class's map exceeds ``threshold``;
-    outside: the share of the pixels off the object where it does.
+    head, body (`mini`) or object: the share of its pixels where the class's map exceeds
+    ``threshold``; outside: the share of the pixels off the object where it does.
     """
     rows = [row for rows in _each(images, seeds, partial(_cover, threshold)) for row in rows]
     return {"coverage": pd.DataFrame(rows)}
 
 
 def _cover(threshold: float, images: ImageSet, index: int, maps: np.ndarray) -> list[dict]:
-    mask, heads = images.mask(index), images.source.heads(images.ids[index])
-    rows = []
-    for key, one in zip(np.flatnonzero(images.labels[index]), maps > threshold, strict=True):
-        head, whole = heads == key + 1, mask == key + 1
-        parts = {"head": head, "body": whole & ~head, "outside": ~whole}
+    name, mask = images.ids[index], images.mask(index)
+    heads = images.source.heads(name) if hasattr(images.source, "heads") else None
+    covered, rows = _fit(maps, mask.shape) > threshold, []
+    for key, one in zip(np.flatnonzero(images.labels[index]), covered, strict=True):
+        whole = mask == key + 1
+        parts = {"object": whole}
+        if heads is not None:
+            parts = {"head": heads == key + 1, "body": whole & (heads != key + 1)}
+        parts["outside"] = ~whole & (mask != 255)
         shares = {part: float(one[where].mean()) for part, where in parts.items() if where.any()}
-        rows.append({"image": images.ids[index], "class": images.classes[key]} | shares)
+        rows.append({"image": name, "class": images.classes[key]} | shares)
     return rows
 
 
@@ -229,24 +236,30 @@ def growth(
     No stop is applied. Returns ``step`` and ``sum`` (image name -> ``(steps, K, h, w)`` float16,
     normalised) and ``process``, a row for each image and step: mean target logit, covered area.
     """
-    network, others = _context(model, pool)
-    single, summed, rows = {}, {}, []
-    for index in bar(range(len(images)), "maps through the process"):
-        name = images.ids[index]
-        labels = torch.from_numpy(images.labels[index]).float().to(device())
-        pixels, features = see(network, images.image(index), scales, long_side)
-        size, total = tuple(pixels.shape[-2:]), {}
-        draw = Draw(others, labels, settings.others, name, seed)
-        maps, sums = [], []
-        for k, step in enumerate(
-            adaptation.trajectory(network.adaptable(), features, labels, draw, settings)
-        ):
-            total = {s: total.get(s, 0) + m for s, m in step.maps.items()}
-            maps.append(cam.merge(step.maps, size).cpu().numpy())
-            sums.append(cam.merge(total, size).cpu().numpy())
-            logit = float(step.logits[:, labels.bool()].mean())
-            area = adaptation.covered(step.maps[1.0], settings.area_level)
-            rows.append({"image": name, "step": k, "logit": logit, "area": area})
-        single[name] = np.stack(maps).astype(np.float16)
-        summed[name] = np.stack(sums).astype(np.float16)
-    return {"step": single, "sum": summed, "process": pd.DataFrame(rows)}
+    job = Job(model, images, tuple(scales), long_side, settings, pool, seed)
+    grown = map_images(partial(_grow, job), range(len(images)), "maps through the process")
+    return {
+        "step": {name: maps for name, (maps, _, _) in zip(images.ids, grown, strict=True)},
+        "sum": {name: sums for name, (_, sums, _) in zip(images.ids, grown, strict=True)},
+        "process": pd.DataFrame([row for _, _, rows in grown for row in rows]),
+    }
+
+
+def _grow(job: Job, index: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+    """One image: maps of each step, their sums so far, a row for each step."""
+    network, others = _context(job.model, job.pool)
+    name, settings = job.images.ids[index], job.settings
+    labels = torch.from_numpy(job.images.labels[index]).float().to(device())
+    pixels, features = see(network, job.images.image(index), job.scales, job.long_side)
+    size, total = tuple(pixels.shape[-2:]), {}
+    draw = Draw(others, labels, settings.others, name, job.seed)
+    maps, sums, rows = [], [], []
+    steps = adaptation.trajectory(network.adaptable(), features, labels, draw, settings)
+    for k, step in enumerate(steps):
+        total = {s: total.get(s, 0) + m for s, m in step.maps.items()}
+        maps.append(cam.merge(step.maps, size).cpu().numpy())
+        sums.append(cam.merge(total, size).cpu().numpy())
+        logit = float(step.logits[:, labels.bool()].mean())
+        area = adaptation.covered(step.maps[1.0], settings.area_level)
+        rows.append({"image": name, "step": k, "logit": logit, "area": area})
+    return np.stack(maps).astype(np.float16), np.stack(sums).astype(np.float16), rows

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
@@ -71,7 +72,7 @@ class Store:
     def run(self, name: str, stage: Callable[..., Mapping[str, Any]], **parameters: Any) -> Result:
         """The result of ``stage(**parameters)``: read if it is stored, else computed and stored.
 
-        parameters: numbers, strings, tuples, frozen dataclasses, ImageSets and Results. A stage may
+        parameters: numbers, strings, tuples, frozen dataclasses, data sets and Results. A stage may
         take ``scratch``, a folder that outlives an interrupted run, to resume from.
         """
         described = {k: describe(v) for k, v in parameters.items()}
@@ -96,12 +97,15 @@ class Store:
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        for value, content in values.items():
-            save(partial, value, content)
-        digests = {p.name: _sha256(p.read_bytes()) for p in sorted(partial.iterdir())}
-        save(partial, "manifest", manifest | {"sha256": digests})
-        shutil.rmtree(path, ignore_errors=True)  # a folder without a manifest: an old interruption
-        partial.rename(path)
+        try:
+            for value, content in values.items():
+                save(partial, value, content)
+            digests = {p.name: _sha256(p.read_bytes()) for p in sorted(partial.iterdir())}
+            save(partial, "manifest", manifest | {"sha256": digests})
+            shutil.rmtree(path, ignore_errors=True)  # a folder without a manifest
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def save(folder: Path, value: str, content: Any) -> None:
@@ -109,7 +113,7 @@ def save(folder: Path, value: str, content: Any) -> None:
     if isinstance(content, pd.DataFrame):
         content.to_csv(folder / f"{value}.csv", index=False, lineterminator="\n", na_rep="nan")
     elif isinstance(content, dict) and content and _all(content, np.ndarray):
-        np.savez_compressed(folder / f"{value}.npz", **content)
+        save_arrays(folder / f"{value}.npz", content)
     elif isinstance(content, dict) and content and _all(content, torch.Tensor):
         tensors = {k: v.detach().cpu().contiguous() for k, v in content.items()}
         save_file(tensors, folder / f"{value}.safetensors")
@@ -117,12 +121,17 @@ def save(folder: Path, value: str, content: Any) -> None:
         (folder / f"{value}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def write_atomically(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """One npz file, whole or not at all: what a stage leaves in its scratch folder."""
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """One npz file, whole or not at all. Any name will do; raises ValueError for object arrays."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    partial.rename(path)
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def describe(value: Any) -> Any:
@@ -132,8 +141,11 @@ def describe(value: Any) -> Any:
     if isinstance(value, ImageSet):
         labels = _sha256(np.ascontiguousarray(value.labels).tobytes())
         return [value.fingerprint(), list(value.ids), list(value.classes), labels]
+    if hasattr(value, "fingerprint"):
+        return value.fingerprint()
     if is_dataclass(value):
-        return {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        described = {f.name: describe(getattr(value, f.name)) for f in fields(value)}
+        return {type(value).__name__: described}
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (list, tuple)):
@@ -141,7 +153,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): describe(v) for k, v in value.items()}
     if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
+        return {"float": str(value)}
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise InputError(f"{type(value).__name__} {value!r} cannot be a parameter of a stored stage.")
@@ -174,9 +186,9 @@ def syntax(package: Path, module: str) -> str:
     tree = ast.parse(_file(package, module).read_text())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(getattr(body[0].value, "value", None), str):
-                del body[0]
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
+            del body[0]
     return module + ast.dump(tree)
 
 

@@ -16,6 +16,7 @@ from ribkit import (
     adaptation,
     bottleneck,
     classifier,
+    digits,
     evaluation,
     figures,
     photographs,
@@ -24,12 +25,14 @@ from ribkit import (
     seeds,
     voc,
 )
+from ribkit.digits import Digits
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 from ribkit.store import Result, Store
 
 ROOT = Path(__file__).parent.parent
 NO_MARGIN = 1e9
+PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with free licences
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,20 @@ class Study:
         return 1000 * self.profile.seed + stream
 
     # ---- RQ1 ----------------------------------------------------------------------------------
+    def digits(self) -> Digits:
+        """2 and 8 with their shapes: MNIST if the profile names a folder, else the bundled ones."""
+        p = self.profile
+        return digits.load(p.digits, p.toy_train, p.toy_test, p.seed)
+
     def toy(self) -> Result:
         """The toy experiment: high gradient ratios of digits and shapes, layer by layer."""
         p = self.profile
         return self.store.run(
-            "toy", bottleneck.experiment, root=p.digits, seeds=tuple(range(p.toy_seeds))
+            "toy",
+            bottleneck.experiment,
+            digits=self.digits(),
+            seeds=tuple(range(p.toy_seeds)),
+            steps=p.toy_steps,
         )
 
     # ---- the classifier -----------------------------------------------------------------------
@@ -168,7 +180,7 @@ class Study:
             pretext=self.pretext() if p.backbone == "small" else None,
             weights=p.weights,
             images=self.train,
-            held_out=self.tuning,
+            watched=self.tuning,
             training=p.training,
         )
 
@@ -182,7 +194,7 @@ class Study:
         """Frozen features of the images that adaptations draw their others from."""
         images = _some(self.train, self.profile.pool_images, self.profile.seed)
         return self.store.run(
-            "pool", seeds.pool, model=self.model, images=images, side=self.profile.crop
+            "pool", seeds.pool, model=self.model, images=images, side=self.profile.pool_side
         )
 
     def maps(self, images: ImageSet, scales: tuple, settings: adaptation.Settings | None) -> Result:
@@ -297,7 +309,8 @@ class Study:
 
         Nothing is tuned here: GAP, `official`, the rate of the prototypes.
         """
-        images = photographs.shipped_labelled(photographs.categories())
+        every = photographs.shipped_labelled(photographs.categories())
+        images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
         network = self.store.run("imagenet", classifier.imagenet, backbone="efficientnet_lite0")
         model = seeds.Model(network, "efficientnet_lite0", len(images.classes))
         pool = self.store.run("pool", seeds.pool, model=model, images=images, side=224)

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ribkit import evaluation, figures
+from ribkit import bottleneck_answers, evaluation, figures
 from ribkit.claims import Measured
 from ribkit.images import ImageSet
 from ribkit.store import Result
 from ribkit.study import CAM, METHODS, RIB, RIBS, Method, Study
-
-PARTS = ("head", "body", "outside")
 
 
 def samples(study: Study, count: int = 4) -> pd.DataFrame:
@@ -36,7 +34,7 @@ def training(study: Study) -> pd.DataFrame:
     rows = []
     for stage, result in stages.items():
         for row in result.table("history").to_dict("records"):
-            for images, column in (("training", "loss"), ("held out", "held_out_loss")):
+            for images, column in (("training", "loss"), ("tuning", "watched_loss")):
                 if column in row:
                     line = {"stage": stage, "images": images, "epoch": row["epoch"]}
                     rows.append(line | {"loss": row[column]})
@@ -89,7 +87,7 @@ def process(study: Study, methods: Sequence[Method] = RIBS) -> pd.DataFrame:
     for method in methods:
         images = study.seed(method).maps.table("images")
         row = {"method": method.title, "steps": images["steps"].mean()}
-        for reason in ("steps", "margin", "area"):
+        for reason in ("steps", "margin", "area", "diverged"):
             row[f"ended by {reason} (%)"] = 100 * (images["reason"] == reason).mean()
         for column in ("logit_first", "logit_last", "area_first", "area_last"):
             row[column] = images[column].mean()
@@ -98,10 +96,11 @@ def process(study: Study, methods: Sequence[Method] = RIBS) -> pd.DataFrame:
 
 
 def coverage(study: Study, methods: Sequence[Method] = METHODS) -> pd.DataFrame:
-    """Coverage of heads, of bodies and off the object, image by image: for `figures.coverage`."""
+    """Coverage of objects (of heads and bodies) and off them, by image: for `figures.coverage`."""
     tables = []
     for method in methods:
-        means = study.coverage(method).groupby("image", sort=False)[list(PARTS)].mean()
+        shares = study.coverage(method).drop(columns="class")
+        means = shares.groupby("image", sort=False).mean()
         means.insert(0, "method", method.title)
         tables.append(means.reset_index())
     return pd.concat(tables)
@@ -147,7 +146,7 @@ def _nearest(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 def measured(study: Study) -> dict[str, Measured]:
     """What this run measured of each claim of `ribkit.claims`, by the claim's name."""
     images = f"{study.profile.name}, {len(study.scored)} images"
-    found = study.toy_claims()
+    found = toy_measured(study)
     plain, rib, gap = study.seed(CAM), study.seed(RIB), study.seed(RIBS[2])
     pairs = {
         "gndrp-seed": (rib, gap, "held-out"),
@@ -168,6 +167,24 @@ def measured(study: Study) -> dict[str, Measured]:
             values = _coverage_gain(study, after, before)
             setting = f"{images}, {after.title} against {before.title}, held-out thresholds"
             found[name] = Measured(*values, "points of bodies covered", setting)
+    return found
+
+
+def toy_measured(study: Study) -> dict[str, Measured]:
+    """RQ1's differences: the drop from G5 to G6, and what removing the activation gives back."""
+    hgr = study.toy().table("hgr")
+    digits = study.digits()
+    setting = f"{digits.name}, sigmoid, {hgr['seed'].nunique()} seeds"
+    drop = bottleneck_answers.last_drop(hgr).set_index(bottleneck_answers.KEYS)
+    row = drop.loc[("sigmoid", "trained", "sum", "after")]
+    found = {
+        "last-layer-bottleneck": Measured(
+            row["mean"], row["low"], row["high"], "HGR", f"{setting}, outputs summed"
+        )
+    }
+    row = bottleneck_answers.removal_beyond_control(hgr)
+    setting = f"{setting}, beyond what a meaningless shape gets back"
+    found["activation-removed"] = Measured(row["mean"], row["low"], row["high"], "HGR", setting)
     return found
 
 
@@ -192,9 +209,10 @@ def settings(study: Study) -> pd.DataFrame:
 def answer_baseline(study: Study) -> str:
     """What notebook 02 found, in a sentence."""
     oracle, held_out = seed_scores(study, (CAM,)).to_dict("records")
+    interval = f"{held_out['low']:.1f} to {held_out['high']:.1f}"
     return (
-        f"CAM gives a seed of {held_out['miou']:.1f} mIoU ({held_out['low']:.1f} to "
-        f"{held_out['high']:.1f}) on {held_out['images']} images with a threshold chosen on others, "
+        f"CAM gives a seed of {held_out['miou']:.1f} mIoU ({interval}) on {held_out['images']} "
+        "images with a threshold chosen on other images, "
         f"and {oracle['miou']:.1f} with the best threshold for these very images."
     )
 

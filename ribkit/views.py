@@ -28,7 +28,7 @@ def to_tensor(image: np.ndarray, long_side: int | None = None) -> Tensor:
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """``(..., 3, H, W)`` in [0, 255] -> (pixels - mean) / std, channel by channel."""
-    mean, std = (torch.tensor(v, dtype=pixels.dtype).view(3, 1, 1) for v in (mean, std))
+    mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (mean, std))
     return (pixels - mean) / std
 
 
@@ -52,11 +52,16 @@ def square(image: Tensor, side: int) -> Tensor:
 
 
 def random_crop(
-    image: Tensor, long_side: tuple[int, int], side: int, generator: torch.Generator
+    image: Tensor,
+    long_side: tuple[int, int],
+    side: int,
+    fill: Sequence[float],
+    generator: torch.Generator,
 ) -> Tensor:
-    """Training view: random long side, mirror image half of the time, random crop, zero padding.
+    """Training view: random long side, mirror image half of the time, random crop.
 
-    ``(3, H, W)`` normalised -> ``(3, side, side)``. long_side: least and greatest, in pixels.
+    ``(3, H, W)`` -> ``(3, side, side)``. long_side: least and greatest, in pixels. fill: the colour
+    around an image that is smaller than the crop, the mean colour that becomes 0.
     """
     low, high = long_side
     target = int(torch.randint(low, high + 1, (), generator=generator))
@@ -68,7 +73,7 @@ def random_crop(
     if torch.rand((), generator=generator) < 0.5:
         image = image.flip(-1)
     height, width = size
-    canvas = image.new_zeros(3, side, side)
+    canvas = image.new_tensor(fill).view(3, 1, 1).repeat(1, side, side)
     top, left = (int(torch.randint(0, abs(s - side) + 1, (), generator=generator)) for s in size)
     rows, columns = min(height, side), min(width, side)
     source_top, target_top = (top, 0) if height > side else (0, top)

@@ -76,11 +76,21 @@ def test_maps_agree_with_finite_differences(data):
         assert expected[row, column] == pytest.approx(abs(up - down) / 2e-6, rel=1e-4, abs=1e-8)
 
 
+def test_activations_are_torchs_and_their_slopes_do_not_round_to_zero():
+    z = torch.tensor([[0.3, -2.0], [60.0, -55.0]], dtype=torch.float64, requires_grad=True)
+    theirs = {"sigmoid": torch.sigmoid(z), "softmax": z.softmax(1), "tanh": z.tanh()}
+    for name, expected in theirs.items():
+        y = bottleneck.ACTIVATIONS[name][0](z)
+        torch.testing.assert_close(y, expected)
+        assert (torch.autograd.grad(y[:, 0].sum(), z)[0][:, 0] > 0).all()
+
+
 def test_hgr_by_hand():
     maps = np.array([[[0.3, 0.31], [1.0, 0.0]]])
     regions = np.array([[[1, 1], [1, 0]]])
     shares = bottleneck.hgr(maps, regions, 0.3)
-    assert shares["discriminative"] == pytest.approx(2 / 3) and shares["irrelevant"] == 0
+    assert shares["discriminative"] == pytest.approx(2 / 3)
+    assert shares["irrelevant"] == 0
     assert np.isnan(shares["non-discriminative"])
 
 
@@ -97,7 +107,7 @@ def test_training_learns_is_seeded_and_leaves_the_global_state(data):
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    nets = [bottleneck.train(data.train, "softsign", 5, 40)[0] for _ in range(2)]
+    nets = [bottleneck.train(data.train, "softsign", 5, 50)[0] for _ in range(2)]
     assert torch.equal(torch.rand(1), expected)
     for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.equal(a, b)
@@ -123,7 +133,8 @@ def test_losses_agree_with_their_words():
 def test_experiment_end_to_end(result):
     hgr, networks = result["hgr"], result["networks"]
     assert set(networks.condition) == {"trained", "untrained", "random shapes"}
-    assert len(networks) == 8 and len(hgr) == 8 * 14 * 2 * 3
+    assert len(networks) == 8
+    assert len(hgr) == 8 * 14 * 2 * 3
     softmax_sum = (hgr.activation == "softmax") & (hgr.layer == 6) & (hgr.output == "sum")
     assert hgr[softmax_sum & (hgr.reading == "after")].hgr.isna().all()
     assert hgr[~(softmax_sum & (hgr.reading == "after"))].hgr.between(0, 1).all()
@@ -148,7 +159,8 @@ def test_last_drop_of_the_papers_own_curve():
         for layer in range(1, 7) for seed in range(3)
     ]  # fmt: skip
     row = answers.last_drop(pd.DataFrame(rows)).iloc[0]
-    assert row["mean"] == pytest.approx(0.76 - 0.23) and row["n"] == 3
+    assert row["mean"] == pytest.approx(0.76 - 0.23)
+    assert row["n"] == 3
     assert row["high"] - row["low"] == pytest.approx(0, abs=1e-9)
 
 
@@ -157,6 +169,24 @@ def test_answers_of_an_experiment(result):
     removal = answers.removal(hgr)
     own = removal[(removal.output == "target") & (removal.activation == "sigmoid")]
     assert (own["mean"].abs() < 1e-3).all()
-    assert list(answers.curve(hgr).paper[:6]) == list(bottleneck.PAPER_HGR["irrelevant"])
+    curve = answers.curve(hgr)
+    assert tuple(curve[curve.region == "irrelevant"].paper) == bottleneck.PAPER_HGR["irrelevant"]
     text = answers.answer(hgr)
-    assert text.startswith("From G5 to G6 (sigmoid, outputs summed)") and "nan" not in text
+    assert text.startswith("From G5 to G6 (sigmoid, outputs summed)")
+    assert "nan" not in text
+
+
+def test_tables_beside_the_answer(result):
+    hgr = result["hgr"]
+    assert list(answers.sensitivity(hgr)) == ["image, 0.3", "set, 0.3"]
+    shares = answers.transmitted(hgr)
+    assert shares[shares.activation == "sigmoid"].share.between(0, 0.25).all()
+    twice = pd.concat([hgr, hgr[hgr.activation == "sigmoid"].assign(activation="none")])
+    assert (answers.trained_without(twice)["mean"] == 0).all()
+    assert len(answers.gradient_pictures(result["example"])) == 2 * 9 * 28 * 28
+
+
+def test_pictures_of_the_examples(data):
+    table = answers.example_pictures(data)
+    assert list(table.picture.unique()) == ["2", "2, with its disc", "8", "8, with its square"]
+    assert len(table) == 4 * 2 * 28 * 28

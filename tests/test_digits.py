@@ -45,7 +45,8 @@ def test_regions_and_shapes(data):
 def test_shape_covers_nothing_of_the_digit(data):
     bare = digits.load(n_train=120, n_test=40, share=0.0).train.images
     where = data.train.regions == 2
-    assert where.any() and (bare[where] == 0).all()
+    assert where.any()
+    assert (bare[where] == 0).all()
     np.testing.assert_array_equal(bare[~where], data.train.images[~where])
 
 
@@ -81,7 +82,9 @@ def test_seeded_and_fingerprinted(data):
 def test_mnist_from_idx_files(tmp_path):
     write_mnist(tmp_path)
     data = digits.load(str(tmp_path), 40, 30)
-    assert data.name == "MNIST" and len(data.train) == 40 and len(data.test) == 30
+    assert data.name == "MNIST"
+    assert len(data.train) == 40
+    assert len(data.test) == 30
     inner = data.train.images[:, 12:16, 12:16].max(axis=(1, 2))
     np.testing.assert_array_equal(inner, np.where(data.train.labels == 1, 160, 40))
 

@@ -64,7 +64,8 @@ def setup(golden):
 
 
 def test_the_folder_holds_the_arrays():
-    assert (FOLDER / "gndrp.npz").is_file() and RUNS, f"no golden arrays in {FOLDER}"
+    assert (FOLDER / "gndrp.npz").is_file(), FOLDER
+    assert RUNS, FOLDER
 
 
 def test_pooling():

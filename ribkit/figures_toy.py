@@ -1,6 +1,5 @@
 """Figure 1, the toy experiment: digits and regions, gradient maps, HGR; and the last drops."""
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.colors import ListedColormap
@@ -8,11 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-COLOURS = sns.color_palette("colorblind")
+from ribkit.style import PALETTE, figure, pictures
+
 REGION_COLOURS = {
-    "discriminative": COLOURS[0],
-    "non-discriminative": COLOURS[1],
-    "irrelevant": COLOURS[7],
+    "discriminative": PALETTE[0],
+    "non-discriminative": PALETTE[1],
+    "irrelevant": PALETTE[7],
 }
 REGION_MARKERS = {"discriminative": "o", "non-discriminative": "s", "irrelevant": "^"}
 REGION_WORDS = {
@@ -22,55 +22,54 @@ REGION_WORDS = {
 }
 
 
-def toy_examples(s: pd.DataFrame) -> Figure:
-    """Figure 1a. Columns picture, part ("image", "region"), row, column, value."""
-    pictures = list(s.picture.unique())
-    figure, axes = plt.subplots(
-        2, len(pictures), figsize=(1.7 * len(pictures), 4.0), layout="constrained"
-    )
-    regions = ("irrelevant", "discriminative", "non-discriminative")
-    colours = ListedColormap([REGION_COLOURS[r] for r in regions])
-    for column, picture in zip(axes.T, pictures, strict=True):
-        of_picture = s[s.picture == picture]
-        column[0].imshow(_grid(of_picture[of_picture.part == "image"]), cmap="gray")
-        column[0].set_title(picture, fontsize=9)
-        region = _grid(of_picture[of_picture.part == "region"])
-        column[1].imshow(region, cmap=colours, vmin=0, vmax=2)
-    for ax in axes.ravel():
-        ax.set(xticks=[], yticks=[])
+@figure
+def toy_examples(table: pd.DataFrame) -> Figure:
+    """Figure 1a: a 2 and an 8 without and with their shape, and their regions."""
+    found = pictures(table)
+    names = list(dict.fromkeys(name for name, _ in found))
+    drawn = Figure((1.7 * len(names), 4.0), layout="constrained")
+    axes = drawn.subplots(2, len(names))
+    order = ("irrelevant", "discriminative", "non-discriminative")
+    colours = ListedColormap([REGION_COLOURS[region] for region in order])
+    for column, name in zip(axes.T, names, strict=True):
+        column[0].imshow(found[name, "image"], cmap="gray", vmin=0, vmax=1)
+        column[0].set_title(name)
+        column[1].imshow(2 * found[name, "region"], cmap=colours, vmin=0, vmax=2)
+    for axis in axes.ravel():
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
     axes[0, 0].set_ylabel("image")
     axes[1, 0].set_ylabel("regions")
     handles = [Patch(color=REGION_COLOURS[r], label=REGION_WORDS[r]) for r in REGION_COLOURS]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return figure
+    drawn.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return drawn
 
 
-def toy_gradients(s: pd.DataFrame) -> Figure:
-    """Figure 1b. Columns picture, panel, row, column, value in [0, 1]."""
-    pictures, panels = list(s.picture.unique()), list(s.panel.unique())
-    figure, axes = plt.subplots(
-        len(pictures),
-        len(panels),
-        figsize=(1.25 * len(panels), 1.45 * len(pictures)),
-        layout="constrained",
-        squeeze=False,
-    )
-    for line, picture in zip(axes, pictures, strict=True):
-        for ax, panel in zip(line, panels, strict=True):
-            values = _grid(s[(s.picture == picture) & (s.panel == panel)])
-            gradient = ax.imshow(
-                values, cmap="gray" if panel == "image" else "viridis", vmin=0, vmax=1
-            )
-            ax.set(xticks=[], yticks=[])
-            if picture == pictures[0]:
-                ax.set_title(panel.replace(", ", ",\n"), fontsize=8)
-    figure.colorbar(gradient, ax=axes, label="gradient / its maximum", shrink=0.9, pad=0.01)
-    return figure
+@figure
+def toy_gradients(table: pd.DataFrame) -> Figure:
+    """Figure 1b: gradient maps of each layer, scaled to [0, 1]."""
+    found = pictures(table)
+    names = list(dict.fromkeys(name for name, _ in found))
+    panels = list(dict.fromkeys(panel for _, panel in found))
+    drawn = Figure((1.25 * len(panels), 1.45 * len(names)), layout="constrained")
+    axes = drawn.subplots(len(names), len(panels), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        axis.set_title(panel.replace(", ", ",\n"), fontsize=8)
+    for line, name in zip(axes, names, strict=True):
+        for axis, panel in zip(line, panels, strict=True):
+            colours = "gray" if panel == "image" else "viridis"
+            shown = axis.imshow(found[name, panel], cmap=colours, vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            axis.grid(False)
+    drawn.colorbar(shown, ax=axes, label="gradient / its maximum", shrink=0.9, pad=0.01)
+    return drawn
 
 
+@figure
 def toy_hgr(s: pd.DataFrame) -> Figure:
     """Figure 1c. Columns layer, region, mean, low, high, paper (NaN where there is none)."""
-    figure, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    drawn = Figure((6.4, 3.8), layout="constrained")
+    ax = drawn.subplots()
     for shift, (region, colour) in zip((-0.06, 0.0, 0.06), REGION_COLOURS.items(), strict=True):
         rows = s[s.region == region].sort_values("layer")
         error = [rows["mean"] - rows.low, rows.high - rows["mean"]]
@@ -84,22 +83,22 @@ def toy_hgr(s: pd.DataFrame) -> Figure:
     measured = Line2D([], [], color="black", label="measured, 95 % over seeds")
     paper = Line2D([], [], color="black", linestyle="--", alpha=0.6, label="the paper's figure")
     handles = [*ax.get_legend_handles_labels()[0], measured, paper]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
+    drawn.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
     layers = sorted(s.layer.unique())
     ax.set(xticks=layers, xticklabels=[f"G{k}" for k in layers], ylim=(-0.03, 1.12))
     ax.set(xlabel="gradient map of layer", ylabel="HGR (share of pixels with a high gradient)")
-    sns.despine(figure)
-    return figure
+    sns.despine(drawn)
+    return drawn
 
 
+@figure
 def toy_last_drop(s: pd.DataFrame) -> Figure:
     """HGR lost from G5 to G6. Columns activation, condition, output, reading, region, mean, low,
     high; a row without a mean leaves a gap."""
     readings = [("sum", "after"), ("sum", "before"), ("target", "after"), ("target", "before")]
     names = list((s.activation + s.condition.map(_suffix)).drop_duplicates())
-    figure, axes = plt.subplots(
-        1, len(readings), figsize=(10.5, 3.6), sharex=True, sharey=True, layout="constrained"
-    )
+    drawn = Figure((10.5, 3.6), layout="constrained")
+    axes = drawn.subplots(1, len(readings), sharex=True, sharey=True)
     shown = ("discriminative", "non-discriminative")
     for ax, (output, reading) in zip(axes, readings, strict=True):
         part = s[(s.output == output) & (s.reading == reading)]
@@ -117,21 +116,19 @@ def toy_last_drop(s: pd.DataFrame) -> Figure:
                 capsize=2,
                 label=REGION_WORDS[region],
             )
+        names_of_part = part.activation + part.condition.map(_suffix)
+        for name in names_of_part[part["mean"].isna()].unique():
+            ax.text(0.02, names.index(name), "constant sum, no gradient", fontsize=7, va="center")
         ax.axvline(0, color="0.8", linewidth=1, zorder=0)
         what = "sum of outputs" if output == "sum" else "own class"
         ax.set_title(f"{what},\n{reading} the last activation", fontsize=9)
     axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
-    figure.supxlabel("HGR of G5 - HGR of G6, with 95 % interval over seeds", fontsize=9)
+    drawn.supxlabel("HGR of G5 - HGR of G6, with 95 % interval over seeds", fontsize=9)
     handles = axes[0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
-    sns.despine(figure)
-    return figure
+    drawn.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    sns.despine(drawn)
+    return drawn
 
 
 def _suffix(condition: str) -> str:
     return "" if condition == "trained" else f", {condition}"
-
-
-def _grid(pixels: pd.DataFrame):
-    """``(H, W)`` array out of columns row, column, value."""
-    return pixels.pivot(index="row", columns="column", values="value").to_numpy()

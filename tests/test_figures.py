@@ -1,0 +1,237 @@
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot
+from PIL import Image
+
+from ribkit import claims, figures
+from ribkit.errors import InputError
+from ribkit.style import FIGURES, pictures, pictures_table
+
+KEPT = Path(__file__).parent.parent / "figures"
+KINDS = ("training", "held out")
+METHODS = ("CAM", "RIB paper, GAP", "RIB official, GNDRP")
+
+
+def noise(height, width, channels=None):
+    random = np.random.default_rng([height, width])
+    if channels is None:
+        return random.random((height, width))
+    return random.integers(0, 256, (height, width, channels), np.uint8)
+
+
+def gallery():
+    made = {}
+    for name, size in (("chelsea, cat", (6, 9)), ("12, cross", (8, 8))):
+        made[name, "image"] = noise(*size, 3)
+        for panel in ("CAM", "step 2", "sum", "object", "objects", "heads"):
+            made[name, panel] = noise(*size)
+    return pictures_table(made)
+
+
+def training():
+    rows = [
+        {"stage": stage, "images": images, "epoch": epoch, "loss": 0.5 / epoch}
+        for stage, kinds in (("pretext task", KINDS[:1]), ("classifier", KINDS))
+        for images in kinds
+        for epoch in (1, 2, 3)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def thresholds():
+    rows = [
+        {"method": method, "threshold": t / 10, "miou": 30 + t - k}
+        for k, method in enumerate(METHODS)
+        for t in range(10)
+    ]
+    return pd.DataFrame(rows)
+
+
+def tuning():
+    rows = [{"method": "CAM", "stage": "scales", "rate": np.nan, "miou": 38.0}]
+    rows += [
+        {"method": method, "stage": stage, "rate": rate, "miou": 38 + rate * 1e4}
+        for method in METHODS[1:]
+        for stage, rate in (("rate", 1e-5), ("rate", 3e-5), ("rate", 1e-4), ("margin", 3e-5))
+    ]
+    return pd.DataFrame(rows)
+
+
+def seed_scores():
+    rows = []
+    for k, method in enumerate(METHODS):
+        for choice in ("oracle", "held-out"):
+            row = {"method": method, "threshold chosen": choice, "miou": 38 + k}
+            row |= {"low": 36.0 + k, "high": 41.0 + k}
+            if k:
+                row |= {"gain": k, "gain_low": k - 1.5, "gain_high": k + 1.5}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def coverage():
+    rows = [
+        {"method": method, "image": str(i), "head": 0.9, "body": 0.1 * i, "outside": 0.05}
+        for method in METHODS
+        for i in range(5)
+    ]
+    return pd.DataFrame(rows)
+
+
+def verdicts():
+    found = {
+        "rib-seed": claims.Measured(1, 0.5, 1.5, "points", "mini"),
+        "gndrp-seed": claims.Measured(0, -1, 1, "points", "mini"),
+    }
+    return claims.table(found)
+
+
+def digits(*panels):
+    """Two digits with grey panels, values 0, 1/2 and 1."""
+    values = np.arange(12).reshape(3, 4) % 3 / 2
+    return pictures_table({(name, p): values for name in ("a 2", "an 8") for p in panels})
+
+
+REGIONS = ("discriminative", "non-discriminative", "irrelevant")
+
+
+def toy_hgr():
+    rows = [
+        {"layer": layer, "region": region, "mean": 1 / layer, "low": 0.5 / layer, "high": 1.0}
+        | {"paper": 0.9 if layer < 6 else np.nan}
+        for region in REGIONS
+        for layer in range(1, 7)
+    ]
+    return pd.DataFrame(rows)
+
+
+def toy_last_drop():
+    rows = [
+        {"activation": activation, "condition": condition, "output": output, "reading": reading}
+        | {"region": region, "mean": np.nan if activation == "softmax" else 0.2}
+        | {"low": 0.1, "high": 0.3}
+        for activation, condition in (("none", "trained"), ("softmax", "trained"), ("none", "x"))
+        for output in ("sum", "target")
+        for reading in ("after", "before")
+        for region in REGIONS[:2]
+    ]
+    return pd.DataFrame(rows)
+
+
+TABLES = {
+    "toy_examples": lambda: digits("image", "region"),
+    "toy_gradients": lambda: digits("image", "G1, none", "G6, none"),
+    "toy_hgr": toy_hgr,
+    "toy_last_drop": toy_last_drop,
+    "samples": gallery,
+    "growth": gallery,
+    "photographs": gallery,
+    "training": training,
+    "thresholds": thresholds,
+    "tuning": tuning,
+    "seed_scores": seed_scores,
+    "coverage": coverage,
+    "claims": verdicts,
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_figure_is_drawn_from_its_table_and_nothing_else(name, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would end up in a notebook
+        drawn = figures.save(name, TABLES[name](), tmp_path / "new")
+    assert drawn.axes
+    picture = (tmp_path / "new" / f"{name}.png").read_bytes()
+    (tmp_path / "new" / f"{name}.png").unlink()
+    figures.redraw(tmp_path / "new" / f"{name}.csv")
+    assert (tmp_path / "new" / f"{name}.png").read_bytes() == picture
+    with Image.open(tmp_path / "new" / f"{name}.png") as image:
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+    assert not pyplot.get_fignums()
+
+
+def test_every_registered_figure_is_drawn_above():
+    assert set(FIGURES) == set(TABLES)
+    assert all(FIGURES[name].__doc__ for name in FIGURES)
+
+
+def test_drawing_leaves_the_style_as_it_was(tmp_path):
+    before = dict(pyplot.rcParams)
+    figures.save("claims", verdicts(), tmp_path)
+    assert dict(pyplot.rcParams) == before
+
+
+def test_a_table_of_no_figure_is_told(tmp_path):
+    (tmp_path / "nothing.csv").write_text("a\n1\n")
+    with pytest.raises(InputError, match=r"nothing\.csv belongs to no figure"):
+        figures.redraw(tmp_path / "nothing.csv")
+
+
+# ---- pictures as tables -----------------------------------------------------------------------
+PICTURES = {
+    ("1, cross", "image"): noise(3, 5, 3),
+    ("1, cross", "map"): noise(4, 2),
+    ("b", "image"): np.zeros((2, 2, 3), np.uint8),
+    ("b", "digits only"): np.full((2, 3), 0x12 / 255),
+    ("b", "like a number"): np.array([[0x1E / 255, 0x10 / 255]]),
+    ("b", "one pixel"): np.ones((1, 1)),
+}
+
+
+def same(found):
+    assert found.keys() == PICTURES.keys()
+    for key, picture in PICTURES.items():
+        assert found[key].shape == picture.shape
+        if picture.ndim == 3:
+            assert (found[key] == picture).all()
+        else:
+            assert np.abs(found[key] - picture).max() <= 0.5 / 255 + 1e-9
+
+
+def test_pictures_survive_a_table():
+    same(pictures(pictures_table(PICTURES)))
+
+
+def test_pictures_survive_a_file(tmp_path):
+    path = tmp_path / "pictures.csv"
+    pictures_table(PICTURES).to_csv(path, index=False)
+    same(pictures(pd.read_csv(path, keep_default_na=False, na_values=[""])))
+
+
+def test_values_outside_0_to_1_are_clipped():
+    found = pictures(pictures_table({("a", "b"): np.array([[-1.0, 2.0]])}))
+    assert found["a", "b"].tolist() == [[0, 1]]
+
+
+# ---- what is kept -----------------------------------------------------------------------------
+def test_photographs_of_voc_are_not_published(tmp_path):
+    source = tmp_path / "run"
+    source.mkdir()
+    for name in ("growth", "samples", "photographs", "claims"):
+        for suffix in ("csv", "png"):
+            (source / f"{name}.{suffix}").write_text(name)
+    for profile in ("mini", "voc-lite"):
+        figures.publish(source, tmp_path / profile)
+    mini, voc = ({p.name for p in (tmp_path / n).iterdir()} for n in ("mini", "voc-lite"))
+    assert mini == {p.name for p in source.iterdir()}
+    assert voc == {"photographs.csv", "photographs.png", "claims.csv", "claims.png"}
+
+
+@pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")
+def test_every_kept_figure_has_its_table_and_every_table_its_figure():
+    drawn = {path.with_suffix("") for path in KEPT.glob("*/*.png")}
+    tables = {path.with_suffix("") for path in KEPT.glob("*/*.csv")}
+    assert drawn == tables
+    assert drawn
+    assert {path.name for path in tables} <= set(FIGURES)
+    for profile, hidden in figures.UNPUBLISHED.items():
+        assert not {path.name for path in tables if path.parent.name == profile} & hidden
+
+
+@pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")
+def test_kept_tables_are_small():
+    assert all(path.stat().st_size < 2**20 for path in KEPT.glob("*/*.csv"))

@@ -1,0 +1,136 @@
+import dataclasses
+
+import pytest
+
+from ribkit import adaptation, profiles
+from ribkit.classifier import Training
+from ribkit.errors import InputError
+from ribkit.profiles import PROFILES
+
+
+def problem(name, overrides=None):
+    with pytest.raises(InputError) as caught:
+        profiles.load(name, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_without_overrides_is_the_named_one(name):
+    assert profiles.load(name) == profiles.load(name, {}) == PROFILES[name]
+    assert PROFILES[name].name == name
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "value"),
+    [
+        ("steps", "5", 5),
+        ("rate", "1e-6", 1e-6),  # what YAML makes of 1e-6
+        ("rate", "1", 1.0),
+        ("rate", 1, 1.0),
+        ("steps", 5.0, 5),
+        ("rates", "1e-6, 3e-6", (1e-6, 3e-6)),
+        ("rates", "1e-6", (1e-6,)),
+        ("rates", ["1e-6", 2], (1e-6, 2.0)),
+        ("others", "2,4,", (2, 4)),
+        ("others", [2], (2,)),
+        ("long_sides", "64,96", (64, 96)),
+        ("scale_sets", "1.0; 0.5,1.0", ((1.0,), (0.5, 1.0))),
+        ("scale_sets", [[1], [0.5, 1.0]], ((1.0,), (0.5, 1.0))),
+        ("classes", "cat, dog", ("cat", "dog")),
+        ("classes", "", ()),
+        ("long_side", "320", 320),
+        ("long_side", "None", None),
+        ("long_side", None, None),
+        ("digits", "a/folder", "a/folder"),
+    ],
+)
+def test_a_setting_may_be_given_as_value_or_as_text(setting, text, value):
+    profile = profiles.load("mini", {setting: text})
+    assert getattr(profile, setting) == value
+    assert type(getattr(profile, setting)) is type(value)
+    assert (
+        dataclasses.replace(profile, **{setting: getattr(PROFILES["mini"], setting)})
+        == (PROFILES["mini"])
+    )
+
+
+def test_text_and_value_make_the_same_profile():
+    assert profiles.load("mini", {"rates": "1e-6,2e-6", "steps": "3"}) == profiles.load(
+        "mini", {"rates": (1e-6, 2e-6), "steps": 3}
+    )
+
+
+def test_a_loaded_profile_has_only_values_that_can_be_hashed():
+    hash(profiles.load("voc-lite", {"scale_sets": [[1.0]], "rates": [1e-6], "classes": ["cat"]}))
+
+
+def test_an_unknown_profile_is_told_with_those_there_are():
+    message = problem("maxi")
+    assert "'maxi'" in message
+    assert all(name in message for name in PROFILES)
+
+
+def test_an_unknown_setting_is_told_with_the_nearest():
+    assert "no setting 'stepz'; did you mean steps" in problem("mini", {"stepz": 5})
+    far = problem("mini", {"zzzzzz": 5})
+    assert "zzzzzz" in far
+    assert "toy_seeds" in far
+
+
+def test_the_name_of_a_profile_is_no_setting():
+    assert "no setting 'name'" in problem("mini", {"name": "other"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "kind"),
+    [
+        ("steps", "many", "int"),
+        ("steps", 2.5, "int"),
+        ("steps", True, "int"),
+        ("steps", "2.5", "int"),
+        ("steps", None, "int"),
+        ("rate", "fast", "float"),
+        ("rate", [1.0], "float"),
+        ("rates", "1e-6,fast", "tuple[float, ...]"),
+        ("rates", 1e-6, "tuple[float, ...]"),
+        ("long_sides", "64", "tuple[int, int]"),
+        ("long_sides", "1,2,3", "tuple[int, int]"),
+        ("long_side", "wide", "int | None"),
+        ("backbone", 5, "str"),
+    ],
+)
+def test_a_value_of_another_type_is_told_with_its_type_and_default(setting, value, kind):
+    message = problem("mini", {setting: value})
+    assert f"{setting}={value!r} is not of type {kind}" in message
+    assert repr(getattr(PROFILES["mini"], setting)) in message
+
+
+def test_overrides_do_not_stay():
+    profiles.load("mini", {"steps": 3})
+    assert profiles.load("mini").steps == PROFILES["mini"].steps != 3
+
+
+def test_training_takes_what_the_profile_says_and_the_papers_values_for_the_rest():
+    training = profiles.load("mini", {"epochs": 2, "rate": 0.3, "seed": 7, "crop": 32}).training
+    assert (training.epochs, training.rate, training.seed, training.crop) == (2, 0.3, 7, 32)
+    assert training.head_factor == Training().head_factor
+
+
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_an_adaptation_takes_what_the_profile_says(variant):
+    profile = profiles.load("mini", {"steps": 3, "tau": 0.5, "area_ratio": 0.8})
+    settings = profile.settings("gap", variant, 1e-5, 40.0, 6)
+    assert settings == adaptation.Settings(
+        pooling="gap", tau=0.5, steps=3, rate=1e-5, others=6, margin=40.0, area_ratio=0.8,
+        variant=adaptation.VARIANTS[variant],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
+def test_every_profile_can_do_what_its_settings_say(profile):
+    assert all(1.0 in scales for scales in profile.scale_sets)
+    assert profile.rates == tuple(sorted(profile.rates))
+    assert profile.margins[0] == 0
+    assert profile.toy_seeds >= 5
+    assert profile.backbone in ("small", "efficientnet_lite0", "resnet50")

@@ -1,0 +1,307 @@
+import dataclasses
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ribkit import adaptation, classifier, evaluation, parallel, scenes, seeds, store
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+from ribkit.store import Result
+
+SCALES = (1.0, 0.5)
+SETTINGS = adaptation.Settings(pooling="gap", steps=2, rate=1e-3, others=3, margin=1e9)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_process_on_the_cpu():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RIBKIT_DEVICE", "cpu")
+        patched.setenv("RIBKIT_WORKERS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Six scenes; the last one without a label."""
+    found = scenes.generate(0, 6, size=48)
+    labels = found.labels.copy()
+    labels[5] = False
+    return dataclasses.replace(found, labels=labels)
+
+
+def stored(folder, key, **values):
+    folder.mkdir()
+    for name, content in values.items():
+        store.save(folder, name, content)
+    return Result(key, key, folder)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    network = classifier.build("small", len(scenes.CLASSES), seed=0)
+    weights = stored(tmp_path_factory.mktemp("m") / "w", "w", weights=network.state_dict())
+    return seeds.Model(weights, "small", len(scenes.CLASSES))
+
+
+@pytest.fixture(scope="module")
+def pool(model, tmp_path_factory):
+    made = seeds.pool(model, scenes.generate(1, 12, size=48), side=32)
+    return stored(tmp_path_factory.mktemp("p") / "p", "p", **made)
+
+
+def compute(model, pool, images, scratch, settings=SETTINGS, **more):
+    scratch.mkdir(exist_ok=True)
+    return seeds.compute(model, images, SCALES, None, scratch, settings=settings, pool=pool, **more)
+
+
+@pytest.fixture(scope="module")
+def made(model, pool, images, tmp_path_factory):
+    """RIB's seeds of all images, in this process."""
+    return compute(model, pool, images, tmp_path_factory.mktemp("made") / "scratch")
+
+
+def as_bytes(made, folder):
+    """What would be stored, byte by byte."""
+    folder.mkdir()
+    for name, content in made.items():
+        store.save(folder, name, content)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# ---- the same bytes ---------------------------------------------------------------------------
+def test_one_worker_or_two_make_the_same_bytes(model, pool, images, made, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+    again = compute(model, pool, images, tmp_path / "scratch")
+    assert as_bytes(again, tmp_path / "two") == as_bytes(made, tmp_path / "one")
+
+
+def test_the_order_of_the_images_does_not_matter(model, pool, images, made, tmp_path):
+    order = [4, 1, 5, 0]
+    again = compute(model, pool, images.take(order), tmp_path / "scratch")
+    assert list(again["maps"]) == [images.ids[i] for i in order]
+    for name, maps in again["maps"].items():
+        assert maps.tobytes() == made["maps"][name].tobytes()
+    expected = made["images"].set_index("image").loc[list(again["maps"])]
+    pd.testing.assert_frame_equal(again["images"].set_index("image"), expected, check_exact=True)
+
+
+def test_an_interrupted_run_continues_to_the_same_bytes(model, pool, images, made, tmp_path):
+    scratch = tmp_path / "scratch"
+    compute(model, pool, images, scratch)
+    kept = {}
+    for i, path in enumerate(sorted(scratch.iterdir())):
+        if i % 2:
+            path.unlink()
+        else:
+            kept[path] = path.stat().st_mtime_ns
+    again = compute(model, pool, images, scratch)
+    assert as_bytes(again, tmp_path / "again") == as_bytes(made, tmp_path / "made")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_the_number_of_threads_does_not_matter(model, pool, images, made, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        again = compute(model, pool, images.take([2]), tmp_path / "scratch")
+    finally:
+        torch.set_num_threads(before)
+    assert again["maps"]["2"].tobytes() == made["maps"]["2"].tobytes()
+
+
+def test_another_seed_draws_other_images(model, pool, images, made, tmp_path):
+    again = compute(model, pool, images, tmp_path / "scratch", seed=1)
+    assert any((again["maps"][name] != made["maps"][name]).any() for name in images.ids)
+
+
+# ---- what a seed is ---------------------------------------------------------------------------
+def test_a_seed_has_a_normalised_map_for_each_class_of_its_image(images, made):
+    for i, name in enumerate(images.ids):
+        maps = made["maps"][name]
+        assert maps.shape == (images.labels[i].sum(), 48, 48)
+        assert maps.dtype == np.float16
+        assert (maps >= 0).all()
+        assert (maps <= 1).all()
+
+
+def test_an_image_without_label_has_no_map_and_no_reason(made):
+    row = made["images"].set_index("image").loc["5"]
+    assert (row["steps"], row["reason"]) == (0, "none")
+    assert made["maps"]["5"].shape == (0, 48, 48)
+
+
+def test_it_is_told_how_each_adaptation_went(images, made):
+    table = made["images"]
+    assert list(table["image"]) == list(images.ids)
+    labelled = table[table["reason"] != "none"]
+    assert set(labelled["steps"]) == {2}
+    assert labelled[["logit_first", "logit_last", "area_first", "area_last"]].notna().all(axis=None)
+    assert (labelled["logit_last"] > labelled["logit_first"]).all()
+
+
+def test_without_settings_a_seed_is_cam_and_so_is_rib_without_steps(model, pool, images, tmp_path):
+    images = images.take([0, 1])
+    plain = compute(model, None, images, tmp_path / "cam", settings=None)
+    still = dataclasses.replace(SETTINGS, steps=0)
+    rib = compute(model, pool, images, tmp_path / "rib", settings=still)
+    for name in images.ids:
+        assert plain["maps"][name].tobytes() == rib["maps"][name].tobytes()
+    assert set(plain["images"]["reason"]) == {"none"}
+
+
+def test_maps_have_the_size_seen_at_scale_1(model, images, tmp_path):
+    tmp_path.joinpath("s").mkdir()
+    made = seeds.compute(model, images.take([0]), (1.0,), 32, tmp_path / "s")
+    assert made["maps"]["0"].shape[1:] == (32, 32)
+
+
+# ---- the others -------------------------------------------------------------------------------
+def numbered_pool():
+    """30 images of 4 classes, in turns; the only feature of each is its number."""
+    labels = torch.zeros(30, 4)
+    labels[torch.arange(30), torch.arange(30) % 4] = 1
+    labels[::8, 3] = 1  # some of class 0 show class 3 as well
+    return {"features": torch.arange(30.0).view(30, 1, 1, 1), "labels": labels}
+
+
+def drawn(label, name="a", seed=0, count=5, steps=6):
+    draw = seeds.Draw(numbered_pool(), torch.tensor(label), count, name, seed)
+    return [[tensor.squeeze() for tensor in draw(step)] for step in range(steps)]
+
+
+def test_the_others_share_no_class_with_the_image():
+    for label in ([1.0, 0, 0, 0], [0, 1.0, 0, 1.0], [1.0, 1, 1, 0]):
+        for features, labels in drawn(label):
+            assert not (labels * torch.tensor(label)).any()
+            expected = numbered_pool()["labels"][features.long()]
+            assert torch.equal(labels, expected)  # each comes with its own labels
+
+
+def test_no_image_is_drawn_twice_in_a_step():
+    for features, _ in drawn([1.0, 0, 0, 0]):
+        assert len(features.unique()) == len(features) == 5
+
+
+def test_the_others_are_drawn_anew_at_each_step():
+    assert len({tuple(features.tolist()) for features, _ in drawn([1.0, 0, 0, 0])}) == 6
+
+
+def test_a_draw_is_seeded_by_name_and_seed():
+    def numbers(**arguments):
+        return [features.tolist() for features, _ in drawn([1.0, 0, 0, 0], **arguments)]
+
+    assert numbers() == numbers()
+    assert numbers(name="b") != numbers()
+    assert numbers(seed=1) != numbers()
+    draw = seeds.Draw(numbered_pool(), torch.tensor([1.0, 0, 0, 0]), 5, "a", 0)
+    assert draw(3)[0].flatten().tolist() == numbers()[3]  # whatever was asked for before
+
+
+def test_fewer_are_drawn_if_no_more_exist():
+    features, _ = drawn([1.0, 1, 1, 0], count=20)[0]
+    assert sorted(features.tolist()) == [3, 7, 11, 15, 19, 23, 27]
+    nobody, labels = seeds.Draw(numbered_pool(), torch.ones(4), 5, "a", 0)(0)
+    assert nobody.shape == (0, 1, 1, 1)
+    assert labels.shape == (0, 4)
+
+
+def test_an_image_is_adapted_alone_if_all_others_share_a_class(model, pool, images, tmp_path):
+    everything = dataclasses.replace(images.take([0]), labels=np.ones((1, 8), bool))
+    made = compute(model, pool, everything, tmp_path / "scratch")
+    assert made["images"]["steps"].tolist() == [2]
+
+
+# ---- scores -----------------------------------------------------------------------------------
+def saved(made, folder):
+    return stored(folder, "seeds", **made)
+
+
+def test_seeds_are_scored_at_every_threshold(images, made, tmp_path):
+    confusions = seeds.score(images, saved(made, tmp_path / "seeds"))["confusions"]["confusions"]
+    assert confusions.shape == (6, 100, 9, 9)
+    assert (confusions.sum(axis=(2, 3)) == 48 * 48).all()
+    maps = made["maps"]["0"].astype(np.float32)
+    winner = np.flatnonzero(images.labels[0])[maps.argmax(axis=0)] + 1
+    guess = np.where(maps.max(axis=0) > 0.4, winner, 0)
+    expected = evaluation.confusion(guess, images.mask(0), 9)
+    assert (confusions[0, 40] == expected).all()
+    assert (confusions[5, :, :, 1:] == 0).all()  # no label: background everywhere
+
+
+def test_maps_of_another_size_are_resized_to_the_mask(images, tmp_path):
+    maps = {name: np.full((n, 6, 8), 0.5, np.float16) for name, n in zip(
+        images.ids, images.labels.sum(axis=1), strict=True
+    )}  # fmt: skip
+    confusions = seeds.score(images, saved({"maps": maps}, tmp_path / "s"))["confusions"]
+    assert (confusions["confusions"].sum(axis=(2, 3)) == 48 * 48).all()
+
+
+def test_coverage_tells_heads_bodies_and_the_rest_apart(images, tmp_path):
+    images = images.take([0, 5])
+    mask, heads = images.mask(0), images.source.heads("0")
+    keys = np.flatnonzero(images.labels[0])
+    maps = np.stack([(heads == k + 1) * 0.9 + (mask == k + 1) * 0.05 for k in keys])
+    result = saved(
+        {"maps": {"0": maps.astype(np.float16), "5": np.zeros((0, 48, 48), np.float16)}},
+        tmp_path / "s",
+    )
+    table = seeds.cover(images, result, 0.5)["coverage"]
+    assert list(table["class"]) == [images.classes[k] for k in keys]
+    assert (table[["head", "body", "outside"]] == [1, 0, 0]).all(axis=None)
+    everything = seeds.cover(images, result, 0.01)["coverage"]
+    assert (everything[["head", "body", "outside"]] == [1, 1, 0]).all(axis=None)
+
+
+class Masked:
+    """A source of masks only: an object on the left, unknown pixels on the right."""
+
+    def mask(self, id):
+        """8 x 8: columns 0-3 class 1, 4-5 background, 6-7 ignored."""
+        mask = np.zeros((8, 8), np.uint8)
+        mask[:, :4], mask[:, 6:] = 1, 255
+        return mask
+
+
+def test_without_heads_coverage_is_of_the_object_and_ignored_pixels_do_not_count(tmp_path):
+    images = ImageSet(("a",), ("cat",), np.array([[True]]), Masked())
+    maps = np.zeros((1, 8, 8), np.float16)
+    maps[:, :, 2:5], maps[:, :, 6:] = 0.9, 0.9
+    table = seeds.cover(images, saved({"maps": {"a": maps}}, tmp_path / "s"), 0.5)["coverage"]
+    assert table.to_dict("records") == [
+        {"image": "a", "class": "cat", "object": 0.5, "outside": 0.5}
+    ]
+    small = np.full((1, 2, 2), 0.9, np.float16)  # is resized to the mask
+    table = seeds.cover(images, saved({"maps": {"a": small}}, tmp_path / "t"), 0.5)["coverage"]
+    assert table[["object", "outside"]].to_numpy().tolist() == [[1, 1]]
+
+
+def test_missing_maps_are_told(images, tmp_path):
+    result = saved({"maps": {"0": np.zeros((1, 48, 48), np.float16)}}, tmp_path / "s")
+    with pytest.raises(InputError, match="no maps of image 1"):
+        seeds.score(images, result)
+
+
+# ---- maps through the process -----------------------------------------------------------------
+def test_growth_starts_with_cam_and_ends_with_the_sum_of_all_steps(model, pool, images, tmp_path):
+    images = images.take([0])
+    grown = seeds.growth(model, images, SCALES, None, SETTINGS, pool)
+    plain = compute(model, None, images, tmp_path / "cam", settings=None)["maps"]["0"]
+    rib = compute(model, pool, images, tmp_path / "rib")["maps"]["0"]
+    assert grown["step"]["0"].shape == (3, len(plain), 48, 48)  # steps 0 to K
+    assert (grown["step"]["0"][0] == plain).all()
+    assert (grown["sum"]["0"][0] == plain).all()
+    assert (grown["sum"]["0"][1] == rib).all()  # the official code sums steps 0 to K - 1
+    assert grown["process"]["step"].tolist() == [0, 1, 2]
+    assert grown["process"]["logit"].is_monotonic_increasing
+
+
+def test_a_job_can_travel_to_another_process(model, pool, images):
+    job = seeds.Job(model, images, SCALES, None, SETTINGS, pool)
+    assert parallel.map_images(partial(_ids, job), [0], "job") == [("0", 8)]
+
+
+def _ids(job, index):
+    return job.images.ids[index], job.model.n_classes
