@@ -287,3 +287,41 @@ def test_a_network_by_hand_maps_features_to_classes():
     seen = torch.tensor([3.0, 5.0, 9.0]).view(1, 3, 1, 1)
     assert network.features(seen).flatten().tolist() == [1, 2, 4]
     assert network(seen).flatten().tolist() == [1, -2]
+
+
+@pytest.mark.parametrize("name", ["densenet121", "googlenet"])
+def test_a_network_that_goes_on_by_pooling_stays_as_coarse_and_undilated(name):
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model = getattr(torchvision.models, name)(weights=None, **options)
+    network = from_classifier(model)
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert all(convolution.dilation == (1, 1) for convolution in convolutions)
+    assert network(torch.zeros(1, 3, 128, 128)).shape[-1] == 4
+
+
+def test_an_error_without_words_is_told_in_words():
+    class Silent(nn.Module):
+        def forward(self, x):
+            raise NotImplementedError
+
+    with pytest.raises(InputError, match=r"Silent does not suit \(NotImplementedError\)"):
+        from_classifier(Silent())
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_the_quick_depthwise_gradient_is_torchs_own(dilation):
+    torch.manual_seed(0)
+    quick = backbone.SameConv2d(4, 4, 5, groups=4, dilation=dilation, bias=False).double()
+    plain = nn.Conv2d(
+        4, 4, 5, padding=2 * dilation, groups=4, dilation=dilation, bias=False, dtype=torch.double
+    )
+    plain.load_state_dict(quick.state_dict())
+    inputs = [torch.randn(2, 4, 9, 7, dtype=torch.double) for _ in range(2)]
+    seen = []
+    for layer in (quick, plain):
+        x = inputs[0].clone().requires_grad_()
+        y = layer(x)
+        (y * inputs[1]).sum().backward()
+        seen.append((y.detach(), x.grad, layer.weight.grad))
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -168,3 +168,15 @@ def test_a_label_that_is_no_class_is_told_and_so_is_a_missing_one(folder, model)
 
 def test_the_default_is_what_was_worth_most_on_photographs():
     assert (SETTINGS.pooling, SETTINGS.rate, SETTINGS.others) == ("gap", 1e-5, 4)
+
+
+def test_names_labels_and_scales_that_do_not_fit_are_told(folder, model):
+    labels = {"a.png": ["fox"], "b.png": ["bee"], "c.png": ["elk"]}
+    with pytest.raises(InputError, match="2 names for 5 classes"):
+        compare(folder, model, ("fox", "bee"))
+    with pytest.raises(InputError, match=r"no class for b\.png"):
+        compare(folder, model, CLASSES, {"a.png": [CLASSES[0]], "b.png": []})
+    with pytest.raises(InputError, match=r"labels names d\.png"):
+        compare(folder, model, CLASSES, labels | {"d.png": ["fox"]})
+    with pytest.raises(InputError, match=r"lack 1\.0"):
+        compare(folder, model, CLASSES, scales=(0.5, 2.0))

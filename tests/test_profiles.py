@@ -134,3 +134,28 @@ def test_every_profile_can_do_what_its_settings_say(profile):
     assert profile.margins[0] == 0
     assert profile.toy_seeds >= 5
     assert profile.backbone in ("small", "efficientnet_lite0", "resnet50")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scale_sets", "0.5"),
+        ("batch", 0),
+        ("steps", -1),
+        ("rate", "nan"),
+        ("backbone", "large"),
+        ("train_images", 8),
+        ("train_images", -3),
+        ("crop", 0),
+        ("others", ""),
+        ("rates", ""),
+        ("rates", "inf"),
+        ("toy_seeds", 0),
+        ("epochs", 0),
+        ("score_images", -1),
+        ("long_sides", "64,32"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_name(name, value):
+    with pytest.raises(InputError, match=f"setting {name}=.* must be "):
+        profiles.load("mini", {name: value})

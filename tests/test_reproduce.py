@@ -8,7 +8,16 @@ import torch
 from ribkit import profiles, reproduce, scenes
 from ribkit.errors import InputError
 
-SMALL = ["--set", "train_images=4", "--set", "score_images=2", "--set", "tune_images=2"]
+SMALL = [
+    "--set",
+    "train_images=4",
+    "--set",
+    "batch=4",
+    "--set",
+    "score_images=2",
+    "--set",
+    "tune_images=2",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +121,12 @@ def study(tmp_path, monkeypatch):
     profile = profiles.load("mini")
     images = scenes.generate(0, 2, size=48)
     return SimpleNamespace(
-        folder=tmp_path / "build" / "mini", scored=images, train=images, profile=profile
+        folder=tmp_path / "build" / "mini",
+        scored=images,
+        train=images,
+        tuning=images,
+        digits=lambda: images,
+        profile=profile,
     )
 
 

@@ -116,8 +116,8 @@ def test_what_cannot_be_described_is_refused_before_anything_is_computed(results
 def test_a_description_is_something_json_can_write():
     setting = {"a": Setting(1e-6), "b": (math.inf, None, True), "c": np.float64(0.5)}
     assert json.loads(json.dumps(describe(setting))) == {
-        "a": {"rate": 1e-6, "scales": [1.0]},
-        "b": ["inf", None, True],
+        "a": {"Setting": {"rate": 1e-6, "scales": [1.0]}},
+        "b": [{"float": "inf"}, None, True],
         "c": 0.5,
     }
 
@@ -247,14 +247,24 @@ def test_an_array_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
     store.save_arrays(path, {"a": np.ones(2)})
 
-    def broken(file, **arrays):
+    def broken(file, array, allow_pickle):
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "savez_compressed", broken)
+    monkeypatch.setattr(np.lib.format, "write_array", broken)
     with pytest.raises(KeyboardInterrupt):
         store.save_arrays(path, {"a": np.zeros(2)})
     assert np.load(path)["a"].tolist() == [1, 1]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_arrays_may_have_any_name_but_not_hold_objects(tmp_path):
+    store.save_arrays(tmp_path / "a.npz", {"file": np.ones(1), "2007/1.jpg": np.zeros(1)})
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays.files) == ["2007/1.jpg", "file"]
+    with pytest.raises(ValueError, match=r"[Oo]bject"):
+        store.save_arrays(tmp_path / "b.npz", {"a": np.array([{}])})
+    assert not (tmp_path / "b.npz").exists()
 
 
 # ---- code -------------------------------------------------------------------------------------
@@ -356,3 +366,26 @@ def test_the_code_of_a_stage_holds_every_module_that_it_stands_on():
     assert "ribkit.figures" not in found
     assert store.code_hash("ribkit.seeds") != store.code_hash("ribkit.classifier")
     assert "ribkit.store" in imports(store.PACKAGE, "ribkit.store")
+
+
+def test_text_and_infinity_differ_and_so_do_two_kinds_of_settings():
+    @dataclasses.dataclass(frozen=True)
+    class One:
+        x: int
+
+    @dataclasses.dataclass(frozen=True)
+    class Other:
+        x: int
+
+    assert store.describe(math.inf) != store.describe("inf")
+    assert store.describe(One(1)) != store.describe(Other(1))
+
+
+def unwritable():
+    return {"a": {"x": object()}}
+
+
+def test_a_write_that_fails_leaves_nothing(results):
+    with pytest.raises(TypeError):
+        results.run("unwritable", unwritable)
+    assert not list(results.root.glob("*"))

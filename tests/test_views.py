@@ -84,10 +84,15 @@ def test_a_square_of_any_image_has_the_side_asked_for(shape):
     assert views.square(torch.rand(3, *shape), 16).shape == (3, 16, 16)
 
 
+BLACK = (0.0, 0.0, 0.0)
+
+
 def crops(image, side, count=60):
     generator = torch.Generator().manual_seed(0)
     length = max(image.shape[-2:])
-    return [views.random_crop(image, (length, length), side, generator) for _ in range(count)]
+    return [
+        views.random_crop(image, (length, length), side, BLACK, generator) for _ in range(count)
+    ]
 
 
 def test_a_crop_of_a_large_image_is_a_window_of_it_or_of_its_mirror_image():
@@ -103,7 +108,7 @@ def test_a_crop_of_a_large_image_is_a_window_of_it_or_of_its_mirror_image():
     assert len(found) > 30  # of 90
 
 
-def test_a_crop_of_a_small_image_holds_all_of_it_on_zeros():
+def test_a_crop_of_a_small_image_holds_all_of_it():
     image = numbered(4, 6)
     places = set()
     for crop in crops(image, 8):
@@ -126,9 +131,16 @@ def test_the_long_side_of_a_crop_is_drawn_from_its_range():
     generator = torch.Generator().manual_seed(0)
     lengths = set()
     for _ in range(60):
-        crop = views.random_crop(torch.ones(3, 10, 20), (4, 7), 8, generator)
+        crop = views.random_crop(torch.ones(3, 10, 20), (4, 7), 8, BLACK, generator)
         lengths.add(int((crop[0] != 0).any(dim=0).sum()))
     assert lengths == {4, 5, 6, 7}
+
+
+def test_what_surrounds_a_small_image_has_the_colour_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    crop = views.random_crop(torch.zeros(3, 4, 4), (4, 4), 8, (1.0, 2.0, 3.0), generator)
+    assert crop.amax(dim=(1, 2)).tolist() == [1, 2, 3]
+    assert (crop != 0).sum() == 3 * (64 - 16)
 
 
 def test_crops_depend_on_nothing_but_their_generator():
