@@ -23,6 +23,7 @@ import nbformat
 import pandas as pd
 import papermill
 import torch
+from traitlets.config import Config
 
 from ribkit import claims, figures, parallel
 from ribkit.errors import InputError
@@ -72,7 +73,13 @@ def run(source: Path, target: Path, parameters: dict, key: str, study: Study) ->
     running = target.with_name(f"{target.stem}.running.ipynb")
     try:
         papermill.execute_notebook(
-            source, running, parameters, cwd=ROOT, kernel_name="python3", progress_bar=False
+            source,
+            running,
+            parameters,
+            cwd=ROOT,
+            kernel_name="python3",
+            progress_bar=False,
+            config=Config({"KernelManager": {"transport": "ipc"}}),  # no port for others to read
         )
     except papermill.PapermillExecutionError as error:
         running.replace(target)

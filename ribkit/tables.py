@@ -69,6 +69,27 @@ def seed_scores(study: Study, methods: Sequence[Method] = METHODS) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def readable(scores: pd.DataFrame) -> pd.DataFrame:
+    """`seed_scores` for a reader: numbers with their intervals, rounded, as text."""
+
+    def text(row, value: str, low: str, high: str, sign: str = "") -> str:
+        if pd.isna(row[value]):
+            return ""
+        return f"{row[value]:{sign}.1f} ({row[low]:{sign}.1f} to {row[high]:{sign}.1f})"
+
+    rows = [
+        {
+            "method": row["method"],
+            "threshold": f"{row['threshold']:.2f}, {row['threshold chosen']}",
+            "seed mIoU (%)": text(row, "miou", "low", "high"),
+            "gain over CAM": text(row, "gain", "gain_low", "gain_high", "+"),
+            "images": row["images"],
+        }
+        for row in scores.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
 def classes(study: Study, methods: Sequence[Method] = (CAM,)) -> pd.DataFrame:
     """IoU (%) of each class and method at the held-out threshold."""
     names = ("background", *study.scored.classes)

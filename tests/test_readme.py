@@ -1,0 +1,37 @@
+"""The README shows what the committed tables say."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ribkit import claims, figures, tables
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def between(name):
+    """The README's text between the two marks of that name."""
+    return README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+
+
+def test_claims_are_those_of_the_committed_run():
+    table = pd.read_csv(ROOT / "figures" / "mini" / "claims.csv", keep_default_na=False)
+    assert between("claims") == claims.markdown(table)
+
+
+def test_voc_scores_are_those_of_the_committed_run():
+    table = pd.read_csv(ROOT / "figures" / "voc-lite" / "seed_scores.csv")
+    assert claims.markdown(tables.readable(table)) in between("voc-lite")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "figures").glob("*/*.png")), ids=str)
+def test_every_figure_has_its_table(path):
+    assert path.stem in figures.FIGURES
+    assert path.with_suffix(".csv").is_file()
+
+
+def test_no_figure_shows_a_voc_photograph():
+    names = {path.stem for path in (ROOT / "figures" / "voc-lite").glob("*")}
+    assert not names & figures.UNPUBLISHED["voc-lite"]
