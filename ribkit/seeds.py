@@ -231,35 +231,37 @@ def growth(
     pool: Result,
     seed: int = 0,
 ) -> dict:
-    """Maps through the process, for a few images: after each step, and summed so far.
+    """Maps through the process, for a few images: after each step until it stops, and their sum.
 
-    No stop is applied. Returns ``step`` and ``sum`` (image name -> ``(steps, K, h, w)`` float16,
-    normalised) and ``process``, a row for each image and step: mean target logit, covered area.
+    Returns ``step`` (image name -> ``(steps, K, h, w)`` float16, each normalised), ``sum`` (image
+    name -> ``(K, h, w)`` float16: the seed) and ``process``, a row for each image and step: mean
+    target logit, covered area.
     """
     job = Job(model, images, tuple(scales), long_side, settings, pool, seed)
     grown = map_images(partial(_grow, job), range(len(images)), "maps through the process")
     return {
         "step": {name: maps for name, (maps, _, _) in zip(images.ids, grown, strict=True)},
-        "sum": {name: sums for name, (_, sums, _) in zip(images.ids, grown, strict=True)},
+        "sum": {name: total for name, (_, total, _) in zip(images.ids, grown, strict=True)},
         "process": pd.DataFrame([row for _, _, rows in grown for row in rows]),
     }
 
 
 def _grow(job: Job, index: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """One image: maps of each step, their sums so far, a row for each step."""
+    """One image: maps of each step, their sum, a row for each step."""
     network, others = _context(job.model, job.pool)
     name, settings = job.images.ids[index], job.settings
     labels = torch.from_numpy(job.images.labels[index]).float().to(device())
     pixels, features = see(network, job.images.image(index), job.scales, job.long_side)
-    size, total = tuple(pixels.shape[-2:]), {}
     draw = Draw(others, labels, settings.others, name, job.seed)
-    maps, sums, rows = [], [], []
     steps = adaptation.trajectory(network.adaptable(), features, labels, draw, settings)
-    for k, step in enumerate(steps):
-        total = {s: total.get(s, 0) + m for s, m in step.maps.items()}
-        maps.append(cam.merge(step.maps, size).cpu().numpy())
-        sums.append(cam.merge(total, size).cpu().numpy())
-        logit = float(step.logits[:, labels.bool()].mean())
-        area = adaptation.covered(step.maps[1.0], settings.area_level)
-        rows.append({"image": name, "step": k, "logit": logit, "area": area})
-    return np.stack(maps).astype(np.float16), np.stack(sums).astype(np.float16), rows
+    seen: list[adaptation.Step] = []
+    watched = (seen.append(step) or step for step in steps)
+    result = adaptation.aggregate(watched, labels, settings)
+    size = tuple(pixels.shape[-2:])
+    maps = np.stack([cam.merge(step.maps, size).cpu().numpy() for step in seen[: result.steps]])
+    total = cam.merge(result.maps, size).cpu().numpy()
+    rows = [
+        {"image": name, "step": k, "logit": logit, "area": area}
+        for k, (logit, area) in enumerate(zip(result.logits, result.areas, strict=True))
+    ]
+    return maps.astype(np.float16), total.astype(np.float16), rows

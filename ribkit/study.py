@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+from IPython.display import Image
 
 from ribkit import (
     adaptation,
     bottleneck,
     classifier,
+    compare,
     digits,
     evaluation,
     figures,
@@ -307,15 +308,14 @@ class Study:
     def photographs(self) -> tuple[ImageSet, Result]:
         """Shipped photographs, and their maps through the process, with the ImageNet head.
 
-        Nothing is tuned here: GAP, `official`, the rate of the prototypes.
+        Nothing is tuned nor scored here: the settings are those of `ribkit.compare`.
         """
         every = photographs.shipped_labelled(photographs.categories())
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
         network = self.store.run("imagenet", classifier.imagenet, backbone="efficientnet_lite0")
         model = seeds.Model(network, "efficientnet_lite0", len(images.classes))
         pool = self.store.run("pool", seeds.pool, model=model, images=images, side=224)
-        settings = adaptation.Settings(pooling="gap", rate=1e-5, others=4, margin=NO_MARGIN)
-        return images, self._grow(model, images, (0.5, 1.0, 1.5), settings, pool)
+        return images, self._grow(model, images, compare.SCALES, compare.SETTINGS, pool)
 
     def _grow(self, model, images, scales, settings, pool) -> Result:
         return self.store.run(
@@ -330,9 +330,11 @@ class Study:
             seed=self.profile.seed,
         )
 
-    def show(self, name: str, table: pd.DataFrame) -> Figure:
-        """Store a figure's table and picture under ``build/<profile>/figures``; the figure."""
-        return figures.save(name, table, self.folder / "figures")
+    def show(self, name: str, table: pd.DataFrame) -> Image:
+        """Store a figure's table and picture under ``build/<profile>/figures``; the picture."""
+        drawn = figures.save(name, table, self.folder / "figures")
+        width = round(96 * drawn.get_figwidth())
+        return Image(filename=self.folder / "figures" / f"{name}.png", width=width)
 
 
 def _some(images: ImageSet, count: int, seed: int) -> ImageSet:

@@ -151,7 +151,7 @@ def _process_pictures(images: ImageSet, grown: Result, outlines: bool = False) -
             for step in sorted({0, min(2, last), min(5, last), last}):
                 panel = "CAM" if step == 0 else f"step {step}"
                 pictures[title, panel] = steps[name][step, k].astype(float)
-            pictures[title, "RIB (sum)"] = sums[name][-1, k].astype(float)
+            pictures[title, "RIB (sum)"] = sums[name][k].astype(float)
             if outlines:
                 mask = _nearest(images.mask(i), height, width)
                 pictures[title, "object"] = (mask == label + 1).astype(float)
