@@ -79,6 +79,7 @@ def run(source: Path, target: Path, parameters: dict, key: str, study: Study) ->
             cwd=ROOT,
             kernel_name="python3",
             progress_bar=False,
+            extra_arguments=["--log-level=50"],
             config=Config({"KernelManager": {"transport": "ipc"}}),  # no port for others to read
         )
     except papermill.PapermillExecutionError as error:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from ribkit import bottleneck_answers, evaluation, figures
 from ribkit.claims import Measured
@@ -19,8 +20,8 @@ def samples(study: Study, count: int = 4) -> pd.DataFrame:
         names = ", ".join(np.array(images.classes)[images.labels[i]])
         title = f"{images.ids[i]}, {names}"
         mask = images.mask(i)
-        pictures[title, "image"] = images.image(i)
-        pictures[title, "objects"] = ((mask > 0) & (mask < 255)).astype(float)
+        pictures[title, "image"] = _shrunk(images.image(i), 160)
+        pictures[title, "objects"] = _shrunk(((mask > 0) & (mask < 255)).astype(float), 160)
         if hasattr(images.source, "heads"):
             pictures[title, "heads"] = (images.source.heads(images.ids[i]) > 0).astype(float)
     return figures.pictures_table(pictures)
@@ -139,28 +140,34 @@ def photographs(study: Study) -> pd.DataFrame:
 
 
 def _process_pictures(images: ImageSet, grown: Result, outlines: bool = False) -> pd.DataFrame:
-    """Photograph, maps at steps 0, 2, 5 and 10 (or the last), and the sum; a row per class."""
+    """Photograph, maps at some steps, and their sum; a row per class.
+
+    An adaptation that ended before a step shows its last.
+    """
     steps, sums, pictures = grown.arrays("step"), grown.arrays("sum"), {}
     for i, name in enumerate(images.ids):
-        height, width = steps[name].shape[-2:]
-        photograph = _nearest(images.image(i), height, width)
+        last = len(steps[name]) - 1
+        shown = {"CAM": 0, "step 2": min(2, last), "step 5": min(5, last), "last step": last}
         for k, label in enumerate(np.flatnonzero(images.labels[i])):
             title = f"{name.split('.')[0]}, {images.classes[label]}"
-            last = len(steps[name]) - 1
-            pictures[title, "image"] = photograph
-            for step in sorted({0, min(2, last), min(5, last), last}):
-                panel = "CAM" if step == 0 else f"step {step}"
-                pictures[title, panel] = steps[name][step, k].astype(float)
-            pictures[title, "RIB (sum)"] = sums[name][k].astype(float)
+            pictures[title, "image"] = _shrunk(images.image(i), 160)
+            for panel, step in shown.items():
+                pictures[title, panel] = _shrunk(steps[name][step, k], 64)
+            pictures[title, "RIB (sum)"] = _shrunk(sums[name][k], 64)
             if outlines:
-                mask = _nearest(images.mask(i), height, width)
-                pictures[title, "object"] = (mask == label + 1).astype(float)
+                mask = (images.mask(i) == label + 1).astype(float)
+                pictures[title, "object"] = _shrunk(mask, 64)
     return figures.pictures_table(pictures)
 
 
-def _nearest(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows = np.arange(height) * picture.shape[0] // height
-    return picture[rows][:, np.arange(width) * picture.shape[1] // width]
+def _shrunk(picture: np.ndarray, long_side: int) -> np.ndarray:
+    """``(H, W, 3)`` uint8 or ``(H, W)`` float, made at most so long; smaller ones stay."""
+    factor = long_side / max(picture.shape[:2])
+    if factor >= 1:
+        return picture.astype(float) if picture.ndim == 2 else picture
+    height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
+    pixels = picture if picture.ndim == 3 else picture.astype(np.float32)
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX))
 
 
 # ---- measured differences, for the claims ------------------------------------------------------
