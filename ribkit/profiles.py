@@ -145,7 +145,7 @@ VOC_LITE = Profile(
     long_side=256,
     pool_side=160,
     scale_sets=((1.0,), (0.5, 1.0)),
-    rates=(3e-6, 1e-5, 4e-5),
+    rates=(1e-5, 4e-5, 1.6e-4),
     margins=(0.0, 3.0),
     others=(4,),
 )
