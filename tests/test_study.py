@@ -1,0 +1,135 @@
+"""The chain of the study: which images, and the rule that chooses the settings."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ribkit import evaluation, tables
+from ribkit.errors import InputError
+from ribkit.study import CAM, METHODS, RIB, RIBS, Seed, Study, _some
+
+
+def test_scenes_to_train_tune_score_and_pretrain_on_are_others():
+    study = Study("mini", "", {"train_images": 16, "score_images": 3, "tune_images": 3})
+    seeds = {study.train.source.seed, study.scored.source.seed, study.tuning.source.seed}
+    assert len(seeds) == 3
+    assert study.train.source.seed != 0
+    assert Study("mini").profile.score_images == len(Study("mini").scored)
+
+
+def voc_folder(root, counts):
+    """A VOC folder of one class; counts: how many images each split lists, from the first on."""
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation", "Annotations"):
+        (root / name).mkdir(parents=True)
+    for i in range(max(counts.values())):
+        Image.fromarray(np.full((32, 32, 3), i, np.uint8)).save(root / f"JPEGImages/{i}.jpg")
+        Image.fromarray(np.full((32, 32), 8, np.uint8)).save(root / f"SegmentationClass/{i}.png")
+        xml = "<annotation><object><name>cat</name></object></annotation>"
+        (root / f"Annotations/{i}.xml").write_text(xml)
+    for split, count in counts.items():
+        names = "".join(f"{i}\n" for i in range(count))
+        (root / f"ImageSets/Segmentation/{split}.txt").write_text(names)
+    return root
+
+
+def test_no_image_is_both_tuned_on_and_scored(tmp_path):
+    folder = voc_folder(tmp_path, {"train": 6, "train_aug": 10})
+    study = Study("voc-lite", str(folder), {"tune_images": 4})
+    assert not set(study.tuning.ids) & set(study.scored.ids)
+    assert len(study.scored) == 6
+
+
+def test_too_few_images_to_tune_on_are_told(tmp_path):
+    folder = voc_folder(tmp_path, {"train": 6, "train_aug": 6})
+    study = Study("voc-lite", str(folder), {"tune_images": 4})
+    with pytest.raises(InputError, match=r"train_aug\.txt has 0 images that are not scored"):
+        study.check()
+
+
+def test_some_images_are_drawn_once_and_kept_in_order():
+    images = Study("mini").tuning
+    drawn = _some(images, 5, seed=1)
+    positions = [images.ids.index(name) for name in drawn.ids]
+    assert positions == sorted(set(positions))
+    assert _some(images, 0, seed=1) is images
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """A study whose scores on the tuning images are made up; what was asked for, in order."""
+    asked = []
+
+    def tried(self, scales, settings):
+        asked.append(settings)
+        miou = {1e-6: 1.0, 1e-5: 3.0, 1e-4: 2.0}[settings.rate]
+        miou += 0.5 * (settings.margin < 1e6) + 0.25 * (settings.others == 8)
+        return {"miou": miou, "threshold": 0.3}
+
+    monkeypatch.setattr(Study, "_tried", tried)
+    monkeypatch.setattr(Study, "_margin_unit", lambda self, settings: 2.0)
+    monkeypatch.setattr(Study, "scales", (1.0,))
+    overrides = {"rates": (1e-6, 1e-5, 1e-4), "margins": (0.0, 3.0), "others": (4, 8)}
+    return Study("mini", "", overrides), asked
+
+
+def test_first_the_rate_then_the_margin_then_the_others(chosen):
+    study, asked = chosen
+    table, settings = study.tune(RIB)
+    assert (settings.rate, settings.margin, settings.others) == (1e-5, 6.0, 8)
+    assert (settings.pooling, settings.variant.gndrp) == ("gndrp", "official")
+    assert table["stage"].tolist() == ["rate"] * 3 + ["margin", "others"]
+    assert len(asked) == 5  # nothing is tried twice
+    assert table["chosen"].tolist() == [False] * 4 + [True]
+
+
+def test_the_first_of_equals_wins(chosen, monkeypatch):
+    study, _ = chosen
+    same = {"miou": 1.0, "threshold": 0.3}
+    monkeypatch.setattr(Study, "_tried", lambda self, scales, settings: same)
+    _, settings = study.tune(RIB)
+    assert (settings.rate, settings.others) == (1e-6, 4)
+    assert settings.margin > 1e6
+
+
+@pytest.fixture
+def fabricated(monkeypatch):
+    """A study of 40 images whose seeds are made up: RIBs get more of the object right than CAM."""
+    random = np.random.default_rng(0)
+    base = random.integers(20, 60, size=40)
+
+    def seed(self, method):
+        confusions = np.zeros((40, 100, 2, 2), np.int32)
+        right = base + (0 if method == CAM else 10)
+        confusions[:, :, 0, 0] = 100
+        confusions[:, :, 1, 1] = right[:, None]
+        confusions[:, :, 1, 0] = 100 - right[:, None]
+        return Seed(method, None, confusions, oracle=20, held_out=30)
+
+    monkeypatch.setattr(Study, "seed", seed)
+    return Study("mini")
+
+
+def test_scores_are_paired_with_cam_on_the_same_images(fabricated):
+    table = tables.seed_scores(fabricated)
+    assert list(table["method"].unique()) == [m.title for m in METHODS]
+    ribs = table[table["method"] != CAM.title]
+    assert (ribs["gain_low"] > 0).all()  # every image gains the same, so the pair tells
+    spread = (ribs["high"] - ribs["low"]).min()
+    assert (ribs["gain_high"] - ribs["gain_low"]).max() < spread / 2
+    both = fabricated.seed(CAM).at("oracle").sum(axis=0)
+    assert table["miou"].iloc[0] == pytest.approx(evaluation.mean_iou(both))
+    assert f"At its best, {RIBS[0].title}, the seed is better than CAM's." in tables.answer_rib(
+        fabricated
+    )
+
+
+def test_a_readable_table_has_rounded_numbers_with_their_intervals():
+    row = {"method": "RIB", "threshold chosen": "oracle", "threshold": 0.3, "miou": 50.04}
+    row |= {"low": 48.0, "high": 52.06, "gain": 1.25, "gain_low": -0.5, "gain_high": 3.0}
+    text = tables.readable(
+        pd.DataFrame([row | {"images": 60}, row | {"images": 60, "gain": np.nan}])
+    )
+    assert text["seed mIoU (%)"][0] == "50.0 (48.0 to 52.1)"
+    assert text["gain over CAM"].tolist() == ["+1.2 (-0.5 to +3.0)", ""]
+    assert text["threshold"][0] == "0.30, oracle"
