@@ -262,7 +262,7 @@ class Study:
 
         for rate in p.rates:
             attempt("rate", rate, 0.0, p.others[0], 1.0)
-        unit = self._margin_unit(best()["settings"])
+        unit = self._margin_unit(method)
         for factor in p.margins:
             attempt("margin", best()["rate"], factor, p.others[0], unit)
         for others in p.others:
@@ -271,8 +271,13 @@ class Study:
         table["chosen"] = [row is best() for row in rows]
         return table, best()["settings"]
 
-    def _margin_unit(self, settings: adaptation.Settings) -> float:
-        """The mean target logit before adaptation; `official` sums it over rows and classes."""
+    def _margin_unit(self, method: Method) -> float:
+        """CAM's mean target logit (GAP); `official` sums it over rows and classes.
+
+        Read at step 0 of the GAP adaptation with the first rate, which is tried anyway.
+        """
+        p = self.profile
+        settings = p.settings("gap", method.variant, p.rates[0], NO_MARGIN, p.others[0])
         images = self.maps(self.tuning, self.scales, settings).table("images")
         mean = float(images["logit_first"].mean())
         if settings.variant.clamp_at_margin:
