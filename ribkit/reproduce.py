@@ -51,9 +51,8 @@ def reproduce(study: Study, parameters: dict) -> list[Path]:
 def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     """What an executed notebook is made of, hashed."""
     cells = [(cell.cell_type, cell.source) for cell in nbformat.read(source, as_version=4).cells]
-    images = [describe(part) for part in (study.train, study.tuning, study.scored)]
-    data = [*images, study.digits().fingerprint()]
-    made_of = [cells, parameters, code_hash("ribkit.study"), data, str(parallel.device().type)]
+    code = [code_hash("ribkit.study"), code_hash("ribkit.tables")]
+    made_of = [cells, parameters, code, study.inputs(), str(parallel.device().type)]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
 

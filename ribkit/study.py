@@ -29,7 +29,7 @@ from ribkit import (
 from ribkit.digits import Digits
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
-from ribkit.store import Result, Store
+from ribkit.store import Result, Store, describe
 
 ROOT = Path(__file__).parent.parent
 NO_MARGIN = 1e9
@@ -94,11 +94,18 @@ class Study:
     def check(self) -> str:
         """Read all input; say in a few words what there is, or raise InputError."""
         p = self.profile
+        counts = (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES))
         if p.data == "voc":
             voc.check(self.data, sorted({p.train_split, p.score_split}), p.classes)
-        counts = f"{len(self.train)} to train on, {len(self.tuning)} to tune on"
-        counts = f"{len(self.scored)} images to score, {counts}"
-        return f"{p.name}: {counts}, {len(self.scored.classes)} classes"
+            parts = (self.scored, self.train, self.tuning, self.scored.classes)
+            counts = tuple(len(part) for part in parts)
+        words = "{} images to score, {} to train on, {} to tune on, {} classes"
+        return f"{p.name}: {words.format(*counts)}"
+
+    def inputs(self) -> list:
+        """What the study reads, for a key; scenes are made by the code, from the profile."""
+        parts = (self.train, self.tuning, self.scored) if self.profile.data == "voc" else ()
+        return [describe(part) for part in (*parts, self.digits(), self.profile)]
 
     # ---- images -------------------------------------------------------------------------------
     @cached_property
