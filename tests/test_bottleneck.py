@@ -9,6 +9,7 @@ from scipy import stats
 from ribkit import bottleneck, digits
 from ribkit import bottleneck_answers as answers
 from ribkit.errors import InputError
+from ribkit.style import pictures
 
 
 @pytest.fixture(scope="module")
@@ -183,10 +184,17 @@ def test_tables_beside_the_answer(result):
     assert shares[shares.activation == "sigmoid"].share.between(0, 0.25).all()
     twice = pd.concat([hgr, hgr[hgr.activation == "sigmoid"].assign(activation="none")])
     assert (answers.trained_without(twice)["mean"] == 0).all()
-    assert len(answers.gradient_pictures(result["example"])) == 2 * 9 * 28 * 28
+    found = pictures(answers.gradient_pictures(result["example"]))
+    assert len(found) == 2 * 9
+    assert all(picture.shape == (28, 28) for picture in found.values())
+    np.testing.assert_allclose(found["2", "G1"], result["example"]["maps"][0, 0], atol=0.5 / 255)
 
 
 def test_pictures_of_the_examples(data):
-    table = answers.example_pictures(data)
-    assert list(table.picture.unique()) == ["2", "2, with its disc", "8", "8, with its square"]
-    assert len(table) == 4 * 2 * 28 * 28
+    found = pictures(answers.example_pictures(data))
+    names = list(dict.fromkeys(name for name, _ in found))
+    assert names == ["2", "2, with its disc", "8", "8, with its square"]
+    assert len(found) == 4 * 2
+    with_disc = found["2, with its disc", "region"]
+    assert set(np.unique(np.round(2 * with_disc))) == {0, 1, 2}
+    assert found["2", "region"].max() < 0.75  # digit, and no shape

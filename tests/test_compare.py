@@ -166,8 +166,8 @@ def test_a_label_that_is_no_class_is_told_and_so_is_a_missing_one(folder, model)
         compare(folder, model, CLASSES, labels)
 
 
-def test_the_default_is_what_was_worth_most_on_photographs():
-    assert (SETTINGS.pooling, SETTINGS.rate, SETTINGS.others) == ("gap", 1e-5, 4)
+def test_the_default_is_a_rate_at_which_the_maps_of_an_imagenet_head_grow():
+    assert (SETTINGS.pooling, SETTINGS.rate, SETTINGS.others) == ("gap", 1e-4, 4)
 
 
 def test_names_labels_and_scales_that_do_not_fit_are_told(folder, model):
