@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import maximum_filter
 from sklearn.datasets import load_digits
-from torchvision.datasets import MNIST
 
 from ribkit.errors import InputError
 
@@ -194,6 +193,8 @@ def _bundled() -> tuple[np.ndarray, np.ndarray]:
 def _mnist(root: Path, train: bool, download: bool) -> tuple[np.ndarray, np.ndarray]:
     """MNIST's 2s and 8s out of the IDX files in ``root/MNIST/raw``."""
     try:
+        from torchvision.datasets import MNIST  # takes seconds to import
+
         data = MNIST(str(root), train=train, download=download)
         images, digits = data.data.numpy(), data.targets.numpy()
     except Exception as error:  # torchvision meets a broken file with nearly any type of error

@@ -19,9 +19,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import nbformat
 import pandas as pd
-import papermill
 import torch
 from traitlets.config import Config
 
@@ -50,7 +48,9 @@ def reproduce(study: Study, parameters: dict) -> list[Path]:
 
 def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     """What an executed notebook is made of, hashed."""
-    cells = [(cell.cell_type, cell.source) for cell in nbformat.read(source, as_version=4).cells]
+    cells = [
+        (c["cell_type"], "".join(c["source"])) for c in json.loads(source.read_text())["cells"]
+    ]
     code = [code_hash("ribkit.study"), code_hash("ribkit.tables")]
     made_of = [cells, parameters, code, study.inputs(), str(parallel.device().type)]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
@@ -61,13 +61,16 @@ def recorded(target: Path) -> str | None:
     if not target.is_file():
         return None
     try:
-        return nbformat.read(target, as_version=4).metadata.get(RECORD, {}).get("key")
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return json.loads(target.read_text())["metadata"].get(RECORD, {}).get("key")
+    except (ValueError, KeyError):
         return None
 
 
 def run(source: Path, target: Path, parameters: dict, key: str, study: Study) -> None:
     """Execute one notebook; only one that ran to its end carries a record."""
+    import nbformat  # both take seconds to import, which a run with nothing to do need not wait for
+    import papermill
+
     started = time.perf_counter()
     running = target.with_name(f"{target.stem}.running.ipynb")
     try:
