@@ -115,14 +115,3 @@ def bootstrap_mean(
 def gain(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Difference in mIoU, for `bootstrap`: summed confusions of two methods -> points."""
     return mean_iou(after) - mean_iou(before)
-
-
-def coverage(maps: np.ndarray, keys: np.ndarray, part: np.ndarray, threshold: float) -> np.ndarray:
-    """How much of each class's part its map covers: hits and pixels, ``(K, 2)`` int64.
-
-    part: ``(H, W)``, 0 or class + 1 on the part asked about (heads, bodies). A map covers a pixel
-    where it exceeds the threshold, whichever class wins there.
-    """
-    wanted = part[None] == np.asarray(keys)[:, None, None] + 1
-    hits = (wanted & (maps > threshold)).sum(axis=(1, 2))
-    return np.stack([hits, wanted.sum(axis=(1, 2))], axis=1)
