@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ribkit import views
-from ribkit.backbone import Network, SmallResNet, efficientnet_lite0, from_classifier, resnet50
+from ribkit.architectures import SmallResNet, efficientnet_lite0, resnet
+from ribkit.backbone import Network, from_classifier
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 from ribkit.parallel import device
@@ -35,21 +36,27 @@ class Training:
     seed: int = 0
 
 
-def build(name: str, n_classes: int, seed: int = 0, weights: str = "") -> Network:
-    """The network called ``small``, ``efficientnet_lite0`` or ``resnet50``, for ``n_classes``.
+BACKBONES = ("small", "efficientnet_lite0", "resnet50", "resnet101")
 
-    The two ImageNet networks come with their weights; 1000 classes keep the ImageNet head.
-    Raises InputError for another name.
+
+def build(
+    name: str, n_classes: int, seed: int = 0, weights: str = "", output_stride: int = 16
+) -> Network:
+    """The network called by one of `BACKBONES`, for ``n_classes``.
+
+    The ImageNet networks come with their weights; 1000 classes keep the ImageNet head.
+    output_stride: of a ResNet. Raises InputError for another name.
     """
     if name == "small":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return small(SmallResNet(n_classes))
-    if name not in ("efficientnet_lite0", "resnet50"):
-        raise InputError(
-            f"backbone '{name}' is unknown; use small, efficientnet_lite0 or resnet50."
-        )
-    network = resnet50(weights) if name == "resnet50" else efficientnet_lite0()
+    if name not in BACKBONES:
+        raise InputError(f"backbone '{name}' is unknown; use one of {', '.join(BACKBONES)}.")
+    if name == "efficientnet_lite0":
+        network = efficientnet_lite0()
+    else:
+        network = resnet(int(name.removeprefix("resnet")), weights, output_stride)
     return network if n_classes == 1000 else network.with_classes(n_classes, seed)
 
 
@@ -98,10 +105,17 @@ def pretrain(scenes: ImageSet, epochs: int, seed: int, batch: int = 32, rate: fl
     return {"weights": model.state_dict(), "history": pd.DataFrame(history)}
 
 
-def start(name: str, n_classes: int, pretext: Result | None, weights: str, seed: int) -> Network:
+def start(
+    name: str,
+    n_classes: int,
+    pretext: Result | None,
+    weights: str,
+    seed: int,
+    output_stride: int = 16,
+) -> Network:
     """The network before its training: ImageNet weights, or the pretext task's (``small``)."""
     if pretext is None:
-        return build(name, n_classes, seed, weights)
+        return build(name, n_classes, seed, weights, output_stride)
     state = pretext.tensors("weights")
     model = SmallResNet(len(state["linear.bias"]))
     model.load_state_dict(state)

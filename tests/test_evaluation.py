@@ -208,3 +208,10 @@ def test_equal_images_have_an_interval_of_no_width():
 def test_the_gain_of_a_method_over_itself_is_zero():
     after, _ = correlated()
     assert bootstrap(gain, after, after) == (0, 0, 0)
+
+
+def test_a_prediction_of_no_class_is_an_error_and_nothing_else():
+    # targets 0, 0, 1, 1; predictions 0, none, 1, none
+    confusion = np.array([[1, 0, 1], [0, 1, 1]])
+    assert evaluation.iou(confusion).tolist() == [50, 50]
+    assert evaluation.mean_iou(confusion) == 50
