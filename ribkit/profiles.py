@@ -11,12 +11,19 @@ import difflib
 import math
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
-from ribkit import adaptation
-from ribkit.classifier import BACKBONES, Training
+from ribkit import adaptation, affinity, classifier, segmentation
+from ribkit.classifier import BACKBONES
 from ribkit.errors import InputError
+from ribkit.refinement import WALKS
+
+# The paper's, for VOC
+IRN = affinity.Training()
+PSA = affinity.Training(stride=8, radius=5, epochs=8, batch=8, crop=448, weight_decay=5e-4)
+DEEPLAB = segmentation.Training()
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,20 @@ class Profile:
     rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4)
     margins: tuple[float, ...] = (0.0, 2.0, 4.0)  # times CAM's mean target logit; 0: no margin
     others: tuple[int, ...] = (4, 8)
+    # refinement
+    irn: affinity.Training = IRN
+    psa: affinity.Training = PSA
+    psa_alphas: tuple[float, ...] = (16.0,)  # of PSA's background; and how long it walks:
+    psa_log2_steps: tuple[int, ...] = (8,)  # the best pair on the tuning images
+    walk: str = "official"  # difference 10
+    saliency: str = ""  # "u2netp", a folder of PNGs, "scenes" (`mini`); empty: none
+    # the segmentation network
+    network: segmentation.Training = DEEPLAB
+    network_backbone: str = "resnet101"
+    network_seeds: int = 3
+    test_scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
+    val_split: str = "val"
+    val_images: int = 0
     # the toy experiment
     toy_seeds: int = 5
     toy_train: int = 240
@@ -67,7 +88,15 @@ class Profile:
 
     def __post_init__(self):
         """Refuse values that make no sense. Raises InputError."""
-        for name in ("score_images", "tune_images", "pool_images", "batch", "crop", "steps"):
+        for name in (
+            "network_seeds",
+            "score_images",
+            "tune_images",
+            "pool_images",
+            "batch",
+            "crop",
+            "steps",
+        ):
             self._require(name, getattr(self, name) >= (name != "score_images"), "positive")
         for name in ("epochs", "toy_seeds", "toy_train", "toy_test", "toy_steps", "pool_side"):
             self._require(name, getattr(self, name) >= 1, "positive")
@@ -83,19 +112,40 @@ class Profile:
         self._require("scale_sets", scales, "sets of scales with 1.0 in each")
         low, high = self.long_sides
         self._require("long_sides", 0 < low <= high, "least and greatest")
-        self._require("backbone", self.backbone in BACKBONES, f"one of {', '.join(BACKBONES)}")
+        for name in ("psa_alphas", "psa_log2_steps", "test_scales"):
+            values = getattr(self, name)
+            fits = bool(values) and all(0 < v < math.inf for v in values)
+            self._require(name, fits, "positive, and at least one")
+        for group in ("irn", "psa", "network"):
+            for part in dataclasses.fields(getattr(self, group)):
+                self._require_numbers(f"{group}.{part.name}")
+        for name, known in (
+            ("backbone", BACKBONES),
+            ("network_backbone", BACKBONES),
+            ("walk", tuple(WALKS)),
+        ):
+            self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
 
     def _require(self, name: str, fits: bool, words: str) -> None:
         if not fits:
-            raise InputError(f"setting {name}={getattr(self, name)!r} must be {words}.")
+            raise InputError(f"setting {name}={attrgetter(name)(self)!r} must be {words}.")
+
+    def _require_numbers(self, name: str) -> None:
+        """Counts are 1 or more, other numbers finite and not negative."""
+        value = attrgetter(name)(self)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int) and not name.endswith("seed"):
+                self._require(name, one >= 1, "1 or more")
+            elif isinstance(one, float):
+                self._require(name, 0 <= one < math.inf, "finite and not negative")
 
     @property
-    def training(self) -> Training:
+    def training(self) -> classifier.Training:
         """How the classifier is trained."""
-        names = {f.name for f in dataclasses.fields(Training)} & {
+        names = {f.name for f in dataclasses.fields(classifier.Training)} & {
             f.name for f in dataclasses.fields(self)
         }
-        return Training(**{name: getattr(self, name) for name in names})
+        return classifier.Training(**{name: getattr(self, name) for name in names})
 
     def settings(self, pooling: str, variant: str, rate: float, margin: float, others: int):
         """An adaptation of this profile. margin: in units of the variant; see `Settings`."""
@@ -126,6 +176,22 @@ MINI = Profile(
     scale_sets=((1.0,), (1.0, 1.5), (0.5, 1.0, 1.5)),
     rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
     margins=(0.0, 3.0),
+    irn=affinity.Training(
+        stride=2, radius=5, epochs=10, batch=16, momentum=0.9, scales=(0.75, 1.25), crop=64
+    ),
+    psa=affinity.Training(
+        stride=4, radius=5, epochs=10, batch=16, momentum=0.9, scales=(0.75, 1.25), crop=64
+    ),
+    psa_alphas=(4.0, 8.0, 16.0, 32.0),
+    psa_log2_steps=(4, 6, 8),
+    saliency="scenes",
+    network=segmentation.Training(
+        aspp_rates=(1, 2, 4, 6), iterations=300, rate=0.01, scales=(0.75, 1.25), crop=64
+    ),
+    network_backbone="small",
+    network_seeds=2,
+    test_scales=(1.0,),
+    val_images=120,
 )
 VOC_LITE = Profile(
     name="voc-lite",
@@ -146,6 +212,18 @@ VOC_LITE = Profile(
     rates=(1e-5, 4e-5, 1.6e-4),
     margins=(0.0, 3.0),
     others=(4,),
+    irn=affinity.Training(epochs=10, batch=8, momentum=0.9, crop=192),
+    psa=affinity.Training(
+        stride=8, radius=5, epochs=10, batch=8, momentum=0.9, weight_decay=5e-4, crop=192
+    ),
+    psa_alphas=(4.0, 8.0, 16.0),
+    psa_log2_steps=(4, 6, 8),
+    network=segmentation.Training(
+        aspp_rates=(3, 6, 9, 12), iterations=400, rate=0.005, batch=8, crop=192
+    ),
+    network_backbone="efficientnet_lite0",
+    network_seeds=2,
+    test_scales=(0.75, 1.0, 1.25),
 )
 PROFILES = {profile.name: profile for profile in (MINI, VOC_LITE)}
 
@@ -158,21 +236,36 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     """
     if name not in PROFILES:
         raise InputError(f"profile '{name}' is unknown; use one of {', '.join(PROFILES)}.")
-    hints = typing.get_type_hints(Profile)
-    changes = {}
+    kinds = setting_kinds()
+    profile = PROFILES[name]
     for key, value in (overrides or {}).items():
-        if key not in hints or key == "name":
-            close = difflib.get_close_matches(key, hints, n=1)
-            advice = f"did you mean {close[0]}" if close else f"the settings are {', '.join(hints)}"
+        if key not in kinds:
+            close = difflib.get_close_matches(key, kinds, n=1)
+            advice = f"did you mean {close[0]}" if close else f"the settings are {', '.join(kinds)}"
             raise InputError(f"profile {name} has no setting '{key}'; {advice}.")
         try:
-            changes[key] = convert(value, hints[key])
+            converted = convert(value, kinds[key])
         except (TypeError, ValueError):
             raise InputError(
-                f"setting {key}={value!r} is not of type {_words(hints[key])}; "
-                f"its value in profile {name} is {getattr(PROFILES[name], key)!r}."
+                f"setting {key}={value!r} is not of type {_words(kinds[key])}; "
+                f"its value in profile {name} is {attrgetter(key)(PROFILES[name])!r}."
             ) from None
-    return dataclasses.replace(PROFILES[name], **changes)
+        group, _, part = key.rpartition(".")
+        if group:
+            part, converted = group, replace(getattr(profile, group), **{part: converted})
+        profile = replace(profile, **{part: converted})
+    return profile
+
+
+def setting_kinds() -> dict[str, Any]:
+    """Every setting that can be given, with its type; those of a group as ``group.setting``."""
+    kinds = {}
+    for key, kind in typing.get_type_hints(Profile).items():
+        if dataclasses.is_dataclass(kind):
+            kinds |= {f"{key}.{part}": k for part, k in typing.get_type_hints(kind).items()}
+        elif key != "name":
+            kinds[key] = kind
+    return kinds
 
 
 def convert(value: Any, kind: Any) -> Any:

@@ -22,6 +22,7 @@ from ribkit import (
     figures,
     photographs,
     profiles,
+    saliency,
     scenes,
     seeds,
     voc,
@@ -96,9 +97,11 @@ class Study:
         p = self.profile
         counts = (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES))
         if p.data == "voc":
-            voc.check(self.data, sorted({p.train_split, p.score_split}), p.classes)
+            voc.check(self.data, sorted({p.train_split, p.score_split, p.val_split}), p.classes)
             parts = (self.scored, self.train, self.tuning, self.scored.classes)
             counts = tuple(len(part) for part in parts)
+        if p.saliency not in ("", "scenes"):
+            saliency.ready(self.scored, p.saliency)
         words = "{} images to score, {} to train on, {} to tune on, {} classes"
         return f"{p.name}: {words.format(*counts)}"
 
@@ -112,8 +115,8 @@ class Study:
     def train(self) -> ImageSet:
         """Images that the classifier is trained on; the scored ones may be among them (VOC)."""
         if self.profile.data == "scenes":
-            return scenes.generate(self._seed(1), self.profile.train_images)
-        return _some(
+            return scenes.generate(self.stream(1), self.profile.train_images)
+        return some(
             self._split(self.profile.train_split), self.profile.train_images, self.profile.seed
         )
 
@@ -121,8 +124,8 @@ class Study:
     def scored(self) -> ImageSet:
         """Images whose seeds are scored."""
         if self.profile.data == "scenes":
-            return scenes.generate(self._seed(2), self.profile.score_images)
-        return _some(
+            return scenes.generate(self.stream(2), self.profile.score_images)
+        return some(
             self._split(self.profile.score_split), self.profile.score_images, self.profile.seed
         )
 
@@ -131,7 +134,7 @@ class Study:
         """Images that settings and held-out thresholds are chosen on; never scored."""
         count = self.profile.tune_images
         if self.profile.data == "scenes":
-            return scenes.generate(self._seed(3), count)
+            return scenes.generate(self.stream(3), count)
         split = self._split(self.profile.train_split)
         scored = set(self.scored.ids)
         free = [
@@ -143,14 +146,15 @@ class Study:
                 f"{len(free)} images that are not scored, and tune_images={count} are needed: "
                 "set score_images to fewer, or tune_images."
             )
-        return _some(split.take(free), count, self.profile.seed)
+        return some(split.take(free), count, self.profile.seed)
 
     def _split(self, name: str) -> ImageSet:
         images = voc.read(self.data, name, self.profile.classes)
         return images.take(np.flatnonzero(images.labels.any(axis=1)))
 
-    def _seed(self, stream: int) -> int:
-        return 1000 * self.profile.seed + stream
+    def stream(self, number: int) -> int:
+        """The seed of one of the study's sets of scenes."""
+        return 1000 * self.profile.seed + number
 
     # ---- RQ1 ----------------------------------------------------------------------------------
     def digits(self) -> Digits:
@@ -170,14 +174,16 @@ class Study:
         )
 
     # ---- the classifier -----------------------------------------------------------------------
+    @cached_property  # its 3,000 scenes are drawn for the key, which takes seconds
     def pretext(self) -> Result:
         """`mini`: the small network's pretext task."""
         p = self.profile
-        images = scenes.generate(self._seed(0), p.pretext_scenes)
+        images = scenes.generate(self.stream(0), p.pretext_scenes)
         return self.store.run(
             "pretext", classifier.pretrain, scenes=images, epochs=p.pretext_epochs, seed=p.seed
         )
 
+    @cached_property
     def classifier(self) -> Result:
         """The classifier, trained with BCE on image labels."""
         p = self.profile
@@ -185,7 +191,7 @@ class Study:
             "classifier",
             classifier.train,
             backbone=p.backbone,
-            pretext=self.pretext() if p.backbone == "small" else None,
+            pretext=self.pretext if p.backbone == "small" else None,
             weights=p.weights,
             images=self.train,
             watched=self.tuning,
@@ -195,12 +201,12 @@ class Study:
     @cached_property
     def model(self) -> seeds.Model:
         """The trained classifier, as seeds need it."""
-        return seeds.Model(self.classifier(), self.profile.backbone, len(self.train.classes))
+        return seeds.Model(self.classifier, self.profile.backbone, len(self.train.classes))
 
     # ---- seeds --------------------------------------------------------------------------------
     def pool(self) -> Result:
         """Frozen features of the images that adaptations draw their others from."""
-        images = _some(self.train, self.profile.pool_images, self.profile.seed)
+        images = some(self.train, self.profile.pool_images, self.profile.seed)
         return self.store.run(
             "pool", seeds.pool, model=self.model, images=images, side=self.profile.pool_side
         )
@@ -349,7 +355,7 @@ class Study:
         return Image(filename=self.folder / "figures" / f"{name}.png", width=width)
 
 
-def _some(images: ImageSet, count: int, seed: int) -> ImageSet:
+def some(images: ImageSet, count: int, seed: int) -> ImageSet:
     """``count`` of the images, drawn by the seed, in their old order; all of them if 0 or fewer."""
     if count == 0 or count >= len(images):
         return images

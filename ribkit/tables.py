@@ -29,9 +29,9 @@ def samples(study: Study, count: int = 4) -> pd.DataFrame:
 
 def training(study: Study) -> pd.DataFrame:
     """Losses by stage, images and epoch: for `figures.training`."""
-    stages = {"classifier": study.classifier()}
+    stages = {"classifier": study.classifier}
     if study.profile.backbone == "small":
-        stages = {"pretext task": study.pretext()} | stages
+        stages = {"pretext task": study.pretext} | stages
     rows = []
     for stage, result in stages.items():
         for row in result.table("history").to_dict("records"):

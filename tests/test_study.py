@@ -7,7 +7,7 @@ from PIL import Image
 
 from ribkit import evaluation, tables
 from ribkit.errors import InputError
-from ribkit.study import CAM, METHODS, RIB, RIBS, Seed, Study, _some
+from ribkit.study import CAM, METHODS, RIB, RIBS, Seed, Study, some
 
 
 def test_scenes_to_train_tune_score_and_pretrain_on_are_others():
@@ -49,10 +49,10 @@ def test_too_few_images_to_tune_on_are_told(tmp_path):
 
 def test_some_images_are_drawn_once_and_kept_in_order():
     images = Study("mini").tuning
-    drawn = _some(images, 5, seed=1)
+    drawn = some(images, 5, seed=1)
     positions = [images.ids.index(name) for name in drawn.ids]
     assert positions == sorted(set(positions))
-    assert _some(images, 0, seed=1) is images
+    assert some(images, 0, seed=1) is images
 
 
 @pytest.fixture

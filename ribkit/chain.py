@@ -1,0 +1,342 @@
+"""RQ4's stages and how they hang together: seeds -> pseudo ground truth -> segmentation network.
+
+Like `ribkit.study`, which it goes on from: each method returns stored results and computes what is
+missing. IRN and PSA learn from the labels of the scored and of the tuning images alike, in which no
+ground truth enters; thresholds, and PSA's alpha and steps, are chosen on the tuning images.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from ribkit import evaluation, irn, psa, refinement, saliency, scenes, segmentation, voc
+from ribkit.images import ImageSet
+from ribkit.refinement import WALKS, Affine
+from ribkit.store import Result
+from ribkit.study import CAM, RIB, Method, Study, some
+
+STAGES = ("seed", "+ CRF", "+ PSA", "+ IRN", "+ IRN + CRF", "+ IRN + saliency")
+PSEUDO = "+ IRN"  # what the network learns from, as in the paper's headline
+SALIENT_SCENES = 400
+
+
+@dataclass(frozen=True)
+class Refined:
+    """One stage's label maps of the scored images, and how well they fit.
+
+    confusions: ``(N, n, m)``, see `refinement.score`; background: the same with 255 read as
+    background. threshold: of the maps, or alpha (PSA).
+    """
+
+    labels: Result
+    confusions: np.ndarray
+    background: np.ndarray
+    threshold: float
+
+
+class Refinement:
+    """What happens to one method's seeds until they are pseudo ground truth."""
+
+    def __init__(self, study: Study, method: Method):
+        self.study, self.method, self.profile = study, method, study.profile
+
+    @property
+    def title(self) -> str:
+        """``CAM`` or ``RIB``."""
+        return self.method.title.split(" ")[0]
+
+    @cached_property
+    def maps(self) -> tuple[tuple[ImageSet, Result], tuple[ImageSet, Result]]:
+        """Scored and tuning images with their seeds."""
+        study = self.study
+        settings = study.tune(self.method)[1] if self.method.pooling else None
+        return tuple(
+            (images, study.maps(images, study.scales, settings))
+            for images in (study.scored, study.tuning)
+        )
+
+    @cached_property
+    def threshold(self) -> float:
+        """The seeds' threshold, chosen on the tuning images."""
+        return self.study.seed(self.method).held_out / 100
+
+    def stage(self, name: str) -> Refined:
+        """One of `STAGES`, scored."""
+        labels, threshold = {
+            "seed": self._seed,
+            "+ CRF": self._crf,
+            "+ PSA": self._psa,
+            "+ IRN": self._irn,
+            "+ IRN + CRF": self._irn_crf,
+            "+ IRN + saliency": self._irn_saliency,
+        }[name]()
+        found = self._score(self.study.scored, labels)
+        return Refined(labels, found["error"], found["background"], threshold)
+
+    def _run(self, name: str, stage, **parameters) -> Result:
+        return self.study.store.run(name, stage, **parameters)
+
+    def _score(self, images: ImageSet, labels: Result) -> dict[str, np.ndarray]:
+        result = self._run("score-labels", refinement.score, images=images, labels=labels)
+        return result.arrays("confusions")
+
+    def _seed(self) -> tuple[Result, float]:
+        images, maps = self.maps[0]
+        arguments = {"images": images, "seeds": maps, "threshold": self.threshold}
+        return self._run("labels", refinement.plain, **arguments), self.threshold
+
+    def _crf(self) -> tuple[Result, float]:
+        images, maps = self.maps[0]
+        return self._crf_on(images, maps, self.threshold), self.threshold
+
+    def _crf_on(self, images: ImageSet, maps: Result, threshold: float) -> Result:
+        arguments = {"images": images, "seeds": maps, "threshold": threshold}
+        side = self.profile.long_side
+        return self._run("crf", refinement.crf_on_maps, **arguments, long_side=side)
+
+    # ---- IRN ------------------------------------------------------------------------------------
+    def irn_labels(self) -> tuple[tuple[ImageSet, Result], ...]:
+        """Scored and tuning images with the labels that IRN learns from."""
+        side, threshold = self.profile.long_side, self.threshold
+        return tuple(
+            (
+                images,
+                self._run(
+                    "irn-labels",
+                    refinement.irn_labels,
+                    images=images,
+                    seeds=maps,
+                    threshold=threshold,
+                    long_side=side,
+                ),
+            )
+            for images, maps in self.maps
+        )
+
+    @cached_property
+    def irn(self) -> Affine:
+        """The trained IRN."""
+        return self._affine("irn", irn.train, self.irn_labels())
+
+    def _affine(self, kind: str, train, parts: tuple) -> Affine:
+        p, study = self.profile, self.study
+        training = replace(getattr(p, kind), seed=p.seed)
+        pretext = study.pretext if p.backbone == "small" else None
+        weights = self._run(
+            kind,
+            train,
+            backbone=p.backbone,
+            parts=parts,
+            n_labels=len(study.scored.classes) + 1,
+            long_side=p.long_side,
+            training=training,
+            pretext=pretext,
+            weights=p.weights,
+        )
+        return Affine(kind, weights, p.backbone, training.stride, p.seed, pretext, p.weights)
+
+    def irn_maps(self, images: ImageSet, maps: Result) -> Result:
+        """Seeds after IRN's walk."""
+        return self._run(
+            "irn-walk",
+            refinement.irn_walk,
+            model=self.irn,
+            images=images,
+            seeds=maps,
+            walk=WALKS[self.profile.walk],
+            long_side=self.profile.long_side,
+        )
+
+    @cached_property
+    def irn_threshold(self) -> float:
+        """The walked maps' threshold, chosen on the tuning images."""
+        images, maps = self.maps[1]
+        total = self.study.confusions(images, self.irn_maps(images, maps)).sum(axis=0)
+        return float(evaluation.THRESHOLDS[evaluation.best_threshold(total)])
+
+    def _irn(self) -> tuple[Result, float]:
+        images, maps = self.maps[0]
+        walked, threshold = self.irn_maps(images, maps), self.irn_threshold
+        arguments = {"images": images, "seeds": walked, "threshold": threshold}
+        return self._run("labels", refinement.plain, **arguments), threshold
+
+    def _irn_crf(self) -> tuple[Result, float]:
+        images, maps = self.maps[0]
+        walked = self.irn_maps(images, maps)
+        return self._crf_on(images, walked, self.irn_threshold), self.irn_threshold
+
+    def _irn_saliency(self) -> tuple[Result, float]:
+        labels, threshold = self._irn()
+        images = self.study.scored
+        arguments = {"images": images, "labels": labels, "maps": saliency_maps(self.study, images)}
+        return self._run("saliency-labels", refinement.with_saliency, **arguments), threshold
+
+    def oracle(self) -> Refined:
+        """IRN's maps at the threshold that is best for the scored images themselves."""
+        images, maps = self.maps[0]
+        every = self.study.confusions(images, self.irn_maps(images, maps))
+        index = evaluation.best_threshold(every.sum(axis=0))
+        at = every[:, index]
+        return Refined(self.irn_maps(images, maps), at, at, float(evaluation.THRESHOLDS[index]))
+
+    # ---- PSA ------------------------------------------------------------------------------------
+    def psa_labels(self) -> tuple[tuple[ImageSet, Result], ...]:
+        """Scored and tuning images with the labels that PSA learns from."""
+        side = self.profile.long_side
+        return tuple(
+            (
+                images,
+                self._run(
+                    "psa-labels",
+                    refinement.psa_labels,
+                    images=images,
+                    seeds=maps,
+                    long_side=side,
+                ),
+            )
+            for images, maps in self.maps
+        )
+
+    @cached_property
+    def psa(self) -> Affine:
+        """The trained PSA."""
+        return self._affine("psa", psa.train, self.psa_labels())
+
+    def _psa_walk(self, images: ImageSet, maps: Result, alpha: float, log2_steps: int) -> Result:
+        return self._run(
+            "psa-walk",
+            refinement.psa_walk,
+            model=self.psa,
+            images=images,
+            seeds=maps,
+            alpha=alpha,
+            log2_steps=log2_steps,
+            long_side=self.profile.long_side,
+        )
+
+    def psa_tried(self) -> dict[tuple[float, int], float]:
+        """mIoU on the tuning images with each alpha and number of steps."""
+        images, maps = self.maps[1]
+        found = {}
+        for pair in itertools.product(self.profile.psa_alphas, self.profile.psa_log2_steps):
+            scored = self._score(images, self._psa_walk(images, maps, *pair))
+            found[pair] = evaluation.mean_iou(scored["error"].sum(axis=0))
+        return found
+
+    def _psa(self) -> tuple[Result, float]:
+        tried = self.psa_tried()
+        images, maps = self.maps[0]
+        alpha, log2_steps = max(tried, key=tried.get)
+        return self._psa_walk(images, maps, alpha, log2_steps), alpha
+
+
+def refinements(study: Study) -> tuple[Refinement, Refinement]:
+    """CAM's and RIB's."""
+    return Refinement(study, CAM), Refinement(study, RIB)
+
+
+def stages(study: Study) -> tuple[str, ...]:
+    """The stages that this run can make: without saliency maps, those without saliency."""
+    return STAGES if study.profile.saliency else STAGES[:-1]
+
+
+# ---- saliency -----------------------------------------------------------------------------------
+def saliency_maps(study: Study, images: ImageSet) -> Result:
+    """Saliency maps of the images, from where the profile says.
+
+    ``scenes``: a network that learned objects, of whatever class, from the masks of scenes of its
+    own, as off-the-shelf saliency networks learned from the masks of other photographs.
+    """
+    p = study.profile
+    if p.saliency == "u2netp":
+        return study.store.run("saliency", saliency.u2net, images=images)
+    if p.saliency != "scenes":
+        folder = saliency.Folder(p.saliency, images.ids)
+        return study.store.run("saliency", saliency.from_folder, images=images, folder=folder)
+    others = scenes.generate(study.stream(5), SALIENT_SCENES)
+    objects = study.store.run("objects", segmentation.objects, images=others)
+    network = _trained(study, others, objects, 2, seed=p.seed)
+    return study.store.run(
+        "saliency", segmentation.foreground, model=network, images=images, long_side=p.long_side
+    )
+
+
+# ---- the network --------------------------------------------------------------------------------
+def sources(study: Study) -> tuple[str, ...]:
+    """What networks are trained on; the last is the ceiling."""
+    salient = ("RIB + saliency",) if study.profile.saliency else ()
+    return ("CAM", "RIB", *salient, "ground truth")
+
+
+def labels_of(study: Study, source: str) -> Result | None:
+    """A source's label maps of the scored images; None: their masks."""
+    if source == "ground truth":
+        return None
+    cam, rib = refinements(study)
+    name = "+ IRN + saliency" if source.endswith("saliency") else PSEUDO
+    return (cam if source == "CAM" else rib).stage(name).labels
+
+
+def validation(study: Study) -> ImageSet:
+    """Images that networks are scored on, seen by nothing before."""
+    p = study.profile
+    if p.data == "scenes":
+        return scenes.generate(study.stream(4), p.val_images)
+    images = voc.read(study.data, p.val_split, p.classes)
+    images = images.take(np.flatnonzero(images.labels.any(axis=1)))
+    return some(images, p.val_images, p.seed)
+
+
+def network(study: Study, source: str, seed: int) -> segmentation.Model:
+    """A network trained on a source's labels of the scored images."""
+    images = study.scored
+    return _trained(study, images, labels_of(study, source), len(images.classes) + 1, seed)
+
+
+def _trained(study, images, labels, n_labels: int, seed: int) -> segmentation.Model:
+    p = study.profile
+    training = replace(p.network, seed=seed)
+    pretext = study.pretext if p.network_backbone == "small" else None
+    weights = study.store.run(
+        "network",
+        segmentation.train,
+        backbone=p.network_backbone,
+        n_labels=n_labels,
+        images=images,
+        labels=labels,
+        training=training,
+        long_side=p.long_side,
+        pretext=pretext,
+        weights=p.weights,
+    )
+    return segmentation.Model(weights, p.network_backbone, n_labels, training, pretext, p.weights)
+
+
+def predictions(study: Study, source: str, seed: int) -> Result:
+    """``labels`` and, after the CRF, ``refined`` of the validation images."""
+    p = study.profile
+    return study.store.run(
+        "predictions",
+        segmentation.predict,
+        model=network(study, source, seed),
+        images=validation(study),
+        scales=p.test_scales,
+        long_side=p.long_side,
+    )
+
+
+def network_confusions(study: Study, source: str, refined: bool) -> list[np.ndarray]:
+    """Confusions ``(N, n, n)`` of the validation images, one for each seed."""
+    value = "refined" if refined else "labels"
+    return [
+        study.store.run(
+            "score-network",
+            segmentation.score,
+            images=validation(study),
+            predictions=predictions(study, source, seed),
+            value=value,
+        ).arrays("confusions")["confusions"]
+        for seed in range(study.profile.network_seeds)
+    ]

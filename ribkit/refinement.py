@@ -1,0 +1,265 @@
+"""What happens to seeds on their way to pseudo ground truth, each a stage over an image set.
+
+Maps become label maps at a threshold; CRF, PSA's and IRN's walk refine them; saliency cuts them
+out. All work at the size at which an image is seen, where the seeds are. Label maps are
+``(h, w)`` uint8: 0 background, k + 1 class k, 255 no label.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ribkit import affinity, crf, evaluation, irn, psa, random_walk, saliency, views
+from ribkit.augmentation import resize_labels
+from ribkit.backbone import Levels
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+from ribkit.parallel import device, map_images
+from ribkit.seeds import fit
+from ribkit.store import Result
+
+# The official code's IRN takes pixels above .35 as foreground and below .17 as background where
+# its own threshold is .27. Maps of other networks have other thresholds: the distances are kept.
+FOREGROUND_MARGIN, BACKGROUND_MARGIN = 0.08, 0.10
+PSA_ALPHAS = (4.0, 32.0)  # background scores of PSA's two label maps: much of it, little of it
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How IRN's walk is made: difference 10 of paper and official code, and what they share.
+
+    power: of the maps before the walk. one_maximum: the result is divided by one maximum over all
+    classes, else each class by its own.
+    """
+
+    power: float
+    one_maximum: bool
+    radius: int = 5
+    beta: float = 10.0
+    log2_steps: int = 8
+
+
+WALKS = {"paper": Walk(1.0, False), "official": Walk(1.3, True)}
+PSA_RADIUS, PSA_BETA = 5, 8.0
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A trained IRN or PSA on disk. kind: ``"irn"`` or ``"psa"``; the rest as in their `train`."""
+
+    kind: str
+    weights: Result
+    backbone: str
+    stride: int
+    seed: int
+    pretext: Result | None = None
+    file: str = ""
+
+    def load(self) -> tuple[Levels, nn.Module]:
+        """Backbone and heads, on the device that computes."""
+        build = {"irn": irn.build, "psa": psa.build}[self.kind]
+        levels, heads = build(self.backbone, self.pretext, self.file, self.seed)
+        heads.load_state_dict(self.weights.tensors("weights"))
+        return levels, heads.eval()
+
+
+# ---- label maps ---------------------------------------------------------------------------------
+def label_map(maps: np.ndarray, keys: np.ndarray, threshold: float) -> np.ndarray:
+    """Normalised maps ``(K, h, w)`` of the classes ``keys`` -> labels ``(h, w)``.
+
+    The class of the highest map, background where none exceeds the threshold.
+    """
+    return names(np.argmax(_behind(maps, threshold), axis=0), keys)
+
+
+def _behind(maps: np.ndarray, threshold: float) -> np.ndarray:
+    """The maps behind a constant background: ``(1 + K, h, w)``."""
+    constant = np.full((1, *maps.shape[1:]), threshold, np.float32)
+    return np.concatenate([constant, maps.astype(np.float32)])
+
+
+def names(local: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Labels among an image's own, 0 .. K, -> labels among all classes, uint8."""
+    return np.concatenate([[0], np.asarray(keys, int) + 1]).astype(np.uint8)[local]
+
+
+def seen(images: ImageSet, index: int, long_side: int | None) -> np.ndarray:
+    """The image at the size at which it is seen, ``(h, w, 3)`` uint8."""
+    pixels = views.to_tensor(images.image(index), long_side)
+    return pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _labels(task: Callable, images: ImageSet, seeds: Result, words: str) -> dict:
+    """``labels`` of every image: task(index, its maps), over the local cores."""
+    labels = map_images(partial(_call, task), _items(images, seeds, "maps"), words)
+    return {"labels": dict(zip(images.ids, labels, strict=True))}
+
+
+def _call(task: Callable, item: tuple) -> np.ndarray:
+    return task(*item)
+
+
+def _items(images: ImageSet, result: Result, value: str) -> list[tuple[int, np.ndarray]]:
+    """Each image's position with its array of a stored result."""
+    arrays = result.arrays(value)
+    missing = [name for name in images.ids if name not in arrays]
+    if missing:
+        raise InputError(f"{result.path} has no {value} of image {missing[0]}; compute them first.")
+    return [(index, arrays[name]) for index, name in enumerate(images.ids)]
+
+
+def plain(images: ImageSet, seeds: Result, threshold: float) -> dict:
+    """``labels`` of the maps at a threshold."""
+    task = partial(_plain, images, threshold)
+    return _labels(task, images, seeds, "labels")
+
+
+def _plain(images: ImageSet, threshold: float, index: int, maps: np.ndarray) -> np.ndarray:
+    return label_map(maps, np.flatnonzero(images.labels[index]), threshold)
+
+
+def crf_on_maps(images: ImageSet, seeds: Result, threshold: float, long_side: int | None) -> dict:
+    """``labels`` of the maps at a threshold, after the CRF."""
+    task = partial(_crf, images, long_side, threshold)
+    return _labels(task, images, seeds, "CRF")
+
+
+def _crf(images, long_side, threshold: float, index: int, maps: np.ndarray) -> np.ndarray:
+    keys, local = np.flatnonzero(images.labels[index]), _behind(maps, threshold).argmax(axis=0)
+    refined = crf.refine_labels(seen(images, index, long_side), local, len(keys) + 1)
+    return names(refined, keys)
+
+
+def irn_labels(images: ImageSet, seeds: Result, threshold: float, long_side: int | None) -> dict:
+    """IRN's training ``labels``: what the CRF says at a high and at a low threshold.
+
+    threshold: the seeds' own; the two lie `FOREGROUND_MARGIN` above and `BACKGROUND_MARGIN` below.
+    """
+    task = partial(_irn_labels, images, long_side, threshold)
+    return _labels(task, images, seeds, "IRN's labels")
+
+
+def _irn_labels(images, long_side, threshold: float, index: int, maps: np.ndarray) -> np.ndarray:
+    high, low = threshold + FOREGROUND_MARGIN, max(0.0, threshold - BACKGROUND_MARGIN)
+    return affinity.confident(
+        _crf(images, long_side, high, index, maps), _crf(images, long_side, low, index, maps)
+    )
+
+
+def psa_labels(images: ImageSet, seeds: Result, long_side: int | None) -> dict:
+    """PSA's training ``labels``: CRF on scores with much and with little background."""
+    task = partial(_psa_labels, images, long_side)
+    return _labels(task, images, seeds, "PSA's labels")
+
+
+def _psa_labels(images, long_side, index: int, maps: np.ndarray) -> np.ndarray:
+    keys, pixels = np.flatnonzero(images.labels[index]), seen(images, index, long_side)
+    found = []
+    for alpha in PSA_ALPHAS:
+        scores = psa.background(torch.from_numpy(maps.astype(np.float32)), alpha).numpy()
+        refined = crf.refine_scores(pixels, scores, crf.PSA)
+        found.append(names(refined.argmax(axis=0), keys))
+    return affinity.confident(*found)
+
+
+# ---- walks --------------------------------------------------------------------------------------
+@lru_cache(maxsize=1)
+def _loaded(model: Affine) -> tuple[Levels, nn.Module]:
+    return model.load()
+
+
+def irn_walk(
+    model: Affine, images: ImageSet, seeds: Result, walk: Walk, long_side: int | None
+) -> dict:
+    """Seeds after IRN's walk: ``maps``, name -> ``(K, h, w)`` float16 in [0, 1] at the size seen,
+    and ``edges``, name -> the boundary map ``(h', w')`` float16 on its grid.
+    """
+    task = partial(_call, partial(_irn_walk, model, images, walk, long_side))
+    walked = map_images(task, _items(images, seeds, "maps"), "IRN's walk")
+    return {
+        "maps": {name: maps for name, (maps, _) in zip(images.ids, walked, strict=True)},
+        "edges": {name: edge for name, (_, edge) in zip(images.ids, walked, strict=True)},
+    }
+
+
+def _irn_walk(model, images, walk: Walk, long_side, index: int, maps: np.ndarray):
+    levels, heads = _loaded(model)
+    pixels = views.to_tensor(images.image(index), long_side).to(device())
+    edge, _ = irn.predict(levels, heads, pixels, model.stride)
+    coarse = _coarse(maps, edge.shape) ** walk.power
+    walked = random_walk.propagate(coarse, edge, walk.radius, walk.beta, walk.log2_steps)
+    walked = fit(walked.cpu().numpy(), pixels.shape[-2:])
+    peak = walked.max(initial=0) if walk.one_maximum else walked.max(axis=(1, 2), keepdims=True)
+    return (walked / (peak + 1e-5)).astype(np.float16), edge.cpu().numpy().astype(np.float16)
+
+
+def _coarse(maps: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Maps ``(K, h, w)`` averaged on a grid, on the device that computes."""
+    tensor = torch.from_numpy(maps.astype(np.float32)).to(device())
+    if not len(tensor):
+        return tensor.new_zeros(0, *size)
+    return F.interpolate(tensor[None], tuple(size), mode="area")[0]
+
+
+def psa_walk(
+    model: Affine,
+    images: ImageSet,
+    seeds: Result,
+    alpha: float,
+    log2_steps: int,
+    long_side: int | None,
+) -> dict:
+    """``labels`` after PSA's walk of the maps and of a background score with this alpha."""
+    task = partial(_psa_walk, model, images, alpha, log2_steps, long_side)
+    return _labels(task, images, seeds, "PSA's walk")
+
+
+def _psa_walk(model, images, alpha, log2_steps, long_side, index: int, maps: np.ndarray):
+    levels, head = _loaded(model)
+    pixels = views.to_tensor(images.image(index), long_side).to(device())
+    found = psa.predict(levels, head, pixels, model.stride, PSA_RADIUS)
+    scores = psa.background(_coarse(maps, irn.grid(pixels.shape[-2:], model.stride)), alpha)
+    walked = random_walk.walk(scores, found, PSA_BETA, log2_steps)
+    resized = fit(walked.cpu().numpy(), pixels.shape[-2:])
+    return names(resized.argmax(axis=0), np.flatnonzero(images.labels[index]))
+
+
+# ---- saliency -----------------------------------------------------------------------------------
+def with_saliency(images: ImageSet, labels: Result, maps: Result, threshold: float = 0.5) -> dict:
+    """``labels`` cut out by saliency (`saliency.combine`), 255 where the two disagree.
+
+    maps: a stored result with ``maps``, name -> ``(H, W)`` uint8; resized to the labels.
+    """
+    salient, found = maps.arrays("maps"), {}
+    for index, own in _items(images, labels, "labels"):
+        name = images.ids[index]
+        if name not in salient:
+            raise InputError(f"{maps.path} has no saliency map of image {name}; compute it first.")
+        resized = fit(salient[name][None].astype(np.float32) / 255, own.shape)[0]
+        found[name] = saliency.combine(own, resized, threshold)
+    return {"labels": found}
+
+
+# ---- scores -------------------------------------------------------------------------------------
+def score(images: ImageSet, labels: Result) -> dict:
+    """Confusions of label maps with the masks, image by image, 255 in a label map read both ways.
+
+    ``confusions``: ``error`` ``(N, n, n + 1)``, where the last column counts pixels without a label
+    (see `evaluation.iou`), and ``background`` ``(N, n, n)``, where they are background (difference
+    11). n counts the background; label maps are resized to the masks, nearest.
+    """
+    count, every = len(images.classes) + 1, {"error": [], "background": []}
+    for index, own in _items(images, labels, "labels"):
+        mask = images.mask(index)
+        found = resize_labels(torch.from_numpy(own), mask.shape).numpy()
+        void = np.where(found == affinity.IGNORE, count, found)
+        every["error"].append(evaluation.confusion(void, mask, count + 1)[:count])
+        every["background"].append(
+            evaluation.confusion(np.where(void == count, 0, void), mask, count)
+        )
+    return {"confusions": {k: np.stack(v).astype(np.int32) for k, v in every.items()}}

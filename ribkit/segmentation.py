@@ -1,0 +1,331 @@
+"""The segmentation network that learns from pseudo ground truth: DeepLab-v2 (Chen et al. 2017).
+
+    logits = sum over rates r of conv3x3, dilated by r, of f(x)
+    L = (mean CE over background pixels + mean CE over foreground pixels) / 2
+
+with the poly schedule. Prediction: softmax averaged over scales and mirror images, then the CRF.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ribkit import augmentation, classifier, crf, evaluation, views
+from ribkit.augmentation import IGNORE, Labelled, resize_labels
+from ribkit.backbone import Network
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+from ribkit.parallel import device, map_images
+from ribkit.progress import bar
+from ribkit.store import Result
+
+HEADS = ("deeplabv2", "deeplabv3")
+POINTS = 50  # of a loss curve
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the network is made and trained. Defaults: the paper's, for VOC.
+
+    head: ``"deeplabv2"``, or ``"deeplabv3"`` (torchvision's, with the first three rates).
+    output_stride: of a ResNet's features. scales: least and greatest of the training views.
+    checkpoint: after how many iterations the training can go on from its last state.
+    """
+
+    head: str = "deeplabv2"
+    aspp_rates: tuple[int, ...] = (6, 12, 18, 24)
+    output_stride: int = 8
+    iterations: int = 30_000
+    batch: int = 10
+    rate: float = 2.5e-4
+    head_factor: float = 10.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    poly_power: float = 0.9
+    crop: int = 321
+    scales: tuple[float, float] = (0.5, 2.0)
+    checkpoint: int = 1000
+    seed: int = 0
+
+
+class ASPP(nn.Module):
+    """DeepLab-v2's head, a sum of dilated convolutions: ``(N, D, h, w)`` -> ``(N, L, h, w)``."""
+
+    def __init__(self, inputs: int, n_labels: int, rates: tuple[int, ...]):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Conv2d(inputs, n_labels, 3, padding=r, dilation=r) for r in rates
+        )
+        for conv in self.branches:
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(conv(x) for conv in self.branches)
+
+
+class Segmenter(nn.Module):
+    """A backbone and a head, all trainable; the backbone's batch norm keeps its statistics."""
+
+    def __init__(self, network: Network, head: nn.Module):
+        super().__init__()
+        self.frozen, self.adapted, self.head = network.frozen, network.adapted, head
+        self.mean, self.std = network.mean, network.std
+        self.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        """The head alone can be in training mode."""
+        super().train(False)
+        self.head.train(mode)
+        return self
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` in [0, 255] -> logits ``(N, L, h, w)`` at the stride."""
+        return self.head(self.adapted(self.frozen(views.normalise(pixels, self.mean, self.std))))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network on disk: a stored `train`, and what it was built with."""
+
+    weights: Result
+    backbone: str
+    n_labels: int
+    training: Training
+    pretext: Result | None = None
+    file: str = ""
+
+    def load(self) -> Segmenter:
+        """The network with its weights, on the device that computes, to predict with."""
+        found = build(self.backbone, self.n_labels, self.training, self.pretext, self.file)
+        found.load_state_dict(self.weights.tensors("weights"))
+        return found.to(device()).train(False)
+
+
+def build(
+    backbone: str,
+    n_labels: int,
+    training: Training,
+    pretext: Result | None = None,
+    weights: str = "",
+) -> Segmenter:
+    """The network before its training. backbone, pretext, weights: see `classifier.start`.
+
+    Raises InputError for another head than `HEADS`, and for one whose batch norm cannot learn from
+    one image.
+    """
+    if training.head not in HEADS:
+        raise InputError(f"head '{training.head}' is unknown; use one of {', '.join(HEADS)}.")
+    if training.head == "deeplabv3" and training.batch < 2:
+        raise InputError("deeplabv3's batch norm needs two images; set network.batch to 2 or more.")
+    seed, stride = training.seed, training.output_stride
+    network = classifier.start(backbone, 1, pretext, weights, seed, stride)
+    inputs = network.classifier.in_channels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if training.head == "deeplabv2":
+            head = ASPP(inputs, n_labels, training.aspp_rates)
+        else:
+            from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+
+            head = DeepLabHead(inputs, n_labels, training.aspp_rates[:3])
+    return Segmenter(network, head)
+
+
+def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, averaged over background and over foreground pixels apart, then halved.
+
+    logits: ``(N, L, h, w)``, resized bilinearly to labels ``(N, H, W)``, 255 ignored. Of the two
+    means, one without pixels is 0. Returns a scalar.
+    """
+    if logits.shape[-2:] != labels.shape[-2:]:
+        logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+    loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+    halves = [
+        (loss * chosen).sum() / chosen.sum().clamp(min=1)
+        for chosen in (labels == 0, (labels > 0) & (labels != IGNORE))
+    ]
+    return sum(halves) / 2
+
+
+def train(
+    backbone: str,
+    n_labels: int,
+    images: ImageSet,
+    labels: Result | None,
+    training: Training,
+    long_side: int | None,
+    scratch: Path,
+    pretext: Result | None = None,
+    weights: str = "",
+) -> dict:
+    """Train on label maps of the images (`augmentation.Labelled`), or on their masks.
+
+    scratch: where an interrupted training goes on from; on a CPU it ends with the same bits as one
+    that was not. Returns ``weights`` and ``history``: the mean loss of up to 50 equal stretches.
+    """
+    data = Labelled([(images, labels)], n_labels, long_side)
+    data.check()
+    segmenter = build(backbone, n_labels, training, pretext, weights).to(device()).train()
+    trunk = [*segmenter.frozen.parameters(), *segmenter.adapted.parameters()]
+    groups = [
+        {"params": trunk, "factor": 1.0},
+        {"params": segmenter.head.parameters(), "factor": training.head_factor},
+    ]
+    optimiser = torch.optim.SGD(
+        groups, lr=training.rate, momentum=training.momentum, weight_decay=training.weight_decay
+    )
+    losses = _resume(scratch, segmenter, optimiser)
+    left = range(len(losses), training.iterations)
+    for iteration in bar(left, "segmentation network"):
+        losses.append(_step(segmenter, optimiser, data, training, iteration))
+        if (iteration + 1) % training.checkpoint == 0:
+            _keep(scratch, segmenter, optimiser, losses)
+    return {"weights": segmenter.state_dict(), "history": _history(torch.stack(losses))}
+
+
+def _step(segmenter, optimiser, data: Labelled, training: Training, iteration: int) -> Tensor:
+    """One iteration, a function of the network's state and the iteration's number; its loss."""
+    left = (1 - iteration / training.iterations) ** training.poly_power
+    for group in optimiser.param_groups:
+        group["lr"] = training.rate * group["factor"] * left
+    generator = torch.Generator().manual_seed(training.seed * 1_000_003 + iteration)
+    rows = augmentation.order(len(data), training.batch, iteration, training.seed)
+    pixels, labels = augmentation.batch(
+        data, rows, training.scales, training.crop, segmenter.mean, generator
+    )
+    with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
+        logits = segmenter(pixels.to(device()))
+    loss = balanced_cross_entropy(logits, labels.to(device()))
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return loss.detach().cpu()
+
+
+def _history(losses: Tensor) -> pd.DataFrame:
+    stretches = np.array_split(np.arange(len(losses)), min(POINTS, len(losses)))
+    rows = [{"iteration": int(s[-1]) + 1, "loss": float(losses[s].mean())} for s in stretches]
+    return pd.DataFrame(rows)
+
+
+def _keep(scratch: Path, segmenter: Segmenter, optimiser, losses: list[Tensor]) -> None:
+    """Write the training's state, whole or not at all."""
+    state = {f"weights.{k}": v for k, v in segmenter.state_dict().items()}
+    for number, parameter in enumerate(_parameters(optimiser)):
+        momentum = optimiser.state[parameter].get("momentum_buffer")
+        if momentum is not None:
+            state[f"momentum.{number}"] = momentum
+    state["losses"] = torch.stack(losses)
+    partial_file = scratch / "training.partial"
+    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial_file)
+    partial_file.replace(scratch / "training.safetensors")
+
+
+def _resume(scratch: Path, segmenter: Segmenter, optimiser) -> list[Tensor]:
+    """Bring network and optimiser to the state that was kept, if any; the losses so far."""
+    path = scratch / "training.safetensors"
+    if not path.is_file():
+        return []
+    with safe_open(path, "pt", device=str(device())) as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    own = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
+    segmenter.load_state_dict(own)
+    for number, parameter in enumerate(_parameters(optimiser)):
+        if f"momentum.{number}" in state:
+            optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{number}"].clone()
+    return list(state["losses"].cpu())
+
+
+def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimiser.param_groups for p in group["params"]]
+
+
+# ---- prediction ---------------------------------------------------------------------------------
+@torch.no_grad()
+def probabilities(
+    segmenter: Segmenter, image: np.ndarray, scales: tuple[float, ...], long_side: int | None
+) -> Tensor:
+    """An image ``(H, W, 3)`` uint8 -> ``(L, h, w)`` at the size at which it is seen.
+
+    Softmax, averaged over scales and mirror images.
+    """
+    pixels = views.to_tensor(image, long_side).to(device())
+    total = 0
+    for pair in views.scaled_pairs(pixels, scales).values():
+        logits = segmenter(pair)
+        logits = F.interpolate(logits, pixels.shape[-2:], mode="bilinear", align_corners=False)
+        both = logits.softmax(dim=1)
+        total = total + both[0] + both[1].flip(-1)
+    return total / (2 * len(scales))
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: Model) -> Segmenter:
+    return model.load()
+
+
+def predict(
+    model: Model, images: ImageSet, scales: tuple[float, ...], long_side: int | None
+) -> dict:
+    """Label maps of the images at the size seen: ``labels``, and ``refined`` by the CRF.
+
+    Image name -> ``(h, w)`` uint8 each.
+    """
+    task = partial(_predict, model, images, scales, long_side)
+    found = map_images(task, range(len(images)), "prediction and CRF")
+    return {
+        value: {name: pair[k] for name, pair in zip(images.ids, found, strict=True)}
+        for k, value in enumerate(("labels", "refined"))
+    }
+
+
+def _predict(model, images: ImageSet, scales, long_side, index: int) -> tuple:
+    image = images.image(index)
+    scores = probabilities(_loaded(model), image, scales, long_side).cpu().numpy()
+    seen = views.to_tensor(image, long_side).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    refined = crf.refine_scores(seen, scores, crf.NETWORK)
+    return scores.argmax(axis=0).astype(np.uint8), refined.argmax(axis=0).astype(np.uint8)
+
+
+def score(images: ImageSet, predictions: Result, value: str) -> dict:
+    """Confusions with the masks, image by image: ``confusions``, ``(N, L, L)`` int32.
+
+    value: ``"labels"`` or ``"refined"``. Predictions are resized to the masks, nearest.
+    """
+    maps, found = predictions.arrays(value), []
+    for index, name in enumerate(images.ids):
+        mask = images.mask(index)
+        own = resize_labels(torch.from_numpy(maps[name]), mask.shape).numpy()
+        found.append(evaluation.confusion(own, mask, len(images.classes) + 1))
+    return {"confusions": {"confusions": np.stack(found).astype(np.int32)}}
+
+
+# ---- a network that knows objects, of whatever class -------------------------------------------
+def objects(images: ImageSet) -> dict:
+    """``labels`` that say where any object is: 1 there, 0 elsewhere, 255 stays."""
+    found = {}
+    for index, name in enumerate(images.ids):
+        mask = images.mask(index)
+        found[name] = np.where((mask > 0) & (mask != IGNORE), 1, mask).astype(np.uint8)
+    return {"labels": found}
+
+
+def foreground(model: Model, images: ImageSet, long_side: int | None) -> dict:
+    """How likely each pixel is an object's: ``maps``, image name -> ``(h, w)`` uint8, 255 sure."""
+    task = partial(_foreground, model, images, long_side)
+    maps = map_images(task, range(len(images)), "saliency")
+    return {"maps": dict(zip(images.ids, maps, strict=True))}
+
+
+def _foreground(model, images: ImageSet, long_side, index: int) -> np.ndarray:
+    found = probabilities(_loaded(model), images.image(index), (1.0,), long_side)
+    return (255 * found[1]).round().to(torch.uint8).cpu().numpy()
