@@ -1,0 +1,114 @@
+"""What IRN and PSA learn from, by hand on 6 x 6 positions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ribkit import affinity, irn, psa
+
+ROW = [0, 0, 1, 1, 255, 2]
+
+
+@pytest.fixture
+def labels():
+    """Six equal rows: two of background, two of class 1, one not sure, one of class 2."""
+    return torch.tensor([ROW] * 6)[None]
+
+
+def test_confident_labels_by_hand():
+    # rows: the map at a high threshold; columns: at a low one
+    foreground = np.repeat([[0], [0], [1], [1], [2], [2]], 6, axis=1)
+    background = np.tile([0, 1, 2, 0, 1, 2], (6, 1))
+    found = affinity.confident(foreground, background)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [
+        [0, 255, 255, 0, 255, 255],
+        [0, 255, 255, 0, 255, 255],
+        [1, 1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1],
+        [2, 2, 2, 2, 2, 2],
+        [2, 2, 2, 2, 2, 2],
+    ]
+
+
+def test_pairs_by_hand(labels):
+    counts = {
+        offset: [int(kinds[kind].sum()) for kind in affinity.KINDS]
+        for offset, kinds in affinity.pairs(labels, 2)
+    }
+    # background, foreground, negative; a row has one of each to its right, 5 rows have one below
+    assert counts == {
+        (0, 1): [6, 6, 6],
+        (1, -1): [5, 5, 5],
+        (1, 0): [10, 15, 0],
+        (1, 1): [5, 5, 5],
+    }
+
+
+def test_means_are_over_all_that_was_added():
+    means = affinity.Means(("a", "b"), torch.zeros(1))
+    means.add("a", torch.tensor([1.0, 5.0]), torch.tensor([True, False]))
+    means.add("a", torch.tensor([[2.0, 3.0]]), torch.tensor([[True, True]]))
+    assert float(means["a"]) == 2
+    assert float(means["b"]) == 0
+
+
+def test_labels_on_the_grid_are_those_in_the_middle_of_its_cells():
+    fine = torch.arange(36).view(1, 6, 6)
+    assert affinity.reduced(fine, 3).tolist() == [[[7, 10], [25, 28]]]
+    assert affinity.reduced(fine[:, :5, :5], 4).shape == (1, 2, 2)
+
+
+def test_boundary_loss_by_hand(labels):
+    # a = 1/2 for every pair: -log a = -log(1 - a) = log 2, and the three parts weigh 1 together
+    half = irn.boundary_loss(torch.full((1, 6, 6), 0.5), labels, 2)
+    assert float(half) == pytest.approx(math.log(2), rel=1e-4)
+    # a wall on the second column: all pairs that touch it have a = 0
+    wall = torch.zeros(1, 6, 6)
+    wall[..., 1] = 1
+    # background: all but the column's 5 pairs within column 0 touch it, 21 of 26; foreground: none;
+    # negative: all 16, as they should
+    zero, one = -math.log(1e-5), -math.log(1 + 1e-5)
+    expected = (21 * zero + 5 * one) / 26 / 4 + one / 4 + one / 2
+    assert float(irn.boundary_loss(wall, labels, 2)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_displacement_loss_by_hand(labels):
+    # no displacement: 31 foreground pairs, with |dy| + |dx| of 6 * 1 + 15 * 1 + 5 * 2 + 5 * 2 = 41
+    nothing = irn.displacement_loss(torch.zeros(1, 2, 6, 6), labels, 2)
+    assert float(nothing) == pytest.approx(41 / (2 * 31) / 2)
+    # all point at one place, as they should on an object: there the loss is 0, on background it
+    # is the same 6 * 1 + 10 * 1 + 5 * 2 + 5 * 2 = 36 over 26 pairs
+    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing="ij")
+    pointing = -torch.stack([rows, columns])[None]
+    assert float(irn.displacement_loss(pointing, labels, 2)) == pytest.approx(36 / (2 * 26) / 2)
+
+
+def test_psa_loss_by_hand(labels):
+    # two channels that differ by log 2 from column to column: a = 1/2 across, 1 within columns
+    features = (torch.arange(6.0) * math.log(2)).expand(1, 2, 6, 6)
+    log2, same = math.log(2), -math.log(1 + 1e-5)
+    background = (16 * log2 + 10 * same) / 26
+    foreground = (16 * log2 + 15 * same) / 31
+    expected = (background + foreground) / 4 + log2 / 2
+    assert float(psa.loss(features, labels, 2)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_psa_background_score():
+    maps = torch.tensor([[[0.5, 1.0]], [[0.25, 0.0]]])
+    assert psa.background(maps, 2.0).tolist() == [[[0.25, 0]], [[0.5, 1]], [[0.25, 0]]]
+    assert psa.background(torch.zeros(0, 1, 2), 16).tolist() == [[[1, 1]]]
+
+
+@pytest.mark.parametrize("only", [0, 1, 255])
+def test_labels_of_one_kind_only_give_a_finite_loss(only):
+    labels = torch.full((1, 6, 6), only)
+    edge = torch.full((1, 6, 6), 0.5, requires_grad=True)
+    shift = torch.zeros(1, 2, 6, 6, requires_grad=True)
+    loss = irn.boundary_loss(edge, labels, 3) + irn.displacement_loss(shift, labels, 3)
+    loss = loss + psa.loss(shift, labels, 3)
+    loss.backward()
+    assert loss.isfinite()
+    assert shift.grad.isfinite().all()

@@ -1,0 +1,116 @@
+"""Images with label maps: checked before training, cut alike, drawn in a fixed order."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ribkit import augmentation
+from ribkit.augmentation import Labelled
+from ribkit.errors import InputError
+from ribkit.images import ImageSet, decode
+from ribkit.store import Store
+
+
+class Source:
+    def __init__(self, image, mask=None):
+        self.pixels, self.labels = image, mask
+
+    def image(self, id):
+        return self.pixels
+
+    def mask(self, id):
+        return self.labels
+
+    def fingerprint(self, ids):
+        return "source"
+
+
+def images(size=(4, 6), mask=None):
+    source = Source(np.full((*size, 3), 100, np.uint8), mask)
+    return ImageSet(("x",), ("a", "b"), np.ones((1, 2), bool), source)
+
+
+def stored(tmp_path, **labels):
+    return Store(tmp_path).run("labels", lambda: {"labels": labels})
+
+
+def test_pairs_have_one_size_whatever_the_label_maps_size(tmp_path):
+    result = stored(tmp_path, x=np.array([[0, 1, 2], [2, 1, 255]], np.uint8))
+    pixels, labels = Labelled([(images(), result)], 3, None)[0]
+    assert pixels.shape == (3, 4, 6)
+    assert labels.tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[2, 2, 1, 1, 255, 255]] * 2
+    pixels, labels = Labelled([(images(), result)], 3, 12)[0]
+    assert (pixels.shape, labels.shape) == ((3, 8, 12), (8, 12))
+
+
+def test_without_a_result_the_masks_are_the_labels():
+    mask = np.full((4, 6), 2, np.uint8)
+    assert (Labelled([(images(mask=mask), None)], 3, None)[0][1] == 2).all()
+
+
+def test_what_does_not_suit_is_told_by_name(tmp_path):
+    with pytest.raises(InputError, match=r"image x has no label map in .*; make it"):
+        Labelled([(images(), stored(tmp_path, y=np.zeros((4, 6), np.uint8)))], 3, None)
+    with pytest.raises(InputError, match="there is no image to train on"):
+        Labelled([(images().take([]), None)], 3, None)
+    wide = stored(tmp_path / "1", x=np.zeros((4, 12), np.uint8))
+    with pytest.raises(InputError, match="label map of x is 12 x 4 pixels and its image 6 x 4"):
+        Labelled([(images(), wide)], 3, None).check()
+    high = stored(tmp_path / "2", x=np.full((4, 6), 7, np.uint8))
+    with pytest.raises(InputError, match="label map of x has the value 7, which is no label"):
+        Labelled([(images(), high)], 3, None).check()
+
+
+@pytest.mark.parametrize("side", [8, 24])
+def test_views_cut_image_and_labels_alike(side):
+    labels = torch.arange(16 * 12, dtype=torch.uint8).view(16, 12)
+    pixels = labels.float().expand(3, 16, 12)
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        seen, cut = augmentation.view(pixels, labels, (1.0, 1.0), side, (9.0,) * 3, generator)
+        inside = cut != 255
+        assert torch.equal(seen[0][inside], cut[inside].float())
+        assert (seen[:, ~inside] == 9).all()
+        assert int(inside.sum()) == min(16, side) * min(12, side)
+
+
+def test_views_have_every_scale_between_the_two():
+    labels = torch.zeros(10, 10, dtype=torch.uint8)
+    sizes = set()
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        _, cut = augmentation.view(labels.expand(3, 10, 10).float(), labels, (0.5, 2.0), 30,
+                                   (0.0,) * 3, generator)  # fmt: skip
+        sizes.add(int((cut == 0).sum()) ** 0.5)
+    assert min(sizes) == 5
+    assert max(sizes) >= 19
+
+
+def test_an_epoch_sees_every_image_once_and_the_order_is_a_function_of_the_iteration():
+    drawn = [augmentation.order(7, 3, i, seed=5) for i in range(7)]
+    flat = [x for rows in drawn for x in rows]
+    for epoch in range(3):
+        assert sorted(flat[7 * epoch : 7 * epoch + 7]) == list(range(7))
+    assert augmentation.order(7, 3, 4, seed=5) == drawn[4]
+    assert len(augmentation.order(2, 5, 0, seed=0)) == 5
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "rotated"])
+def test_photographs_of_any_mode_are_trained_on_in_colour(tmp_path, mode):
+    picture = Image.fromarray(np.full((4, 6, 3), 100, np.uint8))
+    path = tmp_path / ("x.png" if mode == "RGBA" else "x.jpg")
+    if mode == "rotated":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        picture.save(path, exif=exif)
+    else:
+        picture.convert(mode).save(path)
+    image = decode(path)
+    mask = np.ones(image.shape[:2], np.uint8)
+    data = Labelled(
+        [(ImageSet(("x",), ("a",), np.ones((1, 1), bool), Source(image, mask)), None)], 2, None
+    )
+    pixels, labels = data[0]
+    assert pixels.shape[0] == 3
+    assert pixels.shape[1:] == labels.shape == ((6, 4) if mode == "rotated" else (4, 6))

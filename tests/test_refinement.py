@@ -1,0 +1,200 @@
+"""Stages between seeds and pseudo ground truth, on images small enough to see through."""
+
+import numpy as np
+import pytest
+import torch
+
+from ribkit import affinity, evaluation, irn, psa, refinement, scenes
+from ribkit.affinity import Training
+from ribkit.errors import InputError
+from ribkit.images import ImageSet
+from ribkit.refinement import WALKS, Affine
+from ribkit.store import Store
+
+TRAINING = Training(stride=2, radius=3, epochs=2, batch=2, rate=0.05, momentum=0.9, crop=48)
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return scenes.generate(5, 4)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def seeds(images, store):
+    """Maps that are the objects, at half height, with a sure middle."""
+    maps = {}
+    for i, name in enumerate(images.ids):
+        masks = [images.mask(i) == k + 1 for k in np.flatnonzero(images.labels[i])]
+        maps[name] = np.stack([0.9 * mask for mask in masks]).astype(np.float16)
+    return store.run("seeds", lambda: {"maps": maps})
+
+
+def small(size, n_classes=1, shown=(0,)):
+    """An image set of one grey image that shows some of its classes."""
+
+    class Source:
+        def image(self, id):
+            return np.full((*size, 3), 90, np.uint8)
+
+        def mask(self, id):
+            return np.zeros(size, np.uint8)
+
+        def fingerprint(self, ids):
+            return str(size)
+
+    labels = np.zeros((1, n_classes), bool)
+    labels[0, list(shown)] = True
+    return ImageSet(("x",), tuple("abc"[:n_classes]), labels, Source())
+
+
+# ---- label maps ---------------------------------------------------------------------------------
+def test_a_label_map_by_hand_and_as_the_sweep_counts_it():
+    maps = np.array([[[0.2, 0.6, 0.3]], [[0.1, 0.7, 0.3]]], np.float32)
+    keys = np.array([1, 4])
+    assert refinement.label_map(maps, keys, 0.25).tolist() == [[0, 5, 2]]
+    assert refinement.label_map(maps, keys, 0.3).tolist() == [[0, 5, 0]]  # not above
+    assert refinement.label_map(maps[:0], keys[:0], 0.3).tolist() == [[0, 0, 0]]
+    mask = np.array([[0, 5, 1]])
+    for threshold in (0.0, 0.2, 0.25, 0.5, 0.7):
+        predicted = refinement.label_map(maps, keys, threshold)
+        swept = evaluation.sweep(maps, keys, mask, 6)[round(100 * threshold)]
+        if threshold not in (0.2, 0.7):  # values that float32 puts on one side of the threshold
+            assert (evaluation.confusion(predicted, mask, 6) == swept).all()
+
+
+def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds):
+    found = refinement.irn_labels(images, seeds, 0.4, None)["labels"]
+    for i, name in enumerate(images.ids):
+        mask, own = images.mask(i), found[name]
+        assert own.shape == mask.shape
+        sure = own != affinity.IGNORE
+        assert (own[sure] == mask[sure]).mean() > 0.9
+        assert sure.mean() > 0.5
+
+
+def test_labels_for_psa_leave_open_what_depends_on_alpha(images, seeds):
+    found = refinement.psa_labels(images, seeds, None)["labels"]
+    values = np.unique(np.concatenate([m.ravel() for m in found.values()]))
+    assert set(values) <= {0, 255, *(np.unique(np.nonzero(images.labels)[1]) + 1)}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3)])
+@pytest.mark.parametrize("shown", [(), (1,), (0, 2)])
+def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path):
+    images = small(size, 3, shown)
+    maps = np.full((len(shown), *size), 0.8, np.float16)
+    seeds = Store(tmp_path).run("seeds", lambda: {"maps": {"x": maps}})
+    labels = {
+        "crf": refinement.crf_on_maps(images, seeds, 0.5, None),
+        "irn": refinement.irn_labels(images, seeds, 0.5, None),
+        "psa": refinement.psa_labels(images, seeds, None),
+        "plain": refinement.plain(images, seeds, 0.5),
+    }
+    for found in labels.values():
+        assert found["labels"]["x"].shape == size
+        assert set(np.unique(found["labels"]["x"])) <= {0, 255, *(k + 1 for k in shown)}
+    assert (labels["plain"]["labels"]["x"] == (shown[0] + 1 if shown else 0)).all()
+
+
+def test_missing_maps_are_told(images, seeds):
+    more = scenes.generate(5, 6)
+    with pytest.raises(InputError, match="has no maps of image 4; compute them first"):
+        refinement.plain(more, seeds, 0.5)
+
+
+# ---- networks and walks -------------------------------------------------------------------------
+def trained(kind, images, seeds, store):
+    make = {
+        "irn": lambda: refinement.irn_labels(images, seeds, 0.4, None),
+        "psa": lambda: refinement.psa_labels(images, seeds, None),
+    }[kind]
+    train = {"irn": irn.train, "psa": psa.train}[kind]
+    labels = store.run(f"{kind}-labels", make)
+    parts = ((images, labels),)
+    weights = store.run(kind, lambda: train("small", parts, 9, None, TRAINING))
+    return Affine(kind, weights, "small", TRAINING.stride, TRAINING.seed)
+
+
+@pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)
+def test_irn_trains_and_walks(images, seeds, store, walk):
+    model = trained("irn", images, seeds, store)
+    assert len(model.weights.table("history")) == TRAINING.epochs
+    found = refinement.irn_walk(model, images, seeds, walk, None)
+    for i, name in enumerate(images.ids):
+        maps, edge = found["maps"][name], found["edges"][name]
+        assert maps.shape == (images.labels[i].sum(), 64, 64)
+        assert edge.shape == (32, 32)
+        assert 0 <= edge.min() <= edge.max() <= 1
+        peaks = maps.max(axis=(1, 2))
+        assert peaks.max() == pytest.approx(1, abs=1e-2)
+        if not walk.one_maximum:
+            assert peaks == pytest.approx(1, abs=1e-2)
+    levels, heads = model.load()
+    pixels = torch.from_numpy(images.image(0)).permute(2, 0, 1).float()
+    edge, shift = irn.predict(levels, heads, pixels, 2)
+    mirrored, _ = irn.predict(levels, heads, pixels.flip(-1), 2)
+    torch.testing.assert_close(mirrored.flip(-1), edge, atol=1e-4, rtol=1e-4)
+    assert shift.shape == (2, 32, 32)
+    assert heads.mean.abs().sum() > 0
+
+
+def test_psa_trains_and_walks(images, seeds, store):
+    model = trained("psa", images, seeds, store)
+    found = refinement.psa_walk(model, images, seeds, 16.0, 2, None)["labels"]
+    for i, name in enumerate(images.ids):
+        assert found[name].shape == (64, 64)
+        assert set(np.unique(found[name])) <= {0, *(np.flatnonzero(images.labels[i]) + 1)}
+    levels, head = model.load()
+    pixels = torch.from_numpy(images.image(0)).permute(2, 0, 1).float()
+    dense = psa.predict(levels, head, pixels[:, :10, :8], 2, 3).to_dense()
+    assert torch.equal(dense, dense.T)
+    assert (dense.diagonal() == 1).all()
+
+
+def test_the_walks_are_difference_10():
+    assert (WALKS["paper"].power, WALKS["paper"].one_maximum) == (1.0, False)
+    assert (WALKS["official"].power, WALKS["official"].one_maximum) == (1.3, True)
+
+
+# ---- saliency and scores ------------------------------------------------------------------------
+def test_saliency_is_resized_to_the_labels(tmp_path):
+    images, store = small((4, 4)), Store(tmp_path)
+    labels = store.run(
+        "l", lambda: {"labels": {"x": np.tile([0, 0, 1, 1], (4, 1)).astype(np.uint8)}}
+    )
+    maps = store.run("m", lambda: {"maps": {"x": np.array([[0, 255], [255, 255]], np.uint8)}})
+    found = refinement.with_saliency(images, labels, maps)["labels"]["x"]
+    assert found[0].tolist() == [0, 0, 1, 1]
+    assert found[3].tolist() == [255, 255, 1, 1]
+    none = store.run("n", lambda: {"maps": {"y": np.zeros((2, 2), np.uint8)}})
+    with pytest.raises(InputError, match="has no saliency map of image x"):
+        refinement.with_saliency(images, labels, none)
+
+
+def test_255_in_a_pseudo_label_is_scored_both_ways(tmp_path):
+    class Half:
+        def mask(self, id):
+            return np.array([[0, 0, 1, 1]], np.uint8)
+
+        def fingerprint(self, ids):
+            return ""
+
+    images = ImageSet(("x",), ("a",), np.ones((1, 1), bool), Half())
+    labels = Store(tmp_path).run(
+        "l", lambda: {"labels": {"x": np.array([[0, 255, 1, 255]], np.uint8)}}
+    )
+    found = refinement.score(images, labels)["confusions"]
+    assert found["error"].tolist() == [[[1, 0, 1], [0, 1, 1]]]
+    assert found["background"].tolist() == [[[2, 0], [1, 1]]]
+    assert evaluation.mean_iou(found["error"].sum(axis=0)) == 50
+    assert evaluation.mean_iou(found["background"].sum(axis=0)) == pytest.approx((200 / 3 + 50) / 2)
