@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ribkit import voc
+from ribkit.augmentation import resize_labels
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 
@@ -44,6 +46,14 @@ def numbers(classes: Sequence[str]) -> np.ndarray:
     if set(classes) <= set(voc.CLASSES):
         table[1 : len(classes) + 1] = [voc.CLASSES.index(name) + 1 for name in classes]
     return table
+
+
+def full_size(images: ImageSet, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Label maps, made at the size at which images are seen, at the images' own; nearest."""
+    return {
+        name: resize_labels(torch.from_numpy(labels[name]), images.image(i).shape[:2]).numpy()
+        for i, name in enumerate(images.ids)
+    }
 
 
 def pseudo_ground_truth(

@@ -4,7 +4,8 @@
 
     python -m ribkit.figures
 
-redraws all of them. The style stands in `ribkit.style`, the toy experiment's in `figures_toy`.
+redraws all of them. The style stands in `ribkit.style`; `figures_toy` has the toy experiment's,
+`figures_rq4` RQ4's.
 """
 
 import shutil
@@ -16,13 +17,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ribkit import figures_toy
+from ribkit import figures_rq4, figures_toy
 from ribkit.errors import InputError
-from ribkit.style import FIGURES, PALETTE, figure, pictures, pictures_table
+from ribkit.style import FIGURES, PALETTE, figure, gallery, pictures_table
 
-__all__ = ["FIGURES", "figures_toy", "pictures_table", "publish", "redraw", "save"]
+__all__ = ["FIGURES", "figures_rq4", "figures_toy", "pictures_table", "publish", "redraw", "save"]
 
-UNPUBLISHED = {"voc-lite": {"growth", "samples"}}  # photographs of VOC are nobody's to hand on
+# photographs of VOC are nobody's to hand on
+UNPUBLISHED = {"voc-lite": {"growth", "samples", "refined", "walks", "predictions", "worst"}}
 
 
 def save(name: str, table: pd.DataFrame, folder: Path) -> Figure:
@@ -51,51 +53,22 @@ def publish(source: Path, target: Path) -> None:
                     shutil.copyfile(file, target / file.name)
 
 
-def _gallery(table: pd.DataFrame, outline: str | None = None, bar: bool = True) -> Figure:
-    """Names as rows, panels as columns; maps in viridis over the whole range 0 to 1."""
-    found = pictures(table)
-    names = list(dict.fromkeys(name for name, _ in found))
-    panels = list(dict.fromkeys(panel for _, panel in found if panel != outline))
-    heights = [found[name, panels[0]].shape[0] / found[name, panels[0]].shape[1] for name in names]
-    width = min(1.35, 9.5 / len(panels))
-    size = (width * len(panels) + 0.9, width * sum(heights) + 0.35)
-    drawn = Figure(size, layout="constrained")
-    axes = drawn.subplots(len(names), len(panels), squeeze=False, height_ratios=heights)
-    for axis, panel in zip(axes[0], panels, strict=True):
-        axis.set_title(panel)
-    for row, name in zip(axes, names, strict=True):
-        for axis, panel in zip(row, panels, strict=True):
-            axis.set(xticks=[], yticks=[])
-            axis.grid(False)
-            picture = found.get((name, panel))
-            if picture is None:
-                axis.set_axis_off()
-                continue
-            shown = axis.imshow(picture, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-            if outline and picture.ndim == 2 and (name, outline) in found:
-                axis.contour(found[name, outline], [0.5], colors="white", linewidths=0.8)
-        row[0].set_ylabel(name.replace(", ", "\n"))
-    if bar:
-        drawn.colorbar(shown, ax=axes, label="map / its maximum", shrink=0.8, pad=0.01, aspect=25)
-    return drawn
-
-
 @figure
 def samples(table: pd.DataFrame) -> Figure:
     """Some images with their masks; on `mini` also the heads, which tell the classes apart."""
-    return _gallery(table, bar=False)
+    return gallery(table, bar=False)
 
 
 @figure
 def growth(table: pd.DataFrame) -> Figure:
     """Maps through the process (the paper's Figure 3) on scored images; outline: the object."""
-    return _gallery(table, outline="object")
+    return gallery(table, outline="object")
 
 
 @figure
 def photographs(table: pd.DataFrame) -> Figure:
     """Maps through the process on shipped photographs, with the ImageNet head."""
-    return _gallery(table)
+    return gallery(table)
 
 
 # ---- curves ---------------------------------------------------------------------------------

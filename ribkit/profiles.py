@@ -186,7 +186,7 @@ MINI = Profile(
     psa_log2_steps=(4, 6, 8),
     saliency="scenes",
     network=segmentation.Training(
-        aspp_rates=(1, 2, 4, 6), iterations=300, rate=0.01, scales=(0.75, 1.25), crop=64
+        aspp_rates=(1, 2, 4, 6), iterations=200, rate=5e-4, scales=(0.75, 1.25), crop=64
     ),
     network_backbone="small",
     network_seeds=2,
@@ -219,7 +219,7 @@ VOC_LITE = Profile(
     psa_alphas=(4.0, 8.0, 16.0),
     psa_log2_steps=(4, 6, 8),
     network=segmentation.Training(
-        aspp_rates=(3, 6, 9, 12), iterations=400, rate=0.005, batch=8, crop=192
+        aspp_rates=(3, 6, 9, 12), iterations=300, rate=5e-4, batch=8, crop=192, scales=(0.75, 1.5)
     ),
     network_backbone="efficientnet_lite0",
     network_seeds=2,

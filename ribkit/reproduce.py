@@ -51,7 +51,7 @@ def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     cells = [
         (c["cell_type"], "".join(c["source"])) for c in json.loads(source.read_text())["cells"]
     ]
-    code = [code_hash("ribkit.study"), code_hash("ribkit.tables")]
+    code = [code_hash(f"ribkit.{name}") for name in ("study", "tables", "tables_rq4", "export")]
     made_of = [cells, parameters, code, study.inputs(), str(parallel.device().type)]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 

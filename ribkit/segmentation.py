@@ -187,6 +187,11 @@ def train(
     left = range(len(losses), training.iterations)
     for iteration in bar(left, "segmentation network"):
         losses.append(_step(segmenter, optimiser, data, training, iteration))
+        if not losses[-1].isfinite():
+            raise InputError(
+                f"the segmentation network's loss is {float(losses[-1])} at iteration {iteration}: "
+                f"its rate {training.rate:g} is too high; lower network.rate."
+            )
         if (iteration + 1) % training.checkpoint == 0:
             _keep(scratch, segmenter, optimiser, losses)
     return {"weights": segmenter.state_dict(), "history": _history(torch.stack(losses))}

@@ -20,8 +20,8 @@ def samples(study: Study, count: int = 4) -> pd.DataFrame:
         names = ", ".join(np.array(images.classes)[images.labels[i]])
         title = f"{images.ids[i]}, {names}"
         mask = images.mask(i)
-        pictures[title, "image"] = _shrunk(images.image(i), 160)
-        pictures[title, "objects"] = _shrunk(((mask > 0) & (mask < 255)).astype(float), 160)
+        pictures[title, "image"] = shrunk(images.image(i), 160)
+        pictures[title, "objects"] = shrunk(((mask > 0) & (mask < 255)).astype(float), 160)
         if hasattr(images.source, "heads"):
             pictures[title, "heads"] = (images.source.heads(images.ids[i]) > 0).astype(float)
     return figures.pictures_table(pictures)
@@ -150,17 +150,17 @@ def _process_pictures(images: ImageSet, grown: Result, outlines: bool = False) -
         shown = {"CAM": 0, "step 2": min(2, last), "step 5": min(5, last), "last step": last}
         for k, label in enumerate(np.flatnonzero(images.labels[i])):
             title = f"{name.split('.')[0]}, {images.classes[label]}"
-            pictures[title, "image"] = _shrunk(images.image(i), 160)
+            pictures[title, "image"] = shrunk(images.image(i), 160)
             for panel, step in shown.items():
-                pictures[title, panel] = _shrunk(steps[name][step, k], 64)
-            pictures[title, "RIB (sum)"] = _shrunk(sums[name][k], 64)
+                pictures[title, panel] = shrunk(steps[name][step, k], 64)
+            pictures[title, "RIB (sum)"] = shrunk(sums[name][k], 64)
             if outlines:
                 mask = (images.mask(i) == label + 1).astype(float)
-                pictures[title, "object"] = _shrunk(mask, 64)
+                pictures[title, "object"] = shrunk(mask, 64)
     return figures.pictures_table(pictures)
 
 
-def _shrunk(picture: np.ndarray, long_side: int) -> np.ndarray:
+def shrunk(picture: np.ndarray, long_side: int) -> np.ndarray:
     """``(H, W, 3)`` uint8 or ``(H, W)`` float, made at most so long; smaller ones stay."""
     factor = long_side / max(picture.shape[:2])
     if factor >= 1:

@@ -122,6 +122,40 @@ def toy_last_drop():
     return pd.DataFrame(rows)
 
 
+def refinement():
+    rows = [
+        {"method": method, "stage": stage, "miou": 50 + k, "low": 48 + k, "high": 53 + k}
+        for method in ("CAM", "RIB")
+        for k, stage in enumerate(("seed", "+ CRF", "+ IRN"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def refinement_errors():
+    shares = {"missed": 10.0, "spilled": 5.0, "confused": 2.5, "unlabelled": 0.0}
+    rows = [{"method": m, "stage": s} | shares for m in ("CAM", "RIB") for s in ("seed", "+ CRF")]
+    return pd.DataFrame(rows)
+
+
+def network():
+    rows = [
+        {"trained on": source, "CRF": crf, "miou": 50 + k, "low": 48 + k, "high": 53 + k}
+        for crf in ("without CRF", "with CRF")
+        for k, source in enumerate(("CAM", "RIB", "ground truth"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def network_curves():
+    rows = [
+        {"trained on": source, "seed": seed, "iteration": i, "loss": 1 / i + 0.1 * seed}
+        for source in ("CAM", "RIB")
+        for seed in (0, 1)
+        for i in (1, 2, 3)
+    ]
+    return pd.DataFrame(rows)
+
+
 TABLES = {
     "toy_examples": lambda: digits("image", "region"),
     "toy_gradients": lambda: digits("image", "G1, none", "G6, none"),
@@ -136,6 +170,14 @@ TABLES = {
     "seed_scores": seed_scores,
     "coverage": coverage,
     "claims": verdicts,
+    "refinement": refinement,
+    "refinement_errors": refinement_errors,
+    "refined": gallery,
+    "walks": gallery,
+    "predictions": gallery,
+    "worst": gallery,
+    "network": network,
+    "network_curves": network_curves,
 }
 
 

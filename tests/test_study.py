@@ -27,7 +27,7 @@ def voc_folder(root, counts):
         Image.fromarray(np.full((32, 32), 8, np.uint8)).save(root / f"SegmentationClass/{i}.png")
         xml = "<annotation><object><name>cat</name></object></annotation>"
         (root / f"Annotations/{i}.xml").write_text(xml)
-    for split, count in counts.items():
+    for split, count in ({"val": 1} | counts).items():
         names = "".join(f"{i}\n" for i in range(count))
         (root / f"ImageSets/Segmentation/{split}.txt").write_text(names)
     return root

@@ -1,0 +1,124 @@
+"""From seeds to a scored network, on a handful of scenes whose seeds are made up."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ribkit import chain, figures, tables_rq4
+from ribkit.affinity import Training
+from ribkit.chain import Refinement
+from ribkit.store import Store
+from ribkit.study import CAM, RIB, Study
+
+HEADS = Training(stride=4, radius=3, epochs=1, batch=4, rate=0.05, crop=48)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """RIB's maps are the objects, CAM's only their upper parts; nothing was trained before."""
+    patched = pytest.MonkeyPatch()
+    patched.setenv("RIBKIT_WORKERS", "1")
+    patched.setattr(chain, "SALIENT_SCENES", 4)
+    patched.setattr(Study, "pretext", None)
+    found = Study("mini", "", {"score_images": 4, "tune_images": 2, "val_images": 3})
+    found.store = Store(tmp_path_factory.mktemp("store"))
+    network = dataclasses.replace(found.profile.network, iterations=2, batch=2, crop=48)
+    found.profile = dataclasses.replace(
+        found.profile, irn=HEADS, psa=HEADS, network=network, psa_alphas=(4.0, 16.0)
+    )
+
+    def maps(self):
+        sets = []
+        for images in (self.study.scored, self.study.tuning):
+            arrays = {}
+            for i, name in enumerate(images.ids):
+                shown = [images.mask(i) == k + 1 for k in np.flatnonzero(images.labels[i])]
+                if self.method == CAM:
+                    shown = [m & (np.cumsum(m.any(axis=1))[:, None] <= 8) for m in shown]
+                arrays[name] = 0.8 * np.stack(shown).astype(np.float16)
+            key = f"seeds-{self.title}-{images.source.seed}"
+            sets.append((images, self.study.store.run(key, lambda a=arrays: {"maps": a})))
+        return tuple(sets)
+
+    patched.setattr(Refinement, "maps", property(maps))
+    patched.setattr(Refinement, "threshold", 0.4)
+    yield found
+    patched.undo()
+
+
+def test_every_stage_has_labels_for_every_scored_image(study):
+    for own in chain.refinements(study):
+        for stage in chain.stages(study):
+            refined = own.stage(stage)
+            assert set(refined.labels.arrays("labels")) == set(study.scored.ids)
+            assert refined.confusions.sum() == 4 * 64 * 64
+            assert refined.background.shape == (4, 9, 9)
+
+
+def test_scores_are_of_each_stage_and_paired(study):
+    table = tables_rq4.refinement_scores(study).set_index(["method", "stage"])
+    assert {stage.split(",")[0] for _, stage in table.index} == set(chain.STAGES)
+    assert np.isnan(table.loc[("CAM", "seed"), "gain"])
+    assert table.loc[("RIB", "seed"), "miou"] == pytest.approx(100)
+    assert table.loc[("RIB", "seed"), "over_low"] > 0
+    words = tables_rq4.readable(table.reset_index())
+    assert words["gain over the seed"][0] == ""
+    assert tables_rq4.answer_refinement(study).count("over its seed") >= 10
+    assert set(tables_rq4.teachers(study)["network"]) == {"IRN", "PSA"}
+    assert len(tables_rq4.psa_tried(study)) == 2 * 2 * 3
+
+
+def test_errors_of_a_confusion_by_hand():
+    # targets 0, 1, 2; predictions 0, 1, 2, none
+    confusion = np.array([[50, 5, 5, 2], [4, 10, 3, 1], [6, 2, 12, 0]])
+    shares = tables_rq4.error_shares(confusion)
+    assert shares == {"missed": 10, "spilled": 10, "confused": 5, "unlabelled": 3}
+
+
+def test_judged_pixels_by_hand():
+    mask = np.array([[0, 1, 1, 0, 1, 255, 1]], np.uint8)
+    labels = np.array([[0, 1, 0, 1, 2, 1, 255]], np.uint8)
+    seen = tables_rq4.judged(labels, mask)[0]
+    expected = [colour for _, colour in tables_rq4.KINDS]
+    assert [tuple(c) for c in seen.tolist()] == [*expected, expected[5]]
+
+
+def test_networks_are_scored_on_images_of_their_own(study):
+    table = tables_rq4.network_scores(study)
+    assert list(table["trained on"].unique()) == ["CAM", "RIB", "RIB + saliency", "ground truth"]
+    assert set(table["seeds"]) == {2}
+    assert set(table["images"]) == {3}
+    sets = (study.scored, study.tuning, study.train, chain.validation(study))
+    assert len({images.source.seed for images in sets}) == 4
+    assert tables_rq4.answer_network(study).count("\n") == 3
+    assert set(tables_rq4.curves(study)["seed"]) == {0, 1}
+
+
+def test_every_picture_is_drawn(study, tmp_path):
+    made = {
+        "refined": tables_rq4.refined(study, 2),
+        "walks": tables_rq4.walks(study, 1),
+        "predictions": tables_rq4.predictions(study, (0, 7)),
+        "worst": tables_rq4.worst(study, 1),
+        "refinement_errors": tables_rq4.errors(study),
+    }
+    for name, table in made.items():
+        assert isinstance(table, pd.DataFrame)
+        figures.save(name, table, tmp_path)
+
+
+def test_claims_of_rq4_are_measured(study):
+    found = tables_rq4.measured(study)
+    names = {"crf-seed", "psa-seed", "irn-seed", "rib-pseudo", "rib-network", "saliency-network"}
+    assert set(found) == names
+    assert all(m.low <= m.difference <= m.high for m in found.values())
+
+
+def test_without_saliency_maps_there_is_no_stage_with_them(study):
+    without = Study("mini", "", {"saliency": ""})
+    assert chain.stages(without) == chain.STAGES[:-1]
+    assert chain.sources(without) == ("CAM", "RIB", "ground truth")
+    assert [r.title for r in chain.refinements(without)] == ["CAM", "RIB"]
+    assert chain.refinements(without)[1].method == RIB
