@@ -72,13 +72,14 @@ class Refinement:
             "+ IRN + CRF": self._irn_crf,
             "+ IRN + saliency": self._irn_saliency,
         }[name]()
-        found = self._score(self.study.scored, labels)
+        found = self.score(self.study.scored, labels)
         return Refined(labels, found["error"], found["background"], threshold)
 
     def _run(self, name: str, stage, **parameters) -> Result:
         return self.study.store.run(name, stage, **parameters)
 
-    def _score(self, images: ImageSet, labels: Result) -> dict[str, np.ndarray]:
+    def score(self, images: ImageSet, labels: Result) -> dict[str, np.ndarray]:
+        """Confusions of label maps, 255 read both ways: see `refinement.score`."""
         result = self._run("score-labels", refinement.score, images=images, labels=labels)
         return result.arrays("confusions")
 
@@ -173,14 +174,6 @@ class Refinement:
         arguments = {"images": images, "labels": labels, "maps": saliency_maps(self.study, images)}
         return self._run("saliency-labels", refinement.with_saliency, **arguments), threshold
 
-    def oracle(self) -> Refined:
-        """IRN's maps at the threshold that is best for the scored images themselves."""
-        images, maps = self.maps[0]
-        every = self.study.confusions(images, self.irn_maps(images, maps))
-        index = evaluation.best_threshold(every.sum(axis=0))
-        at = every[:, index]
-        return Refined(self.irn_maps(images, maps), at, at, float(evaluation.THRESHOLDS[index]))
-
     # ---- PSA ------------------------------------------------------------------------------------
     def psa_labels(self) -> tuple[tuple[ImageSet, Result], ...]:
         """Scored and tuning images with the labels that PSA learns from."""
@@ -221,7 +214,7 @@ class Refinement:
         images, maps = self.maps[1]
         found = {}
         for pair in itertools.product(self.profile.psa_alphas, self.profile.psa_log2_steps):
-            scored = self._score(images, self._psa_walk(images, maps, *pair))
+            scored = self.score(images, self._psa_walk(images, maps, *pair))
             found[pair] = evaluation.mean_iou(scored["error"].sum(axis=0))
         return found
 

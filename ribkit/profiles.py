@@ -116,6 +116,8 @@ class Profile:
             values = getattr(self, name)
             fits = bool(values) and all(0 < v < math.inf for v in values)
             self._require(name, fits, "positive, and at least one")
+        scenes = self.saliency != "scenes" or self.data == "scenes"
+        self._require("saliency", scenes, "u2netp or a folder where there are photographs")
         for group in ("irn", "psa", "network"):
             for part in dataclasses.fields(getattr(self, group)):
                 self._require_numbers(f"{group}.{part.name}")
@@ -237,7 +239,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     if name not in PROFILES:
         raise InputError(f"profile '{name}' is unknown; use one of {', '.join(PROFILES)}.")
     kinds = setting_kinds()
-    profile = PROFILES[name]
+    profile, changes = PROFILES[name], {}
     for key, value in (overrides or {}).items():
         if key not in kinds:
             close = difflib.get_close_matches(key, kinds, n=1)
@@ -252,9 +254,10 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Profile:
             ) from None
         group, _, part = key.rpartition(".")
         if group:
-            part, converted = group, replace(getattr(profile, group), **{part: converted})
-        profile = replace(profile, **{part: converted})
-    return profile
+            whole = changes.get(group, getattr(profile, group))
+            part, converted = group, replace(whole, **{part: converted})
+        changes[part] = converted
+    return replace(profile, **changes)
 
 
 def setting_kinds() -> dict[str, Any]:

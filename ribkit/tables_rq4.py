@@ -116,7 +116,7 @@ def teachers(study: Study) -> pd.DataFrame:
     for own in chain.refinements(study):
         for kind, parts in (("IRN", own.irn_labels()), ("PSA", own.psa_labels())):
             images, result = parts[0]
-            confusion = own._score(images, result)["error"].sum(axis=0)
+            confusion = own.score(images, result)["error"].sum(axis=0)
             count = len(confusion)
             said = confusion[:, :count].sum(axis=0)
             objects = np.trace(confusion[1:, 1:count])
@@ -132,7 +132,7 @@ def teachers(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def refined(study: Study, count: int = 3) -> pd.DataFrame:
+def refined(study: Study, count: int = 2) -> pd.DataFrame:
     """Some scored images with each stage's labels, right and wrong: for `figures.refined`."""
     images, pictures = study.scored, {}
     for own in chain.refinements(study):
@@ -174,7 +174,12 @@ def walks(study: Study, count: int = 2) -> pd.DataFrame:
         for k, label in enumerate(np.flatnonzero(images.labels[i])):
             title = f"{name}, {images.classes[label]}"
             pictures[title, "image"] = shrunk(images.image(i), 128)
-            panels = {"boundary": edge, "down": shift[0], "right": shift[1], "map": coarse[k]}
+            panels = {
+                "boundary": edge,
+                "shift down": shift[0],
+                "shift right": shift[1],
+                "map": coarse[k],
+            }
             for log2_steps in (2, 5, 8):
                 walked = random_walk.propagate(coarse, edge, walk.radius, walk.beta, log2_steps)
                 peak = walked.max() if walk.one_maximum else walked[k].max()

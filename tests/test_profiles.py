@@ -159,3 +159,22 @@ def test_every_profile_can_do_what_its_settings_say(profile):
 def test_values_that_cannot_work_are_refused_by_name(name, value):
     with pytest.raises(InputError, match=f"setting {name}=.* must be "):
         profiles.load("mini", {name: value})
+
+
+def test_settings_of_a_group_are_given_with_a_point():
+    changes = {"network.iterations": "7", "irn.radius": 4, "network.scales": "0.5,1.0"}
+    profile = profiles.load("mini", changes)
+    assert (profile.network.iterations, profile.network.scales) == (7, (0.5, 1.0))
+    assert profile.irn.radius == 4
+    assert profile.network.rate == PROFILES["mini"].network.rate
+    assert "did you mean network.iterations" in problem("mini", {"network.iteration": 7})
+    assert "network.batch='x' is not of type int" in problem("mini", {"network.batch": "x"})
+    assert "no setting 'network'; " in problem("mini", {"network": 5})
+    with pytest.raises(InputError, match=r"setting network\.batch=0 must be 1 or more"):
+        profiles.load("mini", {"network.batch": 0})
+    with pytest.raises(InputError, match=r"setting walk='long' must be one of paper, official"):
+        profiles.load("mini", {"walk": "long"})
+
+
+def test_settings_that_need_each_other_may_come_in_any_order():
+    assert profiles.load("mini", {"train_images": 4, "batch": 4}).train_images == 4
