@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ribkit import claims, figures, tables
+from ribkit import claims, figures, tables, tables_rq4
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,6 +24,12 @@ def test_claims_are_those_of_the_committed_run():
 def test_voc_scores_are_those_of_the_committed_run():
     table = pd.read_csv(ROOT / "figures" / "voc-lite" / "seed_scores.csv")
     assert claims.markdown(tables.readable(table)) in between("voc-lite")
+
+
+@pytest.mark.parametrize("name", ["refinement", "network"])
+def test_the_chain_on_photographs_is_that_of_the_committed_run(name):
+    table = pd.read_csv(ROOT / "figures" / "voc-lite" / f"{name}.csv")
+    assert claims.markdown(tables_rq4.readable(table)) in between("voc-chain")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "figures").glob("*/*.png")), ids=str)
