@@ -63,9 +63,13 @@ class Labelled:
         images, index, labels = self.items[position]
         name, image = images.ids[index], images.image(index)
         labels = images.mask(index) if labels is None else labels
+        if labels.ndim != 2:
+            raise InputError(
+                f"the label map of {name} has the shape {labels.shape}; give one value per pixel."
+            )
         (height, width), (map_height, map_width) = image.shape[:2], labels.shape
-        factor = map_height / height
-        if abs(map_width - factor * width) > max(1, factor):
+        # Each side of a resized map is rounded, by half a pixel at most: compare cross products.
+        if 2 * abs(map_width * height - map_height * width) > height + width:
             raise InputError(
                 f"the label map of {name} is {map_width} x {map_height} pixels and its image "
                 f"{width} x {height}; make their shapes agree."

@@ -207,13 +207,19 @@ def _step(segmenter, optimiser, data: Labelled, training: Training, iteration: i
     pixels, labels = augmentation.batch(
         data, rows, training.scales, training.crop, segmenter.mean, generator
     )
-    with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
-        logits = segmenter(pixels.to(device()))
+    with torch.random.fork_rng(_gpus()):  # deeplabv3 has dropout: a function of the iteration too
+        torch.manual_seed(training.seed * 1_000_003 + iteration)
+        with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
+            logits = segmenter(pixels.to(device()))
     loss = balanced_cross_entropy(logits, labels.to(device()))
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
     return loss.detach().cpu()
+
+
+def _gpus() -> list[torch.device]:
+    return [device()] if device().type == "cuda" else []
 
 
 def _history(losses: Tensor) -> pd.DataFrame:
@@ -307,6 +313,9 @@ def score(images: ImageSet, predictions: Result, value: str) -> dict:
     value: ``"labels"`` or ``"refined"``. Predictions are resized to the masks, nearest.
     """
     maps, found = predictions.arrays(value), []
+    missing = [name for name in images.ids if name not in maps]
+    if missing:
+        raise InputError(f"{predictions.path} has no label map of image {missing[0]}; predict it.")
     for index, name in enumerate(images.ids):
         mask = images.mask(index)
         own = resize_labels(torch.from_numpy(maps[name]), mask.shape).numpy()

@@ -62,6 +62,20 @@ def test_what_does_not_suit_is_told_by_name(tmp_path):
         Labelled([(images(), high)], 3, None).check()
 
 
+@pytest.mark.parametrize(("height", "width"), [(212, 500), (500, 111), (3, 500), (375, 500)])
+def test_label_maps_of_the_size_at_which_an_image_is_seen_always_suit(tmp_path, height, width):
+    factor = 256 / max(height, width)
+    size = tuple(max(1, round(side * factor)) for side in (height, width))
+    result = stored(tmp_path, x=np.zeros(size, np.uint8))
+    Labelled([(images((height, width)), result)], 3, 256).check()
+
+
+def test_a_label_map_that_is_no_map_is_told(tmp_path):
+    result = stored(tmp_path, x=np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(InputError, match=r"label map of x has the shape \(4, 6, 3\)"):
+        Labelled([(images(), result)], 3, None).check()
+
+
 @pytest.mark.parametrize("side", [8, 24])
 def test_views_cut_image_and_labels_alike(side):
     labels = torch.arange(16 * 12, dtype=torch.uint8).view(16, 12)

@@ -117,8 +117,12 @@ def test_training_lowers_the_loss(images, tmp_path):
     assert losses[30:].mean() < losses[:10].mean()
 
 
-def test_an_interrupted_training_ends_with_the_same_bits(images, tmp_path, monkeypatch):
-    whole = trained(images, tmp_path / "whole")
+@pytest.mark.parametrize("head", segmentation.HEADS)  # deeplabv3 has dropout, which draws too
+def test_an_interrupted_training_ends_with_the_same_bits(head, images, tmp_path, monkeypatch):
+    training_ = dataclasses.replace(SMALL, head=head)
+    torch.manual_seed(1)
+    whole = trained(images, tmp_path / "whole", training_)
+    torch.manual_seed(2)
     step = segmentation._step
 
     def stop(segmenter, optimiser, data, training, iteration):
@@ -129,11 +133,11 @@ def test_an_interrupted_training_ends_with_the_same_bits(images, tmp_path, monke
     with monkeypatch.context() as patched:
         patched.setattr(segmentation, "_step", stop)
         with pytest.raises(KeyboardInterrupt):
-            trained(images, tmp_path / "cut")
+            trained(images, tmp_path / "cut", training_)
     assert [p.name for p in (tmp_path / "cut").iterdir()] == ["training.safetensors"]
     done = []
     monkeypatch.setattr(segmentation, "_step", lambda *a: done.append(a[-1]) or step(*a))
-    resumed = trained(images, tmp_path / "cut")
+    resumed = trained(images, tmp_path / "cut", training_)
     assert done == [4, 5]
     for name, value in whole["weights"].items():
         assert torch.equal(value, resumed["weights"][name]), name
@@ -177,6 +181,12 @@ def test_predictions_are_scored_against_the_masks(images, model, monkeypatch, tm
     assert counts.shape == (2, 9, 9)
     assert counts.sum() == 2 * 64 * 64
     assert np.trace(counts.sum(axis=0)) > 0.9 * counts.sum()
+
+
+def test_a_missing_prediction_is_told(images, tmp_path):
+    result = Store(tmp_path).run("p", lambda: {"labels": {"0": images.mask(0)}})
+    with pytest.raises(InputError, match="has no label map of image 1; predict it"):
+        segmentation.score(images, result, "labels")
 
 
 def test_objects_and_their_saliency(images, model, monkeypatch):
