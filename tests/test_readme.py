@@ -26,7 +26,7 @@ def test_voc_scores_are_those_of_the_committed_run():
     assert claims.markdown(tables.readable(table)) in between("voc-lite")
 
 
-@pytest.mark.parametrize("name", ["refinement"])
+@pytest.mark.parametrize("name", ["refinement", "network"])
 def test_the_chain_on_photographs_is_that_of_the_committed_run(name):
     table = pd.read_csv(ROOT / "figures" / "voc-lite" / f"{name}.csv")
     assert claims.markdown(tables_rq4.readable(table)) in between("voc-chain")
