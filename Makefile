@@ -33,8 +33,7 @@ figures: .venv/.installed  ## redraw every figure from the small table beside it
 	$(PY) -m ribkit.figures
 
 report: reproduce  ## write the study's last notebook to build/report.html
-	$(PY) -m nbconvert --log-level WARN --to html --embed-images --output-dir build \
-		--output report.html "build/$$PROFILE/07_report.ipynb"
+	$(PY) -m ribkit.report "build/$$PROFILE/07_report.ipynb" build/report.html
 	@echo "The report is in build/report.html."
 
 bench: .venv/.installed  ## run every benchmark in benchmarks/

@@ -5,8 +5,8 @@ class with it; the maps of all steps are summed, then normalised once. Where the
 released code part, a `Variant` says which way is taken: each switch can be ablated alone.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -45,7 +45,7 @@ VARIANTS = {"paper": PAPER, "official": OFFICIAL}
 class Settings:
     """What an adaptation is made with. Defaults: the paper's, for VOC."""
 
-    pooling: str = "gndrp"  # "gap" or "gndrp"
+    pooling: str = "gndrp"  # "gap", "gmp" or "gndrp"
     tau: float = 0.4
     steps: int = 10  # K
     rate: float = 8e-6  # of SGD; the classifier's is head_factor times as large
@@ -57,6 +57,10 @@ class Settings:
     weight_decay: float = 1e-4
     poly_power: float = 0.9
     variant: Variant = OFFICIAL
+    # for ablations
+    activation: str = "none"  # put back after the logits; one of `losses.ACTIVATIONS`
+    matched: bool = False  # the rate scaled so that the first update is as long as without it
+    last_map: bool = False  # the last step's map instead of the sum over the steps
 
 
 @dataclass
@@ -105,50 +109,120 @@ def trajectory(
     """
     variant = settings.variant
     present = labels.nonzero().flatten()
+    optimiser, stretch = _optimiser(network, settings), 1.0
+    for step in range(settings.steps + 1):
+        last = step == settings.steps
+        maps, logits = _see(network, views, labels, settings, learns=not last)
+        maps = {scale: cam.flip_sum(signed[:, present]) for scale, signed in maps.items()}
+        yield Step(maps, logits.detach())
+        if last:
+            return
+        rows, targets = _rows(
+            network, logits, labels, others(step if variant.fresh_others else 0), settings
+        )
+        loss = _loss(rows, targets, settings)
+        if settings.matched and step == 0:
+            stretch = _match(
+                loss, _loss(rows, targets, replace(settings, activation="none")), optimiser
+            )
+        _update(optimiser, loss, stretch * (1 - step / settings.steps) ** settings.poly_power)
+
+
+def _see(
+    network: Network, views: dict[float, Tensor], labels: Tensor, settings: Settings, learns: bool
+) -> tuple[dict[float, Tensor], Tensor]:
+    """Signed maps of each view, without gradient, and the pooled rows that enter the loss."""
+    maps, pooled = {}, []
+    for scale, features in views.items():
+        in_loss = scale >= 1 or settings.variant.loss_on_half_scale
+        with torch.set_grad_enabled(in_loss and learns):
+            signed = network.maps(features)
+        maps[scale] = signed.detach()
+        if in_loss:
+            pooled.append(pool(signed, labels.expand(2, -1), settings))
+    return maps, torch.cat(pooled)
+
+
+def _rows(
+    network: Network,
+    logits: Tensor,
+    labels: Tensor,
+    others: tuple[Tensor, Tensor],
+    settings: Settings,
+) -> tuple[Tensor, Tensor]:
+    """Logits and labels of the image's own rows and of the others."""
+    features, other_labels = others
+    rows, targets = [logits], [labels.expand(len(logits), -1)]
+    if len(features):
+        rows.append(pool(network.maps(features), other_labels, settings))
+        targets.append(other_labels)
+    return torch.cat(rows), torch.cat(targets)
+
+
+def _loss(rows: Tensor, targets: Tensor, settings: Settings) -> Tensor:
+    margin = settings.margin if settings.variant.clamp_at_margin else None
+    return rib_loss(rows, targets, margin, settings.activation)
+
+
+def _update(optimiser: torch.optim.SGD, loss: Tensor, factor: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = group["rate"] * factor
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+
+
+def _optimiser(network: Network, settings: Settings) -> torch.optim.SGD:
     groups = [
         {"params": network.adapted.parameters(), "rate": settings.rate},
         {"params": network.classifier.parameters(), "rate": settings.rate * settings.head_factor},
     ]
     groups = [dict(g, params=[p for p in g["params"] if p.requires_grad]) for g in groups]
-    optimiser = torch.optim.SGD(
+    return torch.optim.SGD(
         [g for g in groups if g["params"]],
         lr=settings.rate,
-        momentum=variant.momentum,
+        momentum=settings.variant.momentum,
         weight_decay=settings.weight_decay,
     )
-    for step in range(settings.steps + 1):
-        last = step == settings.steps
-        maps, pooled = {}, []
-        for scale, features in views.items():
-            in_loss = scale >= 1 or variant.loss_on_half_scale
-            with torch.set_grad_enabled(in_loss and not last):
-                signed = network.maps(features)
-            maps[scale] = cam.flip_sum(signed.detach()[:, present])
-            if in_loss:
-                pooled.append(pool(signed, labels.expand(2, -1), settings))
-        logits = torch.cat(pooled)
-        yield Step(maps, logits.detach())
-        if last:
-            return
-        other_features, other_labels = others(step if variant.fresh_others else 0)
-        rows, targets = [logits], [labels.expand(len(logits), -1)]
-        if len(other_features):
-            rows.append(pool(network.maps(other_features), other_labels, settings))
-            targets.append(other_labels)
-        margin = settings.margin if variant.clamp_at_margin else None
-        loss = rib_loss(torch.cat(rows), torch.cat(targets), margin)
-        factor = (1 - step / settings.steps) ** settings.poly_power
+
+
+def _match(loss: Tensor, other: Tensor, optimiser: torch.optim.SGD) -> float:
+    """How many times as long the other loss's first update is; 1 where this one's has no length."""
+    lengths = []
+    for value in (loss, other):
+        total = 0.0
         for group in optimiser.param_groups:
-            group["lr"] = group["rate"] * factor
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
+            parts = torch.autograd.grad(value, group["params"], retain_graph=True)
+            total += group["rate"] ** 2 * sum(float(part.square().sum()) for part in parts)
+        lengths.append(total**0.5)
+    return lengths[1] / lengths[0] if lengths[0] > 0 else 1.0
+
+
+def adapt_set(
+    network: Network,
+    images: Iterable[tuple[dict[float, Tensor], Tensor, Others]],
+    count: int,
+    settings: Settings,
+) -> Network:
+    """One adaptation for a whole set: each image in turn moves the same weights by one step.
+
+    images: ``count`` times views, labels and others, see `trajectory`. The rate falls over the
+    images as it does over the steps of one image. Returns the network; the given one stays.
+    """
+    network = network.adaptable()
+    optimiser = _optimiser(network, settings)
+    for turn, (views, labels, others) in enumerate(images):
+        _, logits = _see(network, views, labels, settings, learns=True)
+        rows, targets = _rows(network, logits, labels, others(turn), settings)
+        factor = (1 - turn / count) ** settings.poly_power
+        _update(optimiser, _loss(rows, targets, settings), factor)
+    return network
 
 
 def pool(maps: Tensor, labels: Tensor, settings: Settings) -> Tensor:
     """Signed maps ``(N, C, h, w)``, labels ``(N, C)`` -> logits ``(N, C)``, as chosen."""
-    if settings.pooling == "gap":
-        return pooling.gap(maps)
+    if settings.pooling in ("gap", "gmp"):
+        return getattr(pooling, settings.pooling)(maps)
     if settings.variant.gndrp_classes is not None:
         labels = labels.clone()
         labels[:, settings.variant.gndrp_classes :] = 0
@@ -185,7 +259,8 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
         full = variant.stop_by_area and index > 0 and result.areas[-1] > settings.area_ratio
         for scale, maps in step.maps.items():
             if not full or scale == 1:
-                result.maps[scale] = result.maps.get(scale, 0) + maps
+                kept = 0 if settings.last_map else result.maps.get(scale, 0)
+                result.maps[scale] = kept + maps
         if full:
             result.reason = "area"
             break

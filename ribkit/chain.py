@@ -7,12 +7,13 @@ ground truth enters; thresholds, and PSA's alpha and steps, are chosen on the tu
 
 import itertools
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
 from ribkit import evaluation, irn, psa, refinement, saliency, scenes, segmentation, voc
 from ribkit.images import ImageSet
+from ribkit.parallel import alone, map_images
 from ribkit.refinement import WALKS, Affine
 from ribkit.store import Result
 from ribkit.study import CAM, RIB, Method, Study, some
@@ -119,34 +120,38 @@ class Refinement:
     @cached_property
     def irn(self) -> Affine:
         """The trained IRN."""
-        return self._affine("irn", irn.train, self.irn_labels())
+        return self._affine("irn")
 
-    def _affine(self, kind: str, train, parts: tuple) -> Affine:
+    def training(self, kind: str) -> dict:
+        """The stage that trains the network of this kind, ``irn`` or ``psa``, for `Store.run`."""
         p, study = self.profile, self.study
-        training = replace(getattr(p, kind), seed=p.seed)
-        pretext = study.pretext if p.backbone == "small" else None
-        weights = self._run(
-            kind,
-            train,
-            backbone=p.backbone,
-            parts=parts,
-            n_labels=len(study.scored.classes) + 1,
-            long_side=p.long_side,
-            training=training,
-            pretext=pretext,
-            weights=p.weights,
-        )
-        return Affine(kind, weights, p.backbone, training.stride, p.seed, pretext, p.weights)
+        return {
+            "name": kind,
+            "stage": {"irn": irn.train, "psa": psa.train}[kind],
+            "backbone": p.backbone,
+            "parts": self.irn_labels() if kind == "irn" else self.psa_labels(),
+            "n_labels": len(study.scored.classes) + 1,
+            "long_side": p.long_side,
+            "training": replace(getattr(p, kind), seed=study.training_seed),
+            "pretext": study.pretext if p.backbone == "small" else None,
+            "weights": p.weights,
+        }
 
-    def irn_maps(self, images: ImageSet, maps: Result) -> Result:
-        """Seeds after IRN's walk."""
+    def _affine(self, kind: str) -> Affine:
+        asked = self.training(kind)
+        weights, training = alone(_stored, (self.study, asked)), asked["training"]
+        about = (self.profile.backbone, training.stride, training.seed)
+        return Affine(kind, weights, *about, asked["pretext"], self.profile.weights)
+
+    def irn_maps(self, images: ImageSet, maps: Result, walk: str = "") -> Result:
+        """Seeds after IRN's walk: one of `refinement.WALKS`, the profile's if none is named."""
         return self._run(
             "irn-walk",
             refinement.irn_walk,
             model=self.irn,
             images=images,
             seeds=maps,
-            walk=WALKS[self.profile.walk],
+            walk=WALKS[walk or self.profile.walk],
             long_side=self.profile.long_side,
         )
 
@@ -195,7 +200,7 @@ class Refinement:
     @cached_property
     def psa(self) -> Affine:
         """The trained PSA."""
-        return self._affine("psa", psa.train, self.psa_labels())
+        return self._affine("psa")
 
     def _psa_walk(self, images: ImageSet, maps: Result, alpha: float, log2_steps: int) -> Result:
         return self._run(
@@ -225,9 +230,27 @@ class Refinement:
         return self._psa_walk(images, maps, alpha, log2_steps), alpha
 
 
+@cache
 def refinements(study: Study) -> tuple[Refinement, Refinement]:
     """CAM's and RIB's."""
     return Refinement(study, CAM), Refinement(study, RIB)
+
+
+@cache
+def train_affine(studies: tuple[Study, ...], kinds: tuple[str, ...] = ("irn", "psa")) -> None:
+    """Train the IRNs and PSAs of some replicas that are missing, side by side."""
+    jobs = [(own, kind) for study in studies for own in refinements(study) for kind in kinds]
+    missing = [job for job in jobs if not job[0].study.store.has(**job[0].training(job[1]))]
+    if missing:
+        map_images(_affine, missing, " and ".join(kinds).upper())
+
+
+def _affine(job: tuple[Refinement, str]) -> Affine:
+    return getattr(*job)
+
+
+def _stored(job: tuple[Study, dict]) -> Result:
+    return job[0].store.run(**job[1])
 
 
 def stages(study: Study) -> tuple[str, ...]:
@@ -250,7 +273,7 @@ def saliency_maps(study: Study, images: ImageSet) -> Result:
         return study.store.run("saliency", saliency.from_folder, images=images, folder=folder)
     others = scenes.generate(study.stream(5), SALIENT_SCENES)
     objects = study.store.run("objects", segmentation.objects, images=others)
-    network = _trained(study, others, objects, 2, seed=p.seed)
+    network = _trained(study.first, _on(study.first, others, objects, 2))
     return study.store.run(
         "saliency", segmentation.foreground, model=network, images=images, long_side=p.long_side
     )
@@ -282,38 +305,61 @@ def validation(study: Study) -> ImageSet:
     return some(images, p.val_images, p.seed)
 
 
-def network(study: Study, source: str, seed: int) -> segmentation.Model:
+def network(study: Study, source: str) -> segmentation.Model:
     """A network trained on a source's labels of the scored images."""
-    images = study.scored
-    return _trained(study, images, labels_of(study, source), len(images.classes) + 1, seed)
+    return _trained(study, _training(study, source))
 
 
-def _trained(study, images, labels, n_labels: int, seed: int) -> segmentation.Model:
+def _training(study: Study, source: str) -> dict:
+    """The stage that trains a source's network, for `Store.run`."""
+    images, labels = study.scored, labels_of(study, source)
+    return _on(study, images, labels, len(images.classes) + 1)
+
+
+@cache
+def train_networks(studies: tuple[Study, ...]) -> None:
+    """Train the networks of some replicas that are missing, side by side."""
+    train_affine(studies, ("irn",))
+    jobs = [(study, source) for study in studies for source in sources(study)]
+    missing = [job for job in jobs if not job[0].store.has(**_training(*job))]
+    if missing:
+        map_images(_network, missing, "segmentation networks")
+
+
+def _network(job: tuple[Study, str]) -> segmentation.Model:
+    return network(*job)
+
+
+def _on(study: Study, images: ImageSet, labels: Result | None, n_labels: int) -> dict:
+    """The stage that trains a network on these labels, for `Store.run`."""
     p = study.profile
-    training = replace(p.network, seed=seed)
-    pretext = study.pretext if p.network_backbone == "small" else None
-    weights = study.store.run(
-        "network",
-        segmentation.train,
-        backbone=p.network_backbone,
-        n_labels=n_labels,
-        images=images,
-        labels=labels,
-        training=training,
-        long_side=p.long_side,
-        pretext=pretext,
-        weights=p.weights,
-    )
-    return segmentation.Model(weights, p.network_backbone, n_labels, training, pretext, p.weights)
+    return {
+        "name": "network",
+        "stage": segmentation.train,
+        "backbone": p.network_backbone,
+        "n_labels": n_labels,
+        "images": images,
+        "labels": labels,
+        "training": replace(p.network, seed=study.training_seed),
+        "long_side": p.long_side,
+        "pretext": study.pretext if p.network_backbone == "small" else None,
+        "weights": p.weights,
+    }
 
 
-def predictions(study: Study, source: str, seed: int) -> Result:
+def _trained(study: Study, asked: dict) -> segmentation.Model:
+    weights = alone(_stored, (study, asked))
+    given = (asked[k] for k in ("backbone", "n_labels", "training", "pretext", "weights"))
+    return segmentation.Model(weights, *given)
+
+
+def predictions(study: Study, source: str) -> Result:
     """``labels`` and, after the CRF, ``refined`` of the validation images."""
     p = study.profile
     return study.store.run(
         "predictions",
         segmentation.predict,
-        model=network(study, source, seed),
+        model=network(study, source),
         images=validation(study),
         scales=p.test_scales,
         long_side=p.long_side,
@@ -321,15 +367,16 @@ def predictions(study: Study, source: str, seed: int) -> Result:
 
 
 def network_confusions(study: Study, source: str, refined: bool) -> list[np.ndarray]:
-    """Confusions ``(N, n, n)`` of the validation images, one for each seed."""
+    """Confusions ``(N, n, n)`` of the validation images, one for each replica."""
     value = "refined" if refined else "labels"
+    train_networks(study.replicas)
     return [
         study.store.run(
             "score-network",
             segmentation.score,
             images=validation(study),
-            predictions=predictions(study, source, seed),
+            predictions=predictions(replica, source),
             value=value,
         ).arrays("confusions")["confusions"]
-        for seed in range(study.profile.network_seeds)
+        for replica in study.replicas
     ]

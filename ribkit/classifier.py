@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ribkit import views
+from ribkit import scenes, views
 from ribkit.architectures import SmallResNet, efficientnet_lite0, resnet
 from ribkit.backbone import Network, from_classifier
 from ribkit.errors import InputError
@@ -16,7 +16,6 @@ from ribkit.images import ImageSet
 from ribkit.parallel import device
 from ribkit.pooling import gap
 from ribkit.progress import bar
-from ribkit.scenes import Scenes
 from ribkit.store import Result
 
 
@@ -68,17 +67,20 @@ def small(model: SmallResNet) -> Network:
 SMALL_MEAN, SMALL_STD = (127.5,) * 3, (64.0,) * 3
 
 
-def pretrain(scenes: ImageSet, epochs: int, seed: int, batch: int = 32, rate: float = 0.2) -> dict:
+def pretrain(
+    stream: int, count: int, epochs: int, seed: int, batch: int = 32, rate: float = 0.2
+) -> dict:
     """`mini`'s stand-in for ImageNet: a small residual network learns which heads, body textures
     and body shapes a scene shows, so that features for more than the heads exist.
 
-    SGD with Nesterov momentum 0.9, weight decay 5e-4, one cycle; mirror images in both directions.
-    Returns ``weights`` (the `SmallResNet`) and ``history``.
+    stream, count: which scenes; they are drawn here, so that a key need not draw them. SGD with
+    Nesterov momentum 0.9, weight decay 5e-4, one cycle; mirror images in both directions. Returns
+    ``weights`` (the `SmallResNet`) and ``history``.
     """
-    assert isinstance(scenes.source, Scenes)
-    pixels = torch.from_numpy(np.stack([scenes.image(i) for i in range(len(scenes))]))
+    drawn = [scenes.draw(stream, i, scenes.SIZE) for i in range(count)]
+    pixels = torch.from_numpy(np.stack([scene.image for scene in drawn]))
     pixels = views.normalise(pixels.permute(0, 3, 1, 2).float(), SMALL_MEAN, SMALL_STD)
-    targets = torch.from_numpy(np.stack([scenes.source.attributes(i) for i in scenes.ids])).float()
+    targets = torch.from_numpy(np.stack([scene.attributes for scene in drawn])).float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SmallResNet(targets.shape[1]).to(device())
@@ -86,11 +88,11 @@ def pretrain(scenes: ImageSet, epochs: int, seed: int, batch: int = 32, rate: fl
     optimiser = torch.optim.SGD(
         model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    steps = len(scenes) // batch
+    steps = count // batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * steps)
     generator, history = torch.Generator().manual_seed(seed), []
     for epoch in bar(range(epochs), "pretext task"):
-        order = torch.randperm(len(scenes), generator=generator)[: steps * batch]
+        order = torch.randperm(count, generator=generator)[: steps * batch]
         losses = []
         for rows in order.view(steps, batch):
             flips = [axis for axis in (-1, -2) if torch.rand((), generator=generator) < 0.5]

@@ -1,11 +1,11 @@
 """Every picture of the study: a function from one small table to a matplotlib Figure, in one style.
 
-``figures/<profile>/<name>.csv`` is all that ``<name>.png`` is drawn from:
+``figures/<profile>/<name>.csv`` is all that ``<name>.png`` and ``<name>.pdf`` are drawn from:
 
     python -m ribkit.figures
 
 redraws all of them. The style stands in `ribkit.style`; `figures_toy` has the toy experiment's,
-`figures_rq4` RQ4's.
+`figures_rq4` RQ4's, `figures_ablations` the ablations'.
 """
 
 import shutil
@@ -17,29 +17,37 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from ribkit import figures_rq4, figures_toy
+from ribkit import figures_ablations, figures_rq4, figures_toy
 from ribkit.errors import InputError
 from ribkit.style import FIGURES, PALETTE, figure, gallery, pictures_table
 
-__all__ = ["FIGURES", "figures_rq4", "figures_toy", "pictures_table", "publish", "redraw", "save"]
+__all__ = [
+    "FIGURES", "figures_ablations", "figures_rq4", "figures_toy", "pictures_table", "publish",
+    "redraw", "save",
+]  # fmt: skip
 
+SUFFIXES = (".png", ".pdf")
 # photographs of VOC are nobody's to hand on
-UNPUBLISHED = {"voc-lite": {"growth", "samples", "refined", "walks", "predictions", "worst"}}
+PHOTOGRAPHS = {"growth", "samples", "refined", "walks", "predictions", "worst", "gradient_pixels"}
+UNPUBLISHED = {"voc-lite": PHOTOGRAPHS}
+NO_DATE = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}
 
 
 def save(name: str, table: pd.DataFrame, folder: Path) -> Figure:
-    """Write a figure's table, read it back, draw from it, write the PNG; returns the figure."""
+    """Write a figure's table, read it back, draw from it, write PNG and PDF; returns the figure."""
     folder.mkdir(parents=True, exist_ok=True)
     table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
     return redraw(folder / f"{name}.csv")
 
 
 def redraw(path: Path) -> Figure:
-    """Draw a figure from its table, ``<name>.csv``, into ``<name>.png`` beside it."""
+    """Draw a figure from its table, ``<name>.csv``, into ``<name>.png`` and ``.pdf`` beside it."""
     if path.stem not in FIGURES:
         raise InputError(f"{path} belongs to no figure; the figures are {', '.join(FIGURES)}.")
     drawn = FIGURES[path.stem](pd.read_csv(path, keep_default_na=False, na_values=[""]))
-    drawn.savefig(path.with_suffix(".png"), bbox_inches="tight", metadata={"Software": None})
+    for suffix in SUFFIXES:
+        target = path.with_suffix(suffix)
+        drawn.savefig(target, bbox_inches="tight", metadata=NO_DATE[suffix])
     return drawn
 
 
@@ -48,7 +56,7 @@ def publish(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.glob("*.csv")):
         if path.stem not in UNPUBLISHED.get(target.name, ()):
-            for file in (path, path.with_suffix(".png")):
+            for file in (path, *(path.with_suffix(suffix) for suffix in SUFFIXES)):
                 if file.is_file():
                     shutil.copyfile(file, target / file.name)
 
@@ -203,7 +211,7 @@ def main() -> int:
     paths = sorted(folder.glob("*/*.csv"))
     for path in paths:
         redraw(path)
-        print(path.with_suffix(".png").relative_to(folder.parent))
+        print(path.with_suffix("").relative_to(folder.parent))
     return 0 if paths else 1
 
 

@@ -1,10 +1,11 @@
-"""The one place that maps over images: in process, or over local processes.
+"""The one place that maps over images, and trainings: in process, or over local processes.
 
-An image is computed with one thread wherever it runs, so its result does not depend on how many
+An item is computed with one thread wherever it runs, so its result does not depend on how many
 workers there are, nor on the order.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,9 +36,19 @@ def map_images(task: Callable[[Any], Any], items: Sequence, words: str) -> list:
     count = min(workers(), len(items)) if device().type == "cpu" else 1
     if count <= 1:
         return [alone(task, item) for item in bar(items, words)]
-    jobs = (delayed(alone)(task, item) for item in items)
-    done = Parallel(n_jobs=count, return_as="generator", pre_dispatch="2*n_jobs")(jobs)
-    return list(bar(done, words, total=len(items)))
+    jobs = (delayed(_in_worker)(task, item) for item in items)
+    with warnings.catch_warnings():
+        # a worker that grew large is replaced, which changes no result and needs no warning
+        warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
+        done = Parallel(n_jobs=count, return_as="generator", pre_dispatch="2*n_jobs")(jobs)
+        return list(bar(done, words, total=len(items)))
+
+
+def _in_worker(task: Callable[[Any], Any], item: Any) -> Any:
+    """`alone` in a process of its own: no bars beside the parent's, no processes of its own."""
+    os.environ["RIBKIT_WORKERS"] = "1"
+    os.environ.pop("RIBKIT_PROGRESS", None)
+    return alone(task, item)
 
 
 def alone(task: Callable[[Any], Any], item: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Pooling maps to logits: GAP, and GNDRP over the non-discriminative region only (Section 3.2).
+"""Pooling maps to logits (Section 3.2): GAP, the global maximum, and GNDRP, which averages over
+the non-discriminative region only.
 
 GAP:    y_c = mean over u of M_c(u)
 GNDRP:  y_c = mean over Q_c of M_c(u),   Q_c = {u : M_c(u) / max M_c <= tau}
@@ -11,6 +12,11 @@ from torch import Tensor
 def gap(cam: Tensor) -> Tensor:
     """Global average pooling: class maps ``(N, C, H, W)`` -> logits ``(N, C)``."""
     return cam.mean(dim=(2, 3))
+
+
+def gmp(cam: Tensor) -> Tensor:
+    """Global maximum pooling: class maps ``(N, C, H, W)`` -> logits ``(N, C)``."""
+    return cam.amax(dim=(2, 3))
 
 
 def gndrp(cam: Tensor, labels: Tensor, tau: float, variant: str = "paper") -> Tensor:

@@ -16,6 +16,7 @@ from operator import attrgetter
 from typing import Any
 
 from ribkit import adaptation, affinity, classifier, segmentation
+from ribkit.ablations import Grid
 from ribkit.classifier import BACKBONES
 from ribkit.errors import InputError
 from ribkit.refinement import WALKS
@@ -24,6 +25,7 @@ from ribkit.refinement import WALKS
 IRN = affinity.Training()
 PSA = affinity.Training(stride=8, radius=5, epochs=8, batch=8, crop=448, weight_decay=5e-4)
 DEEPLAB = segmentation.Training()
+EVERYTHING = Grid()
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Profile:
     pool_images: int = 256  # of train_split: what the others of an adaptation are drawn from
     pool_side: int = 64  # and how wide they are seen, in pixels
     seed: int = 0
+    replicas: int = 3  # how often everything is trained, from as many seeds, for the claims
     # network and its training
     backbone: str = "small"
     weights: str = ""  # resnet50: a file of ImageNet weights; empty: torch's cache
@@ -72,10 +75,10 @@ class Profile:
     psa_log2_steps: tuple[int, ...] = (8,)  # the best pair on the tuning images
     walk: str = "official"  # difference 10
     saliency: str = ""  # "u2netp", a folder of PNGs, "scenes" (`mini`); empty: none
+    ablations: Grid = EVERYTHING
     # the segmentation network
     network: segmentation.Training = DEEPLAB
     network_backbone: str = "resnet101"
-    network_seeds: int = 3
     test_scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
     val_split: str = "val"
     val_images: int = 0
@@ -89,7 +92,7 @@ class Profile:
     def __post_init__(self):
         """Refuse values that make no sense. Raises InputError."""
         for name in (
-            "network_seeds",
+            "replicas",
             "score_images",
             "tune_images",
             "pool_images",
@@ -118,7 +121,9 @@ class Profile:
             self._require(name, fits, "positive, and at least one")
         scenes = self.saliency != "scenes" or self.data == "scenes"
         self._require("saliency", scenes, "u2netp or a folder where there are photographs")
-        for group in ("irn", "psa", "network"):
+        scales = self.ablations.scales
+        self._require("ablations.scales", 1.0 in scales, "scales with 1.0 among them")
+        for group in ("irn", "psa", "network", "ablations"):
             for part in dataclasses.fields(getattr(self, group)):
                 self._require_numbers(f"{group}.{part.name}")
         for name, known in (
@@ -133,10 +138,10 @@ class Profile:
             raise InputError(f"setting {name}={attrgetter(name)(self)!r} must be {words}.")
 
     def _require_numbers(self, name: str) -> None:
-        """Counts are 1 or more, other numbers finite and not negative."""
+        """Counts are 1 or more (0 where it means none or all), others finite, not negative."""
         value = attrgetter(name)(self)
         for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, int) and not name.endswith("seed"):
+            if isinstance(one, int) and not name.endswith(("seed", ".others", ".images")):
                 self._require(name, one >= 1, "1 or more")
             elif isinstance(one, float):
                 self._require(name, 0 <= one < math.inf, "finite and not negative")
@@ -178,6 +183,7 @@ MINI = Profile(
     scale_sets=((1.0,), (1.0, 1.5), (0.5, 1.0, 1.5)),
     rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
     margins=(0.0, 3.0),
+    others=(4,),
     irn=affinity.Training(
         stride=2, radius=5, epochs=10, batch=16, momentum=0.9, scales=(0.75, 1.25), crop=64
     ),
@@ -187,11 +193,18 @@ MINI = Profile(
     psa_alphas=(4.0, 8.0, 16.0, 32.0),
     psa_log2_steps=(4, 6, 8),
     saliency="scenes",
+    ablations=Grid(
+        images=32,
+        taus=(0.1, 0.3, 0.5, 0.7, 0.9),
+        steps=(2, 5, 20),
+        rates=(0.1, 0.3, 3.0, 10.0),
+        margins=(0.0, 2.0, 6.0),
+        others=(0, 2, 8, 20),
+    ),
     network=segmentation.Training(
         aspp_rates=(1, 2, 4, 6), iterations=200, rate=5e-4, scales=(0.75, 1.25), crop=64
     ),
     network_backbone="small",
-    network_seeds=2,
     test_scales=(1.0,),
     val_images=120,
 )
@@ -202,6 +215,7 @@ VOC_LITE = Profile(
     train_split="train_aug",
     score_split="train",
     tune_images=16,
+    replicas=1,
     backbone="efficientnet_lite0",
     epochs=2,
     rate=0.01,
@@ -224,7 +238,6 @@ VOC_LITE = Profile(
         aspp_rates=(3, 6, 9, 12), iterations=300, rate=5e-4, batch=8, crop=192, scales=(0.75, 1.5)
     ),
     network_backbone="efficientnet_lite0",
-    network_seeds=2,
     test_scales=(0.75, 1.0, 1.25),
 )
 PROFILES = {profile.name: profile for profile in (MINI, VOC_LITE)}

@@ -51,7 +51,7 @@ def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     cells = [
         (c["cell_type"], "".join(c["source"])) for c in json.loads(source.read_text())["cells"]
     ]
-    code = [code_hash(f"ribkit.{name}") for name in ("study", "tables", "tables_rq4", "export")]
+    code = [code_hash(f"ribkit.{name}") for name in ("report", "export")]
     made_of = [cells, parameters, code, study.inputs(), str(parallel.device().type)]
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
@@ -172,7 +172,7 @@ def main(words: list[str] | None = None) -> int:
     if not changes:
         figures.publish(study.folder / "figures", ROOT / "figures" / study.profile.name)
     table = pd.read_csv(study.folder / "figures" / "claims.csv", keep_default_na=False)
-    print(f"\n{claims.markdown(table)}\n")
+    print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")
     minutes = (time.perf_counter() - started) / 60
     print(f"{len(executed)} notebooks in {study.folder}, {minutes:.1f} minutes.")
     return 0

@@ -20,6 +20,7 @@ from ribkit.images import ImageSet
 
 CLASSES = ("cross", "ring", "square", "saltire", "bars", "corner", "wedge", "tee")
 TEXTURES = ("stripes", "checks", "dots", "bricks")
+SIZE = 64
 HEAD_RADIUS = 6
 USUAL_TEXTURE = 0.7  # how often a body has its class's usual texture
 
@@ -70,7 +71,7 @@ class Scenes:
         return digest.hexdigest()
 
 
-def generate(seed: int, count: int, size: int = 64) -> ImageSet:
+def generate(seed: int, count: int, size: int = SIZE) -> ImageSet:
     """``count`` scenes of ``seed``. Raises InputError for a size that no object fits into."""
     if size < 48:
         raise InputError(

@@ -75,9 +75,7 @@ class Store:
         parameters: numbers, strings, tuples, frozen dataclasses, data sets and Results. A stage may
         take ``scratch``, a folder that outlives an interrupted run, to resume from.
         """
-        described = {k: describe(v) for k, v in parameters.items()}
-        code = code_hash(stage.__module__)
-        key = _sha256(json.dumps([name, stage.__qualname__, code, described], sort_keys=True))[:20]
+        key, described, code = _key(name, stage, parameters)
         path = self.root / f"{name}-{key}"
         if not (path / MANIFEST).is_file():
             scratch = self.root / f"{name}-{key}.scratch"
@@ -91,6 +89,10 @@ class Store:
             self._write(path, values, {"parameters": described, "code": code, "seconds": seconds})
             shutil.rmtree(scratch, ignore_errors=True)
         return Result(name, key, path)
+
+    def has(self, name: str, stage: Callable[..., Mapping[str, Any]], **parameters: Any) -> bool:
+        """Whether `run` would read and not compute."""
+        return (self.root / f"{name}-{_key(name, stage, parameters)[0]}" / MANIFEST).is_file()
 
     def _write(self, path: Path, values: Mapping[str, Any], manifest: dict) -> None:
         """Write everything beside its place, then move the folder there in one step."""
@@ -106,6 +108,14 @@ class Store:
             partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _key(name: str, stage: Callable, parameters: Mapping[str, Any]) -> tuple[str, dict, str]:
+    """Key, parameters as JSON can write them, and the hash of the code."""
+    described = {k: describe(v) for k, v in parameters.items()}
+    code = code_hash(stage.__module__)
+    text = json.dumps([name, stage.__qualname__, code, described], sort_keys=True)
+    return _sha256(text)[:20], described, code
 
 
 def save(folder: Path, value: str, content: Any) -> None:

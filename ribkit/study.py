@@ -4,7 +4,8 @@ Each method returns stored results and computes what is missing, so any notebook
 of them share one store. Data flows one way: images -> classifier -> seeds -> scores -> claims.
 """
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from ribkit import (
 from ribkit.digits import Digits
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
+from ribkit.parallel import map_images
 from ribkit.store import Result, Store, describe
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +93,31 @@ class Study:
                 f"name it: make reproduce PROFILE={profile} DATA=path/to/VOC2012."
             )
         self.data = (ROOT / data).resolve() if data else None
+        self.first, self.number = self, 0
+
+    # ---- replicas -----------------------------------------------------------------------------
+    def replica(self, number: int) -> "Study":
+        """The same study, everything in it trained from another seed (0: this one).
+
+        Images, scales and settings are the first's; thresholds are chosen anew.
+        """
+        if number == self.number:
+            return self
+        other = copy.copy(self)
+        for name in ("classifier", "model"):
+            other.__dict__.pop(name, None)
+        other.number = number
+        return other
+
+    @cached_property
+    def replicas(self) -> tuple["Study", ...]:
+        """As many as the profile says, the first first."""
+        return tuple(self.replica(number) for number in range(self.profile.replicas))
+
+    @property
+    def training_seed(self) -> int:
+        """What everything that is trained is seeded with."""
+        return self.profile.seed + self.number
 
     def check(self) -> str:
         """Read all input; say in a few words what there is, or raise InputError."""
@@ -174,29 +201,40 @@ class Study:
         )
 
     # ---- the classifier -----------------------------------------------------------------------
-    @cached_property  # its 3,000 scenes are drawn for the key, which takes seconds
+    @property
     def pretext(self) -> Result:
         """`mini`: the small network's pretext task."""
         p = self.profile
-        images = scenes.generate(self.stream(0), p.pretext_scenes)
         return self.store.run(
-            "pretext", classifier.pretrain, scenes=images, epochs=p.pretext_epochs, seed=p.seed
+            "pretext",
+            classifier.pretrain,
+            stream=self.stream(0),
+            count=p.pretext_scenes,
+            epochs=p.pretext_epochs,
+            seed=p.seed,
         )
 
     @cached_property
     def classifier(self) -> Result:
-        """The classifier, trained with BCE on image labels."""
+        """The classifier, trained with BCE on image labels; all replicas' side by side."""
+        every = {study.number: study for study in (*self.first.replicas, self)}.values()
+        missing = [study for study in every if not self.store.has(**study._training())]
+        if missing:
+            map_images(_classifier, missing, "classifiers")
+        return self.store.run(**self._training())
+
+    def _training(self) -> dict:
         p = self.profile
-        return self.store.run(
-            "classifier",
-            classifier.train,
-            backbone=p.backbone,
-            pretext=self.pretext if p.backbone == "small" else None,
-            weights=p.weights,
-            images=self.train,
-            watched=self.tuning,
-            training=p.training,
-        )
+        return {
+            "name": "classifier",
+            "stage": classifier.train,
+            "backbone": p.backbone,
+            "pretext": self.pretext if p.backbone == "small" else None,
+            "weights": p.weights,
+            "images": self.train,
+            "watched": self.tuning,
+            "training": replace(p.training, seed=self.training_seed),
+        }
 
     @cached_property
     def model(self) -> seeds.Model:
@@ -242,6 +280,8 @@ class Study:
     @cached_property
     def scales(self) -> tuple[float, ...]:
         """CAM's best scales on the tuning images; RIB uses the same."""
+        if self.first is not self:
+            return self.first.scales
         return max(self.profile.scale_sets, key=lambda s: self._tried(s, None)["miou"])
 
     def tried_scales(self) -> pd.DataFrame:
@@ -259,6 +299,8 @@ class Study:
 
         The rule stands in `ribkit.profiles`.
         """
+        if self.first is not self:
+            return self.first.tune(method)
         p = self.profile
         rows: list[dict] = []
 
@@ -275,7 +317,7 @@ class Study:
 
         for rate in p.rates:
             attempt("rate", rate, 0.0, p.others[0], 1.0)
-        unit = self._margin_unit(method)
+        unit = self.margin_unit(method)
         for factor in p.margins:
             attempt("margin", best()["rate"], factor, p.others[0], unit)
         for others in p.others:
@@ -284,7 +326,13 @@ class Study:
         table["chosen"] = [row is best() for row in rows]
         return table, best()["settings"]
 
-    def _margin_unit(self, method: Method) -> float:
+    def margin_rows(self, scales: tuple[float, ...]) -> float:
+        """Over how many rows and target classes `official` sums an image's logits, on average."""
+        half = adaptation.OFFICIAL.loss_on_half_scale
+        rows = 2 * sum(scale >= 1 or half for scale in scales)
+        return rows * float(self.tuning.labels.sum(axis=1).mean())
+
+    def margin_unit(self, method: Method) -> float:
         """CAM's mean target logit (GAP); `official` sums it over rows and classes.
 
         Read at step 0 of the GAP adaptation with the first rate, which is tried anyway.
@@ -295,8 +343,7 @@ class Study:
         mean = float(images["logit_first"].mean())
         if settings.variant.clamp_at_margin:
             return mean
-        rows = 2 * sum(s >= 1 or settings.variant.loss_on_half_scale for s in self.scales)
-        return mean * rows * float(self.tuning.labels.sum(axis=1).mean())
+        return mean * self.margin_rows(self.scales)
 
     def seed(self, method: Method) -> Seed:
         """Seeds of the scored images by a method with the settings chosen for it."""
@@ -353,6 +400,10 @@ class Study:
         drawn = figures.save(name, table, self.folder / "figures")
         width = round(96 * drawn.get_figwidth())
         return Image(filename=self.folder / "figures" / f"{name}.png", width=width)
+
+
+def _classifier(study: Study) -> Result:
+    return study.store.run(**study._training())
 
 
 def some(images: ImageSet, count: int, seed: int) -> ImageSet:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ribkit import bottleneck_answers, evaluation, figures
+from ribkit import bottleneck_answers, evaluation, figures, intervals
 from ribkit.claims import Measured
 from ribkit.images import ImageSet
 from ribkit.store import Result
@@ -61,12 +61,22 @@ def seed_scores(study: Study, methods: Sequence[Method] = METHODS) -> pd.DataFra
             at = seed.at(choice)
             row = {"method": method.title, "threshold chosen": choice}
             row["threshold"] = (seed.oracle if choice == "oracle" else seed.held_out) / 100
-            values = evaluation.bootstrap(evaluation.mean_iou, at)
+            values = intervals.bootstrap(evaluation.mean_iou, at)
             row |= dict(zip(("miou", "low", "high"), values, strict=True))
             if method != CAM:
-                values = evaluation.bootstrap(evaluation.gain, at, plain.at(choice))
+                values = intervals.bootstrap(intervals.gain, at, plain.at(choice))
                 row |= dict(zip(("gain", "gain_low", "gain_high"), values, strict=True))
             rows.append(row | {"images": len(at)})
+    return pd.DataFrame(rows)
+
+
+def replicas(study: Study) -> pd.DataFrame:
+    """Seed mIoU (held out) of CAM, RIB with GAP and RIB, by training seed: `figures.replicas`."""
+    rows = []
+    for replica in study.replicas:
+        for method in (CAM, RIBS[2], RIB):
+            miou = evaluation.mean_iou(replica.seed(method).at("held-out").sum(axis=0))
+            rows.append({"method": method.title, "seed": replica.training_seed, "miou": miou})
     return pd.DataFrame(rows)
 
 
@@ -173,19 +183,16 @@ def shrunk(picture: np.ndarray, long_side: int) -> np.ndarray:
 # ---- measured differences, for the claims ------------------------------------------------------
 def measured(study: Study) -> dict[str, Measured]:
     """What this run measured of each claim of `ribkit.claims`, by the claim's name."""
-    images = f"{study.profile.name}, {len(study.scored)} images"
+    images = f"{study.profile.name}, {len(study.scored)} images, {words_for_seeds(study)}"
     found = toy_measured(study)
-    plain, rib, gap = study.seed(CAM), study.seed(RIB), study.seed(RIBS[2])
-    pairs = {
-        "gndrp-seed": (rib, gap, "held-out"),
-        "rib-seed": (rib, plain, "held-out"),
-        "rib-seed-oracle": (rib, plain, "oracle"),
-    }
-    for name, (after, before, choice) in pairs.items():
-        values = evaluation.bootstrap(evaluation.gain, after.at(choice), before.at(choice))
-        setting = (
-            f"{images}, {after.method.title} against {before.method.title}, {choice} threshold"
-        )
+    for name, after, before, choice in (
+        ("gndrp-seed", RIB, RIBS[2], "held-out"),
+        ("rib-seed", RIB, CAM, "held-out"),
+        ("rib-seed-oracle", RIB, CAM, "oracle"),
+    ):
+        each = [(r.seed(after).at(choice), r.seed(before).at(choice)) for r in study.replicas]
+        values = intervals.replicated(intervals.gain, each)
+        setting = f"{images}, {after.title} against {before.title}, {choice} threshold"
         found[name] = Measured(*values, "mIoU", setting)
     if hasattr(study.scored.source, "heads"):
         for name, after, before in (
@@ -196,6 +203,12 @@ def measured(study: Study) -> dict[str, Measured]:
             setting = f"{images}, {after.title} against {before.title}, held-out thresholds"
             found[name] = Measured(*values, "points of bodies covered", setting)
     return found
+
+
+def words_for_seeds(study: Study) -> str:
+    """How many training seeds a claim rests on, in words."""
+    count = study.profile.replicas
+    return f"{count} training seeds" if count > 1 else "one training seed"
 
 
 def toy_measured(study: Study) -> dict[str, Measured]:
@@ -217,10 +230,17 @@ def toy_measured(study: Study) -> dict[str, Measured]:
 
 
 def _coverage_gain(study: Study, after: Method, before: Method) -> tuple[float, float, float]:
-    """Difference in the mean share of bodies covered, in points; paired over images."""
-    table = coverage(study, (before, after)).pivot(index="image", columns="method", values="body")
-    difference = 100 * (table[after.title] - table[before.title]).dropna().to_numpy()
-    return evaluation.bootstrap_mean(difference)
+    """Difference in the mean share of bodies covered, in points, over images and replicas."""
+    each = []
+    for replica in study.replicas:
+        table = coverage(replica, (before, after))
+        table = table.pivot(index="image", columns="method", values="body")
+        each.append(100 * (table[after.title] - table[before.title]).dropna().to_numpy())
+    if len(each) == 1:
+        return intervals.bootstrap_mean(each[0])
+    over_images = np.mean(each, axis=0)
+    error = over_images.std(ddof=1) / np.sqrt(len(over_images))
+    return intervals.combined(np.mean(each, axis=1), error, len(over_images))
 
 
 def settings(study: Study) -> pd.DataFrame:

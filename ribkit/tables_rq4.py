@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ribkit import chain, evaluation, figures, irn, random_walk, refinement, views
+from ribkit import chain, evaluation, figures, intervals, irn, random_walk, refinement, views
 from ribkit.chain import Refinement
 from ribkit.claims import Measured
+from ribkit.intervals import Interval
 from ribkit.parallel import device
 from ribkit.refinement import WALKS
 from ribkit.study import Study
 from ribkit.style import HIT, KINDS
-from ribkit.tables import shrunk
+from ribkit.tables import shrunk, words_for_seeds
 
 ERRORS = ("missed", "spilled", "confused", "unlabelled")
-Interval = tuple[float, float, float]
 
 
 # ---- seeds to pseudo ground truth ---------------------------------------------------------------
@@ -27,6 +27,7 @@ def refinement_scores(study: Study) -> pd.DataFrame:
     over images. Where labels hold 255, once as errors and once as background (difference 11).
     """
     rows = []
+    chain.train_affine((study,))
     cam, rib = chain.refinements(study)
     for stage in chain.stages(study):
         both = {r.title: (r, r.stage(stage)) for r in (cam, rib)}
@@ -38,13 +39,13 @@ def refinement_scores(study: Study) -> pd.DataFrame:
                     continue
                 name = stage if reading == "error" else f"{stage}, 255 as background"
                 row = {"method": title, "stage": name, "threshold": refined.threshold}
-                row |= _named("", evaluation.bootstrap(evaluation.mean_iou, found))
+                row |= _named("", intervals.bootstrap(evaluation.mean_iou, found))
                 if stage != "seed":
-                    gain = evaluation.bootstrap(evaluation.gain, found, seed.confusions)
+                    gain = intervals.bootstrap(intervals.gain, found, seed.confusions)
                     row |= _named("gain", gain)
                 if title == rib.title:
                     other = _read(both[cam.title][1], reading)
-                    row |= _named("over", evaluation.bootstrap(evaluation.gain, found, other))
+                    row |= _named("over", intervals.bootstrap(intervals.gain, found, other))
                 rows.append(row | {"images": len(found)})
     return pd.DataFrame(rows)
 
@@ -72,7 +73,8 @@ def readable(scores: pd.DataFrame) -> pd.DataFrame:
             if key in row:
                 line[title] = _text(row, key, f"{key}_low", f"{key}_high", "+")
         if "seed_sd" in row:
-            line["sd over seeds"] = f"{row['seed_sd']:.1f}"
+            one = pd.isna(row["seed_sd"])
+            line["sd over seeds"] = "one seed" if one else f"{row['seed_sd']:.1f}"
         rows.append(line)
     return pd.DataFrame(rows)
 
@@ -203,8 +205,8 @@ def psa_tried(study: Study) -> pd.DataFrame:
 def network_scores(study: Study) -> pd.DataFrame:
     """mIoU of the networks on the validation images: for `figures.network`.
 
-    Averaged over seeds; seed_sd: standard deviation over them. gain_cam: over the network trained
-    on CAM's labels, paired over images.
+    Averaged over replicas; intervals over images and replicas. seed_sd: standard deviation over
+    replicas. gain_cam: over the network trained on CAM's labels, paired over images and replicas.
     """
     rows = []
     for crf in (False, True):
@@ -213,7 +215,8 @@ def network_scores(study: Study) -> pd.DataFrame:
             found = chain.network_confusions(study, source, crf)
             each = [evaluation.mean_iou(c.sum(axis=0)) for c in found]
             row = {"trained on": source, "CRF": "with CRF" if crf else "without CRF"}
-            row |= _named("", evaluation.bootstrap(mean_over_seeds, *found))
+            values = intervals.replicated(evaluation.mean_iou, [(one,) for one in found])
+            row |= _named("", values)
             if source != "CAM":
                 row |= _named("gain_cam", network_gain(found, plain))
             row["seed_sd"] = float(np.std(each, ddof=1)) if len(each) > 1 else np.nan
@@ -221,36 +224,27 @@ def network_scores(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def mean_over_seeds(*confusions: np.ndarray) -> np.ndarray:
-    """Summed confusions of each seed -> their mean mIoU."""
-    return np.mean([evaluation.mean_iou(c) for c in confusions], axis=0)
-
-
 def network_gain(after: Sequence[np.ndarray], before: Sequence[np.ndarray]) -> Interval:
-    """Difference of two sources' mean mIoU with its interval over images; the seeds are given."""
-
-    def gain(*confusions: np.ndarray) -> np.ndarray:
-        return mean_over_seeds(*confusions[: len(after)]) - mean_over_seeds(
-            *confusions[len(after) :]
-        )
-
-    return evaluation.bootstrap(gain, *after, *before)
+    """Difference of two sources' mean mIoU with its interval over images and seeds."""
+    return intervals.replicated(intervals.gain, list(zip(after, before, strict=True)))
 
 
 def curves(study: Study) -> pd.DataFrame:
     """Training losses of the networks: for `figures.network_curves`."""
     tables = []
+    chain.train_networks(study.replicas)
     for source in chain.sources(study):
-        for seed in range(study.profile.network_seeds):
-            history = chain.network(study, source, seed).weights.table("history")
-            tables.append(history.assign(**{"trained on": source, "seed": seed}))
+        for replica in study.replicas:
+            history = chain.network(replica, source).weights.table("history")
+            seed = {"seed": replica.training_seed}
+            tables.append(history.assign(**{"trained on": source}, **seed))
     return pd.concat(tables)
 
 
 def predictions(study: Study, indices: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
     """Validation images and what each network says, first seed: for `figures.predictions`."""
     images, pictures = chain.validation(study), {}
-    found = {s: chain.predictions(study, s, 0).arrays("refined") for s in chain.sources(study)}
+    found = {s: chain.predictions(study, s).arrays("refined") for s in chain.sources(study)}
     for i in indices:
         if i >= len(images):
             continue
@@ -271,24 +265,30 @@ def worst(study: Study, count: int = 3) -> pd.DataFrame:
 # ---- for the claims, and in words ----------------------------------------------------------------
 def measured(study: Study) -> dict[str, Measured]:
     """What this run measured of RQ4's claims, by name."""
-    cam, rib = chain.refinements(study)
+    _, rib = chain.refinements(study)
     images = f"{study.profile.name}, {len(study.scored)} images"
+    seeds = words_for_seeds(study)
     pairs = {
         "crf-seed": (rib, "+ CRF", rib, "seed"),
         "psa-seed": (rib, "+ PSA", rib, "seed"),
         "irn-seed": (rib, "+ IRN", rib, "seed"),
-        "rib-pseudo": (rib, chain.PSEUDO, cam, chain.PSEUDO),
     }
     found = {}
     for name, (after, stage, before, other) in pairs.items():
-        values = evaluation.bootstrap(
-            evaluation.gain, after.stage(stage).confusions, before.stage(other).confusions
+        values = intervals.bootstrap(
+            intervals.gain, after.stage(stage).confusions, before.stage(other).confusions
         )
         setting = f"{images}, {_title(after, stage)} against {_title(before, other)}"
         found[name] = Measured(*values, "mIoU", f"{setting}, thresholds held out")
+    chain.train_affine(study.replicas, ("irn",))
+    both = [chain.refinements(replica) for replica in study.replicas]
+    pseudo = [tuple(own.stage(chain.PSEUDO).confusions for own in pair[::-1]) for pair in both]
+    setting = f"{images}, {seeds}, RIB + IRN against CAM + IRN, thresholds held out"
+    values = intervals.replicated(intervals.gain, pseudo)
+    found["rib-pseudo"] = Measured(*values, "mIoU", setting)
     confusions = {s: chain.network_confusions(study, s, True) for s in chain.sources(study)}
     val = f"{study.profile.name}, {len(chain.validation(study))} val images"
-    val = f"{val}, {study.profile.network_seeds} seeds, with CRF"
+    val = f"{val}, {seeds}, with CRF"
     found["rib-network"] = Measured(
         *network_gain(confusions["RIB"], confusions["CAM"]), "mIoU", val
     )

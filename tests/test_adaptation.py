@@ -321,3 +321,30 @@ def test_a_run_merges_into_a_normalised_map():
     merged = cam.merge(result.maps, (16, 32))
     assert merged.shape == (1, 16, 32)
     assert 0.99 < merged.max() < 1
+
+
+def first_move(**changes):
+    """How far the first update moves the two numbers, in all."""
+    network = two_numbers()
+    before = torch.tensor(numbers(network))
+    settings = official(rate=1e-3, steps=3, weight_decay=0.0, **changes)
+    steps = adaptation.trajectory(network, mirrored(1.0), torch.ones(1), nobody, settings)
+    next(steps), next(steps)
+    return float((torch.tensor(numbers(network)) - before).norm())
+
+
+def test_a_matched_rate_moves_the_weights_as_far_as_without_an_activation():
+    alone = first_move()
+    assert first_move(activation="tanh") < 0.9 * alone
+    assert first_move(activation="tanh", matched=True) == pytest.approx(alone, rel=1e-4)
+    assert first_move(matched=True) == pytest.approx(alone, rel=1e-6)
+
+
+def test_the_last_map_is_that_of_the_last_step_alone():
+    settings = official(rate=1e-3, steps=3, margin=1e9)
+    views, labels = mirrored(1.0), torch.ones(1)
+    steps = list(adaptation.trajectory(two_numbers().adaptable(), views, labels, nobody, settings))
+    last = adaptation.adapt(
+        two_numbers(), views, labels, nobody, dataclasses.replace(settings, last_map=True)
+    )
+    assert torch.equal(last.maps[1.0], steps[2].maps[1.0])

@@ -22,7 +22,7 @@ def study(tmp_path_factory):
     patched.setenv("RIBKIT_WORKERS", "1")
     patched.setattr(chain, "SALIENT_SCENES", 4)
     patched.setattr(Study, "pretext", None)
-    found = Study("mini", "", {"score_images": 4, "tune_images": 2, "val_images": 3})
+    found = Study("mini", "", {"score_images": 4, "tune_images": 2, "val_images": 3, "replicas": 2})
     found.store = Store(tmp_path_factory.mktemp("store"))
     network = dataclasses.replace(found.profile.network, iterations=2, batch=2, crop=48)
     found.profile = dataclasses.replace(

@@ -9,7 +9,7 @@ from sklearn import metrics
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from ribkit import evaluation
-from ribkit.evaluation import THRESHOLDS, bootstrap, confusion, gain, iou, mean_iou, sweep
+from ribkit.evaluation import THRESHOLDS, confusion, iou, mean_iou, sweep
 
 CLASSES = 7
 
@@ -154,60 +154,6 @@ def test_the_best_threshold_is_the_first_of_the_highest_miou():
     maps = np.array([[[0.1, 0.305, 0.5, 0.9]]])
     best = evaluation.best_threshold(sweep(maps, [0], target, 2))
     assert THRESHOLDS[best] == 0.31
-
-
-# ---- intervals --------------------------------------------------------------------------------
-def correlated(count=60, seed=0):
-    """Confusions of two methods on the same images: images differ much, methods by a little."""
-    random = np.random.default_rng(seed)
-    right = random.integers(20, 90, count)
-    better = np.minimum(right + random.integers(1, 4, count), 100)
-    matrices = [np.zeros((count, 2, 2), np.int32) for _ in range(2)]
-    for matrix, hits in zip(matrices, (better, right), strict=True):
-        matrix[:, 1, 1], matrix[:, 1, 0], matrix[:, 0, 0] = hits, 100 - hits, 100
-    return matrices
-
-
-def test_a_paired_interval_is_narrower_on_correlated_images():
-    after, before = correlated()
-    point, low, high = bootstrap(gain, after, before)
-    assert 0 < low < point < high
-    assert point == mean_iou(after.sum(axis=0)) - mean_iou(before.sum(axis=0))
-    alone = [bootstrap(mean_iou, c) for c in (after, before)]
-    unpaired = np.hypot(*(h - low_ for _, low_, h in alone))
-    assert high - low < unpaired / 4
-
-
-def test_an_interval_holds_its_point_estimate():
-    for seed in range(5):
-        for matrices in correlated(seed=seed):
-            point, low, high = bootstrap(mean_iou, matrices)
-            assert low < point < high
-
-
-def test_an_interval_is_reproducible_and_seeded():
-    (after, before) = correlated()
-    assert bootstrap(gain, after, before) == bootstrap(gain, after, before)
-    assert bootstrap(gain, after, before, seed=1) != bootstrap(gain, after, before)
-
-
-def test_an_interval_is_as_wide_as_the_theory_of_means_says():
-    # With a constant union the IoU of class 1 is a mean of the images' hits.
-    hits = np.random.default_rng(0).integers(0, 101, 400)
-    matrices = np.zeros((400, 2, 2), int)
-    matrices[:, 1, 1], matrices[:, 1, 0] = hits, 100 - hits
-    _, low, high = bootstrap(lambda c: iou(c)[..., 1], matrices)
-    assert high - low == pytest.approx(2 * 1.96 * hits.std() / 20, rel=0.1)
-
-
-def test_equal_images_have_an_interval_of_no_width():
-    point, low, high = bootstrap(mean_iou, np.tile([[3, 1], [0, 2]], (10, 1, 1)))
-    assert low == pytest.approx(point) == high
-
-
-def test_the_gain_of_a_method_over_itself_is_zero():
-    after, _ = correlated()
-    assert bootstrap(gain, after, after) == (0, 0, 0)
 
 
 def test_a_prediction_of_no_class_is_an_error_and_nothing_else():

@@ -156,7 +156,71 @@ def network_curves():
     return pd.DataFrame(rows)
 
 
+def ablation(*factors):
+    """Rows of the ablations' scores; factors: (factor, values), numbers or words."""
+    rows = []
+    for factor, values in factors:
+        for k, value in enumerate(values):
+            x = value if isinstance(value, (int, float)) else np.nan
+            row = {"factor": factor, "value": str(value), "x": x, "cover body": 30.0 + k}
+            for key, at in (("miou", 50 + k), ("gain", 1.0 + k)):
+                row |= {key: at, f"{key}_low": at - 2, f"{key}_high": at + 2}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+BASELINES = ("baseline", ("CAM", "RIB"))
+
+
+def layered(key, *columns):
+    rows = [
+        {"layer": layer, columns[0]: region, key: 0.5, f"{key}_low": 0.4, f"{key}_high": 0.6}
+        for layer in ("level 1\nstride 2", "level 2\nstride 4", "logits")
+        for region in REGIONS[: columns[1]]
+    ]
+    return pd.DataFrame(rows)
+
+
+def differences():
+    rows = [
+        {"difference": f"{k} some", "value": "official", "stage": f"+ stage {k}", "on CAM": k}
+        | {"on RIB": 2 * k, "images": 9}
+        | {key: k - 1, f"{key}_low": k - 2, f"{key}_high": k}
+        for k in (1, 2)
+        for key in ("gain",)
+    ]
+    table = pd.DataFrame(rows)
+    beyond = {f"beyond{end}": table[f"gain{end}"] for end in ("", "_low", "_high")}
+    return table.assign(**beyond)
+
+
 TABLES = {
+    "activations": lambda: ablation(
+        ("activation", ("none", "tanh")), ("activation, rate matched", ("tanh",))
+    ),
+    "poolings": lambda: ablation(
+        BASELINES,
+        ("pooling", ("GAP", "maximum")),
+        ("GNDRP paper", (0.1, 0.5)),
+        ("GNDRP official", (0.1, 0.5)),
+    ),
+    "sensitivity": lambda: ablation(
+        BASELINES,
+        ("steps K", (0, 5)),
+        ("learning rate", (1e-5, 1e-4)),
+        ("margin", (0, 2)),
+        ("others B", (0, 4)),
+    ),
+    "adaptations": lambda: ablation(("adaptation", ("none (CAM)", "once for the set"))),
+    "gradient_pixels": gallery,
+    "layers": lambda: layered("hgr", "region", 3),
+    "bits": lambda: layered("bits", "part", 2),
+    "ledger": differences,
+    "interaction": differences,
+    "best_of": lambda: pd.DataFrame({"tried": [1, 5], "bias": [0.0, 1.0], "error": [0.1, 0.1]}),
+    "replicas": lambda: pd.DataFrame(
+        {"method": METHODS * 2, "seed": [0] * 3 + [1] * 3, "miou": [47, 48, 49, 46, 49, 48]}
+    ),
     "toy_examples": lambda: digits("image", "region"),
     "toy_gradients": lambda: digits("image", "G1, none", "G6, none"),
     "toy_hgr": toy_hgr,
@@ -187,10 +251,12 @@ def test_a_figure_is_drawn_from_its_table_and_nothing_else(name, tmp_path):
         warnings.simplefilter("error")  # a warning would end up in a notebook
         drawn = figures.save(name, TABLES[name](), tmp_path / "new")
     assert drawn.axes
-    picture = (tmp_path / "new" / f"{name}.png").read_bytes()
-    (tmp_path / "new" / f"{name}.png").unlink()
+    files = [tmp_path / "new" / f"{name}{suffix}" for suffix in figures.SUFFIXES]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
     figures.redraw(tmp_path / "new" / f"{name}.csv")
-    assert (tmp_path / "new" / f"{name}.png").read_bytes() == picture
+    assert [file.read_bytes() for file in files] == before
     with Image.open(tmp_path / "new" / f"{name}.png") as image:
         assert len(image.convert("RGB").getcolors(1 << 20)) > 10
     assert not pyplot.get_fignums()

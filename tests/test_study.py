@@ -67,7 +67,7 @@ def chosen(monkeypatch):
         return {"miou": miou, "threshold": 0.3}
 
     monkeypatch.setattr(Study, "_tried", tried)
-    monkeypatch.setattr(Study, "_margin_unit", lambda self, method: 2.0)
+    monkeypatch.setattr(Study, "margin_unit", lambda self, method: 2.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
     overrides = {"rates": (1e-6, 1e-5, 1e-4), "margins": (0.0, 3.0), "others": (4, 8)}
     return Study("mini", "", overrides), asked

@@ -1,0 +1,170 @@
+"""The ablations' stage and grid: small, seeded, on an untrained network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ribkit import ablations, adaptation, classifier, evaluation, scenes, seeds
+from ribkit.ablations import Grid, grid, measure, reference
+from ribkit.adaptation import OFFICIAL, PAPER, Settings
+from ribkit.seeds import Model
+from ribkit.store import Result, save
+
+SMALL = Grid(taus=(0.3,), steps=(3,), rates=(3.0,), margins=(0.0, 2.0), others=(0,))
+RIB = Settings(rate=1e-5, others=2, steps=2, margin=1e9)
+PAPERS = replace(RIB, variant=PAPER)
+
+
+def runs():
+    return grid(RIB, PAPERS, unit=5.0, rows=3.0, size=8, tried=SMALL)
+
+
+@pytest.fixture
+def model(tmp_path):
+    network = classifier.build("small", len(scenes.CLASSES))
+    save(tmp_path, "weights", network.state_dict())
+    return Model(Result("classifier", "key", tmp_path), "small", len(scenes.CLASSES))
+
+
+@pytest.fixture
+def pool(model, tmp_path):
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    for value, content in seeds.pool(model, scenes.generate(9, 6), 64).items():
+        save(folder, value, content)
+    return Result("pool", "key", folder)
+
+
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+
+
+def test_a_run_gives_the_scores_of_the_seeds_stage(model, pool, tmp_path):
+    images = scenes.generate(8, 3)
+    arguments = {"settings": RIB, "pool": pool, "seed": 1}
+    for folder in ("one", "two", "score"):
+        (tmp_path / folder).mkdir()
+    found = measure(model, images, (1.0,), None, scratch=tmp_path / "one", **arguments)
+    maps = seeds.compute(model, images, (1.0,), None, scratch=tmp_path / "two", **arguments)
+    kept = Result("seeds", "key", tmp_path / "score")
+    save(kept.path, "maps", maps["maps"])
+    expected = seeds.score(images, kept)["confusions"]["confusions"]
+    got = found["measured"]["confusions"]
+    assert got.sum() == expected.sum()
+    assert abs(got - expected).sum() / expected.sum() < 0.01  # seeds are kept in 16 bits
+    shares = (
+        seeds.cover(images, kept, 0.5)["coverage"]
+        .groupby("image", sort=False)
+        .mean(numeric_only=True)
+    )
+    cover = found["measured"]["cover"][:, 50]
+    assert cover == pytest.approx(shares[["head", "body", "outside"]].to_numpy(), abs=0.02)
+    assert (np.diff(found["measured"]["cover"], axis=1) <= 0).all()
+    assert found["images"]["steps"].tolist() == [2, 2, 2]
+    assert found["measured"]["hgr"].shape == (3, 3)
+
+
+def test_an_image_done_before_an_interruption_is_not_done_again(model, tmp_path, monkeypatch):
+    images = scenes.generate(8, 2)
+    first = measure(model, images, (1.0,), None, scratch=tmp_path)
+
+    def never(*_):
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(adaptation, "plain", never)
+    again = measure(model, images, (1.0,), None, scratch=tmp_path)
+    for name, array in first["measured"].items():
+        assert np.array_equal(array, again["measured"][name], equal_nan=True)
+
+
+def test_coverage_by_hand():
+    maps = np.array([[[0.2, 0.6], [0.9, 0.05]]])
+    mask = np.array([[1, 1], [0, 0]])
+    found = np.array([[1, 2], [0, 0]])
+    cover = ablations._cover(maps, np.array([0]), mask, found)
+    assert cover[50].tolist() == [0, 1, 0.5]
+    assert cover[10].tolist() == [1, 1, 0.5]
+    assert cover[4].tolist() == [1, 1, 1]
+
+
+def test_the_grid_changes_one_thing_at_a_time():
+    every = runs()
+    assert every[0].settings is None
+    assert every[1].settings == RIB
+    for run in every[2:]:
+        if run.question not in ("RQ1", "RQ2", "RQ3") or run.settings is None or run.once:
+            continue
+        changed = {
+            name
+            for name in RIB.__dataclass_fields__
+            if getattr(run.settings, name) != getattr(RIB, name)
+        }
+        assert len(changed - {"matched"}) <= 1 + (run.factor == "GNDRP paper"), run
+        assert len(changed) or run.value in ("none", "each image, summed maps"), run
+    questions = [run.question for run in every]
+    assert {"RQ1", "RQ2", "RQ3", "ledger"} <= set(questions)
+
+
+def test_the_ledger_takes_each_switch_alone_and_then_all():
+    every = [run for run in runs() if run.question == "ledger"]
+    paper = every[0].settings
+    assert paper.variant == PAPER
+    assert paper.margin == 15  # three times the mean logit, on each logit
+    switched = {}
+    for run in every[1:]:
+        own = {k for k in PAPER.__dataclass_fields__
+               if getattr(run.settings.variant, k) != getattr(PAPER, k)}  # fmt: skip
+        switched[run.factor, run.value] = own
+    assert switched["all of 1-8", "official"] == {
+        "clamp_at_margin", "gndrp", "sum_last_map", "stop_by_area", "momentum"
+    }  # fmt: skip
+    assert every[-1].settings.variant == OFFICIAL
+    alone = [own for (factor, _), own in switched.items() if factor[0].isdigit()]
+    assert all(len(own) <= 1 for own in alone)
+    union = set.union(*alone)
+    assert union == set(PAPER.__dataclass_fields__)  # each switch of a variant is ablated
+    first = next(run for run in every if run.factor.startswith("1"))
+    assert first.settings.margin == 45  # on the sum over rows and classes
+
+
+def test_references_are_cam_and_on_the_same_scales_the_paper():
+    every = runs()
+    for run in every:
+        other = reference(run, every)
+        assert other.scales == run.scales
+        if run.question == "ledger":
+            assert other.settings.variant == replace(PAPER, loss_on_half_scale=False)
+        else:
+            assert other.settings is None
+
+
+def test_one_adaptation_for_the_set_moves_the_weights_once_per_image(model, pool, monkeypatch):
+    images, updates = scenes.generate(8, 3), []
+    update = adaptation._update
+
+    def counted(optimiser, loss, factor):
+        updates.append(factor)
+        update(optimiser, loss, factor)
+
+    monkeypatch.setattr(adaptation, "_update", counted)
+    found = ablations.adapt_once(model, images, (1.0,), None, RIB, pool)["weights"]
+    assert updates == pytest.approx([(1 - k / 3) ** 0.9 for k in range(3)])
+    before = model.network().state_dict()
+    moved = [name for name, value in found.items() if not torch.equal(value, before[name])]
+    assert moved
+    assert not any(name.startswith("frozen") for name in moved)
+
+
+def test_cross_fitted_thresholds_never_see_their_own_image():
+    random = np.random.default_rng(0)
+    confusions = random.integers(0, 50, (10, 100, 2, 2))
+    chosen = evaluation.cross_fitted(confusions)
+    changed = confusions.copy()
+    changed[3] = random.integers(0, 5000, (100, 2, 2))
+    assert evaluation.cross_fitted(changed)[[3, 8]].tolist() == chosen[[3, 8]].tolist()
+    fold = np.arange(10) % 5 == 2
+    assert chosen[2] == evaluation.best_threshold(confusions[~fold].sum(axis=0))
+    assert evaluation.cross_fitted(confusions[:1])[0] == evaluation.best_threshold(confusions[0])

@@ -1,0 +1,111 @@
+"""HGR and mutual information of the real classifier, on data whose values are known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import nn
+
+from ribkit import classifier, information, scenes
+from ribkit.backbone import Network
+from ribkit.digits import REGIONS
+from ribkit.seeds import Model
+from ribkit.store import Result, save
+
+
+def gaussian_bits(distance):
+    """Mutual information of a fair coin and a unit Gaussian shifted by the coin, by integration."""
+
+    def term(x):
+        p, q = stats.norm.pdf(x, 0), stats.norm.pdf(x, distance)
+        mixed = (p + q) / 2
+        return 0.5 * (p * np.log2(p / mixed) + q * np.log2(q / mixed))
+
+    return integrate.quad(term, -8, distance + 8)[0]
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0, 2.0, 4.0])
+def test_the_estimator_finds_the_known_information_of_shifted_gaussians(distance):
+    random = np.random.default_rng(0)
+    kinds = np.repeat([0, 1], 2000)
+    values = random.normal(distance * kinds)
+    assert information.bits(values, kinds) == pytest.approx(gaussian_bits(distance), abs=0.04)
+
+
+def test_the_projection_keeps_the_information_of_one_direction_among_many():
+    random = np.random.default_rng(1)
+    kinds = np.repeat([0, 1], 6000)
+    direction = random.normal(size=12)
+    direction /= np.linalg.norm(direction)
+    features = random.normal(size=(12000, 12)) + 2 * kinds[:, None] * direction
+    half = np.arange(12000) % 2 == 0
+    fitted = information.projection(features[half], kinds[half])
+    found = information.bits(fitted.decision_function(features[~half]), kinds[~half])
+    assert found == pytest.approx(gaussian_bits(2.0), abs=0.05)
+
+
+def test_a_projection_fitted_on_noise_tells_nothing_of_other_images():
+    random = np.random.default_rng(2)
+    kinds, features = np.repeat([0, 1], 300), random.normal(size=(600, 50))
+    fitted = information.projection(features, kinds)
+    other = random.normal(size=(600, 50))
+    assert information.bits(fitted.decision_function(other), kinds) < 0.05
+
+
+def test_regions_of_a_scene_are_its_outside_head_and_body():
+    images = scenes.generate(5, 1)
+    found = information.regions(images, 0)
+    heads, mask = images.source.heads("0"), images.mask(0)
+    assert (found[heads > 0] == REGIONS.index("discriminative")).all()
+    assert (found[(mask > 0) & (heads == 0)] == REGIONS.index("non-discriminative")).all()
+    assert (found[mask == 0] == REGIONS.index("irrelevant")).all()
+
+
+def test_the_gradient_of_a_weighted_sum_by_hand():
+    pixels = torch.ones(1, 2, 1, 3, requires_grad=True)
+    weights = torch.tensor([[1.0, 0.0, -4.0], [1.0, 0.0, 4.0]]).view(1, 2, 1, 3)
+    found = information.gradient((weights * pixels).sum(), pixels)
+    assert found.tolist() == [[0.25, 0, 1]]
+    ratios = information.high_ratios(found, np.array([[2, 2, 1]]))
+    assert ratios["discriminative"] == 1
+    assert ratios["non-discriminative"] == 0
+    assert np.isnan(ratios["irrelevant"])
+
+
+def test_a_logit_of_one_position_has_its_gradient_there():
+    conv = nn.Conv2d(3, 2, 1, bias=False)
+    nn.init.ones_(conv.weight)
+    network = Network(nn.Identity(), nn.Identity(), conv, (0.0,) * 3, (1.0,) * 3)
+    found = np.array([[0, 1], [2, 2]])
+    image = np.zeros((2, 2, 3), np.uint8)
+    ratios = information.logit_ratios(network, image, np.array([True, False]), found)
+    assert set(ratios.values()) == {1}  # GAP of a pointwise network: every pixel alike
+
+
+@pytest.fixture
+def model(tmp_path):
+    network = classifier.build("small", len(scenes.CLASSES))
+    save(tmp_path, "weights", network.state_dict())
+    return Model(Result("classifier", "key", tmp_path), "small", len(scenes.CLASSES))
+
+
+def test_every_layer_of_a_classifier_is_measured(model, monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+    images = scenes.generate(6, 4)
+    hgr = information.layers(model, images)["hgr"]
+    names = list(dict.fromkeys(hgr["layer"]))
+    assert names[-4:] == ["logits", "sigmoid", "own logits", "own sigmoid"]
+    assert len(hgr) == 4 * len(names)
+    one = images.labels.sum(axis=1) == 1
+    own = hgr[hgr["layer"].str.startswith("own") & hgr["image"].isin(np.array(images.ids)[one])]
+    for _, pair in own.groupby("image"):  # one class: its activation cannot change the map
+        assert pair["discriminative"].nunique() == 1
+
+    maps = Result("seeds", "key", model.weights.path)
+    perfect = {n: images.mask(i)[None].astype(float) for i, n in enumerate(images.ids)}
+    save(maps.path, "maps", {n: (m > 0).astype(np.float16) for n, m in perfect.items()})
+    found = information.estimate(model, images, scenes.generate(7, 4), {"perfect": maps})["bits"]
+    assert set(found["part"]) == {"discriminative", "non-discriminative"}
+    last = found[found["layer"] == "perfect"]
+    assert last["bits"].min() > 0.85  # the estimator's own bias on ties
+    assert found["bits"].between(0, 1.1).all()

@@ -1,0 +1,187 @@
+"""Intervals: what they hold, how wide they are, and how often they hold the truth."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ribkit import intervals
+from ribkit.evaluation import iou, mean_iou
+from ribkit.intervals import bootstrap, gain, images_needed, replicated, simultaneous
+
+
+def correlated(count=60, seed=0):
+    """Confusions of two methods on the same images: images differ much, methods by a little."""
+    random = np.random.default_rng(seed)
+    right = random.integers(20, 90, count)
+    better = np.minimum(right + random.integers(1, 4, count), 100)
+    matrices = [np.zeros((count, 2, 2), np.int32) for _ in range(2)]
+    for matrix, hits in zip(matrices, (better, right), strict=True):
+        matrix[:, 1, 1], matrix[:, 1, 0], matrix[:, 0, 0] = hits, 100 - hits, 100
+    return matrices
+
+
+def test_a_paired_interval_is_narrower_on_correlated_images():
+    after, before = correlated()
+    point, low, high = bootstrap(gain, after, before)
+    assert 0 < low < point < high
+    assert point == mean_iou(after.sum(axis=0)) - mean_iou(before.sum(axis=0))
+    alone = [bootstrap(mean_iou, c) for c in (after, before)]
+    unpaired = np.hypot(*(h - low_ for _, low_, h in alone))
+    assert high - low < unpaired / 4
+
+
+def test_an_interval_holds_its_point_estimate():
+    for seed in range(5):
+        for matrices in correlated(seed=seed):
+            point, low, high = bootstrap(mean_iou, matrices)
+            assert low < point < high
+
+
+def test_an_interval_is_reproducible_and_seeded():
+    (after, before) = correlated()
+    assert bootstrap(gain, after, before) == bootstrap(gain, after, before)
+    assert bootstrap(gain, after, before, seed=1) != bootstrap(gain, after, before)
+
+
+def test_an_interval_is_as_wide_as_the_theory_of_means_says():
+    # With a constant union the IoU of class 1 is a mean of the images' hits.
+    hits = np.random.default_rng(0).integers(0, 101, 400)
+    matrices = np.zeros((400, 2, 2), int)
+    matrices[:, 1, 1], matrices[:, 1, 0] = hits, 100 - hits
+    _, low, high = bootstrap(lambda c: iou(c)[..., 1], matrices)
+    assert high - low == pytest.approx(2 * 1.96 * hits.std() / 20, rel=0.1)
+
+
+def test_equal_images_have_an_interval_of_no_width():
+    point, low, high = bootstrap(mean_iou, np.tile([[3, 1], [0, 2]], (10, 1, 1)))
+    assert low == pytest.approx(point) == high
+
+
+def test_the_gain_of_a_method_over_itself_is_zero():
+    after, _ = correlated()
+    assert bootstrap(gain, after, after) == (0, 0, 0)
+
+
+# ---- how often they hold the truth: fabricated images whose truth is known ----------------------
+def drawn(random, count, shift=0.0):
+    """Confusions ``(count, 2, 2)`` of images of 1,000 pixels, half of them object.
+
+    The share of the object that is found is 0.6 + shift on average over all possible images.
+    """
+    hits = np.round(1000 * random.beta(6, 4, count) + 1000 * shift).clip(0, 1000)
+    matrices = np.zeros((count, 2, 2))
+    matrices[:, 1, 1], matrices[:, 1, 0], matrices[:, 0, 0] = hits, 1000 - hits, 1000
+    return matrices
+
+
+def truth(shift=0.0):
+    """The mIoU of infinitely many images of `drawn`."""
+    found = 0.6 + shift
+    return 100 * (found + 1 / (2 - found)) / 2
+
+
+def share(covered):
+    return np.mean(list(covered))
+
+
+def test_the_interval_over_images_holds_the_truth_95_times_in_100():
+    random = np.random.default_rng(1)
+
+    def covers():
+        _, low, high = bootstrap(mean_iou, drawn(random, 60), draws=500)
+        return low <= truth() <= high
+
+    assert 0.91 <= share(covers() for _ in range(400)) <= 0.985
+
+
+def paired(random, count, shift):
+    """Two methods on the same images, the second's object found more by ``shift`` on average."""
+    before = drawn(random, count)
+    moved = np.round(1000 * shift + random.normal(0, 30, count))
+    after = before.copy()
+    after[:, 1, 1] = (after[:, 1, 1] + moved).clip(0, 1000)
+    after[:, 1, 0] = 1000 - after[:, 1, 1]
+    return after, before
+
+
+def test_the_interval_over_images_and_seeds_holds_the_truth_95_times_in_100():
+    random, count, spread = np.random.default_rng(2), 60, 0.02
+    true = truth(0.03) - truth()
+
+    def once():
+        before = drawn(random, count)
+        replicas = []
+        for _ in range(3):
+            moved = 1000 * (0.03 + random.normal(0, spread)) + random.normal(0, 20, count)
+            after = before.copy()
+            after[:, 1, 1] = (after[:, 1, 1] + moved.round()).clip(0, 1000)
+            after[:, 1, 0] = 1000 - after[:, 1, 1]
+            replicas.append((after, before))
+        _, low, high = replicated(gain, replicas)
+        _, narrow, wide = bootstrap(gain, *replicas[0], draws=500)
+        return low <= true <= high, narrow <= true <= wide
+
+    both, over_images = np.mean([once() for _ in range(300)], axis=0)
+    assert 0.91 <= both <= 0.995
+    assert over_images < 0.6  # one seed's images alone say nothing of other seeds
+
+
+def test_simultaneous_intervals_hold_all_truths_at_once_95_times_in_100():
+    random = np.random.default_rng(3)
+
+    def once():
+        family = [paired(random, 80, 0.0) for _ in range(8)]
+        corrected = simultaneous(gain, family, draws=500)
+        plain = [bootstrap(gain, *pair, draws=500) for pair in family]
+        return [all(low <= 0 <= high for _, low, high in found) for found in (corrected, plain)]
+
+    corrected, plain = np.mean([once() for _ in range(200)], axis=0)
+    assert 0.9 <= corrected <= 0.99
+    assert plain < 0.8  # eight chances to be wrong
+
+
+def test_a_family_of_one_is_hardly_wider_than_the_interval_alone():
+    pair = paired(np.random.default_rng(4), 100, 0.01)
+    ((_, low, high),) = simultaneous(gain, [pair])
+    _, alone_low, alone_high = bootstrap(gain, *pair)
+    assert high - low == pytest.approx(alone_high - alone_low, rel=0.1)
+
+
+def test_a_comparison_of_a_method_with_itself_does_not_disturb_its_family():
+    pair = paired(np.random.default_rng(5), 50, 0.02)
+    same, other = simultaneous(gain, [(pair[1], pair[1]), pair])
+    assert same == (0, 0, 0)
+    assert other == simultaneous(gain, [pair])[0]
+
+
+def test_combined_by_hand():
+    # Seeds 1, 2, 3: variance 1, over three 1/3. Without image error: t of 2 degrees of freedom.
+    point, low, high = intervals.combined(np.array([1.0, 2.0, 3.0]), 0.0, 50)
+    assert point == 2
+    assert high - point == pytest.approx(4.302653 * np.sqrt(1 / 3), rel=1e-5)
+    assert point - low == pytest.approx(high - point)
+    # Seeds that agree: the images' error alone, t of 49 degrees of freedom.
+    _, low, high = intervals.combined(np.array([2.0, 2.0, 2.0]), 0.5, 50)
+    assert (high - low) / 2 == pytest.approx(2.009575 * 0.5, rel=1e-5)
+    assert intervals.combined(np.array([2.0, 2.0]), 0.0, 50) == (2, 2, 2)
+
+
+def test_one_replica_is_the_interval_over_images():
+    pair = paired(np.random.default_rng(6), 30, 0.02)
+    assert replicated(gain, [pair]) == bootstrap(gain, *pair)
+
+
+def test_images_needed_by_hand():
+    # error 1 on 100 images; wanted 1 / (1.96 + 0.8416) = 0.3569, so 100 * 2.8016 ** 2
+    assert images_needed(1.0, 100) == 785
+    assert images_needed(1.0, 100, difference=2.0) == 197
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(2, 30), replicas=st.integers(1, 3))
+def test_every_interval_holds_its_point_estimate(seed, count, replicas):
+    random = np.random.default_rng(seed)
+    every = [paired(random, count, random.normal(0, 0.05)) for _ in range(replicas)]
+    for point, low, high in (replicated(gain, every), *simultaneous(gain, every, draws=200)):
+        assert low <= point <= high

@@ -1,0 +1,185 @@
+"""The report: every claim's verdict follows from stored results, and its links lead somewhere."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from ribkit import chain, claims, report, tables, tables_ablations, tables_rq4
+from ribkit.chain import Refined
+from ribkit.claims import CLAIMS
+from ribkit.errors import InputError
+from ribkit.study import CAM, RIB, RIBS, Seed, Study
+from ribkit.tables_ablations import Found
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+IMAGES = 40
+NEVER = {"rib-seed-coco", "rib-network-coco"}  # no COCO run yet
+
+
+def confusions(level, seed=0):
+    """Confusions ``(40, 2, 2)`` whose object is found more the higher the level (points)."""
+    base = np.random.default_rng(seed).integers(30, 50, IMAGES)
+    made = np.zeros((IMAGES, 2, 2), int)
+    made[:, 1, 1], made[:, 1, 0], made[:, 0, 0] = base + level, 100 - base - level, 100
+    return made
+
+
+def toy_hgr(sign):
+    """HGR of three toy networks in which the claims of RQ1 hold (1) or the opposite does (-1)."""
+    rows = []
+    for condition in ("trained", "random shapes"):
+        for seed in range(3):
+            for layer, reading in ((5, "after"), (6, "after"), (6, "before")):
+                for region in ("discriminative", "non-discriminative", "irrelevant"):
+                    hgr = 0.8 + 0.01 * seed
+                    if layer == 6:
+                        lost = 0.3 + 0.2 * sign * (region == "non-discriminative")
+                        hgr -= lost if reading == "after" else 0.3
+                        if condition == "random shapes":
+                            hgr = 0.5
+                    rows.append(
+                        {"activation": "sigmoid", "condition": condition, "seed": seed}
+                        | {"layer": layer, "reading": reading, "output": "sum", "scale": "image"}
+                        | {"threshold": 0.3, "region": region, "hgr": hgr, "magnitude": hgr}
+                    )
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(params=[1, -1], ids=["for", "against"])
+def fabricated(request, monkeypatch):
+    """A study whose stored results are made up, all for the claims or all against them."""
+    sign = request.param
+    ranks = {CAM: -4 * sign, RIBS[2]: 0, RIB: 4 * sign}
+
+    def seed(self, method):
+        made = np.repeat(confusions(ranks[method], self.number)[:, None], 100, axis=1)
+        return Seed(method, None, made, oracle=20, held_out=30)
+
+    def coverage(study, methods):
+        rows = [
+            {"method": m.title, "image": str(i), "body": 0.5 + 0.01 * ranks[m] + 0.001 * i}
+            for m in methods
+            for i in range(IMAGES)
+        ]
+        return pd.DataFrame(rows)
+
+    def refinement(title, level):
+        levels = {"seed": 0, "+ IRN + saliency": 9}
+
+        def stage(name):
+            made = confusions(level + sign * levels.get(name, 5))
+            return Refined(None, made, made, 0.3)
+
+        return SimpleNamespace(title=title, stage=stage)
+
+    sources = {"CAM": -4, "RIB": 0, "RIB + saliency": 4, "ground truth": 8}
+
+    def networks(study, source, crf):
+        return [confusions(sign * sources[source], r.number) for r in study.replicas]
+
+    def found(study, run):
+        harmed = run.value.startswith(("sigmoid", "once", "each image, last"))
+        return Found(confusions(-4 * sign if harmed else 0), None, None, None, 10.0)
+
+    def stored(self, name, stage, **parameters):
+        assert name == "layers"
+        rows = [
+            {"image": str(i), "layer": layer, "discriminative": 0.5}
+            | {"non-discriminative": 0.5 - 0.2 * sign * (layer == "sigmoid") + 0.001 * i}
+            for i in range(IMAGES)
+            for layer in ("level 4", "sigmoid")
+        ]
+        return SimpleNamespace(table=lambda value: pd.DataFrame(rows))
+
+    monkeypatch.setattr(Study, "seed", seed)
+    monkeypatch.setattr(Study, "toy", lambda self: SimpleNamespace(table=lambda v: toy_hgr(sign)))
+    monkeypatch.setattr(Study, "model", None)
+    monkeypatch.setattr(tables, "coverage", coverage)
+    pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
+    monkeypatch.setattr(chain, "refinements", lambda study: pair)
+    monkeypatch.setattr(chain, "train_affine", lambda *_: None)
+    monkeypatch.setattr(chain, "network_confusions", networks)
+    monkeypatch.setattr(tables_ablations, "found", found)
+    settings = tables_ablations.ablations.Settings()
+    monkeypatch.setattr(Study, "tune", lambda self, method: (None, settings))
+    monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
+    monkeypatch.setattr(Study, "scales", (1.0,))
+    monkeypatch.setattr("ribkit.store.Store.run", stored)
+    return Study("mini", "", {"score_images": IMAGES, "tune_images": 4}), sign
+
+
+def test_every_verdict_is_computed_from_stored_results_and_can_be_either(fabricated):
+    study, sign = fabricated
+    table = claims.table(report.measured(study))
+    verdicts = dict(zip([claim.name for claim in CLAIMS], table["verdict"], strict=True))
+    expected = "holds" if sign > 0 else "does not hold"
+    wrong = {
+        name: (verdict, table["measured here (95 % interval)"].iloc[i])
+        for i, (name, verdict) in enumerate(verdicts.items())
+        if verdict != ("not measured" if name in NEVER else expected)
+    }
+    assert not wrong
+
+
+def test_each_claim_is_decided_by_a_heading_and_a_figure_that_exist():
+    for claim in CLAIMS:
+        name, heading, figure = claim.decided
+        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        lines = [line for c in notebook.cells for line in c.source.splitlines()]
+        where = [i for i, line in enumerate(lines) if line.lstrip("# ") == heading]
+        assert where, claim.name
+        rest = lines[where[0] + 1 :]
+        section = "\n".join(rest[: next((i for i, x in enumerate(rest) if x[:3] == "## "), None)])
+        assert f'show("{figure}"' in section, claim.name
+    assert report.deciding() == [name for name in report.deciding() if name in report.DECIDING]
+    assert set(report.deciding()) == set(report.DECIDING)
+
+
+def test_reported_numbers_say_where_they_come_from():
+    numbers = [n for row in claims.REPORTED for n in row[1:] if n]
+    assert all(re.search(r"\[(abstract|issue|other paper|\?)\]", number) for number in numbers)
+    assert len(claims.reported()) == len(claims.REPORTED)
+
+
+def test_our_row_names_its_setting(monkeypatch):
+    stages = [
+        {"method": m, "stage": s, "miou": 50.04}
+        for m in ("CAM", "RIB")
+        for s in ("seed", "+ CRF", "+ IRN")
+    ]
+    nets = [
+        {"trained on": s, "CRF": "with CRF", "miou": 60.0} for s in ("CAM", "RIB", "ground truth")
+    ]
+    monkeypatch.setattr(tables_rq4, "refinement_scores", lambda study: pd.DataFrame(stages))
+    monkeypatch.setattr(tables_rq4, "network_scores", lambda study: pd.DataFrame(nets))
+    table = report.headline(Study("mini", "", {"score_images": 4}))
+    assert set(table.columns) == set(claims.reported().columns)
+    assert table["method"].str.contains("mini, 4 images, 8 classes").all()
+    assert table.loc[1, "seed, train"] == "50.0"
+
+
+def test_the_html_report_fetches_nothing(tmp_path):
+    cells = [
+        nbformat.v4.new_markdown_cell("# A title?\n\n[a link](#b) and | a | table |"),
+        nbformat.v4.new_code_cell("1", outputs=[]),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    report.html(tmp_path / "a.ipynb", tmp_path / "out" / "a.html")
+    page = (tmp_path / "out" / "a.html").read_text()
+    assert "A title?" in page
+    assert not re.findall(r"""(?:src|href)=["']?https?:""", page)
+    assert not re.findall(r"""(?:import|from|url\()\s*["']?https?:""", page)
+    with pytest.raises(InputError, match=r"none\.ipynb is missing"):
+        report.html(tmp_path / "none.ipynb", tmp_path / "a.html")
+
+
+def test_a_notebooks_cells_are_json_that_a_browser_reads():
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        assert json.loads(path.read_text())["nbformat"] == 4

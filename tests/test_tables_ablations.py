@@ -1,0 +1,142 @@
+"""The ablations' tables, from fabricated runs."""
+
+import zlib
+
+import numpy as np
+import pytest
+
+from ribkit import chain, evaluation, figures, intervals, tables_ablations
+from ribkit.adaptation import Settings
+from ribkit.chain import Refined
+from ribkit.study import Study
+from ribkit.tables_ablations import Found
+
+COUNT = 30
+
+
+def made(level, random):
+    """Confusions ``(30, 100, 2, 2)``, better by the level, best at threshold 40."""
+    hits = random.integers(30, 60, (COUNT, 1)) + level - np.abs(np.arange(100) - 40) // 4
+    every = np.zeros((COUNT, 100, 2, 2), int)
+    every[..., 1, 1], every[..., 1, 0], every[..., 0, 0] = hits, 100 - hits, 100
+    return every
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """RIB beats CAM by 5 points of the object, the maximum loses 5; all else is as RIB."""
+
+    def found(study, run):
+        level = 0 if run.settings is None else {"maximum": -5}.get(run.value, 5)
+        every = made(level, np.random.default_rng(0))
+        at = np.full(COUNT, 40)
+        parts = np.tile([0.9, 0.5 + level / 100, 0.1], (COUNT, 1))
+        return Found(every[np.arange(COUNT), at], parts, parts, every, 10.0)
+
+    monkeypatch.setattr(tables_ablations, "found", found)
+    monkeypatch.setattr(Study, "tune", lambda self, method: (None, Settings(margin=1e9)))
+    monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
+    monkeypatch.setattr(Study, "scales", (1.0,))
+    return Study("mini", "", {"score_images": COUNT, "tune_images": 4})
+
+
+def test_gains_are_over_cam_and_corrected_for_their_question(study):
+    table = tables_ablations.scores(study).set_index(["factor", "value"])
+    assert table.loc[("pooling", "maximum"), "gain_high"] < 0
+    assert table.loc[("pooling", "GAP"), "gain_low"] > 0
+    assert table.loc[("steps K", "0"), "gain"] == 0
+    assert table.loc[("activation", "none"), "cover body"] == pytest.approx(55)
+    assert set(table["question"]) == {"RQ1", "RQ2", "RQ3"}
+    words = tables_ablations.readable(tables_ablations.poolings(study))
+    assert list(words["value"][:2]) == ["CAM", "RIB"]
+    assert "gain (points)" in words
+
+
+def test_the_curves_hold_the_chosen_setting_once(study):
+    table = tables_ablations.sensitivity(study)
+    for factor, x in (("steps K", 10), ("others B", 20), ("learning rate", 8e-6)):
+        own = table[table["factor"] == factor]
+        assert (own["x"] == x).sum() == 1, factor
+        assert own["x"].is_monotonic_increasing
+    assert table["factor"].iloc[0] == "baseline"
+    figures.FIGURES["sensitivity"](table)
+
+
+def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
+    pair = (made(3, np.random.default_rng(1))[:, 40], made(0, np.random.default_rng(1))[:, 40])
+    monkeypatch.setattr(tables_ablations, "_walked", lambda s: (("10 walk", "a", "b"), pair))
+    monkeypatch.setattr(tables_ablations, "_unlabelled", lambda s: (("11 255", "a", "b"), None))
+    table = tables_ablations.ledger(study)
+    numbers = [words.split()[0] for words in table["difference"]]
+    assert list(dict.fromkeys(numbers)) == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        "6",
+        "7",
+        "8",
+        "9",
+        "10",
+        "all",
+    ]
+    assert table.set_index("difference").loc["10 walk", "gain"] > 0
+    rows = table[table["difference"].str.match("[1-8] ")]
+    assert rows["gain"].abs().max() == 0  # fabricated alike
+    figures.FIGURES["ledger"](table)
+
+
+def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
+    levels = {"CAM": {"seed": 0, "+ CRF": 4}, "RIB": {"seed": 2, "+ CRF": 10}}
+
+    def refinement(title):
+        def stage(name):
+            level = levels[title].get(name, levels[title]["seed"])
+            return Refined(None, made(level, np.random.default_rng(2))[:, 40], None, 0.3)
+
+        return type("Own", (), {"title": title, "stage": staticmethod(stage)})
+
+    monkeypatch.setattr(chain, "refinements", lambda s: (refinement("CAM"), refinement("RIB")))
+    table = tables_ablations.interaction(study).set_index("stage")
+    row = table.loc["+ CRF"]
+    assert row["beyond"] == pytest.approx(row["on RIB"] - row["on CAM"])
+    assert row["beyond_low"] > 0
+    assert table.loc["+ PSA", "beyond"] == 0
+    assert set(table.index) == set(chain.STAGES) - {"seed"}
+
+
+def test_the_best_of_many_equal_settings_looks_too_good(study, monkeypatch):
+    def found(study, run):
+        key = zlib.crc32(f"{run.factor} {run.value}".encode())
+        every = made(0, np.random.default_rng(key))
+        return Found(every[:, 40], None, None, every, 10.0)
+
+    monkeypatch.setattr(tables_ablations, "found", found)
+    table = tables_ablations.best_of(study, draws=100).set_index("tried")
+    assert abs(table.loc[1, "bias"]) < 3 * table.loc[1, "error"] + 0.3
+    assert table["bias"].iloc[-1] > 5 * table["error"].iloc[-1]
+    assert table["bias"].is_monotonic_increasing
+
+
+def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
+    after = made(5, np.random.default_rng(3))
+    before = made(0, np.random.default_rng(3))
+
+    def seed(self, method):
+        every = before if method.title == "CAM" else after
+        return type(
+            "Seed", (), {"at": staticmethod(lambda c: every[:, 40 if c == "oracle" else 35])}
+        )
+
+    monkeypatch.setattr(Study, "seed", seed)
+    table = tables_ablations.protocol(study).set_index("quantity")["value"]
+    error = np.std(intervals.resample(intervals.gain, after[:, 35], before[:, 35])[1], ddof=1)
+    row = [value for name, value in table.items() if name.endswith("apart, paired")]
+    assert row == [intervals.images_needed(error, COUNT)]
+    optimism = [value for name, value in table.items() if name.startswith("oracle")]
+    best = evaluation.mean_iou(after[:, 40].sum(axis=0)) - evaluation.mean_iou(
+        after[:, 35].sum(axis=0)
+    )
+    assert optimism[0] == pytest.approx(best, abs=0.2)
+    assert table["the same of its gain over CAM"] == 0
