@@ -49,48 +49,52 @@ def activations(table: pd.DataFrame) -> Figure:
     return drawn
 
 
+GAIN = "gain over CAM (points),\nsimultaneous 95 % band"
+
+
+def _curve(axis, own: pd.DataFrame, k: int, label: str | None = None) -> None:
+    axis.plot(own["x"], own["gain"], ls=LINES[k], marker=MARKERS[k], color=PALETTE[k], label=label)
+    axis.fill_between(own["x"], own["gain_low"], own["gain_high"], color=PALETTE[k], alpha=0.15)
+
+
 @figure
 def poolings(table: pd.DataFrame) -> Figure:
-    """RQ2: seed mIoU against tau, with bands; CAM, RIB with GAP and with the maximum as lines."""
-    drawn = Figure((6.4, 3.2), layout="constrained")
-    axis = drawn.subplots()
+    """RQ2: gain over CAM against tau, with paired bands; GAP and the maximum beside it."""
     curves = [name for name in dict.fromkeys(table["factor"]) if name.startswith("GNDRP")]
+    drawn = Figure((7.2, 3.0), layout="constrained")
+    left, right = drawn.subplots(1, 2, width_ratios=(3, 2))
     for k, name in enumerate(curves):
-        own = table[table["factor"] == name].sort_values("x")
-        colour = PALETTE[k]
-        axis.plot(own["x"], own["miou"], ls=LINES[k], marker=MARKERS[k], color=colour, label=name)
-        axis.fill_between(own["x"], own["miou_low"], own["miou_high"], color=colour, alpha=0.15)
-    levels = table[table["factor"].isin(["baseline", "pooling"])]
-    levels = levels[levels["value"] != "RIB"]
-    for k, row in enumerate(levels.to_dict("records")):
-        label = row["value"] if row["value"] == "CAM" else f"RIB, {row['value']}"
-        colour = ("black", PALETTE[2], PALETTE[4])[k % 3]
-        axis.axhline(row["miou"], color=colour, ls=LINES[(k + 1) % 4], lw=1.3, label=label)
-    axis.set(xlabel="tau", ylabel="seed mIoU (%), 95 % band", xlim=(0, 1))
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+        _curve(left, table[table["factor"] == name].sort_values("x"), k, name)
+    left.axhline(0, color="black", lw=1)
+    left.set(xlabel="tau", ylabel=GAIN, xlim=(0, 1))
+    left.legend(fontsize=7)
+    others = table[table["factor"] == "pooling"]
+    _points(right, others, range(len(others)), "gain", color=PALETTE[2], marker="D")
+    _rows(right, list(others["value"]))
+    right.axvline(0, color="black", lw=1)
+    right.set(xlabel="gain over CAM (points)")
     return drawn
 
 
 @figure
 def sensitivity(table: pd.DataFrame) -> Figure:
-    """RQ3: seed mIoU against K, rate, margin and B, with bands; CAM and the chosen RIB as lines."""
+    """RQ3: gain over CAM against K, rate, margin and B, with paired bands; circled: as chosen."""
     factors = [name for name in dict.fromkeys(table["factor"]) if name != "baseline"]
-    base = table[table["factor"] == "baseline"].set_index("value")["miou"]
+    chosen = table[table["factor"] == "baseline"].set_index("value").loc["RIB"]
     drawn = Figure((7.2, 4.6), layout="constrained")
     axes = drawn.subplots(2, -(-len(factors) // 2), sharey=True, squeeze=False).ravel()
     for axis, name in zip(axes, factors, strict=False):
         own = table[table["factor"] == name].sort_values("x")
-        axis.plot(own["x"], own["miou"], "o-", color=PALETTE[0], markersize=4)
-        axis.fill_between(own["x"], own["miou_low"], own["miou_high"], color=PALETTE[0], alpha=0.15)
-        axis.axhline(base["CAM"], color="black", ls="--", lw=1, label="CAM")
-        axis.axhline(base["RIB"], color=PALETTE[1], ls="-.", lw=1, label="RIB as chosen")
+        _curve(axis, own, 0)
+        here = own[own["miou"] == chosen["miou"]]
+        axis.plot(here["x"], here["gain"], "o", color=PALETTE[1], mfc="none", ms=11)
+        axis.axhline(0, color="black", lw=1)
         words = {"margin": "margin, times CAM's mean logit (0: none)"}
         axis.set(xlabel=words.get(name, name))
         if name == "learning rate":
             axis.set(xscale="log")
     for axis in axes[:: max(1, len(factors) // 2)]:
-        axis.set(ylabel="seed mIoU (%), 95 % band")
-    axes[0].legend(fontsize=7)
+        axis.set(ylabel=GAIN)
     return drawn
 
 
@@ -99,9 +103,10 @@ def adaptations(table: pd.DataFrame) -> Figure:
     """RQ3: no adaptation, one for the whole set, one for each image; last map or their sum."""
     drawn = Figure((5.6, 0.4 * len(table) + 0.7), layout="constrained")
     axis = drawn.subplots()
-    _points(axis, table, range(len(table)), "miou", color=PALETTE[0], marker="o")
+    _points(axis, table, range(len(table)), "gain", color=PALETTE[0], marker="o")
     _rows(axis, list(table["value"]))
-    axis.set(xlabel="seed mIoU (%), 95 % interval")
+    axis.axvline(0, color="black", lw=1)
+    axis.set(xlabel="gain over CAM (points), simultaneous 95 % interval")
     return drawn
 
 
@@ -127,7 +132,8 @@ def layers(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         levels = [k for k, name in enumerate(names) if name.startswith("level")]
         axis.plot(levels, own["hgr"].to_numpy()[: len(levels)], color=colour, lw=1)
-    axis.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1))
+    words = [name.replace("own ", "own\n") for name in names]
+    axis.set(xticks=range(len(names)), xticklabels=words, ylim=(0, 1))
     axis.set(ylabel="high gradient ratio (HGR)")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return drawn
@@ -202,7 +208,7 @@ def best_of(table: pd.DataFrame) -> Figure:
 def replicas(table: pd.DataFrame) -> Figure:
     """Seed mIoU of CAM and RIB by training seed; a line joins the trainings of one seed."""
     names = list(dict.fromkeys(table["method"]))
-    drawn = Figure((5.2, 2.8), layout="constrained")
+    drawn = Figure((6.4, 2.8), layout="constrained")
     axis = drawn.subplots()
     for k, (seed, own) in enumerate(table.groupby("seed")):
         x = [names.index(name) for name in own["method"]]
@@ -212,6 +218,6 @@ def replicas(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
     axis.set(xticks=range(len(names)), xticklabels=names, ylabel="seed mIoU (%), held out")
     axis.margins(x=0.15)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     sns.despine(drawn)
     return drawn

@@ -83,14 +83,18 @@ def scores(study: Study) -> pd.DataFrame:
     all runs of the same question; shares of heads, bodies and all else that the maps cover (%); HGR
     of the last layer there (%).
     """
-    rows, every = [], runs(study)
-    for question in ("RQ1", "RQ2", "RQ3"):
-        own = [run for run in every if run.question in ("all", question)]
-        family = [(found(study, run).confusions, found(study, every[0]).confusions) for run in own]
-        gains = intervals.simultaneous(intervals.gain, family)
-        for run, gain in zip(own, gains, strict=True):
-            if run.question == question:
-                rows.append(_row(study, run) | _named("gain", gain))
+    tables = [_asked(study, question) for question in ("RQ1", "RQ2", "RQ3")]
+    return pd.concat([table[table["question"] != "all"] for table in tables], ignore_index=True)
+
+
+@cache
+def _asked(study: Study, question: str) -> pd.DataFrame:
+    """CAM and RIB, then the runs of one question: they are one family of intervals."""
+    every = runs(study)
+    own = [run for run in every if run.question in ("all", question)]
+    family = [(found(study, run).confusions, found(study, every[0]).confusions) for run in own]
+    gains = intervals.simultaneous(intervals.gain, family)
+    rows = [_row(study, run) | _named("gain", g) for run, g in zip(own, gains, strict=True)]
     return pd.DataFrame(rows)
 
 
@@ -111,9 +115,9 @@ def _named(name: str, values: intervals.Interval) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
-def baselines(study: Study) -> pd.DataFrame:
-    """CAM and RIB on the ablated images: what the curves of the ablations are held against."""
-    return pd.DataFrame([_row(study, run) for run in runs(study)[:2]])
+def baselines(study: Study, question: str) -> pd.DataFrame:
+    """CAM and RIB on the ablated images: what the question's curves are held against."""
+    return _asked(study, question).iloc[:2]
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -147,23 +151,23 @@ def activations(study: Study) -> pd.DataFrame:
 
 
 def poolings(study: Study) -> pd.DataFrame:
-    """RQ2: mIoU by pooling and tau, with CAM's and RIB's."""
+    """RQ2: mIoU and gain by pooling and tau, with CAM's and RIB's."""
     table = scores(study)
-    return pd.concat([baselines(study), table[table["question"] == "RQ2"]])
+    return pd.concat([baselines(study, "RQ2"), table[table["question"] == "RQ2"]])
 
 
 def sensitivity(study: Study) -> pd.DataFrame:
-    """RQ3: mIoU against K, rate, margin and B, with CAM's and RIB's."""
+    """RQ3: mIoU and gain against K, rate, margin and B, with CAM's and RIB's."""
     table = scores(study)
     own = table[(table["question"] == "RQ3") & (table["factor"] != "adaptation")]
-    chosen, rib = runs(study)[1].settings, baselines(study).iloc[1].to_dict()
+    chosen, rib = runs(study)[1].settings, baselines(study, "RQ3").iloc[1].to_dict()
     at = {"steps K": chosen.steps, "learning rate": chosen.rate, "others B": chosen.others}
     if chosen.margin < ablations.NO_MARGIN:
         rows = study.margin_rows(study.profile.ablations.scales)
         at["margin"] = round(chosen.margin / (study.margin_unit(PAPER_RIB) * rows), 2)
     here = [rib | {"question": "RQ3", "factor": f, "x": x, "value": str(x)} for f, x in at.items()]
     merged = pd.concat([own, pd.DataFrame(here)]).drop_duplicates(["factor", "x"], keep="last")
-    return pd.concat([baselines(study), merged.sort_values(["factor", "x"], kind="stable")])
+    return pd.concat([baselines(study, "RQ3"), merged.sort_values(["factor", "x"], kind="stable")])
 
 
 def adaptations(study: Study) -> pd.DataFrame:
