@@ -260,6 +260,17 @@ def markdown(claims: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def summary(claims: pd.DataFrame) -> str:
+    """The claims of `table` by verdict, a paragraph for each verdict that came out."""
+    paragraphs = []
+    for name in VERDICTS:
+        own = claims.loc[claims["verdict"] == name, "claim"]
+        if len(own):
+            paragraphs.append(f"{name.capitalize()} ({len(own)} of {len(claims)}):")
+            paragraphs += [f"- {claim}" for claim in own]
+    return "\n".join(paragraphs)
+
+
 def reported() -> pd.DataFrame:
     """`REPORTED`, a row for each method, all on VOC 2012 with 20 classes and a ResNet-50."""
     columns = (

@@ -80,13 +80,12 @@ def poolings(table: pd.DataFrame) -> Figure:
 def sensitivity(table: pd.DataFrame) -> Figure:
     """RQ3: gain over CAM against K, rate, margin and B, with paired bands; circled: as chosen."""
     factors = [name for name in dict.fromkeys(table["factor"]) if name != "baseline"]
-    chosen = table[table["factor"] == "baseline"].set_index("value").loc["RIB"]
     drawn = Figure((7.2, 4.6), layout="constrained")
     axes = drawn.subplots(2, -(-len(factors) // 2), sharey=True, squeeze=False).ravel()
     for axis, name in zip(axes, factors, strict=False):
         own = table[table["factor"] == name].sort_values("x")
         _curve(axis, own, 0)
-        here = own[own["miou"] == chosen["miou"]]
+        here = own[own["chosen"]]
         axis.plot(here["x"], here["gain"], "o", color=PALETTE[1], mfc="none", ms=11)
         axis.axhline(0, color="black", lw=1)
         words = {"margin": "margin, times CAM's mean logit (0: none)"}

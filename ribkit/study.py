@@ -28,6 +28,7 @@ from ribkit import (
     seeds,
     voc,
 )
+from ribkit.ablations import NO_MARGIN
 from ribkit.digits import Digits
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
@@ -35,7 +36,6 @@ from ribkit.parallel import map_images
 from ribkit.store import Result, Store, describe
 
 ROOT = Path(__file__).parent.parent
-NO_MARGIN = 1e9
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with free licences
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from ribkit import bottleneck_answers, evaluation, figures, intervals
+from ribkit.ablations import NO_MARGIN
 from ribkit.claims import Measured
 from ribkit.images import ImageSet
 from ribkit.store import Result
@@ -249,8 +250,9 @@ def settings(study: Study) -> pd.DataFrame:
     for method in RIBS:
         chosen = study.tune(method)[1]
         row = {"method": method.title, "scales": study.scales, "rate": chosen.rate}
-        rows.append(row | {"margin": chosen.margin, "others": chosen.others, "steps": chosen.steps})
-    return pd.DataFrame(rows)
+        margin = f"{chosen.margin:g}" if chosen.margin < NO_MARGIN else "none"
+        rows.append(row | {"margin": margin, "others": chosen.others, "steps": chosen.steps})
+    return pd.DataFrame(rows).fillna("")
 
 
 # ---- answers, in words --------------------------------------------------------------------------

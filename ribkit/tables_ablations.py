@@ -124,7 +124,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """`scores` or `ledger` for a reader, as text."""
     rows = []
     for row in table.to_dict("records"):
-        line = {k: row[k] for k in ("factor", "value", "difference") if k in row}
+        line = {k: row[k] for k in ("factor", "difference", "value", "against") if k in row}
         if "miou" in row:
             line["seed mIoU (%)"] = _text(row, "miou")
         if "gain" in row:
@@ -157,17 +157,20 @@ def poolings(study: Study) -> pd.DataFrame:
 
 
 def sensitivity(study: Study) -> pd.DataFrame:
-    """RQ3: mIoU and gain against K, rate, margin and B, with CAM's and RIB's."""
+    """RQ3: mIoU and gain against K, rate, margin and B, with CAM's and RIB's; ``chosen``: RIB's."""
     table = scores(study)
     own = table[(table["question"] == "RQ3") & (table["factor"] != "adaptation")]
-    chosen, rib = runs(study)[1].settings, baselines(study, "RQ3").iloc[1].to_dict()
-    at = {"steps K": chosen.steps, "learning rate": chosen.rate, "others B": chosen.others}
-    if chosen.margin < ablations.NO_MARGIN:
-        rows = study.margin_rows(study.profile.ablations.scales)
-        at["margin"] = round(chosen.margin / (study.margin_unit(PAPER_RIB) * rows), 2)
-    here = [rib | {"question": "RQ3", "factor": f, "x": x, "value": str(x)} for f, x in at.items()]
-    merged = pd.concat([own, pd.DataFrame(here)]).drop_duplicates(["factor", "x"], keep="last")
-    return pd.concat([baselines(study, "RQ3"), merged.sort_values(["factor", "x"], kind="stable")])
+    base, settings = baselines(study, "RQ3"), runs(study)[1].settings
+    at = {"steps K": settings.steps, "learning rate": settings.rate, "others B": settings.others}
+    unit = study.margin_unit(PAPER_RIB) * study.margin_rows(study.profile.ablations.scales)
+    bounded = settings.margin < ablations.NO_MARGIN
+    at["margin"] = round(settings.margin / unit, 2) if bounded else 0
+    rib = base.iloc[1].to_dict() | {"question": "RQ3", "chosen": True}
+    here = [rib | {"factor": factor, "x": x, "value": str(x)} for factor, x in at.items()]
+    merged = pd.concat([own.assign(chosen=False), pd.DataFrame(here)])
+    merged = merged.drop_duplicates(["factor", "x"], keep="last")
+    merged = merged.sort_values(["factor", "x"], kind="stable")
+    return pd.concat([base.assign(chosen=False), merged])
 
 
 def adaptations(study: Study) -> pd.DataFrame:

@@ -210,7 +210,7 @@ TABLES = {
         ("learning rate", (1e-5, 1e-4)),
         ("margin", (0, 2)),
         ("others B", (0, 4)),
-    ),
+    ).assign(chosen=False),
     "adaptations": lambda: ablation(("adaptation", ("none (CAM)", "once for the set"))),
     "gradient_pixels": gallery,
     "layers": lambda: layered("hgr", "region", 3),

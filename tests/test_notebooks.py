@@ -29,6 +29,7 @@ def test_title_is_a_question_and_functions_live_in_ribkit(path):
     notebook = nbformat.read(path, as_version=4)
     title = notebook.cells[0].source.splitlines()[0]
     assert title.startswith("# ")
+    assert not title.startswith("# #")
     assert title.endswith("?")
     for cell in code_cells(path):
         assert not any(line.startswith(("def ", "class ")) for line in cell.source.splitlines())

@@ -58,6 +58,8 @@ def test_the_curves_hold_the_chosen_setting_once(study):
         own = table[table["factor"] == factor]
         assert (own["x"] == x).sum() == 1, factor
         assert own["x"].is_monotonic_increasing
+        assert own.loc[own["chosen"], "x"].tolist() == [x]
+    assert table.loc[table["chosen"] & (table["factor"] == "margin"), "x"].tolist() == [0]
     assert table["factor"].iloc[0] == "baseline"
     figures.FIGURES["sensitivity"](table)
 
