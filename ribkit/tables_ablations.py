@@ -204,11 +204,16 @@ def gradient_pixels(study: Study, count: int = 3) -> pd.DataFrame:
     return figures.pictures_table(pictures)
 
 
-def layers(study: Study) -> pd.DataFrame:
-    """RQ1: HGR of the trained classifier, layer by layer: mean and interval over images."""
-    table = study.store.run(
+def _layer_ratios(study: Study) -> pd.DataFrame:
+    """HGR of the ablated images, see `information.layers`."""
+    return study.store.run(
         "layers", information.layers, model=study.model, images=ablated(study)
     ).table("hgr")
+
+
+def layers(study: Study) -> pd.DataFrame:
+    """RQ1: HGR of the trained classifier, layer by layer: mean and interval over images."""
+    table = _layer_ratios(study)
     rows = []
     for layer, own in table.groupby("layer", sort=False):
         for region in own.columns[2:]:
@@ -421,9 +426,7 @@ def _named_run(study: Study, value: str) -> Run:
 
 def _layer_measured(study: Study) -> dict[str, Measured]:
     """The drop of HGR into the last layer, bodies' beyond heads', paired over images."""
-    table = study.store.run(
-        "layers", information.layers, model=study.model, images=ablated(study)
-    ).table("hgr")
+    table = _layer_ratios(study)
     if table["discriminative"].isna().all():
         return {}
     before = [name for name in table["layer"].unique() if name.startswith("level")][-1]
