@@ -229,10 +229,21 @@ def pool(maps: Tensor, labels: Tensor, settings: Settings) -> Tensor:
     return pooling.gndrp(maps, labels, settings.tau, settings.variant.gndrp)
 
 
-def covered(maps: Tensor, level: float) -> float:
+def covered(maps: Tensor, level: float) -> Tensor:
     """Share of the pixels where some map of ``(C, h, w)`` exceeds ``level`` of its own maximum."""
     peak = maps.amax(dim=(-2, -1), keepdim=True)
-    return float((maps > level * peak).any(dim=0).float().mean())
+    return (maps > level * peak).any(dim=0).float().mean()
+
+
+def _watch(step: Step, present: Tensor, level: float) -> list[float]:
+    """What the stops ask of a step, in the one transfer from the device that a step makes.
+
+    Whether all its logits are numbers (1 or 0), mean and sum of its target logits, covered area.
+    """
+    targets = step.logits[:, present]
+    area = covered(step.maps[1.0], level)
+    found = step.logits.isfinite().all().to(area), targets.mean(), targets.sum(), area
+    return torch.stack(found).tolist()
 
 
 def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adapted:
@@ -248,15 +259,15 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
     result = Adapted({})
     for index in range(count):
         step = next(steps)
-        if not step.logits.isfinite().all():
+        finite, mean, total, area = _watch(step, present, settings.area_level)
+        if not finite:
             if index == 0:
                 raise InputError("the trained classifier gives no finite logits; train it again.")
             result.reason = "diverged"
             break
-        targets = step.logits[:, present]
-        result.logits.append(float(targets.mean()))
-        result.areas.append(covered(step.maps[1.0], settings.area_level))
-        full = variant.stop_by_area and index > 0 and result.areas[-1] > settings.area_ratio
+        result.logits.append(mean)
+        result.areas.append(area)
+        full = variant.stop_by_area and index > 0 and area > settings.area_ratio
         for scale, maps in step.maps.items():
             if not full or scale == 1:
                 kept = 0 if settings.last_map else result.maps.get(scale, 0)
@@ -264,7 +275,7 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
         if full:
             result.reason = "area"
             break
-        if not variant.clamp_at_margin and abs(float(targets.sum())) > settings.margin:
+        if not variant.clamp_at_margin and abs(total) > settings.margin:
             result.reason = "margin"
             break
     return result

@@ -29,7 +29,12 @@ class Network(nn.Module):
     frozen: pixels ``(N, 3, H, W)``, normalised -> features. adapted: features -> ``(N, D, h, w)``.
     classifier: 1x1 convolution without bias -> signed class maps ``(N, C, h, w)``.
     mean, std: of the pixels, per channel, for values in [0, 255].
+
+    precision: None, or ``torch.bfloat16``: that of the passes (autocast; frozen features are kept
+    in it, weights, their gradients and class maps stay as they are).
     """
+
+    precision: torch.dtype | None = None
 
     def __init__(
         self,
@@ -49,14 +54,19 @@ class Network(nn.Module):
         """Batch norm and dropout stay in evaluation mode whatever is asked for."""
         return super().train(False)
 
+    def _autocast(self, like: Tensor) -> torch.autocast:
+        return torch.autocast(like.device.type, self.precision, enabled=self.precision is not None)
+
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """The frozen part: pixels ``(N, 3, H, W)`` in [0, 255] -> frozen features."""
-        return self.frozen(views.normalise(pixels, self.mean, self.std))
+        with self._autocast(pixels):
+            return self.frozen(views.normalise(pixels, self.mean, self.std))
 
     def maps(self, features: Tensor) -> Tensor:
         """Frozen features -> signed class maps ``(N, C, h, w)``."""
-        return self.classifier(self.adapted(features))
+        with self._autocast(features):
+            return self.classifier(self.adapted(features)).to(self.classifier.weight.dtype)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels ``(N, 3, H, W)`` in [0, 255] -> signed class maps ``(N, C, h, w)``."""
@@ -65,7 +75,9 @@ class Network(nn.Module):
     def adaptable(self) -> "Network":
         """A copy to adapt: shares the frozen part, owns the rest."""
         upper = (copy.deepcopy(self.adapted), copy.deepcopy(self.classifier))
-        return Network(self.frozen, *upper, self.mean, self.std)
+        network = Network(self.frozen, *upper, self.mean, self.std)
+        network.precision = self.precision
+        return network
 
     def with_classes(self, n_classes: int, seed: int) -> "Network":
         """A copy with a new classifier for ``n_classes``: normal weights of deviation 0.01."""

@@ -26,35 +26,55 @@ from ribkit.store import Result, save_arrays
 
 @dataclass(frozen=True)
 class Model:
-    """A trained classifier on disk. weights: a stored `classifier.train`. backbone: its name."""
+    """A trained classifier on disk, and how it is run.
+
+    weights: a stored `classifier.train`. backbone: its name. precision: of `PRECISIONS`.
+    """
 
     weights: Result
     backbone: str
     n_classes: int
+    precision: str = "float32"
 
     def network(self) -> Network:
         """The network with its weights, on the device that computes."""
         network = classifier.build(self.backbone, self.n_classes)
         network.load_state_dict(self.weights.tensors("weights"))
+        network.precision = PRECISIONS[self.precision]
+        if device().type == "cuda":  # where it is the faster order of the pixels
+            network.to(memory_format=torch.channels_last)
         return network.to(device())
 
 
-def pool(model: Model, images: ImageSet, side: int) -> dict:
-    """Frozen features of the images that an adaptation draws its others from.
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
-    Each image is seen once, its centre ``side`` pixels wide. Returns ``features`` (``(N, c, h, w)``
-    and ``labels`` ``(N, C)``, as tensors).
+
+def pool(model: Model, images: ImageSet, long_sides: tuple[int, int], side: int, seed: int) -> dict:
+    """Frozen features of the images that adaptations draw their others from.
+
+    Each image in one view as the classifier was trained on (`views.random_crop`), seeded by its
+    name. A step draws B of the images of a pool of M, which were drawn from all, both without
+    repeats: that is a draw of B from all, each in a random view, which is what the official code
+    decodes and crops anew at each step. What the pool changes: steps, and images, share views.
+    Returns ``features``: ``features`` ``(M, c, h, w)`` and ``labels`` ``(M, C)``, tensors.
     """
-    words = "frozen features of the other images"
-    features = map_images(partial(_square, model, images, side), range(len(images)), words)
+    words, view = "frozen features of the other images", (long_sides, side, seed)
+    features = map_images(partial(_view, model, images, *view), range(len(images)), words)
     labels = torch.from_numpy(images.labels).float()
-    return {"features": {"features": torch.from_numpy(np.stack(features)), "labels": labels}}
+    return {"features": {"features": torch.stack(features), "labels": labels}}
 
 
-def _square(model: Model, images: ImageSet, side: int, index: int) -> np.ndarray:
+def _view(model: Model, images: ImageSet, long_sides, side: int, seed: int, index: int) -> Tensor:
     network, _ = _context(model, None)
-    pixels = views.square(views.to_tensor(images.image(index)), side)
-    return network.features(pixels[None].to(device()))[0].cpu().numpy()
+    generator = torch.Generator().manual_seed(number(seed, images.ids[index]))
+    pixels = views.to_tensor(images.image(index))
+    pixels = views.random_crop(pixels, long_sides, side, network.mean, generator)
+    return network.features(pixels[None].to(device()))[0].cpu()
+
+
+def number(seed: int, name: str) -> int:
+    """An image's own seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:6], "big")
 
 
 class Draw:
@@ -67,15 +87,22 @@ class Draw:
         self.pool, self.count = pool, count
         disjoint = (pool["labels"] @ labels.to(pool["labels"])) == 0
         self.candidates = disjoint.nonzero().flatten().cpu()
-        digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-        self.seed = int.from_bytes(digest[:6], "big")
+        self.seed = number(seed, name)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Frozen features ``(B, c, h, w)`` and labels ``(B, C)`` of this step's others."""
         generator = torch.Generator().manual_seed(self.seed + step)
         order = torch.randperm(len(self.candidates), generator=generator)[: self.count]
-        chosen = self.candidates[order].to(self.pool["labels"].device)
+        # the copy of the few numbers must not wait for what the device is doing
+        chosen = _pinned(self.candidates[order], self.pool["labels"].device)
         return self.pool["features"][chosen], self.pool["labels"][chosen]
+
+
+def _pinned(numbers: Tensor, where: torch.device) -> Tensor:
+    """Numbers on a device, copied there without waiting for it."""
+    if where.type == "cuda":
+        return numbers.pin_memory().to(where, non_blocking=True)
+    return numbers.to(where)
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,13 @@ class Study:
         """Frozen features of the images that adaptations draw their others from."""
         images = some(self.train, self.profile.pool_images, self.profile.seed)
         return self.store.run(
-            "pool", seeds.pool, model=self.model, images=images, side=self.profile.pool_side
+            "pool",
+            seeds.pool,
+            model=self.model,
+            images=images,
+            long_sides=self.profile.long_sides,
+            side=self.profile.pool_side,
+            seed=self.profile.seed,
         )
 
     def maps(self, images: ImageSet, scales: tuple, settings: adaptation.Settings | None) -> Result:
@@ -379,7 +385,8 @@ class Study:
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
         network = self.store.run("imagenet", classifier.imagenet, backbone="efficientnet_lite0")
         model = seeds.Model(network, "efficientnet_lite0", len(images.classes))
-        pool = self.store.run("pool", seeds.pool, model=model, images=images, side=224)
+        view = {"long_sides": (320, 320), "side": 224, "seed": self.profile.seed}
+        pool = self.store.run("pool", seeds.pool, model=model, images=images, **view)
         return images, self._grow(model, images, compare.SCALES, compare.SETTINGS, pool)
 
     def _grow(self, model, images, scales, settings, pool) -> Result:

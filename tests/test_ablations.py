@@ -32,7 +32,7 @@ def model(tmp_path):
 def pool(model, tmp_path):
     folder = tmp_path / "pool"
     folder.mkdir()
-    for value, content in seeds.pool(model, scenes.generate(9, 6), 64).items():
+    for value, content in seeds.pool(model, scenes.generate(9, 6), (64, 64), 64, 0).items():
         save(folder, value, content)
     return Result("pool", "key", folder)
 

@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ribkit import adaptation, cam
 from ribkit.adaptation import OFFICIAL, PAPER, Settings, Variant
@@ -227,6 +228,37 @@ def test_a_pixel_is_covered_if_any_map_exceeds_its_share_of_its_own_maximum():
     assert adaptation.covered(maps, 0.3) == 0.5  # 3 is at 0.3, not above
     assert adaptation.covered(maps, 0.25) == 0.75
     assert adaptation.covered(torch.zeros(1, 2, 2), 0.3) == 0
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which Python waits for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        name = operation.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select"):
+            self.names.append(name)
+        return operation(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("base", [PAPER, OFFICIAL], ids=["paper", "official"])
+def test_a_step_waits_for_the_device_once(base, monkeypatch):
+    transfers, original = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: transfers.append(1) or original(self))
+
+    def waits(steps):
+        transfers.clear()
+        settings = official(steps=steps, rate=1e-4, variant=base, pooling="gndrp")
+        with Waits() as seen:
+            result = adaptation.adapt(two_numbers(), mirrored(1.0, 0.5), TARGET, nobody, settings)
+        return result.steps, len(transfers), len(seen.names)
+
+    (few, few_transfers, few_waits), (many, many_transfers, many_waits) = waits(2), waits(7)
+    assert many_transfers - few_transfers == many - few == 5
+    assert many_waits == few_waits  # what an image needs once
 
 
 # ---- variants ---------------------------------------------------------------------------------

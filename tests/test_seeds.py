@@ -48,7 +48,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pool(model, tmp_path_factory):
-    made = seeds.pool(model, scenes.generate(1, 12, size=48), side=32)
+    made = seeds.pool(model, scenes.generate(1, 12, size=48), (40, 56), 32, seed=0)
     return stored(tmp_path_factory.mktemp("p") / "p", "p", **made)
 
 
@@ -152,6 +152,19 @@ def test_without_settings_a_seed_is_cam_and_so_is_rib_without_steps(model, pool,
     assert set(plain["images"]["reason"]) == {"none"}
 
 
+def test_bfloat16_passes_give_nearly_the_same_maps(model, pool, images, tmp_path):
+    images = images.take([0, 1])
+    mixed = dataclasses.replace(model, precision="bfloat16")
+    made = seeds.pool(mixed, scenes.generate(1, 12, size=48), (40, 56), 32, seed=0)
+    assert made["features"]["features"].dtype == torch.bfloat16
+    low = compute(mixed, stored(tmp_path / "p", "p", **made), images, tmp_path / "low")
+    full = compute(model, pool, images, tmp_path / "full")
+    for name in images.ids:
+        difference = np.abs(low["maps"][name].astype(float) - full["maps"][name])
+        assert 0 < difference.max() < 0.1
+        assert difference.mean() < 0.01
+
+
 def test_maps_have_the_size_seen_at_scale_1(model, images, tmp_path):
     tmp_path.joinpath("s").mkdir()
     made = seeds.compute(model, images.take([0]), (1.0,), 32, tmp_path / "s")
@@ -206,6 +219,30 @@ def test_fewer_are_drawn_if_no_more_exist():
     nobody, labels = seeds.Draw(numbered_pool(), torch.ones(4), 5, "a", 0)(0)
     assert nobody.shape == (0, 1, 1, 1)
     assert labels.shape == (0, 4)
+
+
+def test_a_step_draws_each_image_of_the_data_set_as_often_as_any_other():
+    # The pool is drawn from the data set first, then the step from the pool: 12 -> 6 -> 2.
+    times = np.zeros(12)
+    for seed in range(3000):
+        own = np.random.default_rng(seed).permutation(12)[:6]
+        features = torch.from_numpy(own).float().view(6, 1, 1, 1)
+        pool = {"features": features, "labels": torch.tensor([[0.0, 1.0]]).expand(6, 2)}
+        chosen, _ = seeds.Draw(pool, torch.tensor([1.0, 0]), 2, "a", seed)(0)
+        times[chosen.flatten().long().numpy()] += 1
+    assert times.sum() == 6000
+    assert np.abs(times - 500).max() < 4 * np.sqrt(500)
+
+
+def test_the_pool_sees_each_image_in_one_random_view_of_its_own(model):
+    images = scenes.generate(1, 4, size=48)
+    made = seeds.pool(model, images, (40, 56), 32, seed=0)["features"]
+    again = seeds.pool(model, images.take([2]), (40, 56), 32, seed=0)["features"]
+    assert made["features"].shape[0] == 4
+    assert torch.equal(made["features"][2], again["features"][0])
+    other = seeds.pool(model, images.take([2]), (40, 56), 32, seed=1)["features"]
+    assert not torch.equal(made["features"][2], other["features"][0])
+    torch.testing.assert_close(made["labels"], torch.from_numpy(images.labels).float())
 
 
 def test_an_image_is_adapted_alone_if_all_others_share_a_class(model, pool, images, tmp_path):
