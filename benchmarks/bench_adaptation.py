@@ -1,62 +1,227 @@
-"""Adaptation: frozen features once per view, against the whole network at every step (one thread).
+"""Adaptation: ours against the official way of working (`official.py`), both in one run.
 
-Both ways in one run, on EfficientNet-Lite0, one 256 x 192 image, four others; prints the ratio.
+On a GPU ResNet-50 (random weights serve for timing) with the paper's settings at VOC size; on a CPU
+the packaged EfficientNet-Lite0 at `voc-lite`'s, an image on each core. Apart: in float32 without
+loading, where the maps must agree and the limit is the share of the frozen part and of the last
+update; with loading; and in bfloat16. Then peak memory, and how the time grows.
 """
 
-import time
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 
+import measuring
+import official
 import torch
-from torch import nn
+from PIL import Image
+from skimage import data
+from torch import Tensor
+from torchvision import models
 
-from ribkit import adaptation, classifier
-from ribkit.backbone import Network
+from ribkit import adaptation, classifier, images, seeds, views
+from ribkit.adaptation import Settings
+from ribkit.backbone import Network, from_classifier
+from ribkit.parallel import alone, device, map_images, workers
 
-
-class Frozen(nn.Module):
-    """The frozen part, without gradients, as a part of the upper one."""
-
-    def __init__(self, part: nn.Module):
-        super().__init__()
-        self.part = part
-
-    @torch.no_grad()
-    def forward(self, x):
-        return self.part(x)
+SETTINGS = Settings(margin=1e9, area_ratio=1.0)  # the paper's for VOC, without its stops
 
 
-def seconds(network: Network, settings: adaptation.Settings) -> tuple[float, torch.Tensor]:
-    """Wall seconds of one adaptation, features included, and its summed map at scale 1."""
-    generator = torch.Generator().manual_seed(0)
-    pixels = 255 * torch.rand(2, 3, 192, 256, generator=generator)
-    others = 255 * torch.rand(4, 3, 160, 160, generator=generator)
-    label = torch.eye(5)[0]
-    started = time.perf_counter()
-    views, features = {1.0: network.features(pixels)}, network.features(others)
-    drawn = features, torch.eye(5)[1:]
-    result = adaptation.adapt(network, views, label, lambda step: drawn, settings)
-    return time.perf_counter() - started, result.maps[1.0]
+@dataclass(frozen=True)
+class Size:
+    """What one adaptation is made of. long_sides, side: of the others' views, in pixels."""
+
+    backbone: str
+    image: tuple[int, int]
+    scales: tuple[float, ...]
+    long_sides: tuple[int, int]
+    side: int
+    classes: int = 20
+    steps: int = 10
+    others: int = 20
+
+    @property
+    def settings(self) -> Settings:
+        return dataclasses.replace(SETTINGS, steps=self.steps, others=self.others)
 
 
-def main() -> None:
-    """Measure both ways three times, alternating; print the best of each and their ratio."""
-    torch.set_num_threads(1)
-    once = classifier.build("efficientnet_lite0", 5)
-    whole = nn.Sequential(Frozen(once.frozen), once.adapted)
-    every = Network(nn.Identity(), whole, once.classifier, once.mean, once.std)
-    settings = adaptation.Settings(pooling="gap", steps=3, rate=1e-6, others=4, margin=1e9)
-    times = {"every step": [], "once per view": []}
-    for _ in range(3):
-        for name, network in (("every step", every), ("once per view", once)):
-            took, maps = seconds(network, settings)
-            times[name].append(took)
-            if name == "every step":
-                reference = maps
-            else:
-                torch.testing.assert_close(maps, reference, rtol=1e-4, atol=1e-4)
-    for name, taken in times.items():
-        print(f"frozen features {name}: {min(taken):.2f} s")
-    print(f"ratio: {min(times['every step']) / min(times['once per view']):.2f}")
+GPU = Size("resnet50", (375, 500), (1.0, 0.5, 1.5, 2.0), (320, 640), 512)
+CPU = Size("efficientnet_lite0", (192, 256), (1.0,), (192, 320), 160)
+COCO = dataclasses.replace(GPU, image=(480, 640), classes=80, others=15)
+
+
+@lru_cache(maxsize=1)
+def network(size: Size, precision: torch.dtype | None) -> Network:
+    """The classifier, one in each process."""
+    if size.backbone.startswith("resnet"):
+        random = models.get_model(size.backbone, weights=None)
+        made = from_classifier(random).with_classes(size.classes, 0)
+    else:
+        made = classifier.build(size.backbone, size.classes)
+    made.precision = precision
+    if device().type == "cuda":
+        made.to(memory_format=torch.channels_last)
+    return made.to(device())
+
+
+def label(size: Size, others: bool = False) -> Tensor:
+    """Two classes in the image, one in each of the others."""
+    found = torch.eye(size.classes)
+    rows = torch.arange(size.others) % (size.classes - 2) + 2
+    return (found[rows] if others else found[0] + found[1]).to(device())
+
+
+def image(size: Size) -> Tensor:
+    """A photograph's pixels at the size of the image."""
+    pixels = torch.from_numpy(data.chelsea()).permute(2, 0, 1).float()
+    return views.resize(pixels, size.image).to(device())
+
+
+def load(size: Size, files: list[Path], seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """The others of a step decoded and cropped, as the official code does it in its loop."""
+    seen = []
+    for k in range(size.others):
+        pixels = views.to_tensor(images.decode(files[(step * size.others + k) % len(files)]))
+        generator = torch.Generator().manual_seed(seed + step * size.others + k)
+        seen.append(views.random_crop(pixels, size.long_sides, size.side, (0.0,) * 3, generator))
+    return torch.stack(seen).to(device()), label(size, others=True)
+
+
+def theirs(size: Size, others: Callable, index: int = 0) -> dict[float, Tensor]:
+    """One image the official way."""
+    pairs = views.scaled_pairs(image(size), size.scales)
+    own = network(size, None).adaptable()
+    return official.adapt(own, pairs, label(size), others, size.settings)
+
+
+def ours(size: Size, precision, pool: dict[str, Tensor], index: int = 0) -> dict[float, Tensor]:
+    """One image our way; the others come as frozen features out of the pool."""
+    net = network(size, precision)
+    pairs = views.scaled_pairs(image(size), size.scales)
+    features = {scale: net.features(pair) for scale, pair in pairs.items()}
+    draw = seeds.Draw(pool, label(size), size.others, str(index), 0)
+    return adaptation.adapt(net, features, label(size), draw, size.settings).maps
+
+
+def pool(size: Size, precision, others: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Frozen features of one step's others, from which every step then draws all."""
+    features = [network(size, precision).features(one[None]) for one in others[0]]
+    return {"features": torch.cat(features), "labels": others[1]}
+
+
+def frozen(size: Size, others: Tensor, index: int = 0) -> dict[float, Tensor]:
+    """The frozen part of every step: what the official way sees again and again."""
+    net, pairs = network(size, None), views.scaled_pairs(image(size), size.scales)
+    for _ in range(size.steps):
+        for pixels in (*pairs.values(), others):
+            found = net.features(pixels)
+    return {1.0: found.flatten()[:1]}
+
+
+def on_every_core(way: Callable[[int], dict], count: int) -> list[dict]:
+    """One image, or on a CPU as many as there are cores side by side, with one thread each."""
+    return map_images(partial(_moved, way), range(count), "adaptation")
+
+
+def _moved(way: Callable[[int], dict], index: int) -> dict[float, Tensor]:
+    return {scale: maps.cpu() for scale, maps in way(index).items()}
+
+
+def compared(size: Size, files: list[Path], rounds: int = 2) -> dict:
+    """The entry of both ways at one size."""
+    count = workers() if device().type == "cpu" else 1
+    fixed = load(size, files, 0, 0)
+    full, half = (pool(size, precision, fixed) for precision in (None, torch.bfloat16))
+    ways = {
+        "official": partial(theirs, size, partial(load, size, files, 0)),
+        "official without loading": partial(theirs, size, partial(_same, fixed)),
+        "ours, float32": partial(ours, size, None, full),
+        "ours, bfloat16": partial(ours, size, torch.bfloat16, half),
+    }
+    for way in ways.values():
+        on_every_core(way, count)  # processes started, kernels chosen
+    ways["frozen part at every step"] = partial(frozen, size, fixed[0])
+    timed = {name: partial(on_every_core, way, count) for name, way in ways.items()}
+    seconds, results = measuring.alternate(timed, rounds)
+    every = seconds.pop("frozen part at every step")
+    error = agreement(results["official without loading"][0], results["ours, float32"][0])
+    assert error < 1e-4, error
+    without = seconds["official without loading"] / seconds["ours, float32"]
+    limit = 1 / (1 - every / seconds["official without loading"])
+    return {
+        "name": "adaptation",
+        "ratio": seconds["official"] / seconds["ours, bfloat16"],
+        "device": measuring.name(),
+        "size": dataclasses.asdict(size) | {"images side by side": count},
+        "seconds": seconds,
+        "float32, no loading": without,
+        "limit of that by the frozen part's share": limit,
+        "float32, with loading": seconds["official"] / seconds["ours, float32"],
+        "bfloat16, with loading": seconds["official"] / seconds["ours, bfloat16"],
+        "largest difference of float32 maps": error,
+        "largest difference of bfloat16 maps": agreement(
+            results["ours, float32"][0], results["ours, bfloat16"][0]
+        ),
+    }
+
+
+def _same(fixed: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, Tensor]:
+    return fixed
+
+
+def agreement(one: dict[float, Tensor], other: dict[float, Tensor]) -> float:
+    """Largest difference of the summed maps, over the largest value."""
+    return max(float((one[s] - other[s]).abs().max() / one[s].abs().max()) for s in one)
+
+
+def held(size: Size, precision: torch.dtype | None) -> float:
+    """Peak memory of one adaptation in MiB, the network and the step's others included."""
+    others = torch.zeros(size.others, 3, size.side, size.side, device=device())
+    features = pool(size, precision, (others, label(size, others=True)))
+    ours(dataclasses.replace(size, steps=1), precision, features)
+    return measuring.peak(partial(ours, dataclasses.replace(size, steps=2), precision, features))
+
+
+def growth(size: Size, precision: torch.dtype | None) -> dict:
+    """Seconds of one adaptation as each part of its size grows, the rest as in ``size``."""
+    height, width = size.image
+    axes = {
+        "image": [(height // 2, width // 2), size.image, (2 * height, 2 * width)],
+        "classes": [20, 80],
+        "steps": [5, 10, 20],
+        "others": [0, 10, 20, 40],
+    }
+    grown = {}
+    for axis, values in axes.items():
+        for value in values:
+            own = dataclasses.replace(size, **{axis: value})
+            others = torch.zeros(own.others, 3, own.side, own.side, device=device())
+            features = pool(own, precision, (others, label(own, others=True)))
+            way = partial(alone, partial(ours, own, precision, features), 0)
+            seconds, _ = measuring.alternate({"ours": way}, 2)
+            grown.setdefault(axis, {})[str(value)] = seconds["ours"]
+    return grown
+
+
+def measure() -> list[dict]:
+    """Both ways at one size; peak memory and growth with it."""
+    gpu = device().type == "cuda"
+    size, precision = (GPU, torch.bfloat16) if gpu else (CPU, None)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"{k}.jpg") for k in range(4 * size.others)]
+        photograph = Image.fromarray(data.chelsea()).resize((500, 375))
+        for file in files:
+            photograph.save(file, quality=95)
+        entry = compared(size, files)
+    memory = {"this size": held(size, precision)}
+    if gpu:
+        memory |= {"COCO": held(COCO, precision), "float32": held(size, None)}
+    grown = growth(size, precision)
+    return [entry | {"peak memory (MiB)": memory, "seconds by size": grown}]
 
 
 if __name__ == "__main__":
-    main()
+    for found in measure():
+        print(measuring.words(found))

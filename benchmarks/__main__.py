@@ -1,0 +1,35 @@
+"""Every benchmark of this folder, each in a process of its own: ``python benchmarks``.
+
+Prints the ratios and writes ``build/bench.json``: a list of objects with ``name``, ``ratio``,
+``device``, ``size`` and what else was measured. Names may follow, to run some: ``adaptation crf``.
+"""
+
+import json
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import measuring
+
+HERE = Path(__file__).parent
+
+
+def main(names: list[str]) -> None:
+    """Run the benchmarks one after the other, so that none disturbs another."""
+    known = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+    target, entries = HERE.parent / "build" / "bench.json", []
+    target.parent.mkdir(exist_ok=True)
+    for name in names or known:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            found = alone.submit(measuring.entries, name).result()
+        for entry in found:
+            print(measuring.words(entry), flush=True)
+        entries += found
+        partial = target.with_name("bench.json.partial")
+        partial.write_text(json.dumps(entries, indent=1) + "\n")
+        partial.replace(target)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,65 @@
+"""Timing two ways in one run, and peak memory, on whatever device computes."""
+
+import importlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ribkit.parallel import device
+
+
+def entries(name: str) -> list[dict]:
+    """What the benchmark of this name measures."""
+    return importlib.import_module(f"bench_{name}").measure()
+
+
+def alternate(ways: dict[str, Callable[[], Any]], rounds: int = 3) -> tuple[dict, dict]:
+    """Each way's best wall seconds and its last result, the ways taking turns."""
+    seconds, results = {name: float("inf") for name in ways}, {}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            results[name] = way()
+            wait()
+            seconds[name] = min(seconds[name], time.perf_counter() - started)
+    return seconds, results
+
+
+def wait() -> None:
+    """Until the device has done all that it was given."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak(way: Callable[[], Any]) -> float:
+    """Most memory held while ``way()`` ran, in MiB: of the GPU, or of this process (Linux)."""
+    if device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        way()
+        return torch.cuda.max_memory_allocated() / 2**20
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
+    way()
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+
+def name() -> str:
+    """The device in words, as `build/bench.json` has it."""
+    if device().type == "cuda":
+        return torch.cuda.get_device_name()
+    model = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return model[0].split(":")[1].strip() if model else "cpu"
+
+
+def words(entry: dict) -> str:
+    """An entry of `build/bench.json` in a few lines."""
+    lines = [f"{entry['name']}: {entry['ratio']:.2f} times as fast, {entry['device']}"]
+    return "\n  ".join(lines + [f"{k}: {v}" for k, v in entry.items() if k not in REQUIRED])
+
+
+REQUIRED = ("name", "ratio", "device")

@@ -1,0 +1,70 @@
+"""The official way of working, written from STUDY.md's words, for our own to be held against.
+
+Not its code: the same results by the same order of work. The whole network at every step, for every
+view; the others decoded and cropped inside the loop; a loop over rows and classes; a wait for the
+device at each of them; the last update made though nobody sees its map; float32.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ribkit import cam
+from ribkit.adaptation import Settings
+from ribkit.backbone import Network
+
+
+def adapt(
+    network: Network,
+    views: dict[float, Tensor],
+    labels: Tensor,
+    others: Callable[[int], tuple[Tensor, Tensor]],
+    settings: Settings,
+) -> dict[float, Tensor]:
+    """One adaptation (official variant, GNDRP, no stop): scale -> summed maps ``(C, h, w)``.
+
+    views: scale -> *pixels* ``(2, 3, h, w)`` of the image and its mirror image. others: step ->
+    pixels ``(B, 3, s, s)`` and labels ``(B, C)``. The network is changed.
+    """
+    present = [c for c in range(len(labels)) if labels[c].item()]
+    optimiser = torch.optim.SGD(
+        [
+            {"params": network.adapted.parameters(), "factor": 1.0},
+            {"params": network.classifier.parameters(), "factor": settings.head_factor},
+        ],
+        lr=settings.rate,
+        momentum=settings.variant.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    total: dict[float, Tensor] = {}
+    for step in range(settings.steps):
+        loss = 0
+        for scale, pixels in views.items():
+            maps = network(pixels)
+            total[scale] = total.get(scale, 0) + cam.flip_sum(maps.detach()[:, present])
+            if scale >= 1:
+                loss = loss - _pooled(maps, labels.expand(2, -1), settings.tau)
+        pixels, other_labels = others(step)
+        loss = loss - _pooled(network(pixels), other_labels, settings.tau)
+        if not torch.isfinite(loss).item():
+            break
+        for group in optimiser.param_groups:
+            left = (1 - step / settings.steps) ** settings.poly_power
+            group["lr"] = settings.rate * group["factor"] * left
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return total
+
+
+def _pooled(maps: Tensor, labels: Tensor, tau: float) -> Tensor:
+    """Sum of the target logits, row by row and class by class."""
+    total = 0
+    for row, own in zip(maps, labels, strict=True):
+        for c in range(len(own)):
+            if own[c].item():
+                one = row[c]
+                kept = one.detach() / one.detach().max() < tau
+                total = total + (one * kept).sum() / one.numel()
+    return total
