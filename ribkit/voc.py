@@ -13,8 +13,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+from PIL import Image
 
 from ribkit.errors import InputError
+from ribkit.files import whole
 from ribkit.images import ImageSet, decode, hash_files, open_image, over_files, verify
 
 CLASSES = (
@@ -41,7 +43,7 @@ class VOCFolder:
 
     def image(self, id: str) -> np.ndarray:
         """``(H, W, 3)`` uint8, RGB. InputError: missing or truncated."""
-        return decode(_image_path(self.root, id))
+        return decode(image_path(self.root, id))
 
     def mask(self, id: str) -> np.ndarray:
         """``(H, W)`` uint8: 0 background, k + 1 for ``classes[k]``, 255 ignored.
@@ -53,7 +55,7 @@ class VOCFolder:
 
     def fingerprint(self, ids: Sequence[str]) -> str:
         """SHA-256 (hex) of image, mask and label files and of the classes, wherever they lie."""
-        paths = [p(self.root, i) for i in ids for p in (_image_path, _mask_path, _xml_path)]
+        paths = [p(self.root, i) for i in ids for p in (image_path, mask_path, _xml_path)]
         return hash_files([_json_path(self.root), *paths], *ids, *self.classes)
 
     @cached_property
@@ -97,7 +99,7 @@ def split_ids(root: str | Path, split: str) -> tuple[str, ...]:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder; give a folder in VOC layout.")
-    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    path = list_path(root, split)
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise InputError(
@@ -141,40 +143,36 @@ def check(root: str | Path, splits: Sequence[str], classes: Sequence[str] = ()) 
         raise InputError("\n".join(problems))
 
 
-def download(root: str | Path) -> Path:
-    """Fetch VOC 2012 (2 GB) through torchvision, which knows its checksum; the folder to read.
-
-    A complete copy is left as it is. InputError: no connection, no space or a wrong checksum.
-    """
-    from torchvision.datasets import VOCSegmentation
-
-    folder = Path(root) / "VOCdevkit" / "VOC2012"
-    if _complete(folder):
-        return folder
-    try:
-        VOCSegmentation(str(root), "2012", "trainval", download=True)
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"VOC 2012 could not be downloaded into {root} ({error}); try again later, or unpack "
-            f"VOCtrainval_11-May-2012.tar there yourself."
-        ) from error
-    return folder
+def write_mask(root: Path, id: str, mask: np.ndarray) -> None:
+    """Write an image's mask, ``(H, W)`` uint8, as the folder holds it."""
+    with whole(mask_path(root, id)) as path:
+        Image.fromarray(mask).save(path, format="PNG")
 
 
-def _complete(folder: Path) -> bool:
-    """Whether every image and mask of VOC's own list is there."""
-    try:
-        ids = split_ids(folder, "trainval")
-    except InputError:
-        return False
-    return all(_image_path(folder, i).is_file() and _mask_path(folder, i).is_file() for i in ids)
+def write_labels(root: Path, classes: Sequence[str], labels: dict[str, list[str]]) -> None:
+    """Write ``image_labels.json``. labels: image name -> the names of its classes."""
+    with whole(_json_path(root)) as path:
+        path.write_text(json.dumps({"classes": list(classes), "labels": labels}))
 
 
-def _image_path(root: Path, id: str) -> Path:
+def write_list(root: Path, split: str, ids: Sequence[str]) -> None:
+    """Write a split's list of image names."""
+    with whole(list_path(root, split)) as path:
+        path.write_text("".join(f"{id}\n" for id in ids))
+
+
+def list_path(root: Path, split: str) -> Path:
+    """Where a split's image names are listed."""
+    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
+def image_path(root: Path, id: str) -> Path:
+    """Where an image lies."""
     return root / "JPEGImages" / f"{id}.jpg"
 
 
-def _mask_path(root: Path, id: str) -> Path:
+def mask_path(root: Path, id: str) -> Path:
+    """Where an image's mask lies."""
     return root / "SegmentationClass" / f"{id}.png"
 
 
@@ -257,7 +255,7 @@ def _labels_from_mask(root: Path, names: tuple[str, ...], id: str) -> set[str]:
 
 def _read_mask(root: Path, id: str, count: int) -> np.ndarray:
     """``(H, W)`` uint8 of the file's own values: 0 to ``count``, or 255."""
-    path = _mask_path(root, id)
+    path = mask_path(root, id)
     with open_image(path) as image:
         if image.mode not in ("P", "L"):
             raise InputError(
@@ -276,12 +274,12 @@ def _read_mask(root: Path, id: str, count: int) -> np.ndarray:
 def _inspect(root: Path, count: int, label_of: Callable[[str], set[str]], id: str) -> list[str]:
     """What is wrong with one image, its mask and its label."""
     problems: list[str] = []
-    size = _collect(problems, verify, _image_path(root, id))
+    size = _collect(problems, verify, image_path(root, id))
     mask = _collect(problems, _read_mask, root, id, count)
     if size is not None and mask is not None and size != mask.shape:
         (h, w), (mask_h, mask_w) = size, mask.shape
         problems.append(
-            f"{_mask_path(root, id)} is {mask_w} x {mask_h} pixels and its image {w} x {h}; "
+            f"{mask_path(root, id)} is {mask_w} x {mask_h} pixels and its image {w} x {h}; "
             f"make them one size."
         )
     _collect(problems, label_of, id)

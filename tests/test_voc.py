@@ -1,6 +1,5 @@
 import json
 import pickle
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -327,34 +326,3 @@ def test_fingerprint_follows_the_content_and_not_the_place(root, tmp_path_factor
         change()
         seen.add(images.fingerprint())
     assert len(seen) == 9
-
-
-# --- download
-
-
-def test_download(root, monkeypatch):
-    import torchvision
-
-    def fail(folder, *arguments, **settings):
-        raise URLError("no route")
-
-    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", fail)
-    with pytest.raises(InputError, match=r"could not be downloaded into .*no route.*; try again"):
-        voc.download(root / "new")
-
-    folder = root / "VOCdevkit" / "VOC2012"
-    folder.mkdir(parents=True)
-    for part in ("JPEGImages", "SegmentationClass", "ImageSets"):
-        (root / part).rename(folder / part)
-    lists = folder / "ImageSets" / "Segmentation"
-    (lists / "train.txt").rename(lists / "trainval.txt")
-    assert voc.download(root) == folder  # complete: nothing is fetched
-    mask_of(folder, "two").unlink()
-    with pytest.raises(InputError):
-        voc.download(root)
-    calls = []
-    monkeypatch.setattr(
-        torchvision.datasets, "VOCSegmentation", lambda *a, **k: calls.append((a, k))
-    )
-    assert voc.download(root) == folder
-    assert calls == [((str(root), "2012", "trainval"), {"download": True})]

@@ -1,0 +1,264 @@
+"""COCO's folder becomes one in VOC layout: masks by hand, interruptions, and wrong input."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from ribkit import coco, voc
+from ribkit.errors import InputError
+from ribkit.study import Study
+
+# 4 rows, 6 columns. Categories 2, 5 and 9 become 1, 2 and 3.
+CATEGORIES = ((5, "bee"), (2, "ant"), (9, "cow"))
+HEIGHT, WIDTH = 4, 6
+LARGE = [[0, 0, 4, 0, 4, 4, 0, 4]]  # columns 0 to 3, all rows
+SMALL = [[1, 1, 3, 1, 3, 3, 1, 3]]  # in the middle of it
+PARTS = [[0, 0, 1, 0, 1, 1, 0, 1], [5, 3, 6, 3, 6, 4, 5, 4]]  # two opposite corners
+CROWD = {"size": [HEIGHT, WIDTH], "counts": [0, 24]}  # down the columns: everything
+COMPRESSED = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
+COMPRESSED[3] = 1
+
+
+def encoded(mask):
+    found = rle.encode(np.asfortranarray(mask))
+    return found | {"counts": found["counts"].decode()}
+
+
+def annotation(id, image, category, segmentation, crowd=0):
+    entry = {"id": id, "image_id": image, "category_id": category, "iscrowd": crowd}
+    return entry | {"segmentation": segmentation}
+
+
+ANNOTATIONS = {
+    "train": [
+        annotation(1, 1, 2, SMALL),
+        annotation(2, 1, 5, LARGE),
+        annotation(3, 2, 9, PARTS),
+        annotation(4, 2, 2, CROWD, crowd=1),
+        annotation(5, 2, 5, encoded(COMPRESSED)),
+    ],
+    "val": [annotation(1, 1, 9, LARGE)],
+}
+
+
+def write_split(root, split, annotations, count, categories=CATEGORIES):
+    """``count`` noise images of one size and their annotation file."""
+    photographs = root / f"{split}2014"
+    for folder in (photographs, root / "annotations"):
+        folder.mkdir(parents=True, exist_ok=True)
+    random, images = np.random.default_rng(0), []
+    for id in range(1, count + 1):
+        name = f"COCO_{split}2014_{id:012d}.jpg"
+        Image.fromarray(random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)).save(
+            photographs / name
+        )
+        images.append({"id": id, "file_name": name, "height": HEIGHT, "width": WIDTH})
+    content = {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": id, "name": name} for id, name in categories]
+    (root / f"annotations/instances_{split}2014.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "coco"
+    write_split(folder, "train", ANNOTATIONS["train"], 3)
+    write_split(folder, "val", ANNOTATIONS["val"], 1)
+    return folder
+
+
+def change(root, edit, split="train"):
+    path = root / f"annotations/instances_{split}2014.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def problem(root):
+    with pytest.raises(InputError) as caught:
+        coco.as_voc(root, root.parent / "target")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- masks and labels by hand -------------------------------------------------------------------
+def test_masks_and_labels_are_those_of_the_annotations(root, tmp_path):
+    folder = coco.as_voc(root, tmp_path / "target")
+    voc.check(folder, ["train", "val"])
+    images = voc.read(folder, "train")
+    assert images.classes == ("ant", "bee", "cow")
+    assert images.ids[0] == "COCO_train2014_000000000001"
+    assert images.labels.tolist() == [[True, True, False], [True] * 3, [False] * 3]
+    first = np.zeros((HEIGHT, WIDTH), int)
+    first[:, :4] = 2
+    first[1:3, 1:3] = 1  # small: on top, though it is annotated first
+    np.testing.assert_array_equal(images.mask(0), first)
+    second = np.ones((HEIGHT, WIDTH), int)  # the crowd, below all
+    second[3] = 2
+    second[0, 0] = second[3, 5] = 3
+    np.testing.assert_array_equal(images.mask(1), second)
+    assert not images.mask(2).any()
+    assert voc.read(folder, "val").labels.tolist() == [[False, False, True]]
+    photograph = root / "train2014/COCO_train2014_000000000001.jpg"
+    assert (images.image(0) == np.asarray(Image.open(photograph))).all()
+
+
+def test_one_split_is_enough(root, tmp_path):
+    (root / "annotations/instances_train2014.json").unlink()
+    folder = coco.as_voc(root, tmp_path / "target")
+    assert [p.name for p in (folder / "ImageSets/Segmentation").iterdir()] == ["val.txt"]
+    voc.check(folder, ["val"])
+
+
+def test_a_conversion_is_made_once_and_follows_the_photographs(root, tmp_path, monkeypatch):
+    folder = coco.as_voc(root, tmp_path / "target")
+    monkeypatch.setattr(coco, "_convert", None)
+    assert coco.as_voc(folder, tmp_path / "target") == folder
+    moved = root.rename(tmp_path / "moved")
+    assert coco.as_voc(moved, tmp_path / "target") == folder
+    voc.check(folder, ["train", "val"])
+
+
+def test_other_annotations_make_another_folder(root, tmp_path):
+    before = coco.as_voc(root, tmp_path / "target")
+    change(root, lambda content: content["annotations"].pop())
+    assert coco.as_voc(root, tmp_path / "target") != before
+
+
+def test_an_interrupted_conversion_goes_on(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+    painted, paint = [], coco.paint
+
+    def once(image):
+        if painted:
+            raise KeyboardInterrupt
+        painted.append(image.id)
+        return paint(image)
+
+    monkeypatch.setattr(coco, "paint", once)
+    with pytest.raises(KeyboardInterrupt):
+        coco.as_voc(root, tmp_path / "target")
+    (folder,) = (tmp_path / "target").iterdir()
+    assert not list(folder.rglob("*.partial"))
+    assert not (folder / "image_labels.json").exists()
+    monkeypatch.setattr(coco, "paint", lambda image: painted.append(image.id) or paint(image))
+    assert coco.as_voc(root, tmp_path / "target") == folder
+    assert len(painted) == len(set(painted)) == 4
+    voc.check(folder, ["train", "val"])
+
+
+# ---- wrong input --------------------------------------------------------------------------------
+def test_a_folder_without_annotations_or_photographs_is_told(root, tmp_path):
+    assert "has neither of annotations/instances_train2014.json and" in problem(tmp_path)
+    (root / "val2014").rename(root / "away")
+    assert "val2014 is not a folder; unpack val2014.zip there." in problem(root)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "[" * 100_000, '{"images": [1]}', "\ud800"])
+def test_a_malformed_file_is_told(root, text):
+    path = root / "annotations/instances_train2014.json"
+    path.write_bytes(text.encode(errors="surrogatepass"))
+    assert problem(root).startswith(f"{path} is not in COCO's format (")
+
+
+def first(part, **values):
+    return lambda content: content[part][0].update(values)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (first("annotations", image_id=77), "annotation 1 has the image_id 77, which is not"),
+        (first("annotations", category_id=1), "annotation 1 has the category_id 1, which is not"),
+        (first("images", file_name="../x.jpg"), "image 1 has the file name '../x.jpg'; give a"),
+        (first("images", file_name="/x.jpg"), "has the file name '/x.jpg'"),
+        (first("images", file_name="x\n.jpg"), r"has the file name 'x\n.jpg'"),
+        (first("images", file_name="x.jpg"), "train2014/x.jpg does not exist, but "),
+        (first("images", height=0), "is 6 x 0 pixels; give its true size"),
+        (first("images", height=10**9, width=10**9), "give its true size"),
+        (first("images", id=2), "2 is there twice"),
+        (first("categories", name="ant"), "3 categories; give 1 to 254 different ones"),
+        (first("categories", id=2), "3 categories; give 1 to 254 different ones"),
+        (first("categories", name=""), "a category without a name"),
+    ],
+)
+def test_entries_that_do_not_suit_are_told(root, edit, words):
+    change(root, edit)
+    assert words in problem(root)
+    assert not list(root.parent.rglob("SegmentationClass"))  # told before anything is painted
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        ([], "no polygon"),
+        ([[1, 1, 4, 1]], "a polygon of 4 numbers"),
+        ([[1, 1, 4, 1, 4, 4, 2]], "a polygon of 7 numbers"),
+        ([[1, 1, 4, 1, 4, float("nan")]], "a polygon that leaves its image"),
+        ([[1, 1, 4, 1, 4, 1e12]], "a polygon that leaves its image"),
+        ([["a", 1, 4, 1, 4, 4]], "of another form (ValueError: could not convert"),
+        (5, "of another form"),
+        ({"counts": [24]}, "of another form"),
+        ({"size": [6, 4], "counts": [24]}, "size [6, 4] where its image has [4, 6]"),
+        ({"size": [4, 6], "counts": [1, 2]}, "run lengths that do not add up"),
+        ({"size": [4, 6], "counts": [-1, 25]}, "run lengths that do not add up"),
+        ({"size": [4, 6], "counts": "\u00e9"}, "not run-length encoded"),
+        ({"size": [4, 6], "counts": "o"}, "not run-length encoded"),
+        (encoded(np.ones((2, 2), np.uint8)) | {"size": [4, 6]}, "cannot be painted (its run"),
+        (encoded(np.ones((9, 9), np.uint8)) | {"size": [4, 6]}, "cannot be painted (Invalid RLE"),
+    ],
+)
+def test_segmentations_that_cannot_be_painted_are_told(root, segmentation, words):
+    change(root, first("annotations", segmentation=segmentation))
+    text = problem(root)
+    assert words in text
+    assert "annotation 1 of COCO_train2014_000000000001.jpg" in text
+
+
+def test_splits_of_different_data_sets_are_told(root):
+    change(root, first("categories", name="wasp"), "val")
+    assert "differ in their categories" in problem(root)
+
+
+# ---- the study reads it -------------------------------------------------------------------------
+def eighty(root):
+    """80 categories, ids with gaps, one an image; a val image too."""
+    categories = [(k + 1 + k // 10, f"class {k}") for k in range(80)]
+    annotations = [annotation(k, k + 1, id, SMALL) for k, (id, _) in enumerate(categories)]
+    write_split(root, "train", annotations, 80, categories)
+    write_split(root, "val", [annotation(1, 1, categories[-1][0], LARGE)], 1, categories)
+    return root
+
+
+def three(root):
+    """3 categories; the images take turns."""
+    ids = [id for id, _ in CATEGORIES]
+    annotations = [annotation(k, k + 1, ids[k % 3], LARGE) for k in range(12)]
+    write_split(root, "train", annotations, 13)
+    write_split(root, "val", ANNOTATIONS["val"], 1)
+    return root
+
+
+@pytest.mark.parametrize(("make", "classes", "labelled"), [(three, 3, 12), (eighty, 80, 80)])
+def test_the_study_reads_coco(make, classes, labelled, tmp_path, monkeypatch):
+    monkeypatch.setattr("ribkit.study.ROOT", tmp_path)
+    changes = {"score_images": 4, "tune_images": 3, "batch": 2}
+    study = Study("coco", str(make(tmp_path / "coco")), changes)
+    assert study.check() == (
+        f"coco: 4 images to score, {labelled} to train on, 3 to tune on, "
+        f"{labelled - 7} further to make labels for, {classes} classes"
+    )
+    assert study.data.parent == tmp_path / "build/data"
+    assert Study("coco", str(study.data), changes).data == study.data
+    sets = [study.scored, study.tuning, *study.further]
+    names = [name for images in sets for name in images.ids]
+    assert sorted(names) == sorted(study.train.ids)
+    for images in sets:
+        for index in range(len(images)):
+            shown = set(np.unique(images.mask(index))) - {0}
+            assert shown == {k + 1 for k in np.flatnonzero(images.labels[index])}
+    if classes == 80:
+        assert study.train.labels.sum(axis=0).tolist() == [1] * 80
+        assert study.train.mask(79).max() == 80

@@ -1,0 +1,275 @@
+"""Downloads from a server of this machine: interrupted, wrong, hostile; and VOC's train_aug."""
+
+import hashlib
+import io
+import shutil
+import tarfile
+import threading
+import zipfile
+from collections import namedtuple
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torchvision
+from PIL import Image
+from scipy.io import savemat
+
+from ribkit import download, voc
+from ribkit.download import Archive
+from ribkit.errors import InputError
+
+CONTENT = {"a/one.txt": b"1" * 5000, "a/two.txt": b"2" * 5000, "b/three.txt": b"3"}
+
+
+def zipped(contents):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def tarred(contents, kind=tarfile.REGTYPE, mode="w"):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.linkname = kind, len(content), "/etc/passwd"
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves ``files`` with ranges; ``cut`` sends no more than so many bytes of an answer."""
+
+    files: dict = {}  # noqa: RUF012
+    asked: list = []  # noqa: RUF012
+    cut = None
+    ranges = True
+
+    def do_GET(self):
+        kind = type(self)
+        content, range_ = kind.files.get(self.path), self.headers.get("Range")
+        kind.asked.append(range_)
+        start = int(range_.removeprefix("bytes=").rstrip("-")) if range_ and kind.ranges else 0
+        if content is None:
+            return self.send_error(404)
+        if start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start:][: kind.cut])
+        return None
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def serve():
+    """serve(name, content, wanted) -> the Archive to fetch; the server's settings at `.handler`."""
+    handler = type("Own", (Handler,), {"files": {}, "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def add(name, content, wanted=("",)):
+        handler.files[f"/{name}"] = content
+        url = f"http://127.0.0.1:{server.server_address[1]}/{name}"
+        return Archive(url, hashlib.md5(content).hexdigest(), wanted)
+
+    add.handler = handler
+    yield add
+    server.shutdown()
+    server.server_close()
+
+
+def found(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+def problem(archive, folder):
+    with pytest.raises(InputError) as caught:
+        download.get(archive, folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.zip", zipped(CONTENT)),
+        ("x.tar", tarred({f"./{name}": content for name, content in CONTENT.items()})),
+        ("x.tgz", tarred(CONTENT, mode="w:gz")),
+    ],
+)
+def test_what_is_wanted_is_unpacked_once(serve, tmp_path, name, content):
+    archive = serve(name, content, ("a/",))
+    download.get(archive, tmp_path)
+    assert found(tmp_path) == {name, f"{name}.unpacked", "a/one.txt", "a/two.txt"}
+    assert (tmp_path / "a/two.txt").read_bytes() == CONTENT["a/two.txt"]
+    (tmp_path / name).unlink()
+    download.get(archive, tmp_path)
+    assert serve.handler.asked == [None]
+
+
+def test_a_download_goes_on_where_it_was_cut_off(serve, tmp_path):
+    content = zipped(CONTENT)
+    archive, serve.handler.cut = serve("x.zip", content), 4000
+    text = problem(archive, tmp_path)
+    assert "/x.zip stopped after 4,000 bytes (" in text
+    assert text.endswith("run the same command again, it goes on from there.")
+    assert found(tmp_path) == {"x.zip.partial"}
+    serve.handler.cut = None
+    download.get(archive, tmp_path)
+    assert serve.handler.asked == [None, "bytes=4000-"]
+    assert (tmp_path / "x.zip").read_bytes() == content
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(serve, tmp_path):
+    archive, serve.handler.ranges = serve("x.zip", zipped(CONTENT)), False
+    (tmp_path / "x.zip.partial").write_bytes(b"half")
+    download.get(archive, tmp_path)
+    assert (tmp_path / "a/one.txt").is_file()
+
+
+def test_a_download_interrupted_after_its_last_byte_is_taken(serve, tmp_path):
+    archive = serve("x.zip", zipped(CONTENT))
+    (tmp_path / "x.zip.partial").write_bytes(zipped(CONTENT))
+    download.get(archive, tmp_path)
+    assert (tmp_path / "a/one.txt").is_file()
+
+
+def test_an_unpacking_goes_on_and_replaces_what_is_cut_short(serve, tmp_path):
+    archive = serve("x.zip", zipped(CONTENT))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/one.txt").write_bytes(b"0" * 5000)  # as long as it should be: left
+    (tmp_path / "a/two.txt").write_bytes(b"2")
+    download.get(archive, tmp_path)
+    assert (tmp_path / "a/one.txt").read_bytes() == b"0" * 5000
+    assert (tmp_path / "a/two.txt").read_bytes() == CONTENT["a/two.txt"]
+
+
+def test_another_checksum_is_refused_before_unpacking(serve, tmp_path):
+    archive = serve("x.zip", zipped(CONTENT))
+    serve.handler.files["/x.zip"] = zipped(CONTENT | {"a/one.txt": b"other"})
+    text = problem(archive, tmp_path)
+    assert f"{tmp_path / 'x.zip.partial'} has the MD5 checksum " in text
+    assert f"and not {archive.md5}; remove it" in text
+    assert found(tmp_path) == {"x.zip.partial"}
+    (tmp_path / "x.zip.partial").rename(tmp_path / "x.zip")  # or one that was there before
+    assert f"{tmp_path / 'x.zip'} has the MD5 checksum " in problem(archive, tmp_path)
+
+
+LINKED = zipfile.ZipInfo("a/link")
+LINKED.external_attr = 0o120777 << 16
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.zip", zipped({"a/one.txt": b"1", "../evil.txt": b"2"})),
+        ("x.zip", zipped({"a/one.txt": b"1", "a/../../evil.txt": b"2"})),
+        ("x.zip", zipped({"/evil.txt": b"2"})),
+        ("x.zip", zipped({"a\\..\\evil.txt": b"2"})),
+        ("x.zip", zipped({LINKED: b"/etc/passwd"})),
+        ("x.tar", tarred({"../evil.txt": b"2"})),
+        ("x.tar", tarred({"/evil.txt": b"2"})),
+        ("x.tar", tarred({"link": b""}, tarfile.SYMTYPE)),
+        ("x.tar", tarred({"link": b""}, tarfile.LNKTYPE)),
+        ("x.tar", tarred({"device": b""}, tarfile.CHRTYPE)),
+    ],
+)
+def test_a_hostile_archive_writes_nothing(serve, tmp_path, name, content):
+    archive, folder = serve(name, content), tmp_path / "deep" / "folder"
+    text = problem(archive, folder)
+    assert "is a link or leads out of the folder; nothing was unpacked" in text
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {name}
+
+
+def test_too_little_space_is_told_before_the_first_byte(serve, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(9, 0, 9))
+    archive = serve("x.zip", zipped(CONTENT))
+    assert f"x.zip, packed and unpacked, needs 0.0 GB in {tmp_path}" in problem(archive, tmp_path)
+    assert found(tmp_path) == set()
+
+
+def test_a_refusal_and_a_dead_server_are_told(serve, tmp_path):
+    archive = serve("x.zip", zipped(CONTENT))
+    serve.handler.files.clear()
+    assert "/x.zip was refused (HTTP Error 404" in problem(archive, tmp_path)
+    closed = Archive("http://127.0.0.1:1/x.zip", archive.md5, ())
+    assert "stopped after 0 bytes (" in problem(closed, tmp_path)
+
+
+def test_a_file_that_is_no_archive_is_told(serve, tmp_path):
+    assert "x.tgz cannot be unpacked (file could not be opened" in problem(
+        serve("x.tgz", b"words"), tmp_path
+    )
+
+
+def test_checksums_are_those_that_torchvision_knows():
+    assert download.SBD.md5 == torchvision.datasets.SBDataset.md5
+    assert download.VOC_2012.md5 == torchvision.datasets.voc.DATASET_YEAR_DICT["2012"]["md5"]
+
+
+# ---- train_aug ----------------------------------------------------------------------------------
+def voc_folder(root):
+    """VOC's train: 1, 2; its val: 3. Masks of all three."""
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / part).mkdir(parents=True)
+    for id in "12345":
+        Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(voc.image_path(root, id))
+    for id in "123":
+        voc.write_mask(root, id, np.full((4, 6), 7, np.uint8))
+    voc.write_list(root, "train", ["1", "2"])
+    voc.write_list(root, "val", ["3"])
+    return root
+
+
+def sbd_folder(root):
+    """SBD's train: 2, 3, 5; its val: 4. The class is the image's number."""
+    (root / "cls").mkdir(parents=True)
+    for id in "2345":
+        mask = np.zeros((4, 6), np.uint8)
+        mask[1:3, 2:4] = int(id)
+        savemat(root / f"cls/{id}.mat", {"GTcls": {"Segmentation": mask, "Boundaries": 0}})
+    (root / "train.txt").write_text("2\n3\n5\n")
+    (root / "val.txt").write_text("4\n")
+    return root
+
+
+def test_train_aug_is_both_trains_without_val_and_vocs_masks_stay(tmp_path):
+    root, sbd = voc_folder(tmp_path / "VOC2012"), sbd_folder(tmp_path / "dataset")
+    download.add_train_aug(root, sbd)
+    assert voc.split_ids(root, "train_aug") == ("1", "2", "4", "5")
+    voc.check(root, ["train_aug", "val"])
+    images = voc.read(root, "train_aug")
+    assert (images.mask(1) == 7).all()
+    assert images.mask(2).tolist() == [[0] * 6, *[[0, 0, 4, 4, 0, 0]] * 2, [0] * 6]
+    shutil.rmtree(sbd)
+    download.add_train_aug(root, sbd)  # nothing left to do
+
+
+def test_a_mask_of_sbd_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+    root, sbd = voc_folder(tmp_path / "VOC2012"), sbd_folder(tmp_path / "dataset")
+    (sbd / "cls/5.mat").write_bytes(b"words")
+    with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack benchmark\.tgz"):
+        download.add_train_aug(root, sbd)
+    assert not voc.list_path(root, "train_aug").exists()
+
+
+# ---- the command --------------------------------------------------------------------------------
+def test_the_command_names_the_folder_to_go_on_with(serve, tmp_path, monkeypatch, capsys):
+    parts = (serve("train2014.zip", zipped({"train2014/1.jpg": b"1"}), ("train2014/",)),)
+    monkeypatch.setattr(download, "COCO", parts)
+    monkeypatch.setenv("RIBKIT_PROGRESS", "")
+    assert download.main(["coco", str(tmp_path)]) == 0
+    assert f"make reproduce PROFILE=coco DATA={tmp_path}\n" in capsys.readouterr().out
+    assert (tmp_path / "train2014/1.jpg").is_file()
+    serve.handler.files.clear()
+    assert download.main(["coco", str(tmp_path / "other")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
