@@ -36,8 +36,8 @@ report: reproduce  ## write the study's last notebook to build/report.html
 	$(PY) -m ribkit.report "build/$$PROFILE/07_report.ipynb" build/report.html
 	@echo "The report is in build/report.html."
 
-bench: .venv/.installed  ## run every benchmark in benchmarks/
-	@set -e; for file in $(wildcard benchmarks/bench_*.py); do echo "== $$file"; $(PY) "$$file"; done
+bench: .venv/.installed  ## run every benchmark in benchmarks/; ratios to build/bench.json
+	$(PY) benchmarks
 
 clean:  ## remove all that was computed; figures/ and .venv stay
 	rm -rf build .pytest_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
 On a GPU ResNet-50 (random weights serve for timing) with the paper's settings at VOC size; on a CPU
 the packaged EfficientNet-Lite0 at `voc-lite`'s, an image on each core. Apart: in float32 without
 loading, where the maps must agree and the limit is the share of the frozen part and of the last
-update; with loading; and in bfloat16. Then peak memory, and how the time grows.
+update; with loading; and in bfloat16. Then how the time grows. Memory: `bench_memory.py`.
 """
 
 import dataclasses
@@ -47,9 +47,9 @@ class Size:
         return dataclasses.replace(SETTINGS, steps=self.steps, others=self.others)
 
 
-GPU = Size("resnet50", (375, 500), (1.0, 0.5, 1.5, 2.0), (320, 640), 512)
-CPU = Size("efficientnet_lite0", (192, 256), (1.0,), (192, 320), 160)
-COCO = dataclasses.replace(GPU, image=(480, 640), classes=80, others=15)
+VOC = Size("resnet50", (375, 500), (1.0, 0.5, 1.5, 2.0), (320, 640), 512)
+LITE = Size("efficientnet_lite0", (192, 256), (1.0,), (192, 320), 160)
+COCO = dataclasses.replace(VOC, image=(480, 640), classes=80, others=15)
 
 
 @lru_cache(maxsize=1)
@@ -129,41 +129,44 @@ def _moved(way: Callable[[int], dict], index: int) -> dict[float, Tensor]:
     return {scale: maps.cpu() for scale, maps in way(index).items()}
 
 
+def ways(size: Size, files: list[Path], fixed: tuple[Tensor, Tensor]) -> dict[str, Callable]:
+    """What is timed; each gives summed maps."""
+    full, half = (pool(size, precision, fixed) for precision in (None, torch.bfloat16))
+    return {
+        "official": partial(theirs, size, partial(load, size, files, 0)),
+        "official, no loading": partial(theirs, size, partial(_same, fixed)),
+        "ours, float32": partial(ours, size, None, full),
+        "ours, bfloat16": partial(ours, size, torch.bfloat16, half),
+        "frozen part at every step": partial(frozen, size, fixed[0]),
+    }
+
+
 def compared(size: Size, files: list[Path], rounds: int = 2) -> dict:
     """The entry of both ways at one size."""
     count = workers() if device().type == "cpu" else 1
     fixed = load(size, files, 0, 0)
-    full, half = (pool(size, precision, fixed) for precision in (None, torch.bfloat16))
-    ways = {
-        "official": partial(theirs, size, partial(load, size, files, 0)),
-        "official without loading": partial(theirs, size, partial(_same, fixed)),
-        "ours, float32": partial(ours, size, None, full),
-        "ours, bfloat16": partial(ours, size, torch.bfloat16, half),
-    }
-    for way in ways.values():
-        on_every_core(way, count)  # processes started, kernels chosen
-    ways["frozen part at every step"] = partial(frozen, size, fixed[0])
-    timed = {name: partial(on_every_core, way, count) for name, way in ways.items()}
+    for way in ways(dataclasses.replace(size, steps=1), files, fixed).values():
+        on_every_core(way, count)  # processes start, kernels are chosen
+    timed = {n: partial(on_every_core, w, count) for n, w in ways(size, files, fixed).items()}
     seconds, results = measuring.alternate(timed, rounds)
-    every = seconds.pop("frozen part at every step")
-    error = agreement(results["official without loading"][0], results["ours, float32"][0])
+    theirs_, full, half = (
+        results[name][0] for name in ("official, no loading", "ours, float32", "ours, bfloat16")
+    )
+    error = agreement(theirs_, full)
     assert error < 1e-4, error
-    without = seconds["official without loading"] / seconds["ours, float32"]
-    limit = 1 / (1 - every / seconds["official without loading"])
+    every = seconds.pop("frozen part at every step")
+    without = seconds["official, no loading"] / seconds["ours, float32"]
     return {
         "name": "adaptation",
         "ratio": seconds["official"] / seconds["ours, bfloat16"],
         "device": measuring.name(),
         "size": dataclasses.asdict(size) | {"images side by side": count},
         "seconds": seconds,
-        "float32, no loading": without,
-        "limit of that by the frozen part's share": limit,
-        "float32, with loading": seconds["official"] / seconds["ours, float32"],
-        "bfloat16, with loading": seconds["official"] / seconds["ours, bfloat16"],
+        "ratio in float32, no loading": without,
+        "its limit by the frozen part's share": 1 / (1 - every / seconds["official, no loading"]),
+        "ratio in float32, with loading": seconds["official"] / seconds["ours, float32"],
         "largest difference of float32 maps": error,
-        "largest difference of bfloat16 maps": agreement(
-            results["ours, float32"][0], results["ours, bfloat16"][0]
-        ),
+        "largest difference of bfloat16 maps": agreement(full, half),
     }
 
 
@@ -176,50 +179,40 @@ def agreement(one: dict[float, Tensor], other: dict[float, Tensor]) -> float:
     return max(float((one[s] - other[s]).abs().max() / one[s].abs().max()) for s in one)
 
 
-def held(size: Size, precision: torch.dtype | None) -> float:
-    """Peak memory of one adaptation in MiB, the network and the step's others included."""
-    others = torch.zeros(size.others, 3, size.side, size.side, device=device())
-    features = pool(size, precision, (others, label(size, others=True)))
-    ours(dataclasses.replace(size, steps=1), precision, features)
-    return measuring.peak(partial(ours, dataclasses.replace(size, steps=2), precision, features))
-
-
-def growth(size: Size, precision: torch.dtype | None) -> dict:
-    """Seconds of one adaptation as each part of its size grows, the rest as in ``size``."""
+def growth(size: Size, precision: torch.dtype | None) -> dict[str, dict[str, float]]:
+    """Seconds of one short adaptation as each part of its size grows, the rest kept."""
+    size = dataclasses.replace(size, steps=4, others=8)
     height, width = size.image
     axes = {
         "image": [(height // 2, width // 2), size.image, (2 * height, 2 * width)],
         "classes": [20, 80],
-        "steps": [5, 10, 20],
-        "others": [0, 10, 20, 40],
+        "steps": [2, 4, 8],
+        "others": [4, 8, 16, 32],
     }
-    grown = {}
-    for axis, values in axes.items():
-        for value in values:
-            own = dataclasses.replace(size, **{axis: value})
-            others = torch.zeros(own.others, 3, own.side, own.side, device=device())
-            features = pool(own, precision, (others, label(own, others=True)))
-            way = partial(alone, partial(ours, own, precision, features), 0)
-            seconds, _ = measuring.alternate({"ours": way}, 2)
-            grown.setdefault(axis, {})[str(value)] = seconds["ours"]
-    return grown
+    return {
+        axis: {str(v): _short(dataclasses.replace(size, **{axis: v}), precision) for v in values}
+        for axis, values in axes.items()
+    }
+
+
+def _short(size: Size, precision: torch.dtype | None) -> float:
+    others = torch.zeros(size.others, 3, size.side, size.side, device=device())
+    features = pool(size, precision, (others, label(size, others=True)))
+    way = partial(alone, partial(ours, size, precision, features), 0)
+    return measuring.alternate({"ours": way}, 2)[0]["ours"]
 
 
 def measure() -> list[dict]:
-    """Both ways at one size; peak memory and growth with it."""
+    """Both ways at one size, and how ours grows."""
     gpu = device().type == "cuda"
-    size, precision = (GPU, torch.bfloat16) if gpu else (CPU, None)
+    size, precision = (VOC, torch.bfloat16) if gpu else (LITE, None)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, f"{k}.jpg") for k in range(4 * size.others)]
         photograph = Image.fromarray(data.chelsea()).resize((500, 375))
         for file in files:
             photograph.save(file, quality=95)
         entry = compared(size, files)
-    memory = {"this size": held(size, precision)}
-    if gpu:
-        memory |= {"COCO": held(COCO, precision), "float32": held(size, None)}
-    grown = growth(size, precision)
-    return [entry | {"peak memory (MiB)": memory, "seconds by size": grown}]
+    return [entry | {"seconds by size": growth(size, precision)}]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""The CRF on one core against all cores, at the size of VOC photographs; prints the ratio.
+"""The CRF on one core against all cores, at the size of VOC photographs.
 
-Sixteen images of 375 x 500 pixels (scikit-image's cat, shifted) with three labels each. Processes
-are started and warm before the clock is.
+Sixteen images of 375 x 500 pixels (scikit-image's cat, shifted) with three labels each.
 """
 
 import os
-import time
 from functools import partial
 
+import measuring
 import numpy as np
 from skimage import data
 from skimage.transform import resize
@@ -25,32 +24,35 @@ def refine(image: np.ndarray, index: int) -> np.ndarray:
     return crf.refine_labels(np.roll(image, index, axis=1), labels, LABELS)
 
 
-def seconds(image: np.ndarray, workers: int) -> tuple[float, list[np.ndarray]]:
-    """Wall seconds for all images, and their labels."""
+def refined(image: np.ndarray, workers: int, count: int) -> list[np.ndarray]:
+    """Labels of so many images after the CRF."""
     os.environ["RIBKIT_WORKERS"] = str(workers)
-    task = partial(refine, image)
-    parallel.map_images(task, range(workers), "warming up")
-    started = time.perf_counter()
-    found = parallel.map_images(task, range(COUNT), "CRF")
-    return time.perf_counter() - started, found
+    return parallel.map_images(partial(refine, image), range(count), "CRF")
 
 
-def main() -> None:
-    """Measure both ways three times, alternating; print the best of each and their ratio."""
+def measure() -> list[dict]:
+    """Both ways, three times, alternating."""
     image = (255 * resize(data.chelsea(), SIZE)).astype(np.uint8)
     cores = len(os.sched_getaffinity(0))
-    times = {1: [], cores: []}
-    for _ in range(3):
-        for workers in times:
-            took, found = seconds(image, workers)
-            times[workers].append(took)
-            if workers == 1:
-                alone = found
-            assert all((a == b).all() for a, b in zip(alone, found, strict=True))
-    for workers, taken in times.items():
-        print(f"{workers} workers: {min(taken) / COUNT:.2f} s an image")
-    print(f"ratio: {min(times[1]) / min(times[cores]):.2f} with {cores} cores")
+    for count in (1, cores):
+        refined(image, count, count)  # processes started and warm before the clock is
+    ways = {f"{count} workers": partial(refined, image, count, COUNT) for count in (1, cores)}
+    seconds, results = measuring.alternate(ways)
+    for alone, together in zip(*results.values(), strict=True):
+        assert (alone == together).all()
+    alone, together = seconds.values()
+    return [
+        {
+            "name": "crf",
+            "ratio": alone / together,
+            "device": measuring.name(),
+            "size": {"image": SIZE, "labels": LABELS, "images": COUNT, "cores": cores},
+            "seconds": seconds,
+            "share of linear": alone / together / cores,
+        }
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    for found in measure():
+        print(measuring.words(found))

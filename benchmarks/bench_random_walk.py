@@ -3,12 +3,14 @@
 The dense way, written from the words of IRN's paper: fill the matrix, normalise its columns, square
 it 8 times, multiply. A map of 94 x 125 (375 x 500 pixels at stride 4) has 11,750 positions, so one
 squaring takes 3 teraflops: by default one of the eight is timed and counted eight times (--whole
-does all). Prints the ratio.
+does all).
 """
 
 import argparse
 import time
+from functools import partial
 
+import measuring
 import torch
 
 from ribkit import random_walk
@@ -16,27 +18,27 @@ from ribkit import random_walk
 SIZE, CLASSES, RADIUS, BETA, LOG2_STEPS = (94, 125), 2, 5, 10, 8
 
 
-def main() -> None:
-    """Measure both; print seconds, the ratio, and at a size where both run whole, the error."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--whole", action="store_true", help="do all eight squarings")
-    whole = parser.parse_args().whole
+def measure(squarings: int = 1) -> list[dict]:
+    """Both ways; at a size where both run whole, their difference too."""
     torch.set_num_threads(1)
     small = dense_walk(*maps((24, 32)), squarings=LOG2_STEPS)[0]
     own = random_walk.propagate(*maps((24, 32)), RADIUS, BETA, LOG2_STEPS)
-    print(f"24 x 32: largest difference {float((own - small).abs().max() / small.max()):.1e}")
     cam, edge = maps(SIZE)
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        random_walk.propagate(cam, edge, RADIUS, BETA, LOG2_STEPS)
-        times.append(time.perf_counter() - started)
-    sparse = min(times)
-    _, fill, square = dense_walk(cam, edge, LOG2_STEPS if whole else 1)
-    dense = fill + LOG2_STEPS * square
-    print(f"sparse: {sparse:.2f} s")
-    print(f"dense: {dense:.0f} s ({fill:.1f} s to fill, {square:.1f} s for each squaring)")
-    print(f"ratio: {dense / sparse:.0f}")
+    sparse = partial(random_walk.propagate, cam, edge, RADIUS, BETA, LOG2_STEPS)
+    seconds, _ = measuring.alternate({"sparse": sparse})
+    _, fill, square = dense_walk(cam, edge, squarings)
+    seconds["dense"] = fill + LOG2_STEPS * square
+    return [
+        {
+            "name": "random_walk",
+            "ratio": seconds["dense"] / seconds["sparse"],
+            "device": measuring.name(),
+            "size": {"maps": (CLASSES, *SIZE), "radius": RADIUS, "steps": 2**LOG2_STEPS},
+            "seconds": seconds,
+            "squarings timed": squarings,
+            "largest difference at 24 x 32": float((own - small).abs().max() / small.max()),
+        }
+    ]
 
 
 def maps(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,4 +65,7 @@ def dense_walk(
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--whole", action="store_true", help="do all eight squarings")
+    for found in measure(LOG2_STEPS if parser.parse_args().whole else 1):
+        print(measuring.words(found))

@@ -35,15 +35,20 @@ def wait() -> None:
 
 
 def peak(way: Callable[[], Any]) -> float:
-    """Most memory held while ``way()`` ran, in MiB: of the GPU, or of this process (Linux)."""
+    """Most memory in MiB while ``way()`` ran: of the GPU, or what a process on Linux took more."""
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         way()
         return torch.cuda.max_memory_allocated() / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
+    before = _status("VmRSS")
     way()
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    return _status("VmHWM") - before
+
+
+def _status(value: str) -> float:
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(f"{value}:")[1].split()[0]) / 2**10
 
 
 def name() -> str:
