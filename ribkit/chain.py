@@ -1,8 +1,9 @@
 """RQ4's stages and how they hang together: seeds -> pseudo ground truth -> segmentation network.
 
 Like `ribkit.study`, which it goes on from: each method returns stored results and computes what is
-missing. IRN and PSA learn from the labels of the scored and of the tuning images alike, in which no
-ground truth enters; thresholds, and PSA's alpha and steps, are chosen on the tuning images.
+missing. IRN and PSA learn from the labels of the scored, the tuning and the further images alike,
+in which no ground truth enters; thresholds, and PSA's alpha and steps, are chosen on the tuning
+images. Segmentation networks learn from the scored and the further images.
 """
 
 import itertools
@@ -17,6 +18,8 @@ from ribkit.parallel import alone, map_images
 from ribkit.refinement import WALKS, Affine
 from ribkit.store import Result
 from ribkit.study import CAM, RIB, Method, Study, some
+
+Parts = tuple[tuple[ImageSet, Result], ...]
 
 STAGES = ("seed", "+ CRF", "+ PSA", "+ IRN", "+ IRN + CRF", "+ IRN + saliency")
 PSEUDO = "+ IRN"  # what the network learns from, as in the paper's headline
@@ -51,12 +54,17 @@ class Refinement:
     @cached_property
     def maps(self) -> tuple[tuple[ImageSet, Result], tuple[ImageSet, Result]]:
         """Scored and tuning images with their seeds."""
+        return self._seeds(self.study.scored, self.study.tuning)
+
+    @cached_property
+    def further(self) -> Parts:
+        """Further images with their seeds."""
+        return self._seeds(*self.study.further)
+
+    def _seeds(self, *sets: ImageSet) -> Parts:
         study = self.study
         settings = study.tune(self.method)[1] if self.method.pooling else None
-        return tuple(
-            (images, study.maps(images, study.scales, settings))
-            for images in (study.scored, study.tuning)
-        )
+        return tuple((images, study.maps(images, study.scales, settings)) for images in sets)
 
     @cached_property
     def threshold(self) -> float:
@@ -65,16 +73,25 @@ class Refinement:
 
     def stage(self, name: str) -> Refined:
         """One of `STAGES`, scored."""
-        labels, threshold = {
+        labels, threshold = self._labels(name, *self.maps[0])
+        found = self.score(self.study.scored, labels)
+        return Refined(labels, found["error"], found["background"], threshold)
+
+    def pseudo(self, name: str) -> Parts:
+        """Scored and further images with their label maps after one of `STAGES`."""
+        parts = (self.maps[0], *self.further)
+        return tuple((images, self._labels(name, images, maps)[0]) for images, maps in parts)
+
+    def _labels(self, name: str, images: ImageSet, maps: Result) -> tuple[Result, float]:
+        """Label maps of images with these seeds, and the threshold that made them."""
+        return {
             "seed": self._seed,
             "+ CRF": self._crf,
             "+ PSA": self._psa,
             "+ IRN": self._irn,
             "+ IRN + CRF": self._irn_crf,
             "+ IRN + saliency": self._irn_saliency,
-        }[name]()
-        found = self.score(self.study.scored, labels)
-        return Refined(labels, found["error"], found["background"], threshold)
+        }[name](images, maps)
 
     def _run(self, name: str, stage, **parameters) -> Result:
         return self.study.store.run(name, stage, **parameters)
@@ -84,13 +101,11 @@ class Refinement:
         result = self._run("score-labels", refinement.score, images=images, labels=labels)
         return result.arrays("confusions")
 
-    def _seed(self) -> tuple[Result, float]:
-        images, maps = self.maps[0]
+    def _seed(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         arguments = {"images": images, "seeds": maps, "threshold": self.threshold}
         return self._run("labels", refinement.plain, **arguments), self.threshold
 
-    def _crf(self) -> tuple[Result, float]:
-        images, maps = self.maps[0]
+    def _crf(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         return self._crf_on(images, maps, self.threshold), self.threshold
 
     def _crf_on(self, images: ImageSet, maps: Result, threshold: float) -> Result:
@@ -99,8 +114,8 @@ class Refinement:
         return self._run("crf", refinement.crf_on_maps, **arguments, long_side=side)
 
     # ---- IRN ------------------------------------------------------------------------------------
-    def irn_labels(self) -> tuple[tuple[ImageSet, Result], ...]:
-        """Scored and tuning images with the labels that IRN learns from."""
+    def irn_labels(self) -> Parts:
+        """Scored, tuning and further images with the labels that IRN learns from."""
         side, threshold = self.profile.long_side, self.threshold
         return tuple(
             (
@@ -114,7 +129,7 @@ class Refinement:
                     long_side=side,
                 ),
             )
-            for images, maps in self.maps
+            for images, maps in (*self.maps, *self.further)
         )
 
     @cached_property
@@ -162,26 +177,23 @@ class Refinement:
         total = self.study.confusions(images, self.irn_maps(images, maps)).sum(axis=0)
         return float(evaluation.THRESHOLDS[evaluation.best_threshold(total)])
 
-    def _irn(self) -> tuple[Result, float]:
-        images, maps = self.maps[0]
+    def _irn(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         walked, threshold = self.irn_maps(images, maps), self.irn_threshold
         arguments = {"images": images, "seeds": walked, "threshold": threshold}
         return self._run("labels", refinement.plain, **arguments), threshold
 
-    def _irn_crf(self) -> tuple[Result, float]:
-        images, maps = self.maps[0]
+    def _irn_crf(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         walked = self.irn_maps(images, maps)
         return self._crf_on(images, walked, self.irn_threshold), self.irn_threshold
 
-    def _irn_saliency(self) -> tuple[Result, float]:
-        labels, threshold = self._irn()
-        images = self.study.scored
+    def _irn_saliency(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
+        labels, threshold = self._irn(images, maps)
         arguments = {"images": images, "labels": labels, "maps": saliency_maps(self.study, images)}
         return self._run("saliency-labels", refinement.with_saliency, **arguments), threshold
 
     # ---- PSA ------------------------------------------------------------------------------------
-    def psa_labels(self) -> tuple[tuple[ImageSet, Result], ...]:
-        """Scored and tuning images with the labels that PSA learns from."""
+    def psa_labels(self) -> Parts:
+        """Scored, tuning and further images with the labels that PSA learns from."""
         side = self.profile.long_side
         return tuple(
             (
@@ -194,7 +206,7 @@ class Refinement:
                     long_side=side,
                 ),
             )
-            for images, maps in self.maps
+            for images, maps in (*self.maps, *self.further)
         )
 
     @cached_property
@@ -223,9 +235,8 @@ class Refinement:
             found[pair] = evaluation.mean_iou(scored["error"].sum(axis=0))
         return found
 
-    def _psa(self) -> tuple[Result, float]:
+    def _psa(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         tried = self.psa_tried()
-        images, maps = self.maps[0]
         alpha, log2_steps = max(tried, key=tried.get)
         return self._psa_walk(images, maps, alpha, log2_steps), alpha
 
@@ -273,7 +284,7 @@ def saliency_maps(study: Study, images: ImageSet) -> Result:
         return study.store.run("saliency", saliency.from_folder, images=images, folder=folder)
     others = scenes.generate(study.stream(5), SALIENT_SCENES)
     objects = study.store.run("objects", segmentation.objects, images=others)
-    network = _trained(study.first, _on(study.first, others, objects, 2))
+    network = _trained(study.first, _on(study.first, ((others, objects),), 2))
     return study.store.run(
         "saliency", segmentation.foreground, model=network, images=images, long_side=p.long_side
     )
@@ -286,13 +297,13 @@ def sources(study: Study) -> tuple[str, ...]:
     return ("CAM", "RIB", *salient, "ground truth")
 
 
-def labels_of(study: Study, source: str) -> Result | None:
-    """A source's label maps of the scored images; None: their masks."""
+def labelled(study: Study, source: str) -> tuple[tuple[ImageSet, Result | None], ...]:
+    """Scored and further images with a source's label maps; None: their masks."""
     if source == "ground truth":
-        return None
+        return tuple((images, None) for images in (study.scored, *study.further))
     cam, rib = refinements(study)
     name = "+ IRN + saliency" if source.endswith("saliency") else PSEUDO
-    return (cam if source == "CAM" else rib).stage(name).labels
+    return (cam if source == "CAM" else rib).pseudo(name)
 
 
 def validation(study: Study) -> ImageSet:
@@ -306,14 +317,13 @@ def validation(study: Study) -> ImageSet:
 
 
 def network(study: Study, source: str) -> segmentation.Model:
-    """A network trained on a source's labels of the scored images."""
+    """A network trained on a source's labels of the scored and the further images."""
     return _trained(study, _training(study, source))
 
 
 def _training(study: Study, source: str) -> dict:
     """The stage that trains a source's network, for `Store.run`."""
-    images, labels = study.scored, labels_of(study, source)
-    return _on(study, images, labels, len(images.classes) + 1)
+    return _on(study, labelled(study, source), len(study.scored.classes) + 1)
 
 
 @cache
@@ -330,16 +340,15 @@ def _network(job: tuple[Study, str]) -> segmentation.Model:
     return network(*job)
 
 
-def _on(study: Study, images: ImageSet, labels: Result | None, n_labels: int) -> dict:
-    """The stage that trains a network on these labels, for `Store.run`."""
+def _on(study: Study, parts: tuple, n_labels: int) -> dict:
+    """The stage that trains a network on image sets with these labels, for `Store.run`."""
     p = study.profile
     return {
         "name": "network",
         "stage": segmentation.train,
         "backbone": p.network_backbone,
         "n_labels": n_labels,
-        "images": images,
-        "labels": labels,
+        "parts": parts,
         "training": replace(p.network, seed=study.training_seed),
         "long_side": p.long_side,
         "pretext": study.pretext if p.network_backbone == "small" else None,

@@ -1,9 +1,10 @@
-"""Typed settings of the study, by name: `mini`, the embedded default, and `voc-lite`.
+"""Typed settings of the study, by name: `mini`, the embedded default, `voc-lite`, and the paper's.
 
 The rule by which everything that must fit the network is chosen (`select` in `ribkit.study`): on
 *tuning images*, which are never scored, for CAM and for each RIB alike, by mIoU at the best
 threshold there. First CAM's scales; then, with these, each RIB's rate, then its margin, then B,
-each from the candidates below with the others kept; the first of equals wins.
+each from the candidates below with the others kept, at first the first ones; of equals the first
+wins. Where there is one candidate of each, as in `voc` and `coco`, nothing else is tried.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ IRN = affinity.Training()
 PSA = affinity.Training(stride=8, radius=5, epochs=8, batch=8, crop=448, weight_decay=5e-4)
 DEEPLAB = segmentation.Training()
 EVERYTHING = Grid()
+DATA = ("scenes", "voc", "coco")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Profile:
 
     name: str
     # images
-    data: str  # "scenes", or "voc": a folder in VOC layout
+    data: str  # "scenes"; "voc": a folder in VOC layout; "coco": MS COCO 2014
     classes: tuple[
         str, ...
     ] = ()  # all others count as background; empty: every class of the folder
@@ -43,6 +45,7 @@ class Profile:
     train_images: int = 0  # how many; 0: all
     score_images: int = 0
     tune_images: int = 40  # of train_split, none of them scored
+    label_split: str = ""  # pseudo ground truth is made of these too, for networks to learn from
     pool_images: int = 256  # of train_split: what the others of an adaptation are drawn from
     pool_side: int = 64  # and how wide they are seen, in pixels
     seed: int = 0
@@ -66,8 +69,10 @@ class Profile:
     tau: float = 0.4
     area_ratio: float = 0.7
     rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4)
-    margins: tuple[float, ...] = (0.0, 2.0, 4.0)  # times CAM's mean target logit; 0: no margin
+    margins: tuple[float, ...] = (0.0, 2.0, 4.0)  # times the unit; 0: no margin
+    margin_unit: float = 0.0  # 1: margins are absolute; 0: CAM's mean target logit, measured
     others: tuple[int, ...] = (4, 8)
+    precision: str = "float32"  # of the adaptation's network passes; or "bfloat16"
     # refinement
     irn: affinity.Training = IRN
     psa: affinity.Training = PSA
@@ -91,6 +96,7 @@ class Profile:
 
     def __post_init__(self):
         """Refuse values that make no sense. Raises InputError."""
+        self._require("data", self.data in DATA, f"one of {', '.join(DATA)}")
         for name in (
             "replicas",
             "score_images",
@@ -103,7 +109,16 @@ class Profile:
             self._require(name, getattr(self, name) >= (name != "score_images"), "positive")
         for name in ("epochs", "toy_seeds", "toy_train", "toy_test", "toy_steps", "pool_side"):
             self._require(name, getattr(self, name) >= 1, "positive")
-        for name in ("rate", "rates", "others", "margins", "tau", "area_ratio", "momentum"):
+        for name in (
+            "rate",
+            "rates",
+            "others",
+            "margins",
+            "margin_unit",
+            "tau",
+            "area_ratio",
+            "momentum",
+        ):
             values = getattr(self, name)
             values = values if isinstance(values, tuple) else (values,)
             fits = bool(values) and all(0 <= v < math.inf for v in values)
@@ -121,12 +136,15 @@ class Profile:
             self._require(name, fits, "positive, and at least one")
         scenes = self.saliency != "scenes" or self.data == "scenes"
         self._require("saliency", scenes, "u2netp or a folder where there are photographs")
+        further = not self.label_split or self.data != "scenes"
+        self._require("label_split", further, "empty where images are scenes")
         scales = self.ablations.scales
         self._require("ablations.scales", 1.0 in scales, "scales with 1.0 among them")
         for group in ("irn", "psa", "network", "ablations"):
             for part in dataclasses.fields(getattr(self, group)):
                 self._require_numbers(f"{group}.{part.name}")
         for name, known in (
+            ("precision", ("float32", "bfloat16")),
             ("backbone", BACKBONES),
             ("network_backbone", BACKBONES),
             ("walk", tuple(WALKS)),
@@ -165,6 +183,7 @@ class Profile:
             margin=margin,
             area_ratio=self.area_ratio,
             variant=adaptation.VARIANTS[variant],
+            precision=self.precision,
         )
 
 
@@ -240,7 +259,50 @@ VOC_LITE = Profile(
     network_backbone="efficientnet_lite0",
     test_scales=(0.75, 1.0, 1.25),
 )
-PROFILES = {profile.name: profile for profile in (MINI, VOC_LITE)}
+VOC = Profile(
+    name="voc",
+    data="voc",
+    train_split="train_aug",
+    score_split="train",
+    label_split="train_aug",
+    tune_images=100,
+    pool_images=1000,
+    pool_side=512,
+    replicas=1,
+    backbone="resnet50",
+    crop=512,
+    long_sides=(320, 640),
+    scale_sets=((0.5, 1.0, 1.5, 2.0),),
+    rates=(8e-6,),
+    margins=(600.0,),
+    margin_unit=1.0,
+    others=(20,),
+    precision="bfloat16",
+    ablations=Grid(
+        images=200,
+        taus=(0.1, 0.3, 0.5, 0.7, 0.9),
+        steps=(2, 5),
+        rates=(0.3, 3.0),
+        margins=(0.0, 2.0),
+        others=(0, 5),
+    ),
+)
+COCO = replace(
+    VOC,
+    name="coco",
+    data="coco",
+    train_split="train",
+    score_images=5000,
+    label_split="train",
+    tune_images=400,
+    tau=0.5,
+    area_ratio=0.8,
+    rates=(5e-6,),
+    margins=(1000.0,),
+    others=(15,),
+    network=replace(DEEPLAB, iterations=100_000, rate=2e-4, crop=481),
+)
+PROFILES = {profile.name: profile for profile in (MINI, VOC_LITE, VOC, COCO)}
 
 
 def load(name: str, overrides: dict[str, Any] | None = None) -> Profile:

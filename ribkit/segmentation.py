@@ -159,20 +159,20 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def train(
     backbone: str,
     n_labels: int,
-    images: ImageSet,
-    labels: Result | None,
+    parts: tuple[tuple[ImageSet, Result | None], ...],
     training: Training,
     long_side: int | None,
     scratch: Path,
     pretext: Result | None = None,
     weights: str = "",
 ) -> dict:
-    """Train on label maps of the images (`augmentation.Labelled`), or on their masks.
+    """Train on label maps of image sets, or on their masks.
 
-    scratch: where an interrupted training goes on from; on a CPU it ends with the same bits as one
-    that was not. Returns ``weights`` and ``history``: the mean loss of up to 50 equal stretches.
+    parts: see `augmentation.Labelled`. scratch: where an interrupted training goes on from; on a
+    CPU it ends with the same bits as one that was not. Returns ``weights`` and ``history``: the
+    mean loss of up to 50 equal stretches.
     """
-    data = Labelled([(images, labels)], n_labels, long_side)
+    data = Labelled(parts, n_labels, long_side)
     data.check()
     segmenter = build(backbone, n_labels, training, pretext, weights).to(device()).train()
     trunk = [*segmenter.frozen.parameters(), *segmenter.adapted.parameters()]

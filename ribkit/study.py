@@ -17,6 +17,7 @@ from ribkit import (
     adaptation,
     bottleneck,
     classifier,
+    coco,
     compare,
     digits,
     evaluation,
@@ -36,6 +37,11 @@ from ribkit.parallel import map_images
 from ribkit.store import Result, Store, describe
 
 ROOT = Path(__file__).parent.parent
+PART = 5000  # images of one stored result, at most
+NEEDED = {
+    "voc": "a folder in VOC layout; name it: make reproduce PROFILE={} DATA=path/to/VOC2012",
+    "coco": "MS COCO 2014; name its folder: make reproduce PROFILE={} DATA=path/to/coco",
+}
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with free licences
 
 
@@ -77,7 +83,8 @@ class Seed:
 class Study:
     """One run of the study: a profile, its images, and the store.
 
-    profile: a name in `profiles.PROFILES`. data: a folder in VOC layout.
+    profile: a name in `profiles.PROFILES`. data: a folder in VOC layout, or of
+    MS COCO 2014.
     overrides: settings of the profile by name. Raises InputError for any of them that is wrong.
     """
 
@@ -87,12 +94,11 @@ class Study:
             ROOT / "build" / (self.profile.name if not overrides else f"{profile}-changed")
         )
         self.store = Store(ROOT / "build" / "store")
-        if self.profile.data == "voc" and not data:
+        if self.profile.data in NEEDED and not data:
             raise InputError(
-                f"profile {profile} needs a folder in VOC layout; "
-                f"name it: make reproduce PROFILE={profile} DATA=path/to/VOC2012."
+                f"profile {profile} needs {NEEDED[self.profile.data].format(profile)}."
             )
-        self.data = (ROOT / data).resolve() if data else None
+        self._given = (ROOT / data).resolve() if data else None
         self.first, self.number = self, 0
 
     # ---- replicas -----------------------------------------------------------------------------
@@ -119,22 +125,34 @@ class Study:
         """What everything that is trained is seeded with."""
         return self.profile.seed + self.number
 
+    @cached_property
+    def data(self) -> Path | None:
+        """The folder in VOC layout that images are read from; COCO is converted to one, once."""
+        if self.profile.data == "coco":
+            return coco.as_voc(self._given, ROOT / "build" / "data")
+        return self._given
+
     def check(self) -> str:
         """Read all input; say in a few words what there is, or raise InputError."""
         p = self.profile
-        counts = (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES))
-        if p.data == "voc":
-            voc.check(self.data, sorted({p.train_split, p.score_split, p.val_split}), p.classes)
+        counts, further = (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES)), ""
+        if p.data != "scenes":
+            splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
+            voc.check(self.data, sorted(splits), p.classes)
             parts = (self.scored, self.train, self.tuning, self.scored.classes)
             counts = tuple(len(part) for part in parts)
+            if p.label_split:
+                further = f"{sum(map(len, self.further))} further to make labels for, "
         if p.saliency not in ("", "scenes"):
             saliency.ready(self.scored, p.saliency)
-        words = "{} images to score, {} to train on, {} to tune on, {} classes"
+        words = "{} images to score, {} to train on, {} to tune on, " + further + "{} classes"
         return f"{p.name}: {words.format(*counts)}"
 
     def inputs(self) -> list:
         """What the study reads, for a key; scenes are made by the code, from the profile."""
-        parts = (self.train, self.tuning, self.scored) if self.profile.data == "voc" else ()
+        parts = ()
+        if self.profile.data != "scenes":
+            parts = (self.train, self.tuning, self.scored, *self.further)
         return [describe(part) for part in (*parts, self.digits(), self.profile)]
 
     # ---- images -------------------------------------------------------------------------------
@@ -174,6 +192,20 @@ class Study:
                 "set score_images to fewer, or tune_images."
             )
         return some(split.take(free), count, self.profile.seed)
+
+    @cached_property
+    def further(self) -> tuple[ImageSet, ...]:
+        """Images of `label_split` neither scored nor tuned on, `PART` at a time; none without it.
+
+        Pseudo ground truth is made of them too. A segmentation network learns from the scored and
+        from these: tuning images stay out of its training.
+        """
+        if not self.profile.label_split:
+            return ()
+        split = self._split(self.profile.label_split)
+        taken = {*self.scored.ids, *self.tuning.ids}
+        left = [i for i, name in enumerate(split.ids) if name not in taken]
+        return tuple(split.take(left[k : k + PART]) for k in range(0, len(left), PART))
 
     def _split(self, name: str) -> ImageSet:
         images = voc.read(self.data, name, self.profile.classes)
@@ -321,9 +353,9 @@ class Study:
         def best() -> dict:
             return max(rows, key=lambda row: row["miou"])
 
+        unit = p.margin_unit or self.margin_unit(method)
         for rate in p.rates:
-            attempt("rate", rate, 0.0, p.others[0], 1.0)
-        unit = self.margin_unit(method)
+            attempt("rate", rate, p.margins[0], p.others[0], unit)
         for factor in p.margins:
             attempt("margin", best()["rate"], factor, p.others[0], unit)
         for others in p.others:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ribkit import chain, figures, tables_rq4
+from ribkit import chain, figures, scenes, tables_rq4
 from ribkit.affinity import Training
 from ribkit.chain import Refinement
 from ribkit.store import Store
@@ -94,6 +94,25 @@ def test_networks_are_scored_on_images_of_their_own(study):
     assert len({images.source.seed for images in sets}) == 4
     assert tables_rq4.answer_network(study).count("\n") == 3
     assert set(tables_rq4.curves(study)["seed"]) == {0, 1}
+
+
+def test_networks_learn_from_further_images_too(study, monkeypatch):
+    further = scenes.generate(99, 2)
+    shown = {n: further.labels[i].sum() for i, n in enumerate(further.ids)}
+    maps = {n: np.full((k, 64, 64), 0.8, np.float16) for n, k in shown.items()}
+    seeds = study.store.run("further", lambda: {"maps": maps})
+    plain = chain.labelled(study, "RIB")
+    assert [images for images, _ in plain] == [study.scored]
+    monkeypatch.setattr(study, "further", (further,))
+    monkeypatch.setattr(Refinement, "further", ((further, seeds),))
+    rib = Refinement(study, RIB)
+    assert [len(images) for images, _ in rib.irn_labels()] == [4, 2, 2]
+    assert [len(images) for images, _ in rib.psa_labels()] == [4, 2, 2]
+    parts = rib.pseudo("seed")
+    assert [images for images, _ in parts] == [study.scored, further]
+    assert set(parts[1][1].arrays("labels")) == set(further.ids)
+    assert rib.stage("seed").labels == parts[0][1]
+    assert chain.labelled(study, "ground truth") == ((study.scored, None), (further, None))
 
 
 def test_every_picture_is_drawn(study, tmp_path):

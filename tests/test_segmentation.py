@@ -26,7 +26,7 @@ def images():
 
 def trained(images, scratch, training=SMALL, labels=None, n_labels=9):
     scratch.mkdir(exist_ok=True)
-    return segmentation.train("small", n_labels, images, labels, training, None, scratch)
+    return segmentation.train("small", n_labels, ((images, labels),), training, None, scratch)
 
 
 # ---- the loss, by hand --------------------------------------------------------------------------

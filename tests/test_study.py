@@ -92,6 +92,36 @@ def test_the_first_of_equals_wins(chosen, monkeypatch):
     assert settings.margin > 1e6
 
 
+def test_a_profile_with_one_candidate_of_each_tries_one_setting_once(tmp_path, monkeypatch):
+    asked, same = [], {"miou": 1.0, "threshold": 0.3}
+    monkeypatch.setattr(Study, "_tried", lambda self, scales, own: asked.append(own) or same)
+    monkeypatch.setattr(Study, "scales", (1.0,))
+    monkeypatch.setattr(Study, "margin_unit", None)  # an absolute margin: nothing is measured
+    for name, expected in (("voc", (8e-6, 600.0, 20, 0.4)), ("coco", (5e-6, 1000.0, 15, 0.5))):
+        _, settings = Study(name, str(tmp_path)).tune(RIB)
+        assert (settings.rate, settings.margin, settings.others, settings.tau) == expected
+        assert settings.precision == "bfloat16"
+    assert len(asked) == 2
+
+
+def test_data_that_is_needed_is_asked_for():
+    with pytest.raises(InputError, match="profile coco needs MS COCO 2014; name its folder: make"):
+        Study("coco")
+    with pytest.raises(InputError, match=r"voc needs a folder in VOC layout; .*DATA=path/to/VOC"):
+        Study("voc")
+
+
+def test_further_images_are_neither_scored_nor_tuned_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("ribkit.study.PART", 3)
+    folder = voc_folder(tmp_path, {"train": 6, "train_aug": 16})
+    study = Study("voc", str(folder), {"tune_images": 3})
+    assert [len(images) for images in study.further] == [3, 3, 1]
+    sets = (study.scored, study.tuning, *study.further)
+    names = [name for images in sets for name in images.ids]
+    assert len(names) == len(set(names)) == 16
+    assert Study("voc-lite", str(folder)).further == ()
+
+
 @pytest.fixture
 def fabricated(monkeypatch):
     """A study of 40 images whose seeds are made up: RIBs get more of the object right than CAM."""
