@@ -8,6 +8,7 @@ where ``make reproduce`` looks for them. What a training needs besides, rank 0 c
 
 import sys
 import time
+from collections.abc import Sequence
 
 from ribkit import chain, distributed
 from ribkit.chain import TRAINED
@@ -15,6 +16,7 @@ from ribkit.errors import InputError
 from ribkit.parallel import alone
 from ribkit.reproduce import opened, parser
 from ribkit.study import Study
+from ribkit.training import share
 
 
 def train(study: Study, name: str) -> None:
@@ -29,19 +31,30 @@ def train(study: Study, name: str) -> None:
             alone(lambda stage: study.store.run(**stage), stage)
 
 
+def check_batches(study: Study, names: Sequence[str]) -> None:
+    """Raises InputError for a batch that the processes cannot share, before anything is computed."""
+    p = study.profile
+    batches = {"classifier": p.batch} | {name: getattr(p, name).batch for name in TRAINED[1:]}
+    with distributed.together():
+        for name in names:
+            share(batches[name])
+
+
 def main(words: list[str] | None = None) -> int:
     """Check the input, train, say what was trained. Returns the exit status."""
     arguments = parser("ribkit.train", __doc__)
     arguments.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TRAINED))
     options = arguments.parse_args(words)
     try:
-        unknown = sorted(set(options.names) - set(TRAINED))
+        names = options.names or TRAINED
+        unknown = sorted(set(names) - set(TRAINED))
         if unknown:
             raise InputError(f"'{unknown[0]}' is not trained; use one of {', '.join(TRAINED)}.")
         study = opened(options)
         with distributed.joined():
+            check_batches(study, names)
             distributed.first(lambda: print(study.check(), flush=True))
-            for name in options.names or TRAINED:
+            for name in names:
                 train(study, name)
                 if distributed.leads():
                     print(f"{name}: trained.", flush=True)
