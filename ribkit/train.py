@@ -32,7 +32,7 @@ def train(study: Study, name: str) -> None:
 
 
 def check_batches(study: Study, names: Sequence[str]) -> None:
-    """Raises InputError for a batch that the processes cannot share, before anything is computed."""
+    """Raises InputError, before anything is computed, for a batch that cannot be shared."""
     p = study.profile
     batches = {"classifier": p.batch} | {name: getattr(p, name).batch for name in TRAINED[1:]}
     with distributed.together():

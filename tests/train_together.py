@@ -1,4 +1,4 @@
-"""What test_distributed runs, by itself or under torchrun: four tiny trainings, stored in argv[1]."""
+"""Four tiny trainings, stored in argv[1]: by itself or under torchrun, for test_distributed."""
 
 import sys
 from pathlib import Path
