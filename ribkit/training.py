@@ -81,7 +81,7 @@ def fit(
     start, watched = _resume(scratch, objective, optimiser, losses)
     model = objective
     if distributed.world() > 1:
-        model = DistributedDataParallel(objective, broadcast_buffers=False)
+        model = DistributedDataParallel(objective)
     views = batches(view, count, training, range(start, iterations), own)
     gpus = [device()] if device().type == "cuda" else []
     with torch.random.fork_rng(gpus):  # what a network draws is a function of the iteration too
