@@ -6,6 +6,7 @@ with heads on a backbone that stays as it is.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ribkit import augmentation, random_walk
+from ribkit import distributed, random_walk
+from ribkit import training as fitting
 from ribkit.augmentation import IGNORE, Labelled
 from ribkit.backbone import Levels
-from ribkit.parallel import device
-from ribkit.progress import bar
 
 KINDS = ("background", "foreground", "negative")
+Loss = Callable[[nn.Module, list[Tensor], Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Training:
     poly_power: float = 0.9
     scales: tuple[float, float] = (0.5, 1.5)
     crop: int = 512
+    checkpoint: int = 1000
     seed: int = 0
 
 
@@ -71,7 +73,11 @@ def pairs(labels: Tensor, radius: int) -> Iterator[tuple[tuple[int, int], dict[s
 
 
 class Means:
-    """Means of values over masks, each over everything that was added; 0 where nothing was."""
+    """Means of values over masks, each over everything that was added; 0 where nothing was.
+
+    Where several processes train together, the counts are of all, and the means are times their
+    number: the processes' average is the mean over everything.
+    """
 
     def __init__(self, names: Sequence[str], like: Tensor):
         self.sums = {name: like.new_zeros(()) for name in names}
@@ -84,7 +90,8 @@ class Means:
         self.counts[name] = self.counts[name] + mask.sum()
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.sums[name] / self.counts[name].clamp(min=1)
+        count = distributed.total(self.counts[name]).clamp(min=1)
+        return self.sums[name] / count * distributed.world()
 
 
 def reduced(labels: Tensor, stride: int) -> Tensor:
@@ -93,40 +100,45 @@ def reduced(labels: Tensor, stride: int) -> Tensor:
     return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
 
+class Objective(nn.Module):
+    """A fixed backbone's levels of pixels ``(N, 3, H, W)`` -> a loss of heads that read them.
+
+    heads: the module that is trained. loss: of heads, levels and labels ``(N, h, w)`` on the grid.
+    """
+
+    def __init__(self, levels: Levels, heads: nn.Module, loss: Loss, stride: int):
+        super().__init__()
+        self.levels, self.heads, self.loss, self.stride = levels, heads, loss, stride
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            found = self.levels(pixels)
+        return self.loss(self.heads, found, reduced(labels, self.stride))
+
+
 def fit(
-    levels: Levels,
-    heads: nn.Module,
+    objective: Objective,
     groups: list[dict],
-    loss: Callable[[list[Tensor], Tensor], Tensor],
     data: Labelled,
     training: Training,
-    words: str,
+    scratch: Path,
+    name: str,
 ) -> pd.DataFrame:
-    """Train heads in place with SGD and the poly schedule; the history, a row for each epoch.
+    """Train the heads in place, as `training.fit`; the history, a row for each epoch.
 
-    groups: parameters, each with the ``factor`` by which it learns faster. loss: levels, labels
-    ``(N, h, w)`` on the grid -> scalar.
+    name: of the profile's group of settings.
     """
-    optimiser = torch.optim.SGD(
-        groups, lr=training.rate, momentum=training.momentum, weight_decay=training.weight_decay
+    steps = fitting.steps(len(data), training.batch)
+    losses, _ = fitting.fit(
+        objective,
+        groups,
+        data.viewed(training.scales, training.crop, objective.levels.mean),
+        len(data),
+        training.epochs * steps,
+        training,
+        scratch,
+        name.upper(),
+        f"{name}.rate",
     )
-    steps = max(1, len(data) // training.batch)
-    history: list[Tensor] = []
-    for step in bar(range(training.epochs * steps), words):
-        for group in optimiser.param_groups:
-            left = (1 - step / (training.epochs * steps)) ** training.poly_power
-            group["lr"] = training.rate * group["factor"] * left
-        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
-        rows = augmentation.order(len(data), training.batch, step, training.seed)
-        pixels, labels = augmentation.batch(
-            data, rows, training.scales, training.crop, levels.mean, generator
-        )
-        with torch.no_grad():
-            found = levels(pixels.to(device()))
-        value = loss(found, reduced(labels, training.stride).to(device()))
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()
-        optimiser.step()
-        history.append(value.detach())
-    losses = torch.stack(history).view(training.epochs, steps).mean(dim=1).tolist()
-    return pd.DataFrame({"epoch": range(1, training.epochs + 1), "loss": losses})
+    epochs = losses.view(training.epochs, steps).mean(dim=1).tolist()
+    return pd.DataFrame({"epoch": range(1, training.epochs + 1), "loss": epochs})

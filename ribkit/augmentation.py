@@ -1,6 +1,6 @@
 """Images together with label maps, as networks that predict pixels train on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -53,6 +53,12 @@ class Labelled:
         """Pixels ``(3, h, w)`` float in [0, 255] and labels ``(h, w)`` uint8."""
         pixels, labels = self._pair(position)
         return pixels.float(), labels
+
+    def viewed(
+        self, scales: tuple[float, float], side: int, fill: Sequence[float]
+    ) -> Callable[[int, torch.Generator], tuple[Tensor, Tensor]]:
+        """Position and generator -> the pair's training `view`, for `training.fit`."""
+        return lambda position, generator: view(*self[position], scales, side, fill, generator)
 
     def check(self) -> None:
         """Read every pair once. Raises InputError for the first that does not suit."""
@@ -125,19 +131,6 @@ def view(
     canvas[:, target[0], target[1]] = pixels[:, source[0], source[1]]
     around[target[0], target[1]] = labels[source[0], source[1]]
     return canvas, around
-
-
-def batch(
-    pairs: Labelled,
-    rows: Sequence[int],
-    scales: tuple[float, float],
-    side: int,
-    fill: Sequence[float],
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Views of some pairs: ``(N, 3, side, side)`` in [0, 255], ``(N, side, side)`` int64."""
-    seen = [view(*pairs[int(row)], scales, side, fill, generator) for row in rows]
-    return torch.stack([p for p, _ in seen]), torch.stack([m for _, m in seen]).long()
 
 
 def order(count: int, batch: int, iteration: int, seed: int) -> list[int]:

@@ -7,8 +7,9 @@ images. Segmentation networks learn from the scored and the further images.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 
@@ -389,3 +390,29 @@ def network_confusions(study: Study, source: str, refined: bool) -> list[np.ndar
         ).arrays("confusions")["confusions"]
         for replica in study.replicas
     ]
+
+
+# ---- for processes that train together ----------------------------------------------------------
+TRAINED = ("classifier", "irn", "psa", "network")
+
+
+def train(study: Study, name: str) -> None:
+    """Train all of one of `TRAINED` that are missing, side by side."""
+    if name == "classifier":
+        _ = study.classifier
+    elif name == "network":
+        train_networks(study.replicas)
+    else:
+        train_affine(study.replicas, (name,))
+
+
+def trainings(study: Study, name: str) -> list[Callable[[], dict]]:
+    """The same, one by one: each computes what its training needs, and gives it for `Store.run`."""
+    if name == "classifier":
+        return [replica.training for replica in study.replicas]
+    if name == "network":
+        return [
+            partial(_training, one, source) for one in study.replicas for source in sources(one)
+        ]
+    owners = [own for one in study.replicas for own in refinements(one)]
+    return [partial(own.training, name) for own in owners]

@@ -1,14 +1,16 @@
 """Training the classifier on image labels: BCE, poly schedule, frozen batch norm (Section 4.1)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ribkit import scenes, views
+from ribkit import training as fitting
 from ribkit.architectures import SmallResNet, efficientnet_lite0, resnet
 from ribkit.backbone import Network, from_classifier
 from ribkit.errors import InputError
@@ -32,6 +34,7 @@ class Training:
     poly_power: float = 0.9
     long_sides: tuple[int, int] = (320, 640)
     crop: int = 512
+    checkpoint: int = 1000
     seed: int = 0
 
 
@@ -129,65 +132,63 @@ def train(
     images: ImageSet,
     watched: ImageSet,
     training: Training,
+    scratch: Path,
     pretext: Result | None = None,
     weights: str = "",
 ) -> dict:
     """Train the adapted part and the classifier with BCE on image labels.
 
-    backbone, pretext, weights: see `start`. watched: images to watch, not to choose by.
-    Returns ``weights`` (the whole `Network`) and
-    ``history``: per epoch the loss, and on the watched images the loss and the share (in %) whose
-    labels are all right at 0.5.
+    backbone, pretext, weights: see `start`. watched: images to watch, not to choose by. scratch:
+    see `training.fit`. An epoch is ``len(images) // batch`` batches. Returns ``weights`` (the
+    whole `Network`) and ``history``: per epoch the loss, and on the watched images the loss and the
+    share (in %) whose labels are all right at 0.5.
     """
     network = start(backbone, len(images.classes), pretext, weights, training.seed).to(device())
-    parameters = [
+    groups = [
         {"params": network.adapted.parameters(), "factor": 1.0},
         {"params": network.classifier.parameters(), "factor": training.head_factor},
     ]
-    optimiser = torch.optim.SGD(
-        parameters,
-        lr=training.rate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-    )
-    batches = len(images) // training.batch
     labels = torch.from_numpy(images.labels).float()
-    generator, history, total = torch.Generator().manual_seed(training.seed), [], 0
-    for epoch in bar(range(training.epochs), "classifier"):
-        order = torch.randperm(len(images), generator=generator)[: batches * training.batch]
-        losses = []
-        for rows in order.view(batches, training.batch):
-            factor = (1 - total / (batches * training.epochs)) ** training.poly_power
-            for group in optimiser.param_groups:
-                group["lr"] = training.rate * group["factor"] * factor
-            inputs = torch.stack(
-                [_view(images, int(i), training, network.mean, generator) for i in rows]
-            )
-            logits = gap(network(inputs.to(device())))
-            loss = F.binary_cross_entropy_with_logits(logits, labels[rows].to(device()))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.detach())
-            total += 1
-        row = {"epoch": epoch + 1, "loss": float(torch.stack(losses).mean())}
-        history.append(row | _watch(network, watched, training))
-    return {"weights": network.state_dict(), "history": pd.DataFrame(history)}
+    steps = fitting.steps(len(images), training.batch)
+
+    def view(row: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        image = views.to_tensor(images.image(row))
+        sizes = (training.long_sides, training.crop)
+        return views.random_crop(image, *sizes, network.mean, generator), labels[row]
+
+    losses, seen = fitting.fit(
+        Objective(network),
+        groups,
+        view,
+        len(images),
+        training.epochs * steps,
+        training,
+        scratch,
+        "classifier",
+        "rate",
+        watch=lambda: _watch(network, watched, training),
+        period=steps,
+    )
+    history = pd.DataFrame(seen.double().numpy(), columns=["watched_loss", "exact"])
+    history.insert(0, "epoch", range(1, training.epochs + 1))
+    history.insert(1, "loss", losses.view(training.epochs, steps).mean(dim=1).double().numpy())
+    return {"weights": network.state_dict(), "history": history}
 
 
-def _view(
-    images: ImageSet,
-    index: int,
-    training: Training,
-    fill: tuple[float, ...],
-    generator: torch.Generator,
-) -> Tensor:
-    image = views.to_tensor(images.image(index))
-    return views.random_crop(image, training.long_sides, training.crop, fill, generator)
+class Objective(nn.Module):
+    """Pixels ``(N, 3, H, W)`` and labels ``(N, C)`` -> BCE of the averaged class maps."""
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(gap(self.network(pixels)), labels)
 
 
 @torch.no_grad()
-def _watch(network: Network, images: ImageSet, training: Training) -> dict:
+def _watch(network: Network, images: ImageSet, training: Training) -> list[float]:
+    """The loss, and the share in % of images whose labels are all right."""
     logits = []
     for i in range(len(images)):
         image = views.to_tensor(images.image(i), training.crop)
@@ -195,7 +196,7 @@ def _watch(network: Network, images: ImageSet, training: Training) -> dict:
     logits, labels = torch.cat(logits), torch.from_numpy(images.labels)
     loss = F.binary_cross_entropy_with_logits(logits, labels.float())
     exact = ((logits > 0) == labels).all(dim=1).float().mean()
-    return {"watched_loss": float(loss), "exact": 100 * float(exact)}
+    return [float(loss), 100 * float(exact)]
 
 
 def imagenet(backbone: str) -> dict:

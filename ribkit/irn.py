@@ -11,6 +11,9 @@ Displacements point to an instance's middle. They shape the training only: what 
 boundary map, semantic labels need no instances. The backbone stays as it is.
 """
 
+from functools import partial
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,6 +97,14 @@ def displacement_loss(shift: Tensor, labels: Tensor, radius: int) -> Tensor:
     return (means["foreground"] + means["background"]) / 2
 
 
+def loss(heads: Heads, levels: list[Tensor], labels: Tensor, radius: int) -> Tensor:
+    """Levels and labels ``(N, h, w)`` with 255 -> the boundary's and the displacement's loss."""
+    size = tuple(labels.shape[-2:])
+    edge = heads.boundary(levels, size).sigmoid()
+    shift = heads.displacement(levels, size)
+    return boundary_loss(edge, labels, radius) + displacement_loss(shift, labels, radius)
+
+
 def build(backbone: str, pretext: Result | None, weights: str, seed: int) -> tuple[Levels, Heads]:
     """The backbone before any training on image labels, and fresh heads."""
     levels = Levels(classifier.start(backbone, 1, pretext, weights, seed)).requires_grad_(False)
@@ -108,28 +119,26 @@ def train(
     n_labels: int,
     long_side: int | None,
     training: Training,
+    scratch: Path,
     pretext: Result | None = None,
     weights: str = "",
 ) -> dict:
     """Train the heads on confident labels.
 
     parts: image sets with their stored labels (`refinement.irn_labels`). backbone, pretext,
-    weights: see `classifier.start`. Returns ``weights`` (of the heads) and ``history``.
+    weights: see `classifier.start`. scratch: see `training.fit`. Returns ``weights``
+    (of the heads) and ``history``.
     """
     data = Labelled(parts, n_labels, long_side)
     levels, heads = build(backbone, pretext, weights, training.seed)
 
-    def loss(found: list[Tensor], labels: Tensor) -> Tensor:
-        size = tuple(labels.shape[-2:])
-        edge = heads.boundary(found, size).sigmoid()
-        shift = heads.displacement(found, size)
-        radius = training.radius
-        return boundary_loss(edge, labels, radius) + displacement_loss(shift, labels, radius)
-
     slow = [*heads.edge.parameters(), *heads.edge_out.parameters()]
     quick = [p for m in (heads.shift, heads.shift_mix, heads.shift_out) for p in m.parameters()]
     groups = [{"params": slow, "factor": 1.0}, {"params": quick, "factor": training.factor}]
-    history = affinity.fit(levels, heads, groups, loss, data, training, "IRN")
+    objective = affinity.Objective(
+        levels, heads, partial(loss, radius=training.radius), training.stride
+    )
+    history = affinity.fit(objective, groups, data, training, scratch, "irn")
     heads.mean.copy_(_mean_displacement(levels, heads, data, training.stride))
     return {"weights": heads.state_dict(), "history": history}
 

@@ -6,13 +6,17 @@ workers there are, nor on the order.
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
 from joblib import Parallel, delayed
 
 from ribkit.progress import bar
+
+THREADS = 8  # of `ahead`, at most
 
 
 def workers() -> int:
@@ -59,3 +63,22 @@ def alone(task: Callable[[Any], Any], item: Any) -> Any:
         return task(item)
     finally:
         torch.set_num_threads(threads)
+
+
+def ahead(function: Callable[[Any], Any], items: Iterable, depth: int) -> Iterator:
+    """``function(item)`` of each item, in order, computed in threads at most ``depth`` ahead.
+
+    For work that leaves Python's lock alone: decoding, resizing. An error comes out in its item's
+    place. The threads end with the last item, or when the consumer stops.
+    """
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(min(THREADS, workers(), depth))
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

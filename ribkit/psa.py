@@ -9,6 +9,8 @@ The walk carries the background too, whose score is (1 - highest map)^alpha. The
 it is (the authors' ResNet-38 was trained along; here IRN's way serves both).
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,6 +86,7 @@ def train(
     n_labels: int,
     long_side: int | None,
     training: Training,
+    scratch: Path,
     pretext: Result | None = None,
     weights: str = "",
 ) -> dict:
@@ -92,10 +95,11 @@ def train(
     levels, head = build(backbone, pretext, weights, training.seed)
     groups = [{"params": list(head.parameters()), "factor": 1.0}]
 
-    def of(found: list[Tensor], labels: Tensor) -> Tensor:
+    def of(head: Head, found: list[Tensor], labels: Tensor) -> Tensor:
         return loss(head(found, tuple(labels.shape[-2:])), labels, training.radius)
 
-    history = affinity.fit(levels, head, groups, of, data, training, "PSA")
+    objective = affinity.Objective(levels, head, of, training.stride)
+    history = affinity.fit(objective, groups, data, training, scratch, "psa")
     return {"weights": head.state_dict(), "history": history}
 
 

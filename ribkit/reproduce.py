@@ -120,13 +120,27 @@ def record(study: Study, parameters: dict) -> dict:
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="ribkit.reproduce", description=__doc__)
-    parser.add_argument("--profile", default="mini")
-    parser.add_argument("--data", default="", help="a folder in VOC layout")
-    parser.add_argument("--device", default="", help="cuda or cpu; CUDA where there is one")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--check", action="store_true", help="check the input and stop")
-    return parser.parse_args(words)
+    found = parser("ribkit.reproduce", __doc__)
+    found.add_argument("--check", action="store_true", help="check the input and stop")
+    return found.parse_args(words)
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    """What every command asks for: a profile, its data, the device, changed settings."""
+    found = argparse.ArgumentParser(prog=name, description=description)
+    found.add_argument("--profile", default="mini")
+    found.add_argument("--data", default="", help="a folder in VOC layout")
+    found.add_argument("--device", default="", help="cuda or cpu; CUDA where there is one")
+    found.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    return found
+
+
+def opened(options: argparse.Namespace) -> Study:
+    """The study that a command line asks for; bars go to this terminal. Raises InputError."""
+    if os.environ.get("RIBKIT_PROGRESS"):
+        os.environ["RIBKIT_PROGRESS"] = f"/proc/{os.getpid()}/fd/2"
+    set_device(options.device)
+    return Study(options.profile, options.data, overrides(options.set))
 
 
 def overrides(pairs: list[str]) -> dict[str, str]:
@@ -151,12 +165,9 @@ def main(words: list[str] | None = None) -> int:
     """Check, run, publish the figures, print the claims. Returns the exit status."""
     options = arguments(words)
     started = time.perf_counter()
-    if os.environ.get("RIBKIT_PROGRESS"):
-        os.environ["RIBKIT_PROGRESS"] = f"/proc/{os.getpid()}/fd/2"
     try:
-        set_device(options.device)
+        study = opened(options)
         changes = overrides(options.set)
-        study = Study(options.profile, options.data, changes)
         print(study.check(), flush=True)
         if options.check:
             return 0

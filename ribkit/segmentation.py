@@ -14,17 +14,15 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ribkit import augmentation, classifier, crf, evaluation, views
+from ribkit import classifier, crf, distributed, evaluation, views
+from ribkit import training as fitting
 from ribkit.augmentation import IGNORE, Labelled, resize_labels
 from ribkit.backbone import Network
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 from ribkit.parallel import device, map_images
-from ribkit.progress import bar
 from ribkit.store import Result
 
 HEADS = ("deeplabv2", "deeplabv3")
@@ -144,16 +142,17 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, averaged over background and over foreground pixels apart, then halved.
 
     logits: ``(N, L, h, w)``, resized bilinearly to labels ``(N, H, W)``, 255 ignored. Of the two
-    means, one without pixels is 0. Returns a scalar.
+    means, one without pixels is 0. Returns a scalar; where several processes train together, one
+    whose average over them is the loss of all their pixels.
     """
     if logits.shape[-2:] != labels.shape[-2:]:
         logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
     loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
     halves = [
-        (loss * chosen).sum() / chosen.sum().clamp(min=1)
+        (loss * chosen).sum() / distributed.total(chosen.sum()).clamp(min=1)
         for chosen in (labels == 0, (labels > 0) & (labels != IGNORE))
     ]
-    return sum(halves) / 2
+    return sum(halves) / 2 * distributed.world()
 
 
 def train(
@@ -168,9 +167,8 @@ def train(
 ) -> dict:
     """Train on label maps of image sets, or on their masks.
 
-    parts: see `augmentation.Labelled`. scratch: where an interrupted training goes on from; on a
-    CPU it ends with the same bits as one that was not. Returns ``weights`` and ``history``: the
-    mean loss of up to 50 equal stretches.
+    parts: see `augmentation.Labelled`. scratch: see `training.fit`. Returns ``weights`` and
+    ``history``: the mean loss of up to 50 equal stretches.
     """
     data = Labelled(parts, n_labels, long_side)
     data.check()
@@ -180,84 +178,39 @@ def train(
         {"params": trunk, "factor": 1.0},
         {"params": segmenter.head.parameters(), "factor": training.head_factor},
     ]
-    optimiser = torch.optim.SGD(
-        groups, lr=training.rate, momentum=training.momentum, weight_decay=training.weight_decay
+    losses, _ = fitting.fit(
+        Objective(segmenter),
+        groups,
+        data.viewed(training.scales, training.crop, segmenter.mean),
+        len(data),
+        training.iterations,
+        training,
+        scratch,
+        "segmentation network",
+        "network.rate",
     )
-    losses = _resume(scratch, segmenter, optimiser)
-    left = range(len(losses), training.iterations)
-    for iteration in bar(left, "segmentation network"):
-        losses.append(_step(segmenter, optimiser, data, training, iteration))
-        if not losses[-1].isfinite():
-            raise InputError(
-                f"the segmentation network's loss is {float(losses[-1])} at iteration {iteration}: "
-                f"its rate {training.rate:g} is too high; lower network.rate."
-            )
-        if (iteration + 1) % training.checkpoint == 0:
-            _keep(scratch, segmenter, optimiser, losses)
-    return {"weights": segmenter.state_dict(), "history": _history(torch.stack(losses))}
+    return {"weights": segmenter.state_dict(), "history": _history(losses)}
 
 
-def _step(segmenter, optimiser, data: Labelled, training: Training, iteration: int) -> Tensor:
-    """One iteration, a function of the network's state and the iteration's number; its loss."""
-    left = (1 - iteration / training.iterations) ** training.poly_power
-    for group in optimiser.param_groups:
-        group["lr"] = training.rate * group["factor"] * left
-    generator = torch.Generator().manual_seed(training.seed * 1_000_003 + iteration)
-    rows = augmentation.order(len(data), training.batch, iteration, training.seed)
-    pixels, labels = augmentation.batch(
-        data, rows, training.scales, training.crop, segmenter.mean, generator
-    )
-    with torch.random.fork_rng(_gpus()):  # deeplabv3 has dropout: a function of the iteration too
-        torch.manual_seed(training.seed * 1_000_003 + iteration)
+class Objective(nn.Module):
+    """Pixels ``(N, 3, H, W)`` and labels ``(N, H, W)`` uint8 -> the balanced cross-entropy."""
+
+    def __init__(self, segmenter: Segmenter):
+        super().__init__()
+        if device().type == "cuda" and distributed.world() > 1:  # statistics of the whole batch
+            segmenter.head = nn.SyncBatchNorm.convert_sync_batchnorm(segmenter.head)
+        self.segmenter = segmenter
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
-            logits = segmenter(pixels.to(device()))
-    loss = balanced_cross_entropy(logits, labels.to(device()))
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
-    return loss.detach().cpu()
-
-
-def _gpus() -> list[torch.device]:
-    return [device()] if device().type == "cuda" else []
+            logits = self.segmenter(pixels)
+        return balanced_cross_entropy(logits, labels.long())
 
 
 def _history(losses: Tensor) -> pd.DataFrame:
     stretches = np.array_split(np.arange(len(losses)), min(POINTS, len(losses)))
     rows = [{"iteration": int(s[-1]) + 1, "loss": float(losses[s].mean())} for s in stretches]
     return pd.DataFrame(rows)
-
-
-def _keep(scratch: Path, segmenter: Segmenter, optimiser, losses: list[Tensor]) -> None:
-    """Write the training's state, whole or not at all."""
-    state = {f"weights.{k}": v for k, v in segmenter.state_dict().items()}
-    for number, parameter in enumerate(_parameters(optimiser)):
-        momentum = optimiser.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            state[f"momentum.{number}"] = momentum
-    state["losses"] = torch.stack(losses)
-    partial_file = scratch / "training.partial"
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial_file)
-    partial_file.replace(scratch / "training.safetensors")
-
-
-def _resume(scratch: Path, segmenter: Segmenter, optimiser) -> list[Tensor]:
-    """Bring network and optimiser to the state that was kept, if any; the losses so far."""
-    path = scratch / "training.safetensors"
-    if not path.is_file():
-        return []
-    with safe_open(path, "pt", device=str(device())) as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    own = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
-    segmenter.load_state_dict(own)
-    for number, parameter in enumerate(_parameters(optimiser)):
-        if f"momentum.{number}" in state:
-            optimiser.state[parameter]["momentum_buffer"] = state[f"momentum.{number}"].clone()
-    return list(state["losses"].cpu())
-
-
-def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [p for group in optimiser.param_groups for p in group["params"]]
 
 
 # ---- prediction ---------------------------------------------------------------------------------

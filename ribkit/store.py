@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from ribkit import distributed
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 
@@ -73,11 +74,14 @@ class Store:
         """The result of ``stage(**parameters)``: read if it is stored, else computed and stored.
 
         parameters: numbers, strings, tuples, frozen dataclasses, data sets and Results. A stage may
-        take ``scratch``, a folder that outlives an interrupted run, to resume from.
+        take ``scratch``, a folder that outlives an interrupted run, to resume from. Processes that
+        train together all run the stage; the first writes.
         """
         key, described, code = _key(name, stage, parameters)
         path = self.root / f"{name}-{key}"
-        if not (path / MANIFEST).is_file():
+        missing = not (path / MANIFEST).is_file()
+        distributed.barrier()  # all have looked before one writes
+        if missing:
             scratch = self.root / f"{name}-{key}.scratch"
             extra = {}
             if "scratch" in stage.__code__.co_varnames[: stage.__code__.co_argcount]:
@@ -86,8 +90,11 @@ class Store:
             started = time.perf_counter()
             values = stage(**parameters, **extra)
             seconds = time.perf_counter() - started
-            self._write(path, values, {"parameters": described, "code": code, "seconds": seconds})
-            shutil.rmtree(scratch, ignore_errors=True)
+            if distributed.rank() == 0:
+                made_of = {"parameters": described, "code": code, "seconds": seconds}
+                self._write(path, values, made_of)
+                shutil.rmtree(scratch, ignore_errors=True)
+            distributed.barrier()
         return Result(name, key, path)
 
     def has(self, name: str, stage: Callable[..., Mapping[str, Any]], **parameters: Any) -> bool:

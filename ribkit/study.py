@@ -250,12 +250,13 @@ class Study:
     def classifier(self) -> Result:
         """The classifier, trained with BCE on image labels; all replicas' side by side."""
         every = {study.number: study for study in (*self.first.replicas, self)}.values()
-        missing = [study for study in every if not self.store.has(**study._training())]
+        missing = [study for study in every if not self.store.has(**study.training())]
         if missing:
             map_images(_classifier, missing, "classifiers")
-        return self.store.run(**self._training())
+        return self.store.run(**self.training())
 
-    def _training(self) -> dict:
+    def training(self) -> dict:
+        """The stage that trains the classifier, for `Store.run`."""
         p = self.profile
         return {
             "name": "classifier",
@@ -442,7 +443,7 @@ class Study:
 
 
 def _classifier(study: Study) -> Result:
-    return study.store.run(**study._training())
+    return study.store.run(**study.training())
 
 
 def some(images: ImageSet, count: int, seed: int) -> ImageSet:

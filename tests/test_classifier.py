@@ -50,26 +50,28 @@ def test_1000_classes_keep_the_imagenet_head_and_others_get_a_new_one():
     assert float(head.detach().std()) > 2 * float(new.detach().std())
 
 
-def test_training_moves_the_upper_parts_and_leaves_frozen_part_and_statistics(images, held_out):
+def test_training_moves_the_upper_parts_and_leaves_frozen_part_and_statistics(
+    images, held_out, tmp_path
+):
     start = classifier.build("small", 8, seed=0).state_dict()
-    made = classifier.train("small", images, held_out, TRAINING)
+    made = classifier.train("small", images, held_out, TRAINING, tmp_path)
     assert start.keys() == made["weights"].keys()
     for name, value in made["weights"].items():
         still = name.startswith("frozen") or "running" in name or "num_batches" in name
         assert torch.equal(value, start[name]) == still, name
 
 
-def test_training_tells_its_losses(images, held_out):
-    history = classifier.train("small", images, held_out, TRAINING)["history"]
+def test_training_tells_its_losses(images, held_out, tmp_path):
+    history = classifier.train("small", images, held_out, TRAINING, tmp_path)["history"]
     assert history["epoch"].tolist() == [1, 2]
     assert history[["loss", "watched_loss"]].gt(0).all(axis=None)
     assert history["exact"].between(0, 100).all()
 
 
-def test_training_is_reproducible_and_seeded(images, held_out):
+def test_training_is_reproducible_and_seeded(images, held_out, tmp_path):
     def weights(seed=0):
         training = dataclasses.replace(TRAINING, epochs=1, seed=seed)
-        return classifier.train("small", images, held_out, training)["weights"]
+        return classifier.train("small", images, held_out, training, tmp_path)["weights"]
 
     one, same, other = weights(), weights(), weights(seed=1)
     assert all(torch.equal(one[k], same[k]) for k in one)
@@ -92,17 +94,17 @@ def colours(count):
     return ImageSet(ids, ("red", "blue"), labels, Colours())
 
 
-def test_a_classifier_learns_to_tell_red_from_blue():
+def test_a_classifier_learns_to_tell_red_from_blue(tmp_path):
     training = Training(
         epochs=6, batch=8, rate=0.05, momentum=0.9, long_sides=(16, 16), crop=16
     )  # fmt: skip
-    history = classifier.train("small", colours(32), colours(8), training)["history"]
+    history = classifier.train("small", colours(32), colours(8), training, tmp_path)["history"]
     assert history["exact"].iloc[-1] == 100
     assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
 
 
 def test_the_rate_falls_to_zero_by_the_poly_schedule_and_the_head_is_ten_times_as_fast(
-    images, held_out, monkeypatch
+    images, held_out, tmp_path, monkeypatch
 ):
     rates = []
 
@@ -112,7 +114,7 @@ def test_the_rate_falls_to_zero_by_the_poly_schedule_and_the_head_is_ten_times_a
             return super().step(closure)
 
     monkeypatch.setattr(torch.optim, "SGD", Recording)
-    classifier.train("small", images, held_out, TRAINING)
+    classifier.train("small", images, held_out, TRAINING, tmp_path)
     factors = [
         (1 - i / 4) ** 0.9 for i in range(4)
     ]  # two epochs of two batches of four; one is left
@@ -132,7 +134,7 @@ def test_the_pretext_task_gives_the_features_that_training_starts_from(images, h
     kept = [p for n, p in network.named_parameters() if p.ndim == 4][:-1]
     for ours, theirs in zip(kept, weights, strict=True):
         assert torch.equal(ours, theirs)
-    trained = classifier.train("small", images, held_out, TRAINING, pretext)
+    trained = classifier.train("small", images, held_out, TRAINING, tmp_path, pretext)
     assert len(trained["history"]) == 2
 
 

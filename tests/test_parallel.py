@@ -1,4 +1,5 @@
 import os
+import threading
 from functools import partial
 
 import pytest
@@ -96,3 +97,30 @@ def test_the_device_is_chosen_by_itself_and_can_be_set(monkeypatch, asked, there
     monkeypatch.setenv("RIBKIT_DEVICE", asked)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert parallel.device().type == expected
+
+
+# ---- ahead --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_ahead_keeps_the_order_and_its_distance(monkeypatch, count):
+    monkeypatch.setenv("RIBKIT_WORKERS", count)
+    asked = []
+    results = parallel.ahead(square, (asked.append(i) or i for i in range(20)), 4)
+    for i, found in enumerate(results):
+        assert found == i**2
+        assert len(asked) - (i + 1) <= 4
+    assert len(asked) == 20
+
+
+def test_an_error_comes_out_in_its_items_place():
+    results = parallel.ahead(lambda i: refusing(i) if i == 2 else i, range(5), 2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(InputError, match="item 2 is bad"):
+        next(results)
+
+
+def test_the_threads_end_when_the_consumer_stops():
+    before = threading.active_count()
+    results = parallel.ahead(square, range(100), 8)
+    next(results)
+    results.close()
+    assert threading.active_count() == before

@@ -121,7 +121,7 @@ def trained(kind, images, seeds, store):
     train = {"irn": irn.train, "psa": psa.train}[kind]
     labels = store.run(f"{kind}-labels", make)
     parts = ((images, labels),)
-    weights = store.run(kind, lambda: train("small", parts, 9, None, TRAINING))
+    weights = store.run(kind, lambda scratch: train("small", parts, 9, None, TRAINING, scratch))
     return Affine(kind, weights, "small", TRAINING.stride, TRAINING.seed)
 
 

@@ -1,6 +1,7 @@
 """DeepLab: its loss by hand, its head, a training that is interrupted, and what it predicts."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ribkit import scenes, segmentation
+from ribkit import scenes, segmentation, training
 from ribkit.errors import InputError
 from ribkit.segmentation import ASPP, Training, balanced_cross_entropy
 from ribkit.store import Store
@@ -123,20 +124,19 @@ def test_an_interrupted_training_ends_with_the_same_bits(head, images, tmp_path,
     torch.manual_seed(1)
     whole = trained(images, tmp_path / "whole", training_)
     torch.manual_seed(2)
-    step = segmentation._step
+    batches = training.batches
 
-    def stop(segmenter, optimiser, data, training, iteration):
-        if iteration == 5:
-            raise KeyboardInterrupt
-        return step(segmenter, optimiser, data, training, iteration)
+    def stop(*arguments):
+        yield from itertools.islice(batches(*arguments), 5)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(segmentation, "_step", stop)
+        patched.setattr(training, "batches", stop)
         with pytest.raises(KeyboardInterrupt):
             trained(images, tmp_path / "cut", training_)
     assert [p.name for p in (tmp_path / "cut").iterdir()] == ["training.safetensors"]
     done = []
-    monkeypatch.setattr(segmentation, "_step", lambda *a: done.append(a[-1]) or step(*a))
+    monkeypatch.setattr(training, "batches", lambda *a: done.extend(a[3]) or batches(*a))
     resumed = trained(images, tmp_path / "cut", training_)
     assert done == [4, 5]
     for name, value in whole["weights"].items():

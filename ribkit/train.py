@@ -1,0 +1,70 @@
+"""Train what the study trains, on one process or, under torchrun, on several together.
+
+    torchrun --nproc-per-node=2 -m ribkit.train --profile voc --data VOC2012 [NAME ...]
+
+NAME is classifier, irn, psa or network; without one, all of them, in that order. The results lie
+where ``make reproduce`` looks for them. What a training needs besides, rank 0 computes beforehand.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from ribkit import chain, distributed
+from ribkit.chain import TRAINED
+from ribkit.errors import InputError
+from ribkit.parallel import alone
+from ribkit.reproduce import opened, parser
+from ribkit.study import Study
+from ribkit.training import share
+
+
+def train(study: Study, name: str) -> None:
+    """Train all of one of `chain.TRAINED` that are missing, on all processes that have joined."""
+    if not distributed.several():
+        chain.train(study, name)
+        return
+    for asked in chain.trainings(study, name):
+        distributed.first(asked)
+        stage = asked()  # what it needs is stored now, in rank 0 and elsewhere
+        with distributed.together():
+            alone(lambda stage: study.store.run(**stage), stage)
+
+
+def check_batches(study: Study, names: Sequence[str]) -> None:
+    """Raises InputError, before anything is computed, for a batch that cannot be shared."""
+    p = study.profile
+    batches = {"classifier": p.batch} | {name: getattr(p, name).batch for name in TRAINED[1:]}
+    with distributed.together():
+        for name in names:
+            share(batches[name])
+
+
+def main(words: list[str] | None = None) -> int:
+    """Check the input, train, say what was trained. Returns the exit status."""
+    arguments = parser("ribkit.train", __doc__)
+    arguments.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TRAINED))
+    options = arguments.parse_args(words)
+    try:
+        names = options.names or TRAINED
+        unknown = sorted(set(names) - set(TRAINED))
+        if unknown:
+            raise InputError(f"'{unknown[0]}' is not trained; use one of {', '.join(TRAINED)}.")
+        study = opened(options)
+        with distributed.joined():
+            check_batches(study, names)
+            distributed.first(lambda: print(study.check(), flush=True))
+            for name in names:
+                train(study, name)
+                if distributed.leads():
+                    print(f"{name}: trained.", flush=True)
+    except (InputError, RuntimeError) as error:
+        if not distributed.leads():
+            time.sleep(10)  # torchrun ends this process first if rank 0 has an error to tell
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Two processes that share each batch end where one process does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import train_together
+
+from ribkit import distributed, reproduce, train
+from ribkit.store import Store
+
+ROOT = Path(__file__).parent.parent
+TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+QUICK = {"train_images": 4, "batch": 4, "tune_images": 2, "score_images": 2, "pretext_scenes": 32,
+         "pretext_epochs": 1, "epochs": 1, "replicas": 1}  # fmt: skip
+WORDS = [word for pair in QUICK.items() for word in ("--set", "{}={}".format(*pair))]
+
+
+def torchrun(*words):
+    """What two processes on this machine's CPU print."""
+    settings = {"RIBKIT_DEVICE": "cpu", "PYTHONPATH": str(ROOT), "RIBKIT_WORKERS": "1"}
+    run = subprocess.run(
+        [sys.executable, *TOGETHER, *words],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch):
+    monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """One process's and two processes' results."""
+    one, two = (Store(tmp_path_factory.mktemp(name)) for name in ("one", "two"))
+    run = torchrun(str(ROOT / "tests" / "train_together.py"), str(two.root))
+    assert run.returncode == 0, run.stderr
+    patched = pytest.MonkeyPatch()
+    patched.setenv("RIBKIT_DEVICE", "cpu")
+    train_together.train(one)
+    patched.undo()
+    return one, two
+
+
+@pytest.mark.parametrize("name", train_together.STAGES)
+def test_the_loss_curve_and_the_weights_are_those_of_one_process(stores, name, monkeypatch):
+    asked = train_together.STAGES[name]
+    assert stores[1].has(name, **asked)
+    one, two = (store.run(name, **asked) for store in stores)
+    np.testing.assert_allclose(two.table("history"), one.table("history"), rtol=1e-4, atol=1e-4)
+    first, second = (result.tensors("weights") for result in (one, two))
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-3, atol=1e-4, msg=key)
+    assert not list(stores[1].root.glob("*.scratch"))
+
+
+def test_by_itself_a_process_is_the_first_of_one():
+    tensor = torch.ones(2)
+    with distributed.joined(), distributed.together():
+        assert (distributed.rank(), distributed.world()) == (0, 1)
+        assert distributed.total(tensor) is tensor
+        assert distributed.leads()
+        assert not distributed.several()
+
+
+def test_the_command_trains_what_the_study_looks_for(tmp_path):
+    study = reproduce.Study("mini", "", {k: str(v) for k, v in QUICK.items()})
+    study.store = Store(tmp_path)
+    train.train(study, "classifier")
+    assert study.store.has(**study.training())
+
+
+def test_a_batch_that_two_processes_cannot_share_is_told_in_one_sentence():
+    run = torchrun("-m", "ribkit.train", *WORDS, "--set", "batch=3", "classifier")
+    said = [line for line in run.stderr.splitlines() if line.startswith("a batch of 3")]
+    assert run.returncode != 0
+    assert said == [
+        "a batch of 3 cannot be shared by 2 processes; make one a multiple of the other."
+    ]
+
+
+def test_what_is_not_trained_is_told(capsys):
+    assert train.main(["saliency"]) == 1
+    assert "'saliency' is not trained; use one of classifier, irn" in capsys.readouterr().err

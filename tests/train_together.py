@@ -1,0 +1,47 @@
+"""Four tiny trainings, stored in argv[1]: by itself or under torchrun, for test_distributed."""
+
+import sys
+from pathlib import Path
+
+from ribkit import affinity, classifier, distributed, irn, psa, scenes, segmentation
+from ribkit.parallel import alone
+from ribkit.store import Store
+
+IMAGES = scenes.generate(3, 6, size=48)
+PARTS = ((IMAGES, None),)  # the masks
+HEADS = affinity.Training(stride=4, radius=3, epochs=2, batch=4, momentum=0.9, crop=48)
+SHARED = {"backbone": "small", "n_labels": 9, "long_side": None}
+STAGES = {
+    "classifier": {
+        "stage": classifier.train,
+        "backbone": "small",
+        "images": IMAGES,
+        "watched": IMAGES.take([0, 1]),
+        "training": classifier.Training(
+            epochs=3, batch=4, rate=0.01, momentum=0.9, long_sides=(40, 56), crop=48
+        ),
+    },
+    "irn": SHARED | {"stage": irn.train, "parts": PARTS, "training": HEADS},
+    "psa": SHARED | {"stage": psa.train, "parts": PARTS, "training": HEADS},
+    "network": SHARED
+    | {
+        "stage": segmentation.train,
+        "images": IMAGES,
+        "labels": None,
+        "training": segmentation.Training(
+            aspp_rates=(1, 2), iterations=5, batch=4, rate=0.01, crop=48, checkpoint=2
+        ),
+    },
+}
+
+
+def train(store: Store) -> None:
+    """All of them, on the processes that have joined."""
+    for name, asked in STAGES.items():
+        with distributed.together():
+            alone(lambda asked, name=name: store.run(name, **asked), asked)
+
+
+if __name__ == "__main__":
+    with distributed.joined():
+        train(Store(Path(sys.argv[1])))
