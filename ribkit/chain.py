@@ -86,8 +86,12 @@ class Refinement:
 
     def _seed(self) -> tuple[Result, float]:
         images, maps = self.maps[0]
-        arguments = {"images": images, "seeds": maps, "threshold": self.threshold}
-        return self._run("labels", refinement.plain, **arguments), self.threshold
+        return self._plain(images, maps, self.threshold), self.threshold
+
+    def _plain(self, images: ImageSet, maps: Result, threshold: float) -> Result:
+        arguments = {"images": images, "seeds": maps, "threshold": threshold}
+        side = self.profile.long_side
+        return self._run("labels", refinement.plain, **arguments, long_side=side)
 
     def _crf(self) -> tuple[Result, float]:
         images, maps = self.maps[0]
@@ -165,8 +169,7 @@ class Refinement:
     def _irn(self) -> tuple[Result, float]:
         images, maps = self.maps[0]
         walked, threshold = self.irn_maps(images, maps), self.irn_threshold
-        arguments = {"images": images, "seeds": walked, "threshold": threshold}
-        return self._run("labels", refinement.plain, **arguments), threshold
+        return self._plain(images, walked, threshold), threshold
 
     def _irn_crf(self) -> tuple[Result, float]:
         images, maps = self.maps[0]
