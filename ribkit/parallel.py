@@ -11,11 +11,12 @@ workers there are, nor on the order, nor on which of them die.
 """
 
 import os
+import sys
 import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -141,8 +142,7 @@ def _finished(team: list[Worker], items: Sequence, chunks: list[Chunk]) -> Itera
 
     A worker gets nothing before it has started: a cluster may not have room for all at once.
     """
-    waiting, running, missing = deque(chunks), {}, len(items)
-    idle = []
+    waiting, running, idle, missing = deque(chunks), {}, [], len(items)
     try:
         for worker in team:
             running[worker.start()] = worker, Chunk(range(0))
@@ -156,10 +156,10 @@ def _finished(team: list[Worker], items: Sequence, chunks: list[Chunk]) -> Itera
                 if error is None:
                     idle.append(worker)
                     continue
+                worker.stop()
                 left = chunk.after(len(results), broken)
                 _raise_at_last(error, chunk, [items[c.positions[0]] for c in left if c.failures])
                 waiting.extendleft(reversed(left))
-                worker.stop()
                 running[worker.start()] = worker, Chunk(range(0), chunk.failures + 1)
             while idle and waiting:
                 worker, chunk = idle.pop(), waiting.popleft()
@@ -210,9 +210,14 @@ def _open(task: Task, count: int) -> Iterator[list[Worker]]:
 
 
 def _environment(place: str) -> dict[str, str]:
-    """What a worker's process finds set: its device, no bars, no workers of its own."""
-    threads = {"OMP_NUM_THREADS": "1"}
-    return {"RIBKIT_DEVICE": place, "RIBKIT_WORKERS": "1", "RIBKIT_PROGRESS": "", **threads}
+    """What a worker's process finds set: its device, no bars, no workers of its own, our modules."""
+    return {
+        "RIBKIT_DEVICE": place,
+        "RIBKIT_WORKERS": "1",
+        "RIBKIT_PROGRESS": "",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
 
 
 def _now(result: Any) -> Future:
@@ -263,7 +268,12 @@ class Local:
             self.pools[self.name] = ProcessPoolExecutor(
                 1, timeout=IDLE, env=_environment(self.place)
             )
-        return self.pools[self.name].submit(_compute, self.task, items)
+        try:
+            return self.pools[self.name].submit(_compute, self.task, items)
+        except BrokenExecutor as error:  # the process died while it was idle
+            failed = Future()
+            failed.set_exception(error)
+            return failed
 
     def stop(self) -> None:
         """Killed; the next items start another."""
