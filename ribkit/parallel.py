@@ -210,7 +210,7 @@ def _open(task: Task, count: int) -> Iterator[list[Worker]]:
 
 
 def _environment(place: str) -> dict[str, str]:
-    """What a worker's process finds set: its device, no bars, no workers of its own, our modules."""
+    """What a worker finds set: its device, no bars, no workers of its own, where modules lie."""
     return {
         "RIBKIT_DEVICE": place,
         "RIBKIT_WORKERS": "1",
