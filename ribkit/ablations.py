@@ -12,16 +12,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from ribkit import adaptation, cam, evaluation, information, losses, seeds
+from ribkit import adaptation, cam, evaluation, information, losses, per_image, seeds
 from ribkit.adaptation import OFFICIAL, PAPER, Settings
 from ribkit.backbone import Network
 from ribkit.images import ImageSet
-from ribkit.parallel import alone, device, map_images
+from ribkit.parallel import alone, device
 from ribkit.seeds import Draw, Model
-from ribkit.store import Result, save_arrays
+from ribkit.store import Result
 
 PARTS = ("head", "body", "outside")  # in the order of the columns of ``cover`` and ``hgr``
 MEASURES = ("cover", "hgr")
@@ -78,22 +77,15 @@ def measure(
     """
     job = seeds.Job(model, images, tuple(scales), long_side, settings, pool, seed)
     words = "CAM" if settings is None else "an ablation"
-    map_images(partial(_measure, job, scratch), range(len(images)), words)
-    found = [_read(scratch / f"{i}.npz") for i in range(len(images))]
-    arrays = {name: np.stack([one[name] for one in found]) for name in ("confusions", *MEASURES)}
-    rows = [{"image": n} | _row(one) for n, one in zip(images.ids, found, strict=True)]
-    return {"measured": arrays, "images": pd.DataFrame(rows)}
+    made = per_image.make(partial(_measure, job), images, scratch, words)
+    names = ("confusions", *MEASURES)
+    arrays = {name: np.stack(list(made.arrays(name).values())) for name in names}
+    return {"measured": arrays, "images": made.table("steps", "reason")}
 
 
-def _row(arrays: dict[str, np.ndarray]) -> dict:
-    return {key: value.item() for key, value in arrays.items() if value.ndim == 0}
-
-
-def _measure(job: seeds.Job, scratch: Path, index: int) -> None:
-    """One image; what it gives goes to scratch."""
-    path, images, name = scratch / f"{index}.npz", job.images, job.images.ids[index]
-    if path.is_file():
-        return
+def _measure(job: seeds.Job, index: int) -> dict:
+    """One image: its arrays, and its row as scalars."""
+    images, name = job.images, job.images.ids[index]
     network, others = _context(job.model, job.pool)
     labels = torch.from_numpy(images.labels[index]).float().to(device())
     row = {"steps": 0, "reason": "none"}
@@ -108,8 +100,7 @@ def _measure(job: seeds.Job, scratch: Path, index: int) -> None:
         raw = result.maps
         row |= {"steps": result.steps, "reason": result.reason}
     maps = cam.merge(raw, pixels.shape[-2:]).cpu().numpy()
-    arrays = _arrays(network, images, index, maps)
-    save_arrays(path, arrays | {key: np.asarray(value) for key, value in row.items()})
+    return row | _arrays(network, images, index, maps)
 
 
 def _arrays(network: Network, images: ImageSet, index: int, maps: np.ndarray) -> dict:
@@ -146,11 +137,6 @@ def _cover(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray, found: np.ndarr
 def _context(model: Model, pool: Result | None):
     others = pool and {k: v.to(device()) for k, v in pool.tensors("features").items()}
     return model.network(), others
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {k: arrays[k] for k in arrays.files}
 
 
 def adapt_once(

@@ -1,6 +1,6 @@
 """Images together with label maps, as networks that predict pixels train on them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -35,13 +35,13 @@ class Labelled:
         long_side: int | None,
     ):
         self.n_labels, self.long_side = n_labels, long_side
-        self.items: list[tuple[ImageSet, int, np.ndarray | None]] = []
+        self.items: list[tuple[ImageSet, int, Mapping[str, np.ndarray] | None]] = []
         for images, labels in parts:
-            maps = labels.arrays("labels") if labels else {}
+            maps = labels.arrays("labels") if labels else None
             for index, name in enumerate(images.ids):
-                if labels and name not in maps:
+                if maps is not None and name not in maps:
                     raise InputError(f"image {name} has no label map in {labels.path}; make it.")
-                self.items.append((images, index, maps.get(name)))
+                self.items.append((images, index, maps))
         if not self.items:
             raise InputError("there is no image to train on; give at least one.")
         self._pair = lru_cache(maxsize=CACHED)(self._read)
@@ -66,9 +66,9 @@ class Labelled:
             self._pair(position)
 
     def _read(self, position: int) -> tuple[Tensor, Tensor]:
-        images, index, labels = self.items[position]
+        images, index, maps = self.items[position]
         name, image = images.ids[index], images.image(index)
-        labels = images.mask(index) if labels is None else labels
+        labels = images.mask(index) if maps is None else maps[name]
         if labels.ndim != 2:
             raise InputError(
                 f"the label map of {name} has the shape {labels.shape}; give one value per pixel."

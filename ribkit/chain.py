@@ -103,8 +103,12 @@ class Refinement:
         return result.arrays("confusions")
 
     def _seed(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
-        arguments = {"images": images, "seeds": maps, "threshold": self.threshold}
-        return self._run("labels", refinement.plain, **arguments), self.threshold
+        return self._plain(images, maps, self.threshold), self.threshold
+
+    def _plain(self, images: ImageSet, maps: Result, threshold: float) -> Result:
+        arguments = {"images": images, "seeds": maps, "threshold": threshold}
+        side = self.profile.long_side
+        return self._run("labels", refinement.plain, **arguments, long_side=side)
 
     def _crf(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         return self._crf_on(images, maps, self.threshold), self.threshold
@@ -180,8 +184,7 @@ class Refinement:
 
     def _irn(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         walked, threshold = self.irn_maps(images, maps), self.irn_threshold
-        arguments = {"images": images, "seeds": walked, "threshold": threshold}
-        return self._run("labels", refinement.plain, **arguments), threshold
+        return self._plain(images, walked, threshold), threshold
 
     def _irn_crf(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         walked = self.irn_maps(images, maps)

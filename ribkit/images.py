@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -139,10 +140,17 @@ def hash_files(paths: Sequence[Path], *words: str) -> str:
     def digest(path: Path) -> bytes:
         if not path.is_file():
             return b"absent"
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        about = path.stat()
+        return _digest(path, about.st_size, about.st_mtime_ns)
 
     total = hashlib.sha256(repr(words).encode())
     for value in over_files(digest, paths, "fingerprint"):
         total.update(value)
     return total.hexdigest()
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> bytes:
+    """SHA-256 of a file, remembered until its size or time changes: every key asks for it again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,61 +1,95 @@
-"""The one place that maps over images, and trainings: in process, or over local processes.
+"""The one place that maps over images, and trainings: here, over processes or GPUs, or a cluster.
+
+Where the work is done is chosen by what there is. One worker or one item: in this process. Else by
+local processes, one per core, or one per GPU where the device is CUDA. Where ``RAY_ADDRESS`` is
+set, by a Ray cluster, one CPU or one GPU per worker: the machines must see code, data and
+``build/`` at the same place of a file system that they share, and each ``ray start`` must be this
+environment's. ``RAY_ADDRESS=local`` starts a cluster of this machine alone.
 
 An item is computed with one thread wherever it runs, so its result does not depend on how many
-workers there are, nor on the order.
+workers there are, nor on the order, nor on which of them die.
 """
 
 import os
+import sys
+import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from joblib import Parallel, delayed
+from joblib.externals.loky import ProcessPoolExecutor
 
+from ribkit.errors import InputError
 from ribkit.progress import bar
 
 THREADS = 8  # of `ahead`, at most
+TRIES = 3  # of an item, before its error comes out
+CHUNK = 32  # items that are sent together, at most: what a worker that dies can lose
+SHARES = 8  # chunks for each worker of a list that is short
+IDLE = 300  # seconds after which a local worker without work ends
+
+Task = Callable[[Any], Any]
 
 
 def workers() -> int:
-    """How many processes: ``RIBKIT_WORKERS``, or one per core this process may use."""
-    asked = os.environ.get("RIBKIT_WORKERS")
-    return int(asked) if asked else len(os.sched_getaffinity(0))
+    """How many items are computed at the same time, of this machine or of the cluster.
+
+    One per core this process may use, or one per GPU; ``RIBKIT_WORKERS`` asks for another number.
+    """
+    asked = int(os.environ.get("RIBKIT_WORKERS") or 0)
+    if asked == 1:
+        return 1
+    if os.environ.get("RAY_ADDRESS"):
+        there = int(_ray().cluster_resources().get("GPU" if _on_gpus() else "CPU", 0))
+    elif _on_gpus():
+        there = torch.cuda.device_count() if device().index is None else 1
+    else:
+        return asked or len(os.sched_getaffinity(0))
+    return min(asked or there, there)
 
 
 def device() -> torch.device:
-    """The device that computes: ``RIBKIT_DEVICE``, else CUDA where there is one, else CPU."""
+    """The device that computes: ``RIBKIT_DEVICE``, else CUDA where there is one, else CPU.
+
+    ``cuda`` stands for all GPUs of the machine, ``cuda:1`` for one.
+    """
     asked = os.environ.get("RIBKIT_DEVICE")
     return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def map_images(task: Callable[[Any], Any], items: Sequence, words: str) -> list:
-    """``[task(item) for item in items]`` over the local cores, with a progress bar named ``words``.
+def _on_gpus() -> bool:
+    return device().type == "cuda"
 
-    task, items: picklable; task is a function of a module, or a partial of one. On a GPU everything
-    runs in this process.
+
+def map_images(task: Task, items: Sequence, words: str) -> list:
+    """``[task(item) for item in items]`` over all workers, with a progress bar named ``words``.
+
+    task, items: picklable; task is a function of a module, or a partial of one. An item whose
+    worker dies, or that fails, is tried again; the third error comes out with a note that names the
+    item. InputError comes out at once.
     """
-    count = min(workers(), len(items)) if device().type == "cpu" else 1
-    if count <= 1:
-        return [alone(task, item) for item in bar(items, words)]
-    jobs = (delayed(_in_worker)(task, item) for item in items)
-    with warnings.catch_warnings():
-        # a worker that grew large is replaced, which changes no result and needs no warning
-        warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
-        done = Parallel(n_jobs=count, return_as="generator", pre_dispatch="2*n_jobs")(jobs)
-        return list(bar(done, words, total=len(items)))
+    count = min(len(items), workers())
+    size = min(CHUNK, len(items) // (SHARES * count) or 1) if count > 1 else 1
+    chunks = [
+        Chunk(range(start, min(start + size, len(items)))) for start in range(0, len(items), size)
+    ]
+    with _open(task, count) as team:
+        done = dict(bar(_finished(team, items, chunks), words, len(items)))
+    return [done[position] for position in range(len(items))]
 
 
-def _in_worker(task: Callable[[Any], Any], item: Any) -> Any:
-    """`alone` in a process of its own: no bars beside the parent's, no processes of its own."""
-    os.environ["RIBKIT_WORKERS"] = "1"
-    os.environ.pop("RIBKIT_PROGRESS", None)
-    return alone(task, item)
-
-
-def alone(task: Callable[[Any], Any], item: Any) -> Any:
+def alone(task: Task, item: Any) -> Any:
     """``task(item)`` with one thread; the number of threads is left as it was."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -82,3 +116,246 @@ def ahead(function: Callable[[Any], Any], items: Iterable, depth: int) -> Iterat
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+# ---- chunks and tries ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Chunk:
+    """Positions of items that go to a worker together, and how often that went wrong."""
+
+    positions: range
+    failures: int = 0
+
+    def after(self, done: int, broken: bool) -> "list[Chunk]":
+        """What is left to do after ``done`` items, where the next failed or the worker broke.
+
+        A worker that broke does not say at which item: all become suspects, each on its own.
+        """
+        left = self.positions[done:]
+        if broken:
+            return [Chunk(left[k : k + 1], self.failures + 1) for k in range(len(left))]
+        return [Chunk(left[:1], self.failures + 1), *([Chunk(left[1:])] if left[1:] else [])]
+
+
+class Worker(Protocol):
+    """Where chunks are computed, one at a time."""
+
+    def start(self) -> Future:
+        """Done as soon as it can take items."""
+
+    def submit(self, items: list) -> Future:
+        """Of what `_compute` returns; has an exception where the worker broke."""
+
+    def stop(self) -> None:
+        """End it at once, with what it does; it can be started again."""
+
+
+def _compute(task: Task, items: list) -> tuple[list, Exception | None]:
+    """Results of the items up to the first that fails, and why that one did."""
+    results = []
+    for item in items:
+        try:
+            results.append(alone(task, item))
+        except Exception as error:
+            if not isinstance(error, InputError):
+                error.add_note(traceback.format_exc())  # does not travel by itself
+            return results, error
+    return results, None
+
+
+def _finished(team: list[Worker], items: Sequence, chunks: list[Chunk]) -> Iterator[tuple]:
+    """Pairs (position, result) as they come; an idle worker takes the next chunk.
+
+    A worker gets nothing before it has started: a cluster may not have room for all at once.
+    """
+    waiting, running, idle, missing = deque(chunks), {}, [], len(items)
+    try:
+        for worker in team:
+            running[worker.start()] = worker, Chunk(range(0))
+        while missing:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                worker, chunk = running.pop(future)
+                results, error, broken = _outcome(future)
+                yield from zip(chunk.positions, results, strict=False)
+                missing -= len(results)
+                if error is None:
+                    idle.append(worker)
+                    continue
+                worker.stop()
+                left = chunk.after(len(results), broken)
+                _raise_at_last(error, chunk, [items[c.positions[0]] for c in left if c.failures])
+                waiting.extendleft(reversed(left))
+                running[worker.start()] = worker, Chunk(range(0), chunk.failures + 1)
+            while idle and waiting:
+                worker, chunk = idle.pop(), waiting.popleft()
+                running[worker.submit([items[k] for k in chunk.positions])] = worker, chunk
+    except BaseException:
+        for worker, _ in running.values():
+            worker.stop()
+        raise
+
+
+def _outcome(future: Future) -> tuple[list, Exception | None, bool]:
+    """Results, why there are no more, and whether that is because the worker broke."""
+    try:
+        return *future.result(), False
+    except Exception as error:
+        return [], error, True
+
+
+def _raise_at_last(error: Exception, chunk: Chunk, suspects: list) -> None:
+    """Let an error out that trying again cannot mend."""
+    if isinstance(error, InputError):
+        raise error
+    if chunk.failures + 1 == TRIES:
+        about = f"item {suspects[0]!r}" if suspects else "a worker that does not start"
+        error.add_note(f"{about}, tried {TRIES} times")
+        raise error
+
+
+# ---- workers ------------------------------------------------------------------------------------
+@contextmanager
+def _open(task: Task, count: int) -> Iterator[list[Worker]]:
+    """So many workers for a task."""
+    if count <= 1:
+        yield [Here(task)]
+    elif os.environ.get("RAY_ADDRESS"):
+        shared = _ray().put(task)
+        team = [Remote(shared) for _ in range(count)]
+        try:
+            yield team
+        finally:
+            for worker in team:
+                worker.stop()
+    else:
+        with warnings.catch_warnings():
+            # a process that grew large is replaced, which changes no result and needs no warning
+            warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
+            yield [Local(task, number) for number in range(count)]
+
+
+def _environment(place: str) -> dict[str, str]:
+    """What a worker finds set: its device, no bars, no workers of its own, where modules lie."""
+    return {
+        "RIBKIT_DEVICE": place,
+        "RIBKIT_WORKERS": "1",
+        "RIBKIT_PROGRESS": "",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+
+
+def _now(result: Any) -> Future:
+    future = Future()
+    future.set_result(result)
+    return future
+
+
+class Here:
+    """This process as a worker."""
+
+    def __init__(self, task: Task):
+        self.task = task
+
+    def start(self) -> Future:
+        """At once."""
+        return _now(([], None))
+
+    def submit(self, items: list) -> Future:
+        """Computed before it returns."""
+        return _now(_compute(self.task, items))
+
+    def stop(self) -> None:
+        """There is nothing to end."""
+
+
+class Local:
+    """A process of this machine, with a GPU of its own where the device is CUDA.
+
+    It is kept for later tasks, since its start takes seconds. A pool of one process, so that one
+    that dies takes no other's work with it.
+    """
+
+    pools: dict[str, ProcessPoolExecutor] = {}  # noqa: RUF012
+
+    def __init__(self, task: Task, number: int):
+        self.task, self.number = task, number
+        self.place = f"cuda:{number}" if _on_gpus() else "cpu"
+        self.name = f"{self.place} {number}"
+
+    def start(self) -> Future:
+        """At once: the process starts with its first items."""
+        return _now(([], None))
+
+    def submit(self, items: list) -> Future:
+        """To the process of this name."""
+        if self.name not in self.pools:
+            self.pools[self.name] = ProcessPoolExecutor(
+                1, timeout=IDLE, env=_environment(self.place)
+            )
+        try:
+            return self.pools[self.name].submit(_compute, self.task, items)
+        except BrokenExecutor as error:  # the process died while it was idle
+            failed = Future()
+            failed.set_exception(error)
+            return failed
+
+    def stop(self) -> None:
+        """Killed; the next items start another."""
+        if pool := self.pools.pop(self.name, None):
+            pool.shutdown(kill_workers=True)
+
+
+class Remote:
+    """A process somewhere in the cluster, with a CPU or a GPU of its own: a Ray actor."""
+
+    def __init__(self, task: Any):
+        self.task, self.actor = task, None
+
+    def start(self) -> Future:
+        """As soon as the cluster has room for it."""
+        kind = "cuda" if _on_gpus() else "cpu"  # Ray shows a worker no GPU but its own
+        room = {"num_gpus": 1} if kind == "cuda" else {"num_cpus": 1}
+        environment = {"env_vars": _environment(kind)}
+        self.actor = _ray().remote(_Actor).options(**room, runtime_env=environment).remote()
+        return self.submit([])
+
+    def submit(self, items: list) -> Future:
+        """To the actor; the task is fetched once per machine."""
+        return self.actor.compute.remote(self.task, items).future()
+
+    def stop(self) -> None:
+        """Killed, and its CPU or GPU given back."""
+        if self.actor is not None:
+            _ray().kill(self.actor)
+            self.actor = None
+
+
+class _Actor:
+    """What runs in a process of the cluster."""
+
+    def compute(self, task: Task, items: list) -> tuple[list, Exception | None]:
+        return _compute(task, items)
+
+
+def _ray():
+    """Ray, connected to the cluster at ``RAY_ADDRESS``. Raises InputError where that is not so."""
+    address = os.environ["RAY_ADDRESS"]
+    try:
+        import ray
+    except ImportError:
+        raise InputError(
+            f"RAY_ADDRESS={address} asks for Ray, which is missing; install it: "
+            "python -m pip install -e .[cluster]."
+        ) from None
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray.init(address, logging_level="ERROR", log_to_driver=False)
+        except ConnectionError:
+            raise InputError(
+                f"no Ray cluster answers at RAY_ADDRESS={address}; start one with "
+                "`ray start --head`, or unset RAY_ADDRESS."
+            ) from None
+    return ray

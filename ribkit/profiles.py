@@ -64,6 +64,7 @@ class Profile:
     # maps
     long_side: int | None = None  # an image is seen this long at scale 1; None: as it is
     scale_sets: tuple[tuple[float, ...], ...] = ((1.0,), (0.5, 1.0, 1.5, 2.0))
+    map_stride: int = 1  # maps are stored at ceil(size / stride); 4 as in the official code
     # adaptation
     steps: int = 10
     tau: float = 0.4
@@ -107,7 +108,15 @@ class Profile:
             "steps",
         ):
             self._require(name, getattr(self, name) >= (name != "score_images"), "positive")
-        for name in ("epochs", "toy_seeds", "toy_train", "toy_test", "toy_steps", "pool_side"):
+        for name in (
+            "epochs",
+            "toy_seeds",
+            "toy_train",
+            "toy_test",
+            "toy_steps",
+            "pool_side",
+            "map_stride",
+        ):
             self._require(name, getattr(self, name) >= 1, "positive")
         for name in (
             "rate",

@@ -1,25 +1,28 @@
 """What happens to seeds on their way to pseudo ground truth, each a stage over an image set.
 
 Maps become label maps at a threshold; CRF, PSA's and IRN's walk refine them; saliency cuts them
-out. All work at the size at which an image is seen, where the seeds are. Label maps are
-``(h, w)`` uint8: 0 background, k + 1 class k, 255 no label.
+out. Label maps are ``(h, w)`` uint8 at the size at which an image is seen: 0 background, k + 1
+class k, 255 no label. Maps may be stored coarser than that (`seeds.compute`): they are resized
+before they become labels, and walked maps are stored as coarse as the seeds. Each stage works image
+by image (`per_image`), and a worker reads an image's maps by its name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ribkit import affinity, crf, evaluation, irn, psa, random_walk, saliency, views
+from ribkit import affinity, crf, evaluation, irn, per_image, psa, random_walk, saliency, views
 from ribkit.augmentation import resize_labels
 from ribkit.backbone import Levels
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
-from ribkit.parallel import device, map_images
+from ribkit.parallel import device
 from ribkit.seeds import fit
 from ribkit.store import Result
 
@@ -94,77 +97,103 @@ def seen(images: ImageSet, index: int, long_side: int | None) -> np.ndarray:
     return pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def _labels(task: Callable, images: ImageSet, seeds: Result, words: str) -> dict:
-    """``labels`` of every image: task(index, its maps), over the local cores."""
-    labels = map_images(partial(_call, task), _items(images, seeds, "maps"), words)
-    return {"labels": dict(zip(images.ids, labels, strict=True))}
+def _made(
+    task: Callable[[int, np.ndarray], dict],
+    images: ImageSet,
+    result: Result,
+    value: str,
+    scratch: Path,
+    words: str,
+) -> per_image.Made:
+    """What ``task(index, array)`` makes of each image and its array of a stored result."""
+    _require(images, result, value)
+    return per_image.make(partial(_read, task, images, result, value), images, scratch, words)
 
 
-def _call(task: Callable, item: tuple) -> np.ndarray:
-    return task(*item)
+def _read(task: Callable, images: ImageSet, result: Result, value: str, index: int) -> dict:
+    return task(index, result.arrays(value)[images.ids[index]])
 
 
-def _items(images: ImageSet, result: Result, value: str) -> list[tuple[int, np.ndarray]]:
-    """Each image's position with its array of a stored result."""
+def _require(images: ImageSet, result: Result, value: str) -> None:
+    """Raise InputError for a stored result that lacks an image."""
     arrays = result.arrays(value)
     missing = [name for name in images.ids if name not in arrays]
     if missing:
         raise InputError(f"{result.path} has no {value} of image {missing[0]}; compute them first.")
-    return [(index, arrays[name]) for index, name in enumerate(images.ids)]
 
 
-def plain(images: ImageSet, seeds: Result, threshold: float) -> dict:
+def _items(images: ImageSet, result: Result, value: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Each image's position with its array of a stored result, one at a time."""
+    _require(images, result, value)
+    arrays = result.arrays(value)
+    return ((index, arrays[name]) for index, name in enumerate(images.ids))
+
+
+def plain(
+    images: ImageSet, seeds: Result, threshold: float, long_side: int | None, scratch: Path
+) -> dict:
     """``labels`` of the maps at a threshold."""
-    task = partial(_plain, images, threshold)
-    return _labels(task, images, seeds, "labels")
+    task = partial(_plain, images, long_side, threshold)
+    return {"labels": _made(task, images, seeds, "maps", scratch, "labels").arrays("labels")}
 
 
-def _plain(images: ImageSet, threshold: float, index: int, maps: np.ndarray) -> np.ndarray:
-    return label_map(maps, np.flatnonzero(images.labels[index]), threshold)
+def _plain(images, long_side, threshold: float, index: int, maps: np.ndarray) -> dict:
+    fitted = fit(maps, views.seen_size(images.image(index).shape[:2], long_side))
+    return {"labels": label_map(fitted, np.flatnonzero(images.labels[index]), threshold)}
 
 
-def crf_on_maps(images: ImageSet, seeds: Result, threshold: float, long_side: int | None) -> dict:
+def crf_on_maps(
+    images: ImageSet, seeds: Result, threshold: float, long_side: int | None, scratch: Path
+) -> dict:
     """``labels`` of the maps at a threshold, after the CRF."""
     task = partial(_crf, images, long_side, threshold)
-    return _labels(task, images, seeds, "CRF")
+    return {"labels": _made(task, images, seeds, "maps", scratch, "CRF").arrays("labels")}
 
 
-def _crf(images, long_side, threshold: float, index: int, maps: np.ndarray) -> np.ndarray:
-    keys, local = np.flatnonzero(images.labels[index]), _behind(maps, threshold).argmax(axis=0)
-    refined = crf.refine_labels(seen(images, index, long_side), local, len(keys) + 1)
-    return names(refined, keys)
+def _crf(images, long_side, threshold: float, index: int, maps: np.ndarray) -> dict:
+    pixels, keys = seen(images, index, long_side), np.flatnonzero(images.labels[index])
+    return {"labels": _refined(pixels, fit(maps, pixels.shape[:2]), keys, threshold)}
 
 
-def irn_labels(images: ImageSet, seeds: Result, threshold: float, long_side: int | None) -> dict:
+def _refined(pixels: np.ndarray, maps: np.ndarray, keys: np.ndarray, threshold: float):
+    """The label map of maps ``(K, h, w)`` at a threshold, after the CRF."""
+    local = _behind(maps, threshold).argmax(axis=0)
+    return names(crf.refine_labels(pixels, local, len(keys) + 1), keys)
+
+
+def irn_labels(
+    images: ImageSet, seeds: Result, threshold: float, long_side: int | None, scratch: Path
+) -> dict:
     """IRN's training ``labels``: what the CRF says at a high and at a low threshold.
 
     threshold: the seeds' own; the two lie `FOREGROUND_MARGIN` above and `BACKGROUND_MARGIN` below.
     """
     task = partial(_irn_labels, images, long_side, threshold)
-    return _labels(task, images, seeds, "IRN's labels")
+    return {"labels": _made(task, images, seeds, "maps", scratch, "IRN's labels").arrays("labels")}
 
 
-def _irn_labels(images, long_side, threshold: float, index: int, maps: np.ndarray) -> np.ndarray:
+def _irn_labels(images, long_side, threshold: float, index: int, maps: np.ndarray) -> dict:
+    pixels, keys = seen(images, index, long_side), np.flatnonzero(images.labels[index])
+    fitted = fit(maps, pixels.shape[:2])
     high, low = threshold + FOREGROUND_MARGIN, max(0.0, threshold - BACKGROUND_MARGIN)
-    return affinity.confident(
-        _crf(images, long_side, high, index, maps), _crf(images, long_side, low, index, maps)
-    )
+    found = (_refined(pixels, fitted, keys, level) for level in (high, low))
+    return {"labels": affinity.confident(*found)}
 
 
-def psa_labels(images: ImageSet, seeds: Result, long_side: int | None) -> dict:
+def psa_labels(images: ImageSet, seeds: Result, long_side: int | None, scratch: Path) -> dict:
     """PSA's training ``labels``: CRF on scores with much and with little background."""
     task = partial(_psa_labels, images, long_side)
-    return _labels(task, images, seeds, "PSA's labels")
+    return {"labels": _made(task, images, seeds, "maps", scratch, "PSA's labels").arrays("labels")}
 
 
-def _psa_labels(images, long_side, index: int, maps: np.ndarray) -> np.ndarray:
+def _psa_labels(images, long_side, index: int, maps: np.ndarray) -> dict:
     keys, pixels = np.flatnonzero(images.labels[index]), seen(images, index, long_side)
-    found = []
+    fitted, found = torch.from_numpy(fit(maps, pixels.shape[:2])), []
     for alpha in PSA_ALPHAS:
-        scores = psa.background(torch.from_numpy(maps.astype(np.float32)), alpha).numpy()
+        scores = psa.background(fitted, alpha).numpy()
         refined = crf.refine_scores(pixels, scores, crf.PSA)
         found.append(names(refined.argmax(axis=0), keys))
-    return affinity.confident(*found)
+    return {"labels": affinity.confident(*found)}
 
 
 # ---- walks --------------------------------------------------------------------------------------
@@ -174,28 +203,31 @@ def _loaded(model: Affine) -> tuple[Levels, nn.Module]:
 
 
 def irn_walk(
-    model: Affine, images: ImageSet, seeds: Result, walk: Walk, long_side: int | None
+    model: Affine,
+    images: ImageSet,
+    seeds: Result,
+    walk: Walk,
+    long_side: int | None,
+    scratch: Path,
 ) -> dict:
-    """Seeds after IRN's walk: ``maps``, name -> ``(K, h, w)`` float16 in [0, 1] at the size seen,
-    and ``edges``, name -> the boundary map ``(h', w')`` float16 on its grid.
+    """Seeds after IRN's walk: ``maps``, name -> ``(K, h, w)`` float16 in [0, 1], (h, w) the seeds'
+    own size, and ``edges``, name -> the boundary map ``(h', w')`` float16 on its grid.
     """
-    task = partial(_call, partial(_irn_walk, model, images, walk, long_side))
-    walked = map_images(task, _items(images, seeds, "maps"), "IRN's walk")
-    return {
-        "maps": {name: maps for name, (maps, _) in zip(images.ids, walked, strict=True)},
-        "edges": {name: edge for name, (_, edge) in zip(images.ids, walked, strict=True)},
-    }
+    task = partial(_irn_walk, model, images, walk, long_side)
+    made = _made(task, images, seeds, "maps", scratch, "IRN's walk")
+    return {value: made.arrays(value) for value in ("maps", "edges")}
 
 
-def _irn_walk(model, images, walk: Walk, long_side, index: int, maps: np.ndarray):
+def _irn_walk(model, images, walk: Walk, long_side, index: int, maps: np.ndarray) -> dict:
     levels, heads = _loaded(model)
     pixels = views.to_tensor(images.image(index), long_side).to(device())
     edge, _ = irn.predict(levels, heads, pixels, model.stride)
     coarse = _coarse(maps, edge.shape) ** walk.power
     walked = random_walk.propagate(coarse, edge, walk.radius, walk.beta, walk.log2_steps)
-    walked = fit(walked.cpu().numpy(), pixels.shape[-2:])
+    walked = fit(walked.cpu().numpy(), maps.shape[-2:])
     peak = walked.max(initial=0) if walk.one_maximum else walked.max(axis=(1, 2), keepdims=True)
-    return (walked / (peak + 1e-5)).astype(np.float16), edge.cpu().numpy().astype(np.float16)
+    found = {"maps": walked / (peak + 1e-5), "edges": edge.cpu().numpy()}
+    return {value: array.astype(np.float16) for value, array in found.items()}
 
 
 def _coarse(maps: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -213,36 +245,40 @@ def psa_walk(
     alpha: float,
     log2_steps: int,
     long_side: int | None,
+    scratch: Path,
 ) -> dict:
     """``labels`` after PSA's walk of the maps and of a background score with this alpha."""
     task = partial(_psa_walk, model, images, alpha, log2_steps, long_side)
-    return _labels(task, images, seeds, "PSA's walk")
+    return {"labels": _made(task, images, seeds, "maps", scratch, "PSA's walk").arrays("labels")}
 
 
-def _psa_walk(model, images, alpha, log2_steps, long_side, index: int, maps: np.ndarray):
+def _psa_walk(model, images, alpha, log2_steps, long_side, index: int, maps: np.ndarray) -> dict:
     levels, head = _loaded(model)
     pixels = views.to_tensor(images.image(index), long_side).to(device())
     found = psa.predict(levels, head, pixels, model.stride, PSA_RADIUS)
     scores = psa.background(_coarse(maps, irn.grid(pixels.shape[-2:], model.stride)), alpha)
     walked = random_walk.walk(scores, found, PSA_BETA, log2_steps)
     resized = fit(walked.cpu().numpy(), pixels.shape[-2:])
-    return names(resized.argmax(axis=0), np.flatnonzero(images.labels[index]))
+    return {"labels": names(resized.argmax(axis=0), np.flatnonzero(images.labels[index]))}
 
 
 # ---- saliency -----------------------------------------------------------------------------------
-def with_saliency(images: ImageSet, labels: Result, maps: Result, threshold: float = 0.5) -> dict:
+def with_saliency(
+    images: ImageSet, labels: Result, maps: Result, scratch: Path, threshold: float = 0.5
+) -> dict:
     """``labels`` cut out by saliency (`saliency.combine`), 255 where the two disagree.
 
     maps: a stored result with ``maps``, name -> ``(H, W)`` uint8; resized to the labels.
     """
-    salient, found = maps.arrays("maps"), {}
-    for index, own in _items(images, labels, "labels"):
-        name = images.ids[index]
-        if name not in salient:
-            raise InputError(f"{maps.path} has no saliency map of image {name}; compute it first.")
-        resized = fit(salient[name][None].astype(np.float32) / 255, own.shape)[0]
-        found[name] = saliency.combine(own, resized, threshold)
-    return {"labels": found}
+    _require(images, maps, "maps")
+    task = partial(_with_saliency, images, maps, threshold)
+    return {"labels": _made(task, images, labels, "labels", scratch, "saliency").arrays("labels")}
+
+
+def _with_saliency(images, maps: Result, threshold: float, index: int, labels: np.ndarray) -> dict:
+    salient = maps.arrays("maps")[images.ids[index]]
+    resized = fit(salient[None].astype(np.float32) / 255, labels.shape)[0]
+    return {"labels": saliency.combine(labels, resized, threshold)}
 
 
 # ---- scores -------------------------------------------------------------------------------------

@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ribkit import per_image
 from ribkit.errors import InputError
 from ribkit.images import ImageSet, hash_files, open_image, over_files
-from ribkit.parallel import map_images
+from ribkit.store import Arrays
 
 IGNORE = 255
 LINES = 20  # an error message has at most so many
@@ -90,8 +91,11 @@ def from_folder(images: ImageSet, folder: Folder) -> dict:
     One problem is one sentence; several are told one a line, 20 lines at most.
     """
     check(images, folder.path)
-    maps = [read(folder.path, name, images.image(i).shape[:2]) for i, name in enumerate(images.ids)]
-    return {"maps": dict(zip(images.ids, maps, strict=True))}
+
+    def of(name: str) -> np.ndarray:
+        return read(folder.path, name, images.source.image(name).shape[:2])
+
+    return {"maps": Arrays(images.ids, of)}
 
 
 def check(images: ImageSet, folder: str) -> None:
@@ -123,15 +127,16 @@ def ready(images: ImageSet, source: str) -> None:
 
 
 # ---- U2-Net-p -----------------------------------------------------------------------------------
-def u2net(images: ImageSet) -> dict:
+def u2net(images: ImageSet, scratch: Path) -> dict:
     """``maps`` of all images by U2-Net-p, name -> ``(H, W)`` uint8, 255 most salient.
 
-    Raises InputError, which says how to get it, where onnxruntime or the model is missing.
+    scratch: see `per_image`. Raises InputError, which says how to get it, where onnxruntime or the
+    model is missing.
     """
     path = model_path()
     _runtime()
-    maps = map_images(partial(_u2net, images, path), range(len(images)), "U2-Net-p")
-    return {"maps": dict(zip(images.ids, maps, strict=True))}
+    made = per_image.make(partial(_u2net, images, path), images, scratch, "U2-Net-p")
+    return {"maps": made.arrays("maps")}
 
 
 def model_path() -> Path:
@@ -165,7 +170,7 @@ def _session(path: Path):
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _u2net(images: ImageSet, path: Path, index: int) -> np.ndarray:
+def _u2net(images: ImageSet, path: Path, index: int) -> dict:
     """Scaled to the brightest pixel, normalised, 320 x 320; the first output, stretched to 0..1."""
     image, session = images.image(index), _session(path)
     resized = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -175,4 +180,4 @@ def _u2net(images: ImageSet, path: Path, index: int) -> np.ndarray:
     found = session.run(None, inputs)[0][0, 0]
     found = (found - found.min()) / max(found.max() - found.min(), 1e-6)
     grey = Image.fromarray((255 * found).round().astype(np.uint8))
-    return np.array(grey.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+    return {"maps": np.array(grey.resize(image.shape[1::-1], Image.Resampling.BILINEAR))}

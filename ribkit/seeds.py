@@ -5,6 +5,7 @@ it does not depend on order, workers or resumption.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ribkit import adaptation, cam, classifier, evaluation, views
+from ribkit import adaptation, cam, classifier, evaluation, per_image, views
 from ribkit.backbone import Network
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 from ribkit.parallel import device, map_images
-from ribkit.store import Result, save_arrays
+from ribkit.store import Result
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,10 @@ class Job:
     settings: adaptation.Settings | None = None
     pool: Result | None = None
     seed: int = 0
+    map_stride: int = 1
+
+
+SCALARS = ("steps", "reason", "logit_first", "logit_last", "area_first", "area_last")
 
 
 def compute(
@@ -127,47 +132,42 @@ def compute(
     settings: adaptation.Settings | None = None,
     pool: Result | None = None,
     seed: int = 0,
+    map_stride: int = 1,
 ) -> dict:
     """Seeds of all images: CAM without ``settings``, else RIB with the others drawn from ``pool``.
 
-    long_side: each image is seen this long at scale 1 (None: as it is). scratch: where images
-    already done are found again after an interruption. Returns ``maps`` (image name -> normalised
-    maps of its classes in their order, ``(K, h, w)`` float16, at the size seen at scale 1) and
-    ``images``, a row each: steps, why it ended, its mean target logit and covered area at the start
-    and at the end. An image without any class has a map of shape ``(0, h, w)``.
+    long_side: each image is seen this long at scale 1 (None: as it is). scratch: see `per_image`.
+    Returns ``maps`` (image name -> normalised maps of its classes in their order, ``(K, h, w)``
+    float16, (h, w) the size seen at scale 1 over ``map_stride``, rounded up) and ``images``, a row
+    each: steps, why it ended, its mean target logit and covered area at the start and at the end.
+    An image without any class has a map of shape ``(0, h, w)``.
     """
-    job = Job(model, images, tuple(scales), long_side, settings, pool, seed)
+    job = Job(model, images, tuple(scales), long_side, settings, pool, seed, map_stride)
     words = "CAM" if settings is None else f"RIB, {settings.pooling}, rate {settings.rate:g}"
-    rows = map_images(partial(_seed, job, scratch), range(len(images)), words)
-    maps = {name: _read(scratch, name)["maps"] for name in images.ids}
-    return {"maps": maps, "images": pd.DataFrame(rows)}
+    made = per_image.make(partial(_seed, job), images, scratch, words)
+    return {"maps": made.arrays("maps"), "images": made.table(*SCALARS)}
 
 
-def _seed(job: Job, scratch: Path, index: int) -> dict:
-    """One image: its row; its maps go to scratch."""
+def _seed(job: Job, index: int) -> dict:
+    """One image: its maps, and its row as scalars."""
     name = job.images.ids[index]
-    path = scratch / f"{name}.npz"
-    if path.is_file():
-        stored = _read(scratch, name)
-        return {k: v.item() for k, v in stored.items() if v.ndim == 0}
     network, others = _context(job.model, job.pool)
     labels = torch.from_numpy(job.images.labels[index]).float().to(device())
     pixels, features = see(network, job.images.image(index), job.scales, job.long_side)
-    row = {"image": name, "steps": 0, "reason": "none"}
+    row = {"steps": 0, "reason": "none"}
+    size, stride = pixels.shape[-2:], job.map_stride
     if not labels.any():
-        maps = torch.zeros(0, *pixels.shape[-2:])
+        maps = torch.zeros(0, *(math.ceil(side / stride) for side in size))
     elif job.settings is None:
-        maps = cam.merge(adaptation.plain(network, features, labels), pixels.shape[-2:])
+        maps = cam.merge(adaptation.plain(network, features, labels), size, stride)
     else:
         draw = Draw(others, labels, job.settings.others, name, job.seed)
         result = adaptation.adapt(network, features, labels, draw, job.settings)
-        maps = cam.merge(result.maps, pixels.shape[-2:])
+        maps = cam.merge(result.maps, size, stride)
         row |= {"steps": result.steps, "reason": result.reason}
         row |= {"logit_first": result.logits[0], "logit_last": result.logits[-1]}
         row |= {"area_first": result.areas[0], "area_last": result.areas[-1]}
-    arrays = {k: np.asarray(v) for k, v in row.items()}
-    save_arrays(path, arrays | {"maps": maps.cpu().numpy().astype(np.float16)})
-    return row
+    return row | {"maps": maps.cpu().numpy().astype(np.float16)}
 
 
 def see(
@@ -184,11 +184,6 @@ def _context(model: Model, pool: Result | None) -> tuple[Network, dict[str, Tens
     """Network and pool, read once in each process."""
     others = pool and {k: v.to(device()) for k, v in pool.tensors("features").items()}
     return model.network(), others
-
-
-def _read(folder: Path, name: str) -> dict[str, np.ndarray]:
-    with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
-        return {k: arrays[k] for k in arrays.files}
 
 
 def score(images: ImageSet, seeds: Result) -> dict:

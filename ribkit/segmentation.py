@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ribkit import classifier, crf, distributed, evaluation, views
+from ribkit import classifier, crf, distributed, evaluation, per_image, views
 from ribkit import training as fitting
 from ribkit.augmentation import IGNORE, Labelled, resize_labels
 from ribkit.backbone import Network
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
-from ribkit.parallel import device, map_images
+from ribkit.parallel import device
 from ribkit.store import Result
 
 HEADS = ("deeplabv2", "deeplabv3")
@@ -238,26 +238,28 @@ def _loaded(model: Model) -> Segmenter:
 
 
 def predict(
-    model: Model, images: ImageSet, scales: tuple[float, ...], long_side: int | None
+    model: Model,
+    images: ImageSet,
+    scales: tuple[float, ...],
+    long_side: int | None,
+    scratch: Path,
 ) -> dict:
     """Label maps of the images at the size seen: ``labels``, and ``refined`` by the CRF.
 
-    Image name -> ``(h, w)`` uint8 each.
+    Image name -> ``(h, w)`` uint8 each. scratch: see `per_image`.
     """
     task = partial(_predict, model, images, scales, long_side)
-    found = map_images(task, range(len(images)), "prediction and CRF")
-    return {
-        value: {name: pair[k] for name, pair in zip(images.ids, found, strict=True)}
-        for k, value in enumerate(("labels", "refined"))
-    }
+    made = per_image.make(task, images, scratch, "prediction and CRF")
+    return {value: made.arrays(value) for value in ("labels", "refined")}
 
 
-def _predict(model, images: ImageSet, scales, long_side, index: int) -> tuple:
+def _predict(model, images: ImageSet, scales, long_side, index: int) -> dict:
     image = images.image(index)
     scores = probabilities(_loaded(model), image, scales, long_side).cpu().numpy()
     seen = views.to_tensor(image, long_side).round().to(torch.uint8).permute(1, 2, 0).numpy()
     refined = crf.refine_scores(seen, scores, crf.NETWORK)
-    return scores.argmax(axis=0).astype(np.uint8), refined.argmax(axis=0).astype(np.uint8)
+    found = {"labels": scores, "refined": refined}
+    return {value: each.argmax(axis=0).astype(np.uint8) for value, each in found.items()}
 
 
 def score(images: ImageSet, predictions: Result, value: str) -> dict:
@@ -286,13 +288,15 @@ def objects(images: ImageSet) -> dict:
     return {"labels": found}
 
 
-def foreground(model: Model, images: ImageSet, long_side: int | None) -> dict:
-    """How likely each pixel is an object's: ``maps``, image name -> ``(h, w)`` uint8, 255 sure."""
+def foreground(model: Model, images: ImageSet, long_side: int | None, scratch: Path) -> dict:
+    """How likely each pixel is an object's: ``maps``, image name -> ``(h, w)`` uint8, 255 sure.
+
+    scratch: see `per_image`.
+    """
     task = partial(_foreground, model, images, long_side)
-    maps = map_images(task, range(len(images)), "saliency")
-    return {"maps": dict(zip(images.ids, maps, strict=True))}
+    return {"maps": per_image.make(task, images, scratch, "saliency").arrays("maps")}
 
 
-def _foreground(model, images: ImageSet, long_side, index: int) -> np.ndarray:
+def _foreground(model, images: ImageSet, long_side, index: int) -> dict:
     found = probabilities(_loaded(model), images.image(index), (1.0,), long_side)
-    return (255 * found[1]).round().to(torch.uint8).cpu().numpy()
+    return {"maps": (255 * found[1]).round().to(torch.uint8).cpu().numpy()}

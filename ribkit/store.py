@@ -14,9 +14,9 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,61 @@ from safetensors.torch import load_file, save_file
 from ribkit import distributed
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
+from ribkit.progress import bar
 
 PACKAGE = Path(__file__).parent
 MANIFEST = "manifest.json"
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """Named arrays that are read one by one, each when it is asked for; memory holds none."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], np.ndarray]):
+        """Give the names in order, and what reads the array of a name; picklable if that is."""
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Npz:
+    """An npz file that stays open; another process or thread may read it too.
+
+    Raises ValueError for an array of objects.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._archive = path, zipfile.ZipFile(path)
+
+    def __reduce__(self) -> tuple:
+        return Npz, (self.path,)
+
+    def names(self) -> list[str]:
+        """Of its arrays, in order."""
+        return [name.removesuffix(".npy") for name in self._archive.namelist()]
+
+    def read(self, name: str) -> np.ndarray:
+        """One array."""
+        with self._archive.open(f"{name}.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+
+@lru_cache(maxsize=16)
+def _opened(path: Path, changed: int) -> Arrays:
+    """An npz file, its list of names read once in each process."""
+    npz = Npz(path)
+    return Arrays(npz.names(), npz.read)
 
 
 @dataclass(frozen=True)
@@ -45,10 +97,10 @@ class Result:
         """A table."""
         return pd.read_csv(self.path / f"{value}.csv", keep_default_na=False, na_values=["nan"])
 
-    def arrays(self, value: str) -> dict[str, np.ndarray]:
+    def arrays(self, value: str) -> Arrays:
         """Named arrays."""
-        with np.load(self.path / f"{value}.npz", allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        path = self.path / f"{value}.npz"
+        return _opened(path, path.stat().st_mtime_ns)
 
     def tensors(self, value: str) -> dict[str, torch.Tensor]:
         """Named tensors, on the CPU."""
@@ -109,7 +161,7 @@ class Store:
         try:
             for value, content in values.items():
                 save(partial, value, content)
-            digests = {p.name: _sha256(p.read_bytes()) for p in sorted(partial.iterdir())}
+            digests = {p.name: _digest(p) for p in sorted(partial.iterdir())}
             save(partial, "manifest", manifest | {"sha256": digests})
             shutil.rmtree(path, ignore_errors=True)  # a folder without a manifest
             partial.rename(path)
@@ -129,7 +181,9 @@ def save(folder: Path, value: str, content: Any) -> None:
     """One value as one file, in the format that its type asks for."""
     if isinstance(content, pd.DataFrame):
         content.to_csv(folder / f"{value}.csv", index=False, lineterminator="\n", na_rep="nan")
-    elif isinstance(content, dict) and content and _all(content, np.ndarray):
+    elif isinstance(content, Arrays) or (
+        isinstance(content, dict) and content and _all(content, np.ndarray)
+    ):
         save_arrays(folder / f"{value}.npz", content)
     elif isinstance(content, dict) and content and _all(content, torch.Tensor):
         tensors = {k: v.detach().cpu().contiguous() for k, v in content.items()}
@@ -139,11 +193,15 @@ def save(folder: Path, value: str, content: Any) -> None:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """One npz file, whole or not at all. Any name will do; raises ValueError for object arrays."""
+    """One npz file, whole or not at all, array by array.
+
+    Any name will do. The same arrays make the same bytes: a member written by name alone bears the
+    date 1980-01-01. Raises ValueError for object arrays.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, array in arrays.items():
+            for name, array in bar(arrays.items(), f"writing {path.name}", len(arrays)):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
         partial.rename(path)
@@ -215,6 +273,11 @@ def _file(package: Path, module: str) -> Path:
     if head != package.name:
         return package / "-"
     return package / f"{tail.replace('.', '/')}.py" if tail else package / "__init__.py"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _all(content: dict, kind: type) -> bool:

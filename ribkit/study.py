@@ -300,6 +300,7 @@ class Study:
             settings=settings,
             pool=self.pool() if settings else None,
             seed=self.profile.seed,
+            map_stride=self.profile.map_stride,
         )
 
     def confusions(self, images: ImageSet, maps: Result) -> np.ndarray:

@@ -21,9 +21,16 @@ def to_tensor(image: np.ndarray, long_side: int | None = None) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     if long_side is None:
         return tensor
-    height, width = image.shape[:2]
+    return resize(tensor, seen_size(image.shape[:2], long_side))
+
+
+def seen_size(size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
+    """The size (h, w) at which an image of a size (H, W) is seen, ``long_side`` long, if given."""
+    height, width = size
+    if long_side is None:
+        return height, width
     factor = long_side / max(height, width)
-    return resize(tensor, (max(1, round(height * factor)), max(1, round(width * factor))))
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,12 +1,16 @@
 import os
+import signal
+import sys
 import threading
+import time
 from functools import partial
 
 import pytest
 import torch
 
-from ribkit import parallel
+from ribkit import adaptation, classifier, parallel, scenes, seeds, store
 from ribkit.errors import InputError
+from ribkit.parallel import Chunk
 
 
 def square(item):
@@ -25,6 +29,60 @@ def refusing(item):
     raise InputError(f"item {item} is bad.")
 
 
+def once(folder, item):
+    """Whether this is the first time that the item is asked for, in any process."""
+    try:
+        (folder / str(item)).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def deadly(folder, item):
+    """Kills its worker when item 3 comes for the first time."""
+    if item == 3 and once(folder, item):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item**2
+
+
+def always_deadly(item):
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def failing(folder, item):
+    """Item 2 fails, and leaves a mark each time."""
+    if item == 2:
+        (folder / str(time.monotonic_ns())).touch()
+        raise ZeroDivisionError("by nothing")
+    return item
+
+
+def waiting(item):
+    if item == 0:
+        raise InputError("item 0 is bad.")
+    time.sleep(60)
+
+
+def about(item):
+    names = ("RIBKIT_DEVICE", "RIBKIT_WORKERS", "RIBKIT_PROGRESS", "OMP_NUM_THREADS")
+    return [os.environ.get(name) for name in names]
+
+
+class Counted:
+    """A task that counts how often it is pickled."""
+
+    pickled = 0
+
+    def __call__(self, item):
+        return item
+
+    def __reduce__(self):
+        Counted.pickled += 1
+        return Counted, ()
+
+
 def with_threads(count, action):
     """The action's result, done where torch would use so many threads."""
     before = torch.get_num_threads()
@@ -40,12 +98,32 @@ def _on_the_cpu(monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
 
 
-def test_results_come_in_the_order_of_the_items(monkeypatch):
-    for count in ("1", "2"):
-        monkeypatch.setenv("RIBKIT_WORKERS", count)
-        assert parallel.map_images(square, [3, 1, 2, 5], "squares") == [9, 1, 4, 25]
-        assert parallel.map_images(partial(scaled, 10), range(3), "products") == [0, 10, 20]
-        assert parallel.map_images(square, [], "nothing") == []
+@pytest.fixture(scope="module")
+def ray():
+    """A Ray of this machine alone, for all tests of the module."""
+    found = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        quiet = {"logging_level": "ERROR", "log_to_driver": False}
+        found.init("local", num_cpus=2, include_dashboard=False, **quiet)
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture(params=["here", "processes", "ray"])
+def workers(request, monkeypatch):
+    """Each place where items can be computed."""
+    monkeypatch.setenv("RIBKIT_WORKERS", "1" if request.param == "here" else "2")
+    if request.param == "ray":
+        request.getfixturevalue("ray")
+        monkeypatch.setenv("RAY_ADDRESS", "local")
+    return request.param
+
+
+def test_results_come_in_the_order_of_the_items(workers):
+    assert parallel.map_images(square, [3, 1, 2, 5], "squares") == [9, 1, 4, 25]
+    assert parallel.map_images(partial(scaled, 10), range(99), "products")[98] == 980
+    assert parallel.map_images(square, [], "nothing") == []
 
 
 def test_every_item_is_computed_with_one_thread_wherever_it_runs(monkeypatch):
@@ -68,11 +146,9 @@ def test_one_worker_leaves_the_number_of_threads_as_it_was(monkeypatch):
     assert with_threads(2, after_success_and_failure) == 2
 
 
-def test_the_message_of_a_worker_reaches_the_user(monkeypatch):
-    for count in ("1", "2"):
-        monkeypatch.setenv("RIBKIT_WORKERS", count)
-        with pytest.raises(InputError, match=r"item \d is bad"):
-            parallel.map_images(refusing, range(2), "refused")
+def test_the_message_of_a_worker_reaches_the_user(workers):
+    with pytest.raises(InputError, match=r"^item \d is bad.$"):
+        parallel.map_images(refusing, range(2), "refused")
 
 
 def test_on_a_gpu_everything_runs_in_this_process(monkeypatch):
@@ -124,3 +200,120 @@ def test_the_threads_end_when_the_consumer_stops():
     next(results)
     results.close()
     assert threading.active_count() == before
+
+
+def test_each_local_gpu_has_a_worker_and_a_named_one_works_in_this_process(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
+    assert parallel.workers() == 4
+    with parallel._open(square, 3) as team:
+        assert [worker.place for worker in team] == ["cuda:0", "cuda:1", "cuda:2"]
+    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+    assert parallel.workers() == 2
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda:3")
+    assert parallel.device() == torch.device("cuda", 3)
+    assert parallel.workers() == 1
+
+
+def test_a_worker_finds_its_device_no_bars_and_no_workers_of_its_own(
+    workers, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("RIBKIT_PROGRESS", str(tmp_path / "bars"))
+    if workers != "here":
+        assert parallel.map_images(about, range(2), "about") == [["cpu", "1", "", "1"]] * 2
+
+
+# ---- what goes wrong ----------------------------------------------------------------------------
+def test_what_is_left_of_a_chunk():
+    chunk = Chunk(range(4, 8))
+    assert chunk.after(1, broken=False) == [Chunk(range(5, 6), 1), Chunk(range(6, 8))]
+    assert chunk.after(3, broken=False) == [Chunk(range(7, 8), 1)]
+    assert chunk.after(0, broken=True) == [Chunk(range(k, k + 1), 1) for k in range(4, 8)]
+    assert Chunk(range(0)).after(0, broken=True) == []
+
+
+def test_a_worker_that_is_killed_changes_nothing(workers, tmp_path):
+    if workers != "here":
+        done = parallel.map_images(partial(deadly, tmp_path), range(40), "squares")
+        assert done == [item**2 for item in range(40)]
+        assert (tmp_path / "3").exists()
+
+
+def test_an_item_that_always_kills_its_worker_is_named(workers):
+    if workers != "here":
+        with pytest.raises(Exception, match=r"(?i)died|terminated") as caught:
+            parallel.map_images(always_deadly, range(40), "deaths")
+        assert caught.value.__notes__[-1] == "item 3, tried 3 times"
+        assert parallel.map_images(square, [3, 4], "squares") == [9, 16]
+
+
+def test_a_worker_that_dies_while_it_is_idle_is_replaced(monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+    for pid in {pid for pid, _, _ in parallel.map_images(where, range(6), "places")}:
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(1)
+    assert parallel.map_images(square, [3, 4], "squares") == [9, 16]
+
+
+def test_an_error_is_tried_three_times_and_comes_out_with_its_item(workers, tmp_path):
+    with pytest.raises(ZeroDivisionError, match="by nothing") as caught:
+        parallel.map_images(partial(failing, tmp_path), range(40), "failures")
+    assert len(list(tmp_path.iterdir())) == 3
+    assert caught.value.__notes__[-1] == "item 2, tried 3 times"
+    assert "in failing" in caught.value.__notes__[0]
+
+
+def test_bad_input_comes_out_at_once(workers):
+    started = time.monotonic()
+    with pytest.raises(InputError, match="item 0 is bad"):
+        parallel.map_images(waiting, range(2), "waiting")
+    assert time.monotonic() - started < 30
+    assert parallel.map_images(square, [3, 4], "squares") == [9, 16]
+
+
+def test_a_task_is_pickled_once_a_chunk_and_not_once_an_item(monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+    Counted.pickled = 0
+    parallel.map_images(Counted(), range(1000), "items")
+    assert Counted.pickled <= 2 * (1000 / parallel.CHUNK + 1)
+    Counted.pickled = 0
+    parallel.map_images(Counted(), range(4), "items")
+    assert Counted.pickled <= 2 * 4
+
+
+def test_a_missing_ray_and_an_absent_cluster_are_told(monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "ray", None)
+        with pytest.raises(InputError, match=r"RAY_ADDRESS=10\.0\.0\.1:6379 .*\[cluster\]"):
+            parallel.map_images(square, range(2), "squares")
+
+
+# ---- a real stage -------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def rib(tmp_path_factory):
+    """RIB on four scenes: what `seeds.compute` needs but scratch; the network is untrained."""
+    folder = tmp_path_factory.mktemp("rib")
+    results = store.Store(folder)
+    network = classifier.build("small", len(scenes.CLASSES), seed=0)
+    weights = results.run("w", lambda: {"weights": network.state_dict()})
+    model = seeds.Model(weights, "small", len(scenes.CLASSES))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RIBKIT_WORKERS", "1")
+        made = seeds.pool(model, scenes.generate(1, 8, size=48), (40, 56), 32, seed=0)
+    settings = adaptation.Settings(pooling="gap", steps=2, rate=1e-3, others=3, margin=1e9)
+    pool = results.run("p", lambda: made)
+    return {"model": model, "images": scenes.generate(0, 4, size=48), "scales": (1.0, 0.5),
+            "long_side": None, "settings": settings, "pool": pool}  # fmt: skip
+
+
+BYTES = {}
+
+
+def test_seeds_are_the_same_bytes_wherever_they_are_computed(workers, rib, tmp_path):
+    (tmp_path / "scratch").mkdir()
+    for name, content in seeds.compute(**rib, scratch=tmp_path / "scratch").items():
+        store.save(tmp_path, name, content)
+    found = [(tmp_path / name).read_bytes() for name in ("maps.npz", "images.csv")]
+    assert BYTES.setdefault("seeds", found) == found

@@ -72,8 +72,8 @@ def test_a_label_map_by_hand_and_as_the_sweep_counts_it():
             assert (evaluation.confusion(predicted, mask, 6) == swept).all()
 
 
-def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds):
-    found = refinement.irn_labels(images, seeds, 0.4, None)["labels"]
+def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds, tmp_path):
+    found = refinement.irn_labels(images, seeds, 0.4, None, tmp_path)["labels"]
     for i, name in enumerate(images.ids):
         mask, own = images.mask(i), found[name]
         assert own.shape == mask.shape
@@ -82,8 +82,8 @@ def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds):
         assert sure.mean() > 0.5
 
 
-def test_labels_for_psa_leave_open_what_depends_on_alpha(images, seeds):
-    found = refinement.psa_labels(images, seeds, None)["labels"]
+def test_labels_for_psa_leave_open_what_depends_on_alpha(images, seeds, tmp_path):
+    found = refinement.psa_labels(images, seeds, None, tmp_path)["labels"]
     values = np.unique(np.concatenate([m.ravel() for m in found.values()]))
     assert set(values) <= {0, 255, *(np.unique(np.nonzero(images.labels)[1]) + 1)}
 
@@ -94,11 +94,14 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
     images = small(size, 3, shown)
     maps = np.full((len(shown), *size), 0.8, np.float16)
     seeds = Store(tmp_path).run("seeds", lambda: {"maps": {"x": maps}})
+    scratch = {name: tmp_path / name for name in ("crf", "irn", "psa", "plain")}
+    for folder in scratch.values():
+        folder.mkdir()
     labels = {
-        "crf": refinement.crf_on_maps(images, seeds, 0.5, None),
-        "irn": refinement.irn_labels(images, seeds, 0.5, None),
-        "psa": refinement.psa_labels(images, seeds, None),
-        "plain": refinement.plain(images, seeds, 0.5),
+        "crf": refinement.crf_on_maps(images, seeds, 0.5, None, scratch["crf"]),
+        "irn": refinement.irn_labels(images, seeds, 0.5, None, scratch["irn"]),
+        "psa": refinement.psa_labels(images, seeds, None, scratch["psa"]),
+        "plain": refinement.plain(images, seeds, 0.5, None, scratch["plain"]),
     }
     for found in labels.values():
         assert found["labels"]["x"].shape == size
@@ -106,17 +109,17 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
     assert (labels["plain"]["labels"]["x"] == (shown[0] + 1 if shown else 0)).all()
 
 
-def test_missing_maps_are_told(images, seeds):
+def test_missing_maps_are_told(images, seeds, tmp_path):
     more = scenes.generate(5, 6)
     with pytest.raises(InputError, match="has no maps of image 4; compute them first"):
-        refinement.plain(more, seeds, 0.5)
+        refinement.plain(more, seeds, 0.5, None, tmp_path)
 
 
 # ---- networks and walks -------------------------------------------------------------------------
 def trained(kind, images, seeds, store):
     make = {
-        "irn": lambda: refinement.irn_labels(images, seeds, 0.4, None),
-        "psa": lambda: refinement.psa_labels(images, seeds, None),
+        "irn": lambda scratch: refinement.irn_labels(images, seeds, 0.4, None, scratch),
+        "psa": lambda scratch: refinement.psa_labels(images, seeds, None, scratch),
     }[kind]
     train = {"irn": irn.train, "psa": psa.train}[kind]
     labels = store.run(f"{kind}-labels", make)
@@ -126,10 +129,10 @@ def trained(kind, images, seeds, store):
 
 
 @pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)
-def test_irn_trains_and_walks(images, seeds, store, walk):
+def test_irn_trains_and_walks(images, seeds, store, walk, tmp_path):
     model = trained("irn", images, seeds, store)
     assert len(model.weights.table("history")) == TRAINING.epochs
-    found = refinement.irn_walk(model, images, seeds, walk, None)
+    found = refinement.irn_walk(model, images, seeds, walk, None, tmp_path)
     for i, name in enumerate(images.ids):
         maps, edge = found["maps"][name], found["edges"][name]
         assert maps.shape == (images.labels[i].sum(), 64, 64)
@@ -148,9 +151,9 @@ def test_irn_trains_and_walks(images, seeds, store, walk):
     assert heads.mean.abs().sum() > 0
 
 
-def test_psa_trains_and_walks(images, seeds, store):
+def test_psa_trains_and_walks(images, seeds, store, tmp_path):
     model = trained("psa", images, seeds, store)
-    found = refinement.psa_walk(model, images, seeds, 16.0, 2, None)["labels"]
+    found = refinement.psa_walk(model, images, seeds, 16.0, 2, None, tmp_path)["labels"]
     for i, name in enumerate(images.ids):
         assert found[name].shape == (64, 64)
         assert set(np.unique(found[name])) <= {0, *(np.flatnonzero(images.labels[i]) + 1)}
@@ -173,12 +176,12 @@ def test_saliency_is_resized_to_the_labels(tmp_path):
         "l", lambda: {"labels": {"x": np.tile([0, 0, 1, 1], (4, 1)).astype(np.uint8)}}
     )
     maps = store.run("m", lambda: {"maps": {"x": np.array([[0, 255], [255, 255]], np.uint8)}})
-    found = refinement.with_saliency(images, labels, maps)["labels"]["x"]
+    found = refinement.with_saliency(images, labels, maps, tmp_path)["labels"]["x"]
     assert found[0].tolist() == [0, 0, 1, 1]
     assert found[3].tolist() == [255, 255, 1, 1]
     none = store.run("n", lambda: {"maps": {"y": np.zeros((2, 2), np.uint8)}})
-    with pytest.raises(InputError, match="has no saliency map of image x"):
-        refinement.with_saliency(images, labels, none)
+    with pytest.raises(InputError, match="has no maps of image x"):
+        refinement.with_saliency(images, labels, none, tmp_path)
 
 
 def test_255_in_a_pseudo_label_is_scored_both_ways(tmp_path):

@@ -140,8 +140,10 @@ def runtime(monkeypatch, tmp_path):
     saliency._session.cache_clear()
 
 
-def test_u2net_gives_maps_stretched_to_the_images(runtime):
-    found = saliency.u2net(images("x", size=(10, 20)))["maps"]["x"]
+def test_u2net_gives_maps_stretched_to_the_images(runtime, tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    found = saliency.u2net(images("x", size=(10, 20)), scratch)["maps"]["x"]
     assert found.shape == (10, 20)
     assert found[0, 0] <= 8
     assert found[0, -1] >= 247

@@ -172,7 +172,7 @@ def test_probabilities_sum_to_one_and_mirrors_commute(images, model):
 def test_predictions_are_scored_against_the_masks(images, model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
     some = images.take([1, 3])
-    found = segmentation.predict(model, some, (1.0,), 64)
+    found = segmentation.predict(model, some, (1.0,), 64, tmp_path)
     assert found.keys() == {"labels", "refined"}
     assert found["labels"]["3"].shape == (64, 64)
     right = {name: some.mask(i)[::2, ::2] for i, name in enumerate(some.ids)}
@@ -189,9 +189,9 @@ def test_a_missing_prediction_is_told(images, tmp_path):
         segmentation.score(images, result, "labels")
 
 
-def test_objects_and_their_saliency(images, model, monkeypatch):
+def test_objects_and_their_saliency(images, model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
     objects = segmentation.objects(images)["labels"]["0"]
     assert ((objects == 1) == (images.mask(0) > 0)).all()
-    maps = segmentation.foreground(model, images.take([0]), None)["maps"]["0"]
+    maps = segmentation.foreground(model, images.take([0]), None, tmp_path)["maps"]["0"]
     assert (maps.shape, maps.dtype) == ((64, 64), np.uint8)

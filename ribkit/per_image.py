@@ -1,0 +1,63 @@
+"""Stages that work image by image: what is made of an image goes to disk at once, and stays there.
+
+A worker writes an image's arrays to ``scratch`` and sends nothing back; the stage returns arrays
+that are read from there, one at a time, when the result is written. So memory does not grow with
+the number of images, and a run that is killed goes on where it was.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ribkit.images import ImageSet
+from ribkit.parallel import map_images
+from ribkit.store import Arrays, Npz, save_arrays
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made of each image of a set: the files ``<folder>/<index>.npz``."""
+
+    folder: Path
+    ids: tuple[str, ...]
+
+    def arrays(self, value: str) -> Arrays:
+        """Image name -> its array of this name, read when it is asked for."""
+        positions = {name: index for index, name in enumerate(self.ids)}
+        return Arrays(self.ids, lambda name: self.of(positions[name]).read(value))
+
+    def table(self, *columns: str) -> pd.DataFrame:
+        """A row for each image: its name and those of these scalars that it has."""
+        rows = []
+        for index, name in enumerate(self.ids):
+            npz = self.of(index)
+            own = set(npz.names())
+            found = {column: npz.read(column).item() for column in columns if column in own}
+            rows.append({"image": name} | found)
+        return pd.DataFrame(rows)
+
+    def of(self, index: int) -> Npz:
+        """The file of one image."""
+        return Npz(self.folder / f"{index}.npz")
+
+
+def make(
+    task: Callable[[int], Mapping[str, np.ndarray]], images: ImageSet, scratch: Path, words: str
+) -> Made:
+    """What ``task(index)`` makes of each image, through `parallel.map_images`.
+
+    task: picklable; returns named arrays, scalars among them as arrays without dimensions. scratch:
+    an image whose file lies there is not computed again.
+    """
+    map_images(partial(_keep, task, scratch), range(len(images)), words)
+    return Made(scratch, images.ids)
+
+
+def _keep(task: Callable[[int], Mapping[str, np.ndarray]], scratch: Path, index: int) -> None:
+    path = scratch / f"{index}.npz"
+    if not path.is_file():
+        save_arrays(path, {name: np.asarray(array) for name, array in task(index).items()})

@@ -1,0 +1,146 @@
+"""Stages image by image: written at once, read one by one; and maps that are stored on a grid."""
+
+import pickle
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+
+from ribkit import per_image, refinement, scenes, seeds, store, views
+from ribkit.images import ImageSet
+from ribkit.store import Arrays, Result, Store
+
+
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch):
+    monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+
+
+@pytest.fixture
+def images():
+    return scenes.generate(0, 4, size=48)
+
+
+CALLS = []
+
+
+def sized(images, index):
+    CALLS.append(index)
+    found = {"size": np.zeros((index, 2)), "n": index, "word": f"w{index}"}
+    return found if index != 2 else found | {"extra": 0.1}
+
+
+def test_each_image_is_made_once_and_kept(images, tmp_path):
+    CALLS.clear()
+    per_image.make(partial(sized, images), images, tmp_path, "sizes")
+    assert CALLS == [0, 1, 2, 3]
+    (tmp_path / "1.npz").unlink()
+    made = per_image.make(partial(sized, images), images, tmp_path, "sizes")
+    assert CALLS == [0, 1, 2, 3, 1]
+    assert [len(array) for array in made.arrays("size").values()] == [0, 1, 2, 3]
+    table = made.table("n", "word", "extra")
+    assert table.columns.tolist() == ["image", "n", "word", "extra"]
+    assert table["n"].tolist() == [0, 1, 2, 3]
+    assert table["word"].tolist() == ["w0", "w1", "w2", "w3"]
+    assert table["extra"].isna().tolist() == [True, True, False, True]
+
+
+def test_what_a_stage_returns_is_stored_as_a_dictionary_would_be(images, tmp_path):
+    def lazy(scratch):
+        return {"maps": per_image.make(partial(sized, images), images, scratch, "").arrays("size")}
+
+    def eager():
+        return {"maps": {name: np.zeros((i, 2)) for i, name in enumerate(images.ids)}}
+
+    one, two = (Store(tmp_path).run(stage.__name__, stage) for stage in (lazy, eager))
+    assert (one.path / "maps.npz").read_bytes() == (two.path / "maps.npz").read_bytes()
+    assert not list(tmp_path.glob("*.scratch"))
+
+
+# ---- arrays -------------------------------------------------------------------------------------
+def test_arrays_are_read_one_by_one_when_they_are_asked_for():
+    asked = []
+    arrays = Arrays("abc", lambda name: asked.append(name) or np.zeros(3))
+    assert list(arrays) == ["a", "b", "c"]
+    assert len(arrays) == 3
+    assert "a" in arrays
+    assert "d" not in arrays
+    assert asked == []
+    assert arrays["b"].shape == (3,)
+    assert asked == ["b"]
+    assert arrays.get("d") is None
+    with pytest.raises(KeyError):
+        arrays["d"]
+
+
+def test_stored_arrays_can_be_read_by_threads_and_by_other_processes(tmp_path):
+    expected = {f"2007/{k}.jpg": np.full(1000, k) for k in range(50)}
+    store.save(tmp_path, "a", expected)
+    arrays = Result("", "", tmp_path).arrays("a")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(arrays.get, arrays))
+    assert all((one == two).all() for one, two in zip(found, expected.values(), strict=True))
+    again = pickle.loads(pickle.dumps(arrays))  # noqa: S301
+    assert {k: v.sum() for k, v in again.items()} == {k: v.sum() for k, v in expected.items()}
+
+
+def test_a_file_that_is_written_again_is_read_again(tmp_path):
+    for value in (1.0, 2.0):
+        store.save(tmp_path, "a", {"x": np.full(2, value)})
+        assert Result("", "", tmp_path).arrays("a")["x"].tolist() == [value, value]
+
+
+def test_files_bear_no_time(tmp_path):
+    store.save(tmp_path, "a", {"x": np.zeros(2)})
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}
+
+
+# ---- maps on a grid -----------------------------------------------------------------------------
+class Grey:
+    """Images of 30 x 50."""
+
+    def image(self, id):
+        return np.full((30, 50, 3), 90, np.uint8)
+
+    def fingerprint(self, ids):
+        return ""
+
+
+def test_labels_of_coarse_maps_have_the_size_that_is_seen(tmp_path):
+    images = ImageSet(("x",), ("a", "b"), np.array([[True, True]]), Grey())
+    assert views.seen_size((30, 50), 25) == (15, 25)
+    assert views.seen_size((30, 50)) == (30, 50)
+    maps = np.zeros((2, 4, 7), np.float16)  # ceil(15 / 4), ceil(25 / 4)
+    maps[1] = 0.9
+    result = Store(tmp_path).run("seeds", lambda: {"maps": {"x": maps}})
+    arguments = {"images": images, "seeds": result, "long_side": 25}
+    stages = {
+        refinement.plain: {"threshold": 0.5},
+        refinement.crf_on_maps: {"threshold": 0.5},
+        refinement.irn_labels: {"threshold": 0.5},
+        refinement.psa_labels: {},
+    }
+    for stage, more in stages.items():
+        scratch = tmp_path / stage.__name__
+        scratch.mkdir()
+        labels = stage(**arguments, **more, scratch=scratch)["labels"]["x"]
+        assert labels.shape == (15, 25)
+        assert (labels == 2).all()
+
+
+def test_seeds_are_stored_at_the_stride_asked_for(tmp_path):
+    images = scenes.generate(0, 2, size=50)
+    images.labels[1] = False
+    from ribkit import classifier
+
+    network = classifier.build("small", len(scenes.CLASSES), seed=0)
+    weights = Store(tmp_path).run("w", lambda: {"weights": network.state_dict()})
+    model = seeds.Model(weights, "small", len(scenes.CLASSES))
+    (tmp_path / "s").mkdir()
+    made = seeds.compute(model, images, (1.0,), None, tmp_path / "s", map_stride=4)
+    shown = images.labels[0].sum()
+    assert [maps.shape for maps in made["maps"].values()] == [(shown, 13, 13), (0, 13, 13)]
