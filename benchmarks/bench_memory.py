@@ -12,6 +12,7 @@ import measuring
 import torch
 from bench_adaptation import COCO, VOC, Size, label, ours, pool, theirs
 
+from ribkit.estimate import peak
 from ribkit.parallel import device
 
 
@@ -22,8 +23,8 @@ def held(size: Size, precision: torch.dtype | None) -> tuple[float, float]:
     drawn = others, label(size, others=True)
     features = pool(size, precision, drawn)
     return (
-        measuring.peak(partial(theirs, size, lambda step: drawn)),
-        measuring.peak(partial(ours, size, precision, features)),
+        peak(partial(theirs, size, lambda step: drawn)),
+        peak(partial(ours, size, precision, features)),
     )
 
 

@@ -34,23 +34,6 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def peak(way: Callable[[], Any]) -> float:
-    """Most memory in MiB while ``way()`` ran: of the GPU, or what a process on Linux took more."""
-    if device().type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        way()
-        return torch.cuda.max_memory_allocated() / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
-    before = _status("VmRSS")
-    way()
-    return _status("VmHWM") - before
-
-
-def _status(value: str) -> float:
-    text = Path("/proc/self/status").read_text()
-    return int(text.split(f"{value}:")[1].split()[0]) / 2**10
-
-
 def name() -> str:
     """The device in words, as `build/bench.json` has it."""
     if device().type == "cuda":

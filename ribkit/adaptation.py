@@ -57,7 +57,6 @@ class Settings:
     weight_decay: float = 1e-4
     poly_power: float = 0.9
     variant: Variant = OFFICIAL
-    precision: str = "float32"  # of the network's passes; or "bfloat16"
     # for ablations
     activation: str = "none"  # put back after the logits; one of `losses.ACTIVATIONS`
     matched: bool = False  # the rate scaled so that the first update is as long as without it

@@ -21,6 +21,7 @@ from ribkit import views
 from ribkit.errors import InputError
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision's, for [0, 255]
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 class Network(nn.Module):

@@ -18,6 +18,7 @@ from typing import Any
 
 from ribkit import adaptation, affinity, classifier, segmentation
 from ribkit.ablations import Grid
+from ribkit.backbone import PRECISIONS
 from ribkit.classifier import BACKBONES
 from ribkit.errors import InputError
 from ribkit.refinement import WALKS
@@ -73,7 +74,7 @@ class Profile:
     margins: tuple[float, ...] = (0.0, 2.0, 4.0)  # times the unit; 0: no margin
     margin_unit: float = 0.0  # 1: margins are absolute; 0: CAM's mean target logit, measured
     others: tuple[int, ...] = (4, 8)
-    precision: str = "float32"  # of the adaptation's network passes; or "bfloat16"
+    precision: str = "float32"  # of the classifier's passes for maps; or "bfloat16"
     # refinement
     irn: affinity.Training = IRN
     psa: affinity.Training = PSA
@@ -153,7 +154,7 @@ class Profile:
             for part in dataclasses.fields(getattr(self, group)):
                 self._require_numbers(f"{group}.{part.name}")
         for name, known in (
-            ("precision", ("float32", "bfloat16")),
+            ("precision", tuple(PRECISIONS)),
             ("backbone", BACKBONES),
             ("network_backbone", BACKBONES),
             ("walk", tuple(WALKS)),
@@ -192,7 +193,6 @@ class Profile:
             margin=margin,
             area_ratio=self.area_ratio,
             variant=adaptation.VARIANTS[variant],
-            precision=self.precision,
         )
 
 
@@ -275,13 +275,14 @@ VOC = Profile(
     score_split="train",
     label_split="train_aug",
     tune_images=100,
-    pool_images=1000,
+    pool_images=512,
     pool_side=512,
     replicas=1,
     backbone="resnet50",
     crop=512,
     long_sides=(320, 640),
     scale_sets=((0.5, 1.0, 1.5, 2.0),),
+    map_stride=4,
     rates=(8e-6,),
     margins=(600.0,),
     margin_unit=1.0,

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ribkit import adaptation, cam, classifier, evaluation, per_image, views
-from ribkit.backbone import Network
+from ribkit.backbone import PRECISIONS, Network
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 from ribkit.parallel import device, map_images
@@ -29,7 +29,8 @@ from ribkit.store import Result
 class Model:
     """A trained classifier on disk, and how it is run.
 
-    weights: a stored `classifier.train`. backbone: its name. precision: of `PRECISIONS`.
+    weights: a stored `classifier.train`. backbone: its name. precision: of
+    `backbone.PRECISIONS`.
     """
 
     weights: Result
@@ -45,9 +46,6 @@ class Model:
         if device().type == "cuda":  # where it is the faster order of the pixels
             network.to(memory_format=torch.channels_last)
         return network.to(device())
-
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 def pool(model: Model, images: ImageSet, long_sides: tuple[int, int], side: int, seed: int) -> dict:

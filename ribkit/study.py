@@ -272,7 +272,8 @@ class Study:
     @cached_property
     def model(self) -> seeds.Model:
         """The trained classifier, as seeds need it."""
-        return seeds.Model(self.classifier, self.profile.backbone, len(self.train.classes))
+        p = self.profile
+        return seeds.Model(self.classifier, p.backbone, len(self.train.classes), p.precision)
 
     # ---- seeds --------------------------------------------------------------------------------
     def pool(self) -> Result:

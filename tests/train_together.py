@@ -26,8 +26,7 @@ STAGES = {
     "network": SHARED
     | {
         "stage": segmentation.train,
-        "images": IMAGES,
-        "labels": None,
+        "parts": PARTS,
         "training": segmentation.Training(
             aspp_rates=(1, 2), iterations=5, batch=4, rate=0.01, crop=48, checkpoint=2
         ),
