@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ribkit import adaptation, cam, evaluation, information, losses, seeds
 from ribkit.adaptation import OFFICIAL, PAPER, Settings
@@ -71,8 +72,8 @@ def measure(
 ) -> dict:
     """One run on all images; CAM without ``settings``.
 
-    Returns ``measured``: ``confusions`` ``(N, 100, n, n)`` int32; ``cover`` ``(N, 100, 3)``, the
-    share of each of `PARTS` that its class's map exceeds at each threshold (mean over the image's
+    Returns ``rows``, of an `evaluation.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share
+    of each of `PARTS` that its class's map exceeds at each threshold (mean over the image's
     classes; NaN where there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of the
     network that made the last map. And ``images``, a row each: steps, and why it ended.
     """
@@ -80,9 +81,10 @@ def measure(
     words = "CAM" if settings is None else "an ablation"
     map_images(partial(_measure, job, scratch), range(len(images)), words)
     found = [_read(scratch / f"{i}.npz") for i in range(len(images))]
-    arrays = {name: np.stack([one[name] for one in found]) for name in ("confusions", *MEASURES)}
-    rows = [{"image": n} | _row(one) for n, one in zip(images.ids, found, strict=True)]
-    return {"measured": arrays, "images": pd.DataFrame(rows)}
+    measured = {name: np.stack([one[name] for one in found]) for name in MEASURES}
+    table = [{"image": n} | _row(one) for n, one in zip(images.ids, found, strict=True)]
+    swept = evaluation.gathered(found)
+    return {"rows": swept, "measured": measured, "images": pd.DataFrame(table)}
 
 
 def _row(arrays: dict[str, np.ndarray]) -> dict:
@@ -107,19 +109,18 @@ def _measure(job: seeds.Job, scratch: Path, index: int) -> None:
         result = adaptation.aggregate(steps, labels, job.settings)
         raw = result.maps
         row |= {"steps": result.steps, "reason": result.reason}
-    maps = cam.merge(raw, pixels.shape[-2:]).cpu().numpy()
+    maps = cam.merge(raw, pixels.shape[-2:])
     arrays = _arrays(network, images, index, maps)
     save_arrays(path, arrays | {key: np.asarray(value) for key, value in row.items()})
 
 
-def _arrays(network: Network, images: ImageSet, index: int, maps: np.ndarray) -> dict:
+def _arrays(network: Network, images: ImageSet, index: int, maps: Tensor) -> dict:
     mask, label = images.mask(index), images.labels[index]
     keys, found = np.flatnonzero(label), information.regions(images, index)
-    fitted = seeds.fit(maps, mask.shape)
+    fitted = seeds.resized(maps, mask.shape)
     ratios = information.logit_ratios(network, images.image(index), label, found)
-    return {
-        "confusions": evaluation.sweep(fitted, keys, mask, len(images.classes) + 1),
-        "cover": _cover(fitted, keys, mask, found),
+    return evaluation.rows(*evaluation.sweep(fitted, keys, mask)) | {
+        "cover": _cover(fitted.cpu().numpy(), keys, mask, found),
         "hgr": np.array(
             [ratios[k] for k in ("discriminative", "non-discriminative", "irrelevant")]
         ),

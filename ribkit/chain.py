@@ -27,13 +27,14 @@ SALIENT_SCENES = 400
 class Refined:
     """One stage's label maps of the scored images, and how well they fit.
 
-    confusions: ``(N, n, m)``, see `refinement.score`; background: the same with 255 read as
-    background. threshold: of the maps, or alpha (PSA).
+    counts: ``(N, 3, n)``; background: the same with 255 read as background; confusion:
+    ``(n, n + 1)`` of all images, see `refinement.score`. threshold: of the maps, or alpha (PSA).
     """
 
     labels: Result
-    confusions: np.ndarray
+    counts: np.ndarray
     background: np.ndarray
+    confusion: np.ndarray
     threshold: float
 
 
@@ -74,15 +75,15 @@ class Refinement:
             "+ IRN + saliency": self._irn_saliency,
         }[name]()
         found = self.score(self.study.scored, labels)
-        return Refined(labels, found["error"], found["background"], threshold)
+        return Refined(labels, found["error"], found["background"], found["confusion"], threshold)
 
     def _run(self, name: str, stage, **parameters) -> Result:
         return self.study.store.run(name, stage, **parameters)
 
     def score(self, images: ImageSet, labels: Result) -> dict[str, np.ndarray]:
-        """Confusions of label maps, 255 read both ways: see `refinement.score`."""
+        """How label maps fit, 255 read both ways: see `refinement.score`."""
         result = self._run("score-labels", refinement.score, images=images, labels=labels)
-        return result.arrays("confusions")
+        return result.arrays("scores")
 
     def _seed(self) -> tuple[Result, float]:
         images, maps = self.maps[0]
@@ -159,7 +160,7 @@ class Refinement:
     def irn_threshold(self) -> float:
         """The walked maps' threshold, chosen on the tuning images."""
         images, maps = self.maps[1]
-        total = self.study.confusions(images, self.irn_maps(images, maps)).sum(axis=0)
+        total = self.study.swept(images, self.irn_maps(images, maps)).total()
         return float(evaluation.THRESHOLDS[evaluation.best_threshold(total)])
 
     def _irn(self) -> tuple[Result, float]:
@@ -220,7 +221,7 @@ class Refinement:
         found = {}
         for pair in itertools.product(self.profile.psa_alphas, self.profile.psa_log2_steps):
             scored = self.score(images, self._psa_walk(images, maps, *pair))
-            found[pair] = evaluation.mean_iou(scored["error"].sum(axis=0))
+            found[pair] = evaluation.miou(scored["error"].sum(axis=0))
         return found
 
     def _psa(self) -> tuple[Result, float]:
@@ -366,8 +367,8 @@ def predictions(study: Study, source: str) -> Result:
     )
 
 
-def network_confusions(study: Study, source: str, refined: bool) -> list[np.ndarray]:
-    """Confusions ``(N, n, n)`` of the validation images, one for each replica."""
+def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]:
+    """Counts ``(N, 3, n)`` of the validation images, one for each replica."""
     value = "refined" if refined else "labels"
     train_networks(study.replicas)
     return [
@@ -377,6 +378,6 @@ def network_confusions(study: Study, source: str, refined: bool) -> list[np.ndar
             images=validation(study),
             predictions=predictions(replica, source),
             value=value,
-        ).arrays("confusions")["confusions"]
+        ).arrays("counts")["counts"]
         for replica in study.replicas
     ]
