@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ribkit import adaptation, cam, evaluation, information, losses, per_image, seeds
 from ribkit.adaptation import OFFICIAL, PAPER, Settings
@@ -70,17 +71,20 @@ def measure(
 ) -> dict:
     """One run on all images; CAM without ``settings``.
 
-    Returns ``measured``: ``confusions`` ``(N, 100, n, n)`` int32; ``cover`` ``(N, 100, 3)``, the
-    share of each of `PARTS` that its class's map exceeds at each threshold (mean over the image's
+    Returns ``rows``, of an `evaluation.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share
+    of each of `PARTS` that its class's map exceeds at each threshold (mean over the image's
     classes; NaN where there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of the
     network that made the last map. And ``images``, a row each: steps, and why it ended.
     """
     job = seeds.Job(model, images, tuple(scales), long_side, settings, pool, seed)
     words = "CAM" if settings is None else "an ablation"
     made = per_image.make(partial(_measure, job), images, scratch, words)
-    names = ("confusions", *MEASURES)
-    arrays = {name: np.stack(list(made.arrays(name).values())) for name in names}
-    return {"measured": arrays, "images": made.table("steps", "reason")}
+    measured = {name: np.stack(list(made.arrays(name).values())) for name in MEASURES}
+    return {
+        "rows": evaluation.gathered(made.every(evaluation.ROWS)),
+        "measured": measured,
+        "images": made.table("steps", "reason"),
+    }
 
 
 def _measure(job: seeds.Job, index: int) -> dict:
@@ -99,18 +103,17 @@ def _measure(job: seeds.Job, index: int) -> dict:
         result = adaptation.aggregate(steps, labels, job.settings)
         raw = result.maps
         row |= {"steps": result.steps, "reason": result.reason}
-    maps = cam.merge(raw, pixels.shape[-2:]).cpu().numpy()
+    maps = cam.merge(raw, pixels.shape[-2:])
     return row | _arrays(network, images, index, maps)
 
 
-def _arrays(network: Network, images: ImageSet, index: int, maps: np.ndarray) -> dict:
+def _arrays(network: Network, images: ImageSet, index: int, maps: Tensor) -> dict:
     mask, label = images.mask(index), images.labels[index]
     keys, found = np.flatnonzero(label), information.regions(images, index)
-    fitted = seeds.fit(maps, mask.shape)
+    fitted = seeds.resized(maps, mask.shape)
     ratios = information.logit_ratios(network, images.image(index), label, found)
-    return {
-        "confusions": evaluation.sweep(fitted, keys, mask, len(images.classes) + 1),
-        "cover": _cover(fitted, keys, mask, found),
+    return evaluation.rows(*evaluation.sweep(fitted, keys, mask)) | {
+        "cover": _cover(fitted.cpu().numpy(), keys, mask, found),
         "hgr": np.array(
             [ratios[k] for k in ("discriminative", "non-discriminative", "irrelevant")]
         ),

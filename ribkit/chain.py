@@ -31,13 +31,14 @@ SALIENT_SCENES = 400
 class Refined:
     """One stage's label maps of the scored images, and how well they fit.
 
-    confusions: ``(N, n, m)``, see `refinement.score`; background: the same with 255 read as
-    background. threshold: of the maps, or alpha (PSA).
+    counts: ``(N, 3, n)``; background: the same with 255 read as background; confusion:
+    ``(n, n + 1)`` of all images, see `refinement.score`. threshold: of the maps, or alpha (PSA).
     """
 
     labels: Result
-    confusions: np.ndarray
+    counts: np.ndarray
     background: np.ndarray
+    confusion: np.ndarray
     threshold: float
 
 
@@ -76,7 +77,7 @@ class Refinement:
         """One of `STAGES`, scored."""
         labels, threshold = self._labels(name, *self.maps[0])
         found = self.score(self.study.scored, labels)
-        return Refined(labels, found["error"], found["background"], threshold)
+        return Refined(labels, found["error"], found["background"], found["confusion"], threshold)
 
     def pseudo(self, name: str) -> Parts:
         """Scored and further images with their label maps after one of `STAGES`."""
@@ -98,9 +99,9 @@ class Refinement:
         return self.study.store.run(name, stage, **parameters)
 
     def score(self, images: ImageSet, labels: Result) -> dict[str, np.ndarray]:
-        """Confusions of label maps, 255 read both ways: see `refinement.score`."""
+        """How label maps fit, 255 read both ways: see `refinement.score`."""
         result = self._run("score-labels", refinement.score, images=images, labels=labels)
-        return result.arrays("confusions")
+        return result.arrays("scores")
 
     def _seed(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         return self._plain(images, maps, self.threshold), self.threshold
@@ -179,7 +180,7 @@ class Refinement:
     def irn_threshold(self) -> float:
         """The walked maps' threshold, chosen on the tuning images."""
         images, maps = self.maps[1]
-        total = self.study.confusions(images, self.irn_maps(images, maps)).sum(axis=0)
+        total = self.study.swept(images, self.irn_maps(images, maps)).total()
         return float(evaluation.THRESHOLDS[evaluation.best_threshold(total)])
 
     def _irn(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
@@ -236,7 +237,7 @@ class Refinement:
         found = {}
         for pair in itertools.product(self.profile.psa_alphas, self.profile.psa_log2_steps):
             scored = self.score(images, self._psa_walk(images, maps, *pair))
-            found[pair] = evaluation.mean_iou(scored["error"].sum(axis=0))
+            found[pair] = evaluation.miou(scored["error"].sum(axis=0))
         return found
 
     def _psa(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
@@ -379,8 +380,8 @@ def predictions(study: Study, source: str) -> Result:
     )
 
 
-def network_confusions(study: Study, source: str, refined: bool) -> list[np.ndarray]:
-    """Confusions ``(N, n, n)`` of the validation images, one for each replica."""
+def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]:
+    """Counts ``(N, 3, n)`` of the validation images, one for each replica."""
     value = "refined" if refined else "labels"
     train_networks(study.replicas)
     return [
@@ -390,7 +391,7 @@ def network_confusions(study: Study, source: str, refined: bool) -> list[np.ndar
             images=validation(study),
             predictions=predictions(replica, source),
             value=value,
-        ).arrays("confusions")["confusions"]
+        ).arrays("counts")["counts"]
         for replica in study.replicas
     ]
 

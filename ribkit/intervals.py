@@ -6,43 +6,58 @@ a grid of comparisons of which the reader will pick the most striking: all of th
 the truth 95 times in 100.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import stats
 
-from ribkit.evaluation import mean_iou
+from ribkit.evaluation import miou
 
 Interval = tuple[float, float, float]
 """Point estimate, low, high."""
 Statistic = Callable[..., np.ndarray]
-"""Summed confusions ``(..., n, n)``, one or more -> ``(...)``."""
+"""Summed counts ``(..., 3, n)``, one or more -> ``(...)``; see `ribkit.evaluation`."""
+BLOCK = 2**23  # how many numbers are drawn at once: 64 MB
 
 
 def gain(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Difference in mIoU: summed confusions of two methods -> points."""
-    return mean_iou(after) - mean_iou(before)
+    """Difference in mIoU: summed counts of two methods -> points."""
+    return miou(after) - miou(before)
 
 
 def resample(
-    statistic: Statistic, *confusions: np.ndarray, seed: int = 0, draws: int = 2000
+    statistic: Statistic, *counts: np.ndarray, seed: int = 0, draws: int = 2000
 ) -> tuple[float, np.ndarray]:
     """Point estimate, and the statistic ``(draws,)`` over images drawn with replacement.
 
-    confusions: one or more ``(N, n, n)`` arrays over the same N images; each draw uses the same
+    counts: one or more ``(N, 3, n)`` arrays over the same N images; each draw uses the same
     images in all (paired), and so do all calls with this N and seed.
     """
-    count = len(confusions[0])
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-    sums = [np.tensordot(drawn.astype(float), c.astype(float), axes=1) for c in confusions]
-    return float(statistic(*(c.sum(axis=0) for c in confusions))), statistic(*sums)
+    flat = [c.reshape(len(c), -1).astype(float) for c in counts]
+    blocks = [[drawn @ c for c in flat] for drawn in _drawn(len(counts[0]), seed, draws)]
+    sums = [
+        np.concatenate(parts).reshape(draws, *c.shape[1:])
+        for parts, c in zip(zip(*blocks, strict=True), counts, strict=True)
+    ]
+    return float(statistic(*(c.sum(axis=0) for c in counts))), statistic(*sums)
+
+
+def _drawn(count: int, seed: int, draws: int) -> Iterator[np.ndarray]:
+    """How often each of ``count`` images is in each draw, ``(b, count)``: all draws, in blocks.
+
+    The numbers do not depend on the size of the blocks.
+    """
+    random, most = np.random.default_rng(seed), max(1, BLOCK // count)
+    for start in range(0, draws, most):
+        size = min(most, draws - start)
+        yield random.multinomial(count, np.full(count, 1 / count), size=size).astype(float)
 
 
 def bootstrap(
-    statistic: Statistic, *confusions: np.ndarray, seed: int = 0, draws: int = 2000
+    statistic: Statistic, *counts: np.ndarray, seed: int = 0, draws: int = 2000
 ) -> Interval:
     """Point estimate and 95 % percentile interval over images. See `resample`."""
-    point, values = resample(statistic, *confusions, seed=seed, draws=draws)
+    point, values = resample(statistic, *counts, seed=seed, draws=draws)
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return point, float(low), float(high)
 
@@ -50,8 +65,8 @@ def bootstrap(
 def bootstrap_mean(values: np.ndarray, seed: int = 0, draws: int = 2000) -> Interval:
     """Mean of one value per image, ``(N,)``, and its 95 % percentile interval over images."""
     count = len(values)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-    low, high = np.percentile(drawn @ values / count, [2.5, 97.5])
+    means = np.concatenate([drawn @ values / count for drawn in _drawn(count, seed, draws)])
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(np.mean(values)), float(low), float(high)
 
 

@@ -5,7 +5,7 @@ that are read from there, one at a time, when the result is written. So memory d
 the number of images, and a run that is killed goes on where it was.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,11 @@ class Made:
             found = {column: npz.read(column).item() for column in columns if column in own}
             rows.append({"image": name} | found)
         return pd.DataFrame(rows)
+
+    def every(self, values: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        """The arrays of these names of each image."""
+        files = map(self.of, range(len(self.ids)))
+        return [{value: npz.read(value) for value in values} for npz in files]
 
     def of(self, index: int) -> Npz:
         """The file of one image."""

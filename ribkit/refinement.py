@@ -7,7 +7,7 @@ before they become labels, and walked maps are stored as coarse as the seeds. Ea
 by image (`per_image`), and a worker reads an image's maps by its name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -120,13 +120,6 @@ def _require(images: ImageSet, result: Result, value: str) -> None:
     missing = [name for name in images.ids if name not in arrays]
     if missing:
         raise InputError(f"{result.path} has no {value} of image {missing[0]}; compute them first.")
-
-
-def _items(images: ImageSet, result: Result, value: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Each image's position with its array of a stored result, one at a time."""
-    _require(images, result, value)
-    arrays = result.arrays(value)
-    return ((index, arrays[name]) for index, name in enumerate(images.ids))
 
 
 def plain(
@@ -283,19 +276,31 @@ def _with_saliency(images, maps: Result, threshold: float, index: int, labels: n
 
 # ---- scores -------------------------------------------------------------------------------------
 def score(images: ImageSet, labels: Result) -> dict:
-    """Confusions of label maps with the masks, image by image, 255 in a label map read both ways.
+    """How label maps fit the masks, 255 in a label map read both ways.
 
-    ``confusions``: ``error`` ``(N, n, n + 1)``, where the last column counts pixels without a label
-    (see `evaluation.iou`), and ``background`` ``(N, n, n)``, where they are background (difference
-    11). n counts the background; label maps are resized to the masks, nearest.
+    ``scores``: counts ``(N, 3, n)`` int32, see `evaluation.counts`: ``error``, where a pixel
+    without a label is predicted nowhere, and ``background``, where it is background (difference
+    11). And ``confusion`` ``(n, n + 1)`` int64, summed over images, whose last column counts pixels
+    without a label. n counts the background; label maps are resized to the masks, nearest.
     """
-    count, every = len(images.classes) + 1, {"error": [], "background": []}
-    for index, own in _items(images, labels, "labels"):
-        mask = images.mask(index)
-        found = resize_labels(torch.from_numpy(own), mask.shape).numpy()
-        void = np.where(found == affinity.IGNORE, count, found)
-        every["error"].append(evaluation.confusion(void, mask, count + 1)[:count])
-        every["background"].append(
-            evaluation.confusion(np.where(void == count, 0, void), mask, count)
-        )
-    return {"confusions": {k: np.stack(v).astype(np.int32) for k, v in every.items()}}
+    found = evaluation.each(images, labels, "labels", _score, "scores of the labels")
+    count = len(images.classes) + 1
+    confusion = np.zeros(count * (count + 1), np.int64)
+    for _, _, at, pixels in found:
+        confusion[at] += pixels
+    error, background = (np.stack([one[k] for one in found]) for k in range(2))
+    scores = {"error": error, "background": background}
+    return {"scores": scores | {"confusion": confusion.reshape(count, count + 1)}}
+
+
+def _score(images: ImageSet, index: int, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """One image: its counts, read both ways, and where its confusion is not zero, and how much."""
+    mask, count = images.mask(index), len(images.classes) + 1
+    own = resize_labels(torch.tensor(labels), mask.shape).numpy()
+    void = np.where(own == affinity.IGNORE, count, own)
+    confusion = evaluation.confusion(void, mask, count + 1)[:count]
+    background = confusion[:, :count].copy()
+    background[:, 0] += confusion[:, count]
+    both = (evaluation.counts(one).astype(np.int32) for one in (confusion, background))
+    at = np.flatnonzero(confusion)
+    return *both, at, confusion.ravel()[at]

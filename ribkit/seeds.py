@@ -1,4 +1,4 @@
-"""Seeds for a whole image set: CAM or RIB maps of every image, and their confusions and coverage.
+"""Seeds for a whole image set: CAM or RIB maps of every image, and their counts and coverage.
 
 A seed is computed image by image through `parallel.map_images`, each with its own random seed, so
 it does not depend on order, workers or resumption.
@@ -6,7 +6,7 @@ it does not depend on order, workers or resumption.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from ribkit import adaptation, cam, classifier, evaluation, per_image, views
 from ribkit.backbone import PRECISIONS, Network
-from ribkit.errors import InputError
 from ribkit.images import ImageSet
 from ribkit.parallel import device, map_images
 from ribkit.store import Result
@@ -185,17 +184,18 @@ def _context(model: Model, pool: Result | None) -> tuple[Network, dict[str, Tens
 
 
 def score(images: ImageSet, seeds: Result) -> dict:
-    """Confusions of every image at the 100 thresholds: ``confusions``, ``(N, 100, n, n)`` int32.
+    """Counts of every image at the 100 thresholds: ``rows`` of an `evaluation.Swept`.
 
-    The maps are resized to the mask, bilinearly; n counts the background.
+    The maps are resized to the mask, bilinearly.
     """
-    every = _each(images, seeds, _sweep)
-    return {"confusions": {"confusions": np.stack(every)}}
+    found = evaluation.each(images, seeds, "maps", _sweep, "scores of the seeds")
+    return {"rows": evaluation.gathered(found)}
 
 
-def _sweep(images: ImageSet, index: int, maps: np.ndarray) -> np.ndarray:
+def _sweep(images: ImageSet, index: int, maps: np.ndarray) -> dict[str, np.ndarray]:
     mask, keys = images.mask(index), np.flatnonzero(images.labels[index])
-    return evaluation.sweep(fit(maps, mask.shape), keys, mask, len(images.classes) + 1)
+    fitted = resized(torch.tensor(maps).to(device()), mask.shape)
+    return evaluation.rows(*evaluation.sweep(fitted, keys, mask))
 
 
 def cover(images: ImageSet, seeds: Result, threshold: float) -> dict:
@@ -204,8 +204,8 @@ def cover(images: ImageSet, seeds: Result, threshold: float) -> dict:
     head, body (`mini`) or object: the share of its pixels where the class's map exceeds
     ``threshold``; outside: the share of the pixels off the object where it does.
     """
-    rows = [row for rows in _each(images, seeds, partial(_cover, threshold)) for row in rows]
-    return {"coverage": pd.DataFrame(rows)}
+    found = evaluation.each(images, seeds, "maps", partial(_cover, threshold), "coverage")
+    return {"coverage": pd.DataFrame([row for rows in found for row in rows])}
 
 
 def _cover(threshold: float, images: ImageSet, index: int, maps: np.ndarray) -> list[dict]:
@@ -223,23 +223,17 @@ def _cover(threshold: float, images: ImageSet, index: int, maps: np.ndarray) -> 
     return rows
 
 
-def _each(images: ImageSet, seeds: Result, measure: Callable) -> list:
-    """``measure(images, index, maps)`` of every image, with its stored maps."""
-    maps = seeds.arrays("maps")
-    missing = [name for name in images.ids if name not in maps]
-    if missing:
-        raise InputError(
-            f"{seeds.path} has no maps of image {missing[0]}; compute its seeds first."
-        )
-    return [measure(images, i, maps[name]) for i, name in enumerate(images.ids)]
-
-
 def fit(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Maps ``(K, h, w)`` -> ``(K, *size)`` float32, bilinear."""
-    tensor = torch.from_numpy(maps.astype(np.float32))
-    if tuple(tensor.shape[-2:]) == tuple(size) or len(tensor) == 0:
-        return tensor.numpy() if len(tensor) else np.zeros((0, *size), np.float32)
-    return F.interpolate(tensor[None], size, mode="bilinear", align_corners=False)[0].numpy()
+    return resized(torch.from_numpy(maps.astype(np.float32)), size).numpy()
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """`fit` of a tensor, on its device."""
+    maps = maps.float()
+    if tuple(maps.shape[-2:]) == tuple(size) or not len(maps):
+        return maps if len(maps) else maps.new_zeros(0, *size)
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def growth(

@@ -263,19 +263,19 @@ def _predict(model, images: ImageSet, scales, long_side, index: int) -> dict:
 
 
 def score(images: ImageSet, predictions: Result, value: str) -> dict:
-    """Confusions with the masks, image by image: ``confusions``, ``(N, L, L)`` int32.
+    """How predictions fit the masks: ``counts``, ``(N, 3, n)`` int32, see `evaluation.counts`.
 
     value: ``"labels"`` or ``"refined"``. Predictions are resized to the masks, nearest.
     """
-    maps, found = predictions.arrays(value), []
-    missing = [name for name in images.ids if name not in maps]
-    if missing:
-        raise InputError(f"{predictions.path} has no label map of image {missing[0]}; predict it.")
-    for index, name in enumerate(images.ids):
-        mask = images.mask(index)
-        own = resize_labels(torch.from_numpy(maps[name]), mask.shape).numpy()
-        found.append(evaluation.confusion(own, mask, len(images.classes) + 1))
-    return {"confusions": {"confusions": np.stack(found).astype(np.int32)}}
+    found = evaluation.each(images, predictions, value, _score, "scores of the network")
+    return {"counts": {"counts": np.stack(found)}}
+
+
+def _score(images: ImageSet, index: int, labels: np.ndarray) -> np.ndarray:
+    mask = images.mask(index)
+    own = resize_labels(torch.tensor(labels), mask.shape).numpy()
+    confusion = evaluation.confusion(own, mask, len(images.classes) + 1)
+    return evaluation.counts(confusion).astype(np.int32)
 
 
 # ---- a network that knows objects, of whatever class -------------------------------------------

@@ -32,6 +32,7 @@ from ribkit import (
 from ribkit.ablations import NO_MARGIN
 from ribkit.digits import Digits
 from ribkit.errors import InputError
+from ribkit.evaluation import Swept
 from ribkit.images import ImageSet
 from ribkit.parallel import map_images
 from ribkit.store import Result, Store, describe
@@ -66,18 +67,18 @@ RIB = RIBS[-1]  # the authors' own: official, GNDRP
 
 @dataclass(frozen=True)
 class Seed:
-    """Seeds of the scored images. confusions: ``(N, 100, n, n)``; oracle, held_out: indices into
-    `evaluation.THRESHOLDS`."""
+    """Seeds of the scored images. swept: how they fit at all thresholds; oracle, held_out: indices
+    into `evaluation.THRESHOLDS`."""
 
     method: Method
     maps: Result
-    confusions: np.ndarray
+    swept: Swept
     oracle: int
     held_out: int
 
     def at(self, choice: str) -> np.ndarray:
-        """Confusions ``(N, n, n)`` at the threshold chosen: ``oracle`` or ``held-out``."""
-        return self.confusions[:, self.oracle if choice == "oracle" else self.held_out]
+        """Counts ``(N, 3, n)`` at the threshold chosen: ``oracle`` or ``held-out``."""
+        return self.swept.at(self.oracle if choice == "oracle" else self.held_out)
 
 
 class Study:
@@ -304,17 +305,17 @@ class Study:
             map_stride=self.profile.map_stride,
         )
 
-    def confusions(self, images: ImageSet, maps: Result) -> np.ndarray:
-        """Confusions of seeds at all thresholds, ``(N, 100, n, n)``."""
+    def swept(self, images: ImageSet, maps: Result) -> Swept:
+        """How seeds fit at all thresholds."""
         result = self.store.run("score", seeds.score, images=images, seeds=maps)
-        return result.arrays("confusions")["confusions"]
+        return Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
 
     def _tried(self, scales: tuple, settings: adaptation.Settings | None) -> dict:
         """mIoU at the best threshold on the tuning images, and that threshold's index."""
-        total = self.confusions(self.tuning, self.maps(self.tuning, scales, settings)).sum(axis=0)
+        total = self.swept(self.tuning, self.maps(self.tuning, scales, settings)).total()
         index = evaluation.best_threshold(total)
         return {
-            "miou": evaluation.mean_iou(total[index]),
+            "miou": evaluation.miou(total[index]),
             "threshold": evaluation.THRESHOLDS[index],
         }
 
@@ -390,11 +391,9 @@ class Study:
         """Seeds of the scored images by a method with the settings chosen for it."""
         settings = self.tune(method)[1] if method.pooling else None
         maps = self.maps(self.scored, self.scales, settings)
-        confusions = self.confusions(self.scored, maps)
+        swept = self.swept(self.scored, maps)
         held_out = round(100 * self._tried(self.scales, settings)["threshold"])
-        return Seed(
-            method, maps, confusions, evaluation.best_threshold(confusions.sum(axis=0)), held_out
-        )
+        return Seed(method, maps, swept, evaluation.best_threshold(swept.total()), held_out)
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""

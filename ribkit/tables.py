@@ -47,7 +47,7 @@ def thresholds(study: Study, methods: Sequence[Method] = METHODS) -> pd.DataFram
     """Seed mIoU of the scored images at each threshold: for `figures.thresholds`."""
     tables = []
     for method in methods:
-        miou = evaluation.mean_iou(study.seed(method).confusions.sum(axis=0))
+        miou = evaluation.miou(study.seed(method).swept.total())
         columns = {"threshold": evaluation.THRESHOLDS, "miou": miou}
         tables.append(pd.DataFrame({"method": method.title} | columns))
     return pd.concat(tables)
@@ -62,7 +62,7 @@ def seed_scores(study: Study, methods: Sequence[Method] = METHODS) -> pd.DataFra
             at = seed.at(choice)
             row = {"method": method.title, "threshold chosen": choice}
             row["threshold"] = (seed.oracle if choice == "oracle" else seed.held_out) / 100
-            values = intervals.bootstrap(evaluation.mean_iou, at)
+            values = intervals.bootstrap(evaluation.miou, at)
             row |= dict(zip(("miou", "low", "high"), values, strict=True))
             if method != CAM:
                 values = intervals.bootstrap(intervals.gain, at, plain.at(choice))
@@ -76,7 +76,7 @@ def replicas(study: Study) -> pd.DataFrame:
     rows = []
     for replica in study.replicas:
         for method in (CAM, RIBS[2], RIB):
-            miou = evaluation.mean_iou(replica.seed(method).at("held-out").sum(axis=0))
+            miou = evaluation.miou(replica.seed(method).at("held-out").sum(axis=0))
             rows.append({"method": method.title, "seed": replica.training_seed, "miou": miou})
     return pd.DataFrame(rows)
 

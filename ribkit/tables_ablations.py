@@ -11,9 +11,9 @@ from ribkit import ablations, chain, evaluation, figures, information, intervals
 from ribkit.ablations import PARTS, Run
 from ribkit.bottleneck_answers import interval
 from ribkit.claims import Measured
+from ribkit.evaluation import Swept
 from ribkit.images import ImageSet
 from ribkit.refinement import WALKS
-from ribkit.seeds import Model
 from ribkit.study import CAM, METHODS, RIB, RIBS, Study, some
 from ribkit.tables import shrunk
 
@@ -42,14 +42,14 @@ def runs(study: Study) -> tuple[Run, ...]:
 class Found:
     """What a run gave, at thresholds chosen on the other folds of the same images.
 
-    confusions: ``(N, n, n)``; cover, hgr: ``(N, 3)``, see `ablations.measure`; every: confusions at
-    all thresholds.
+    counts: ``(N, 3, n)``; cover, hgr: ``(N, 3)``, see `ablations.measure`; swept: counts at all
+    thresholds.
     """
 
-    confusions: np.ndarray
+    counts: np.ndarray
     cover: np.ndarray
     hgr: np.ndarray
-    every: np.ndarray
+    swept: Swept
     steps: float
 
 
@@ -64,16 +64,15 @@ def found(study: Study, run: Run) -> Found:
         once = study.store.run(
             "adapted-once", ablations.adapt_once, model=model, **seen, **adapted, seed=p.seed
         )
-        model, adapted = Model(once, model.backbone, model.n_classes), {}
+        model, adapted = replace(model, weights=once), {}
     result = study.store.run(
         "ablation", ablations.measure, model=model, **seen, **adapted, seed=p.seed
     )
-    arrays = result.arrays("measured")
-    chosen = evaluation.cross_fitted(arrays["confusions"])
-    rows = np.arange(len(chosen))
+    swept = Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
+    chosen, measured = evaluation.cross_fitted(swept), result.arrays("measured")
+    cover = measured["cover"][np.arange(len(images)), chosen]
     steps = float(result.table("images")["steps"].mean())
-    every = arrays["confusions"]
-    return Found(every[rows, chosen], arrays["cover"][rows, chosen], arrays["hgr"], every, steps)
+    return Found(swept.at(chosen), cover, measured["hgr"], swept, steps)
 
 
 def scores(study: Study) -> pd.DataFrame:
@@ -92,7 +91,7 @@ def _asked(study: Study, question: str) -> pd.DataFrame:
     """CAM and RIB, then the runs of one question: they are one family of intervals."""
     every = runs(study)
     own = [run for run in every if run.question in ("all", question)]
-    family = [(found(study, run).confusions, found(study, every[0]).confusions) for run in own]
+    family = [(found(study, run).counts, found(study, every[0]).counts) for run in own]
     gains = intervals.simultaneous(intervals.gain, family)
     rows = [_row(study, run) | _named("gain", g) for run, g in zip(own, gains, strict=True)]
     return pd.DataFrame(rows)
@@ -101,14 +100,14 @@ def _asked(study: Study, question: str) -> pd.DataFrame:
 def _row(study: Study, run: Run) -> dict:
     one = found(study, run)
     row = {"question": run.question, "factor": run.factor, "value": run.value, "x": run.x}
-    row |= _named("miou", intervals.bootstrap(evaluation.mean_iou, one.confusions))
+    row |= _named("miou", intervals.bootstrap(evaluation.miou, one.counts))
     for name, values in (("cover", one.cover), ("HGR", one.hgr)):
         row |= {
             f"{name} {part}": float(100 * np.nanmean(values[:, k]))
             for k, part in enumerate(PARTS)
             if not np.isnan(values[:, k]).all()
         }
-    return row | {"steps": one.steps, "images": len(one.confusions)}
+    return row | {"steps": one.steps, "images": len(one.counts)}
 
 
 def _named(name: str, values: intervals.Interval) -> dict[str, float]:
@@ -259,11 +258,11 @@ def ledger(study: Study) -> pd.DataFrame:
             continue
         other = ablations.reference(run, every)
         named.append((run.factor, run.value, other.value))
-        family.append((found(study, run).confusions, found(study, other).confusions))
+        family.append((found(study, run).counts, found(study, other).counts))
     paper = found(study, next(r for r in every if r.value == "paper"))
-    oracle = paper.every[:, evaluation.best_threshold(paper.every.sum(axis=0))]
+    oracle = paper.swept.at(evaluation.best_threshold(paper.swept.total()))
     named.append(("9 threshold", "oracle", "held out"))
-    family.append((oracle, paper.confusions))
+    family.append((oracle, paper.counts))
     for names, pair in (_walked(study), _unlabelled(study)):
         if pair is not None:
             named.append(names)
@@ -289,10 +288,9 @@ def _walked(study: Study) -> tuple[tuple, tuple]:
         assert walk in WALKS
         maps = [own.irn_maps(images, seeds, walk) for images, seeds in own.maps]
         scored, tuned = (
-            study.confusions(images, walked)
-            for (images, _), walked in zip(own.maps, maps, strict=True)
+            study.swept(images, walked) for (images, _), walked in zip(own.maps, maps, strict=True)
         )
-        pair.append(scored[:, evaluation.best_threshold(tuned.sum(axis=0))])
+        pair.append(scored.at(evaluation.best_threshold(tuned.total())))
     return ("10 maps into the walk", "power 1.3, one maximum", "as they are"), tuple(pair)
 
 
@@ -302,15 +300,15 @@ def _unlabelled(study: Study) -> tuple[tuple, tuple | None]:
     if not study.profile.saliency:
         return names, None
     refined = chain.refinements(study)[1].stage("+ IRN + saliency")
-    return names, (refined.background, refined.confusions)
+    return names, (refined.background, refined.counts)
 
 
 def interaction(study: Study) -> pd.DataFrame:
     """RQ4: what each stage adds to RIB's seed beyond what it adds to CAM's, corrected intervals."""
     cam, rib = chain.refinements(study)
     stages = [stage for stage in chain.stages(study) if stage != "seed"]
-    seeds = rib.stage("seed").confusions, cam.stage("seed").confusions
-    family = [(rib.stage(s).confusions, cam.stage(s).confusions, *seeds) for s in stages]
+    seeds = rib.stage("seed").counts, cam.stage("seed").counts
+    family = [(rib.stage(s).counts, cam.stage(s).counts, *seeds) for s in stages]
 
     def beyond(after_rib, after_cam, rib_seed, cam_seed):
         return intervals.gain(after_rib, rib_seed) - intervals.gain(after_cam, cam_seed)
@@ -331,8 +329,7 @@ def protocol(study: Study) -> pd.DataFrame:
     """What the way of measuring is worth, in points of mIoU: a row for each quantity."""
     seeds = {method: study.seed(method) for method in METHODS}
     optimism = [
-        evaluation.mean_iou(s.at("oracle").sum(axis=0))
-        - evaluation.mean_iou(s.at("held-out").sum(axis=0))
+        evaluation.miou(s.at("oracle").sum(axis=0)) - evaluation.miou(s.at("held-out").sum(axis=0))
         for s in seeds.values()
     ]
     by_seed = tables.replicas(study).pivot(index="seed", columns="method", values="miou")
@@ -340,7 +337,7 @@ def protocol(study: Study) -> pd.DataFrame:
     after, before = seeds[RIB].at("held-out"), seeds[CAM].at("held-out")
     count = len(after)
     paired = _error(intervals.gain, after, before)
-    alone = np.hypot(*(_error(evaluation.mean_iou, c) for c in (after, before)))
+    alone = np.hypot(*(_error(evaluation.miou, c) for c in (after, before)))
     bias = best_of(study)
     rows = [
         ("oracle threshold over held-out one, mean of the methods", np.mean(optimism), "points"),
@@ -358,8 +355,8 @@ def protocol(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["quantity", "value", "unit"])
 
 
-def _error(statistic: Callable, *confusions: np.ndarray) -> float:
-    return float(np.nanstd(intervals.resample(statistic, *confusions)[1], ddof=1))
+def _error(statistic: Callable, *counts: np.ndarray) -> float:
+    return float(np.nanstd(intervals.resample(statistic, *counts)[1], ddof=1))
 
 
 def best_of(study: Study, draws: int = 300) -> pd.DataFrame:
@@ -368,13 +365,13 @@ def best_of(study: Study, draws: int = 300) -> pd.DataFrame:
     n of the ablation's runs are drawn, the best on one random half of the images is picked, and its
     mIoU there is held against that on the other half. tried, bias (points), its standard error.
     """
-    every = np.stack([found(study, run).confusions for run in _distinct(study)])
+    every = np.stack([found(study, run).counts for run in _distinct(study)])
     random, rows = np.random.default_rng(study.profile.seed), []
     halves = []
     for _ in range(draws):
         order = random.permutation(every.shape[1])
         half = np.array_split(order, 2)
-        halves.append([evaluation.mean_iou(every[:, part].sum(axis=1)) for part in half])
+        halves.append([evaluation.miou(every[:, part].sum(axis=1)) for part in half])
     for tried in sorted({1, 2, 5, 10, 20, len(every)} & set(range(len(every) + 1))):
         over = []
         for here, there in halves:
@@ -402,7 +399,7 @@ def measured(study: Study) -> dict[str, Measured]:
     given = {}
 
     def against(names: Sequence[str], others: Sequence[Run], words: str, after: Run = rib) -> None:
-        family = [(found(study, after).confusions, found(study, run).confusions) for run in others]
+        family = [(found(study, after).counts, found(study, run).counts) for run in others]
         for name, values in zip(names, intervals.simultaneous(intervals.gain, family), strict=True):
             given[name] = Measured(*values, "mIoU", f"{images}, {words}")
 

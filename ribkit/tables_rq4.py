@@ -35,13 +35,13 @@ def refinement_scores(study: Study) -> pd.DataFrame:
             seed = own.stage("seed")
             for reading in ("error", "background"):
                 found = _read(refined, reading)
-                if reading == "background" and (found == _read(refined, "error")[..., :-1]).all():
+                if reading == "background" and (found == refined.counts).all():
                     continue
                 name = stage if reading == "error" else f"{stage}, 255 as background"
                 row = {"method": title, "stage": name, "threshold": refined.threshold}
-                row |= _named("", intervals.bootstrap(evaluation.mean_iou, found))
+                row |= _named("", intervals.bootstrap(evaluation.miou, found))
                 if stage != "seed":
-                    gain = intervals.bootstrap(intervals.gain, found, seed.confusions)
+                    gain = intervals.bootstrap(intervals.gain, found, seed.counts)
                     row |= _named("gain", gain)
                 if title == rib.title:
                     other = _read(both[cam.title][1], reading)
@@ -51,7 +51,7 @@ def refinement_scores(study: Study) -> pd.DataFrame:
 
 
 def _read(refined: chain.Refined, reading: str) -> np.ndarray:
-    return refined.confusions if reading == "error" else refined.background
+    return refined.counts if reading == "error" else refined.background
 
 
 def _named(prefix: str, values: Interval) -> dict[str, float]:
@@ -94,7 +94,7 @@ def errors(study: Study) -> pd.DataFrame:
     rows = []
     for own in chain.refinements(study):
         for stage in chain.stages(study):
-            shares = error_shares(own.stage(stage).confusions.sum(axis=0))
+            shares = error_shares(own.stage(stage).confusion)
             rows.append({"method": own.title, "stage": stage} | shares)
     return pd.DataFrame(rows)
 
@@ -118,7 +118,7 @@ def teachers(study: Study) -> pd.DataFrame:
     for own in chain.refinements(study):
         for kind, parts in (("IRN", own.irn_labels()), ("PSA", own.psa_labels())):
             images, result = parts[0]
-            confusion = own.score(images, result)["error"].sum(axis=0)
+            confusion = own.score(images, result)["confusion"]
             count = len(confusion)
             said = confusion[:, :count].sum(axis=0)
             objects = np.trace(confusion[1:, 1:count])
@@ -210,12 +210,12 @@ def network_scores(study: Study) -> pd.DataFrame:
     """
     rows = []
     for crf in (False, True):
-        plain = chain.network_confusions(study, "CAM", crf)
+        plain = chain.network_counts(study, "CAM", crf)
         for source in chain.sources(study):
-            found = chain.network_confusions(study, source, crf)
-            each = [evaluation.mean_iou(c.sum(axis=0)) for c in found]
+            found = chain.network_counts(study, source, crf)
+            each = [evaluation.miou(c.sum(axis=0)) for c in found]
             row = {"trained on": source, "CRF": "with CRF" if crf else "without CRF"}
-            values = intervals.replicated(evaluation.mean_iou, [(one,) for one in found])
+            values = intervals.replicated(evaluation.miou, [(one,) for one in found])
             row |= _named("", values)
             if source != "CAM":
                 row |= _named("gain_cam", network_gain(found, plain))
@@ -258,7 +258,7 @@ def predictions(study: Study, indices: Sequence[int] = (0, 1, 2)) -> pd.DataFram
 
 def worst(study: Study, count: int = 3) -> pd.DataFrame:
     """The validation images on which RIB's network is at its worst: for `figures.worst`."""
-    scores = evaluation.mean_iou(chain.network_confusions(study, "RIB", True)[0])
+    scores = evaluation.miou(chain.network_counts(study, "RIB", True)[0])
     return predictions(study, np.argsort(scores, kind="stable")[:count].tolist())
 
 
@@ -276,24 +276,22 @@ def measured(study: Study) -> dict[str, Measured]:
     found = {}
     for name, (after, stage, before, other) in pairs.items():
         values = intervals.bootstrap(
-            intervals.gain, after.stage(stage).confusions, before.stage(other).confusions
+            intervals.gain, after.stage(stage).counts, before.stage(other).counts
         )
         setting = f"{images}, {_title(after, stage)} against {_title(before, other)}"
         found[name] = Measured(*values, "mIoU", f"{setting}, thresholds held out")
     chain.train_affine(study.replicas, ("irn",))
     both = [chain.refinements(replica) for replica in study.replicas]
-    pseudo = [tuple(own.stage(chain.PSEUDO).confusions for own in pair[::-1]) for pair in both]
+    pseudo = [tuple(own.stage(chain.PSEUDO).counts for own in pair[::-1]) for pair in both]
     setting = f"{images}, {seeds}, RIB + IRN against CAM + IRN, thresholds held out"
     values = intervals.replicated(intervals.gain, pseudo)
     found["rib-pseudo"] = Measured(*values, "mIoU", setting)
-    confusions = {s: chain.network_confusions(study, s, True) for s in chain.sources(study)}
+    counts = {s: chain.network_counts(study, s, True) for s in chain.sources(study)}
     val = f"{study.profile.name}, {len(chain.validation(study))} val images"
     val = f"{val}, {seeds}, with CRF"
-    found["rib-network"] = Measured(
-        *network_gain(confusions["RIB"], confusions["CAM"]), "mIoU", val
-    )
-    if "RIB + saliency" in confusions:
-        values = network_gain(confusions["RIB + saliency"], confusions["RIB"])
+    found["rib-network"] = Measured(*network_gain(counts["RIB"], counts["CAM"]), "mIoU", val)
+    if "RIB + saliency" in counts:
+        values = network_gain(counts["RIB + saliency"], counts["RIB"])
         found["saliency-network"] = Measured(*values, "mIoU", val)
     return found
 

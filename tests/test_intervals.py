@@ -6,27 +6,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ribkit import intervals
-from ribkit.evaluation import iou, mean_iou
+from ribkit.evaluation import counts, iou, miou
 from ribkit.intervals import bootstrap, gain, images_needed, replicated, simultaneous
 
 
 def correlated(count=60, seed=0):
-    """Confusions of two methods on the same images: images differ much, methods by a little."""
+    """Counts of two methods on the same images: images differ much, methods by a little."""
     random = np.random.default_rng(seed)
     right = random.integers(20, 90, count)
     better = np.minimum(right + random.integers(1, 4, count), 100)
     matrices = [np.zeros((count, 2, 2), np.int32) for _ in range(2)]
     for matrix, hits in zip(matrices, (better, right), strict=True):
         matrix[:, 1, 1], matrix[:, 1, 0], matrix[:, 0, 0] = hits, 100 - hits, 100
-    return matrices
+    return [counts(matrix) for matrix in matrices]
 
 
 def test_a_paired_interval_is_narrower_on_correlated_images():
     after, before = correlated()
     point, low, high = bootstrap(gain, after, before)
     assert 0 < low < point < high
-    assert point == mean_iou(after.sum(axis=0)) - mean_iou(before.sum(axis=0))
-    alone = [bootstrap(mean_iou, c) for c in (after, before)]
+    assert point == miou(after.sum(axis=0)) - miou(before.sum(axis=0))
+    alone = [bootstrap(miou, c) for c in (after, before)]
     unpaired = np.hypot(*(h - low_ for _, low_, h in alone))
     assert high - low < unpaired / 4
 
@@ -34,7 +34,7 @@ def test_a_paired_interval_is_narrower_on_correlated_images():
 def test_an_interval_holds_its_point_estimate():
     for seed in range(5):
         for matrices in correlated(seed=seed):
-            point, low, high = bootstrap(mean_iou, matrices)
+            point, low, high = bootstrap(miou, matrices)
             assert low < point < high
 
 
@@ -49,12 +49,12 @@ def test_an_interval_is_as_wide_as_the_theory_of_means_says():
     hits = np.random.default_rng(0).integers(0, 101, 400)
     matrices = np.zeros((400, 2, 2), int)
     matrices[:, 1, 1], matrices[:, 1, 0] = hits, 100 - hits
-    _, low, high = bootstrap(lambda c: iou(c)[..., 1], matrices)
+    _, low, high = bootstrap(lambda c: iou(c)[..., 1], counts(matrices))
     assert high - low == pytest.approx(2 * 1.96 * hits.std() / 20, rel=0.1)
 
 
 def test_equal_images_have_an_interval_of_no_width():
-    point, low, high = bootstrap(mean_iou, np.tile([[3, 1], [0, 2]], (10, 1, 1)))
+    point, low, high = bootstrap(miou, np.tile([[3, 2], [4, 2], [3, 3]], (10, 1, 1)))
     assert low == pytest.approx(point) == high
 
 
@@ -65,14 +65,14 @@ def test_the_gain_of_a_method_over_itself_is_zero():
 
 # ---- how often they hold the truth: fabricated images whose truth is known ----------------------
 def drawn(random, count, shift=0.0):
-    """Confusions ``(count, 2, 2)`` of images of 1,000 pixels, half of them object.
+    """Counts ``(count, 3, 2)`` of images of 1,000 pixels, half of them object.
 
     The share of the object that is found is 0.6 + shift on average over all possible images.
     """
     hits = np.round(1000 * random.beta(6, 4, count) + 1000 * shift).clip(0, 1000)
     matrices = np.zeros((count, 2, 2))
     matrices[:, 1, 1], matrices[:, 1, 0], matrices[:, 0, 0] = hits, 1000 - hits, 1000
-    return matrices
+    return counts(matrices)
 
 
 def truth(shift=0.0):
@@ -89,20 +89,25 @@ def test_the_interval_over_images_holds_the_truth_95_times_in_100():
     random = np.random.default_rng(1)
 
     def covers():
-        _, low, high = bootstrap(mean_iou, drawn(random, 60), draws=500)
+        _, low, high = bootstrap(miou, drawn(random, 60), draws=500)
         return low <= truth() <= high
 
     assert 0.91 <= share(covers() for _ in range(400)) <= 0.985
+
+
+def _moved(before, pixels):
+    """`drawn`, so many more pixels of the object found: what background loses."""
+    after = before.copy()
+    after[:, 0, 1] = (after[:, 0, 1] + pixels).clip(0, 1000)
+    after[:, 2] = np.stack([2000 - after[:, 0, 1], after[:, 0, 1]], axis=-1)
+    return after
 
 
 def paired(random, count, shift):
     """Two methods on the same images, the second's object found more by ``shift`` on average."""
     before = drawn(random, count)
     moved = np.round(1000 * shift + random.normal(0, 30, count))
-    after = before.copy()
-    after[:, 1, 1] = (after[:, 1, 1] + moved).clip(0, 1000)
-    after[:, 1, 0] = 1000 - after[:, 1, 1]
-    return after, before
+    return _moved(before, moved), before
 
 
 def test_the_interval_over_images_and_seeds_holds_the_truth_95_times_in_100():
@@ -114,10 +119,7 @@ def test_the_interval_over_images_and_seeds_holds_the_truth_95_times_in_100():
         replicas = []
         for _ in range(3):
             moved = 1000 * (0.03 + random.normal(0, spread)) + random.normal(0, 20, count)
-            after = before.copy()
-            after[:, 1, 1] = (after[:, 1, 1] + moved.round()).clip(0, 1000)
-            after[:, 1, 0] = 1000 - after[:, 1, 1]
-            replicas.append((after, before))
+            replicas.append((_moved(before, moved.round()), before))
         _, low, high = replicated(gain, replicas)
         _, narrow, wide = bootstrap(gain, *replicas[0], draws=500)
         return low <= true <= high, narrow <= true <= wide
@@ -170,6 +172,16 @@ def test_combined_by_hand():
 def test_one_replica_is_the_interval_over_images():
     pair = paired(np.random.default_rng(6), 30, 0.02)
     assert replicated(gain, [pair]) == bootstrap(gain, *pair)
+
+
+def test_an_interval_does_not_depend_on_how_many_draws_are_held_at_once(monkeypatch):
+    pair = paired(np.random.default_rng(7), 30, 0.02)
+    values = np.random.default_rng(8).random(30)
+    once = bootstrap(gain, *pair), intervals.bootstrap_mean(values)
+    monkeypatch.setattr(intervals, "BLOCK", 7 * 30)
+    again = bootstrap(gain, *pair), intervals.bootstrap_mean(values)
+    assert again[0] == once[0]
+    assert again[1] == pytest.approx(once[1], rel=1e-12)
 
 
 def test_images_needed_by_hand():
