@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ribkit import chain, claims, report, tables, tables_ablations, tables_rq4
+from ribkit import chain, claims, evaluation, report, tables, tables_ablations, tables_rq4
 from ribkit.chain import Refined
 from ribkit.claims import CLAIMS
 from ribkit.errors import InputError
@@ -22,12 +22,17 @@ IMAGES = 40
 NEVER = {"rib-seed-coco", "rib-network-coco"}  # no COCO run yet
 
 
-def confusions(level, seed=0):
+def matrices(level, seed=0):
     """Confusions ``(40, 2, 2)`` whose object is found more the higher the level (points)."""
     base = np.random.default_rng(seed).integers(30, 50, IMAGES)
     made = np.zeros((IMAGES, 2, 2), int)
     made[:, 1, 1], made[:, 1, 0], made[:, 0, 0] = base + level, 100 - base - level, 100
     return made
+
+
+def counts(level, seed=0):
+    """The same as counts, ``(40, 3, 2)``."""
+    return evaluation.counts(matrices(level, seed))
 
 
 def toy_hgr(sign):
@@ -58,8 +63,10 @@ def fabricated(request, monkeypatch):
     ranks = {CAM: -4 * sign, RIBS[2]: 0, RIB: 4 * sign}
 
     def seed(self, method):
-        made = np.repeat(confusions(ranks[method], self.number)[:, None], 100, axis=1)
-        return Seed(method, None, made, oracle=20, held_out=30)
+        made = np.repeat(matrices(ranks[method], self.number)[:, None], 100, axis=1)
+        rows = [evaluation.rows(np.arange(2), one) for one in made]
+        swept = evaluation.Swept(IMAGES, 2, **evaluation.gathered(rows))
+        return Seed(method, None, swept, oracle=20, held_out=30)
 
     def coverage(study, methods):
         rows = [
@@ -73,19 +80,19 @@ def fabricated(request, monkeypatch):
         levels = {"seed": 0, "+ IRN + saliency": 9}
 
         def stage(name):
-            made = confusions(level + sign * levels.get(name, 5))
-            return Refined(None, made, made, 0.3)
+            made = counts(level + sign * levels.get(name, 5))
+            return Refined(None, made, made, None, 0.3)
 
         return SimpleNamespace(title=title, stage=stage)
 
     sources = {"CAM": -4, "RIB": 0, "RIB + saliency": 4, "ground truth": 8}
 
     def networks(study, source, crf):
-        return [confusions(sign * sources[source], r.number) for r in study.replicas]
+        return [counts(sign * sources[source], r.number) for r in study.replicas]
 
     def found(study, run):
         harmed = run.value.startswith(("sigmoid", "once", "each image, last"))
-        return Found(confusions(-4 * sign if harmed else 0), None, None, None, 10.0)
+        return Found(counts(-4 * sign if harmed else 0), None, None, None, 10.0)
 
     def stored(self, name, stage, **parameters):
         assert name == "layers"
@@ -104,7 +111,7 @@ def fabricated(request, monkeypatch):
     pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
     monkeypatch.setattr(chain, "refinements", lambda study: pair)
     monkeypatch.setattr(chain, "train_affine", lambda *_: None)
-    monkeypatch.setattr(chain, "network_confusions", networks)
+    monkeypatch.setattr(chain, "network_counts", networks)
     monkeypatch.setattr(tables_ablations, "found", found)
     settings = tables_ablations.ablations.Settings()
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, settings))

@@ -133,7 +133,9 @@ def fabricated(monkeypatch):
         confusions[:, :, 0, 0] = 100
         confusions[:, :, 1, 1] = right[:, None]
         confusions[:, :, 1, 0] = 100 - right[:, None]
-        return Seed(method, None, confusions, oracle=20, held_out=30)
+        rows = [evaluation.rows(np.arange(2), one) for one in confusions]
+        swept = evaluation.Swept(40, 2, **evaluation.gathered(rows))
+        return Seed(method, None, swept, oracle=20, held_out=30)
 
     monkeypatch.setattr(Study, "seed", seed)
     return Study("mini")
@@ -147,7 +149,7 @@ def test_scores_are_paired_with_cam_on_the_same_images(fabricated):
     spread = (ribs["high"] - ribs["low"]).min()
     assert (ribs["gain_high"] - ribs["gain_low"]).max() < spread / 2
     both = fabricated.seed(CAM).at("oracle").sum(axis=0)
-    assert table["miou"].iloc[0] == pytest.approx(evaluation.mean_iou(both))
+    assert table["miou"].iloc[0] == pytest.approx(evaluation.miou(both))
     assert f"At its best, {RIBS[0].title}, the seed is better than CAM's." in tables.answer_rib(
         fabricated
     )
