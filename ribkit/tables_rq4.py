@@ -289,9 +289,7 @@ def measured(study: Study) -> dict[str, Measured]:
     counts = {s: chain.network_counts(study, s, True) for s in chain.sources(study)}
     val = f"{study.profile.name}, {len(chain.validation(study))} val images"
     val = f"{val}, {seeds}, with CRF"
-    found["rib-network"] = Measured(
-        *network_gain(counts["RIB"], counts["CAM"]), "mIoU", val
-    )
+    found["rib-network"] = Measured(*network_gain(counts["RIB"], counts["CAM"]), "mIoU", val)
     if "RIB + saliency" in counts:
         values = network_gain(counts["RIB + saliency"], counts["RIB"])
         found["saliency-network"] = Measured(*values, "mIoU", val)
