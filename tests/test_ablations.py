@@ -11,6 +11,7 @@ from ribkit.ablations import Grid, grid, measure, reference
 from ribkit.adaptation import OFFICIAL, PAPER, Settings
 from ribkit.seeds import Model
 from ribkit.store import Result, save
+from tests.fabricated import swept_from
 
 SMALL = Grid(taus=(0.3,), steps=(3,), rates=(3.0,), margins=(0.0, 2.0), others=(0,))
 RIB = Settings(rate=1e-5, others=2, steps=2, margin=1e9)
@@ -51,9 +52,12 @@ def test_a_run_gives_the_scores_of_the_seeds_stage(model, pool, tmp_path):
     maps = seeds.compute(model, images, (1.0,), None, scratch=tmp_path / "two", **arguments)
     kept = Result("seeds", "key", tmp_path / "score")
     save(kept.path, "maps", maps["maps"])
-    expected = seeds.score(images, kept)["confusions"]["confusions"]
-    got = found["measured"]["confusions"]
-    assert got.sum() == expected.sum()
+    expected, got = (
+        evaluation.Swept(3, 9, **rows).total()
+        for rows in (seeds.score(images, kept)["rows"], found["rows"])
+    )
+    assert (got[:, 1] == expected[:, 1]).all()
+    assert got[:, 2].sum() == expected[:, 2].sum()
     assert abs(got - expected).sum() / expected.sum() < 0.01  # seeds are kept in 16 bits
     shares = (
         seeds.cover(images, kept, 0.5)["coverage"]
@@ -76,8 +80,9 @@ def test_an_image_done_before_an_interruption_is_not_done_again(model, tmp_path,
 
     monkeypatch.setattr(adaptation, "plain", never)
     again = measure(model, images, (1.0,), None, scratch=tmp_path)
-    for name, array in first["measured"].items():
-        assert np.array_equal(array, again["measured"][name], equal_nan=True)
+    for value in ("measured", "rows"):
+        for name, array in first[value].items():
+            assert np.array_equal(array, again[value][name], equal_nan=True)
 
 
 def test_coverage_by_hand():
@@ -161,10 +166,13 @@ def test_one_adaptation_for_the_set_moves_the_weights_once_per_image(model, pool
 def test_cross_fitted_thresholds_never_see_their_own_image():
     random = np.random.default_rng(0)
     confusions = random.integers(0, 50, (10, 100, 2, 2))
-    chosen = evaluation.cross_fitted(confusions)
+    confusions[..., 0] += 100 - confusions.sum(axis=3)
+    chosen = evaluation.cross_fitted(swept_from(confusions))
     changed = confusions.copy()
     changed[3] = random.integers(0, 5000, (100, 2, 2))
-    assert evaluation.cross_fitted(changed)[[3, 8]].tolist() == chosen[[3, 8]].tolist()
-    fold = np.arange(10) % 5 == 2
-    assert chosen[2] == evaluation.best_threshold(confusions[~fold].sum(axis=0))
-    assert evaluation.cross_fitted(confusions[:1])[0] == evaluation.best_threshold(confusions[0])
+    changed[3, ..., 0] += 10_000 - changed[3].sum(axis=2)  # targets are those of the mask
+    assert evaluation.cross_fitted(swept_from(changed))[[3, 8]].tolist() == chosen[[3, 8]].tolist()
+    rest = swept_from(confusions[np.arange(10) % 5 != 2])
+    assert chosen[2] == evaluation.best_threshold(rest.total())
+    alone = swept_from(confusions[:1])
+    assert evaluation.cross_fitted(alone)[0] == evaluation.best_threshold(alone.total())

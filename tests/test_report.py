@@ -14,8 +14,10 @@ from ribkit import chain, claims, report, tables, tables_ablations, tables_rq4
 from ribkit.chain import Refined
 from ribkit.claims import CLAIMS
 from ribkit.errors import InputError
+from ribkit.evaluation import counts
 from ribkit.study import CAM, RIB, RIBS, Seed, Study
 from ribkit.tables_ablations import Found
+from tests.fabricated import swept_from
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 IMAGES = 40
@@ -58,7 +60,7 @@ def fabricated(request, monkeypatch):
     ranks = {CAM: -4 * sign, RIBS[2]: 0, RIB: 4 * sign}
 
     def seed(self, method):
-        made = np.repeat(confusions(ranks[method], self.number)[:, None], 100, axis=1)
+        made = swept_from(np.repeat(confusions(ranks[method], self.number)[:, None], 100, axis=1))
         return Seed(method, None, made, oracle=20, held_out=30)
 
     def coverage(study, methods):
@@ -73,19 +75,19 @@ def fabricated(request, monkeypatch):
         levels = {"seed": 0, "+ IRN + saliency": 9}
 
         def stage(name):
-            made = confusions(level + sign * levels.get(name, 5))
-            return Refined(None, made, made, 0.3)
+            made = counts(confusions(level + sign * levels.get(name, 5)))
+            return Refined(None, made, made, None, 0.3)
 
         return SimpleNamespace(title=title, stage=stage)
 
     sources = {"CAM": -4, "RIB": 0, "RIB + saliency": 4, "ground truth": 8}
 
     def networks(study, source, crf):
-        return [confusions(sign * sources[source], r.number) for r in study.replicas]
+        return [counts(confusions(sign * sources[source], r.number)) for r in study.replicas]
 
     def found(study, run):
         harmed = run.value.startswith(("sigmoid", "once", "each image, last"))
-        return Found(confusions(-4 * sign if harmed else 0), None, None, None, 10.0)
+        return Found(counts(confusions(-4 * sign if harmed else 0)), None, None, None, 10.0)
 
     def stored(self, name, stage, **parameters):
         assert name == "layers"
@@ -104,7 +106,7 @@ def fabricated(request, monkeypatch):
     pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
     monkeypatch.setattr(chain, "refinements", lambda study: pair)
     monkeypatch.setattr(chain, "train_affine", lambda *_: None)
-    monkeypatch.setattr(chain, "network_confusions", networks)
+    monkeypatch.setattr(chain, "network_counts", networks)
     monkeypatch.setattr(tables_ablations, "found", found)
     settings = tables_ablations.ablations.Settings()
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, settings))

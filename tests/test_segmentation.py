@@ -177,15 +177,16 @@ def test_predictions_are_scored_against_the_masks(images, model, monkeypatch, tm
     assert found["labels"]["3"].shape == (64, 64)
     right = {name: some.mask(i)[::2, ::2] for i, name in enumerate(some.ids)}
     result = Store(tmp_path).run("p", lambda: {"labels": right})
-    counts = segmentation.score(some, result, "labels")["confusions"]["confusions"]
-    assert counts.shape == (2, 9, 9)
-    assert counts.sum() == 2 * 64 * 64
-    assert np.trace(counts.sum(axis=0)) > 0.9 * counts.sum()
+    counts = segmentation.score(some, result, "labels")["counts"]["counts"]
+    assert counts.shape == (2, 3, 9)
+    hits, target, predicted = counts.sum(axis=(0, 2))
+    assert target == predicted == 2 * 64 * 64
+    assert hits > 0.9 * target
 
 
 def test_a_missing_prediction_is_told(images, tmp_path):
     result = Store(tmp_path).run("p", lambda: {"labels": {"0": images.mask(0)}})
-    with pytest.raises(InputError, match="has no label map of image 1; predict it"):
+    with pytest.raises(InputError, match="has no labels of image 1; compute them first"):
         segmentation.score(images, result, "labels")
 
 

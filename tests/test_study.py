@@ -8,6 +8,7 @@ from PIL import Image
 from ribkit import evaluation, tables
 from ribkit.errors import InputError
 from ribkit.study import CAM, METHODS, RIB, RIBS, Seed, Study, some
+from tests.fabricated import swept_from
 
 
 def test_scenes_to_train_tune_score_and_pretrain_on_are_others():
@@ -104,7 +105,7 @@ def fabricated(monkeypatch):
         confusions[:, :, 0, 0] = 100
         confusions[:, :, 1, 1] = right[:, None]
         confusions[:, :, 1, 0] = 100 - right[:, None]
-        return Seed(method, None, confusions, oracle=20, held_out=30)
+        return Seed(method, None, swept_from(confusions), oracle=20, held_out=30)
 
     monkeypatch.setattr(Study, "seed", seed)
     return Study("mini")
@@ -118,7 +119,7 @@ def test_scores_are_paired_with_cam_on_the_same_images(fabricated):
     spread = (ribs["high"] - ribs["low"]).min()
     assert (ribs["gain_high"] - ribs["gain_low"]).max() < spread / 2
     both = fabricated.seed(CAM).at("oracle").sum(axis=0)
-    assert table["miou"].iloc[0] == pytest.approx(evaluation.mean_iou(both))
+    assert table["miou"].iloc[0] == pytest.approx(evaluation.miou(both))
     assert f"At its best, {RIBS[0].title}, the seed is better than CAM's." in tables.answer_rib(
         fabricated
     )

@@ -10,16 +10,17 @@ from ribkit.adaptation import Settings
 from ribkit.chain import Refined
 from ribkit.study import Study
 from ribkit.tables_ablations import Found
+from tests.fabricated import swept_from
 
 COUNT = 30
 
 
 def made(level, random):
-    """Confusions ``(30, 100, 2, 2)``, better by the level, best at threshold 40."""
+    """A `Swept` of 30 images, better by the level, best at threshold 40."""
     hits = random.integers(30, 60, (COUNT, 1)) + level - np.abs(np.arange(100) - 40) // 4
     every = np.zeros((COUNT, 100, 2, 2), int)
     every[..., 1, 1], every[..., 1, 0], every[..., 0, 0] = hits, 100 - hits, 100
-    return every
+    return swept_from(every)
 
 
 @pytest.fixture
@@ -29,9 +30,8 @@ def study(monkeypatch):
     def found(study, run):
         level = 0 if run.settings is None else {"maximum": -5}.get(run.value, 5)
         every = made(level, np.random.default_rng(0))
-        at = np.full(COUNT, 40)
         parts = np.tile([0.9, 0.5 + level / 100, 0.1], (COUNT, 1))
-        return Found(every[np.arange(COUNT), at], parts, parts, every, 10.0)
+        return Found(every.at(40), parts, parts, every, 10.0)
 
     monkeypatch.setattr(tables_ablations, "found", found)
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, Settings(margin=1e9)))
@@ -65,7 +65,7 @@ def test_the_curves_hold_the_chosen_setting_once(study):
 
 
 def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
-    pair = (made(3, np.random.default_rng(1))[:, 40], made(0, np.random.default_rng(1))[:, 40])
+    pair = tuple(made(level, np.random.default_rng(1)).at(40) for level in (3, 0))
     monkeypatch.setattr(tables_ablations, "_walked", lambda s: (("10 walk", "a", "b"), pair))
     monkeypatch.setattr(tables_ablations, "_unlabelled", lambda s: (("11 255", "a", "b"), None))
     table = tables_ablations.ledger(study)
@@ -95,7 +95,7 @@ def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
     def refinement(title):
         def stage(name):
             level = levels[title].get(name, levels[title]["seed"])
-            return Refined(None, made(level, np.random.default_rng(2))[:, 40], None, 0.3)
+            return Refined(None, made(level, np.random.default_rng(2)).at(40), None, None, 0.3)
 
         return type("Own", (), {"title": title, "stage": staticmethod(stage)})
 
@@ -112,7 +112,7 @@ def test_the_best_of_many_equal_settings_looks_too_good(study, monkeypatch):
     def found(study, run):
         key = zlib.crc32(f"{run.factor} {run.value}".encode())
         every = made(0, np.random.default_rng(key))
-        return Found(every[:, 40], None, None, every, 10.0)
+        return Found(every.at(40), None, None, every, 10.0)
 
     monkeypatch.setattr(tables_ablations, "found", found)
     table = tables_ablations.best_of(study, draws=100).set_index("tried")
@@ -128,17 +128,15 @@ def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
     def seed(self, method):
         every = before if method.title == "CAM" else after
         return type(
-            "Seed", (), {"at": staticmethod(lambda c: every[:, 40 if c == "oracle" else 35])}
+            "Seed", (), {"at": staticmethod(lambda c: every.at(40 if c == "oracle" else 35))}
         )
 
     monkeypatch.setattr(Study, "seed", seed)
     table = tables_ablations.protocol(study).set_index("quantity")["value"]
-    error = np.std(intervals.resample(intervals.gain, after[:, 35], before[:, 35])[1], ddof=1)
+    error = np.std(intervals.resample(intervals.gain, after.at(35), before.at(35))[1], ddof=1)
     row = [value for name, value in table.items() if name.endswith("apart, paired")]
     assert row == [intervals.images_needed(error, COUNT)]
     optimism = [value for name, value in table.items() if name.startswith("oracle")]
-    best = evaluation.mean_iou(after[:, 40].sum(axis=0)) - evaluation.mean_iou(
-        after[:, 35].sum(axis=0)
-    )
+    best = evaluation.miou(after.total()[40]) - evaluation.miou(after.total()[35])
     assert optimism[0] == pytest.approx(best, abs=0.2)
     assert table["the same of its gain over CAM"] == 0
