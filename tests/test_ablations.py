@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fabricated import swept_from
 
 from ribkit import ablations, adaptation, classifier, evaluation, scenes, seeds
 from ribkit.ablations import Grid, grid, measure, reference
 from ribkit.adaptation import OFFICIAL, PAPER, Settings
 from ribkit.seeds import Model
 from ribkit.store import Result, save
-from tests.fabricated import swept_from
 
 SMALL = Grid(taus=(0.3,), steps=(3,), rates=(3.0,), margins=(0.0, 2.0), others=(0,))
 RIB = Settings(rate=1e-5, others=2, steps=2, margin=1e9)

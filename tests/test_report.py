@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from fabricated import swept_from
 
 from ribkit import chain, claims, report, tables, tables_ablations, tables_rq4
 from ribkit.chain import Refined
@@ -17,7 +18,6 @@ from ribkit.errors import InputError
 from ribkit.evaluation import counts
 from ribkit.study import CAM, RIB, RIBS, Seed, Study
 from ribkit.tables_ablations import Found
-from tests.fabricated import swept_from
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 IMAGES = 40

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from fabricated import swept_from
 from PIL import Image
 
 from ribkit import evaluation, tables
 from ribkit.errors import InputError
 from ribkit.study import CAM, METHODS, RIB, RIBS, Seed, Study, some
-from tests.fabricated import swept_from
 
 
 def test_scenes_to_train_tune_score_and_pretrain_on_are_others():

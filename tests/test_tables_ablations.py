@@ -4,13 +4,13 @@ import zlib
 
 import numpy as np
 import pytest
+from fabricated import swept_from
 
 from ribkit import chain, evaluation, figures, intervals, tables_ablations
 from ribkit.adaptation import Settings
 from ribkit.chain import Refined
 from ribkit.study import Study
 from ribkit.tables_ablations import Found
-from tests.fabricated import swept_from
 
 COUNT = 30
 
