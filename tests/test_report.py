@@ -9,11 +9,13 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from fabricated import swept_from
 
 from ribkit import chain, claims, evaluation, report, tables, tables_ablations, tables_rq4
 from ribkit.chain import Refined
 from ribkit.claims import CLAIMS
 from ribkit.errors import InputError
+from ribkit.evaluation import counts
 from ribkit.study import CAM, RIB, RIBS, Seed, Study
 from ribkit.tables_ablations import Found
 
@@ -63,10 +65,8 @@ def fabricated(request, monkeypatch):
     ranks = {CAM: -4 * sign, RIBS[2]: 0, RIB: 4 * sign}
 
     def seed(self, method):
-        made = np.repeat(matrices(ranks[method], self.number)[:, None], 100, axis=1)
-        rows = [evaluation.rows(np.arange(2), one) for one in made]
-        swept = evaluation.Swept(IMAGES, 2, **evaluation.gathered(rows))
-        return Seed(method, None, swept, oracle=20, held_out=30)
+        made = swept_from(np.repeat(confusions(ranks[method], self.number)[:, None], 100, axis=1))
+        return Seed(method, None, made, oracle=20, held_out=30)
 
     def coverage(study, methods):
         rows = [
@@ -80,7 +80,7 @@ def fabricated(request, monkeypatch):
         levels = {"seed": 0, "+ IRN + saliency": 9}
 
         def stage(name):
-            made = counts(level + sign * levels.get(name, 5))
+            made = counts(confusions(level + sign * levels.get(name, 5)))
             return Refined(None, made, made, None, 0.3)
 
         return SimpleNamespace(title=title, stage=stage)
@@ -88,11 +88,11 @@ def fabricated(request, monkeypatch):
     sources = {"CAM": -4, "RIB": 0, "RIB + saliency": 4, "ground truth": 8}
 
     def networks(study, source, crf):
-        return [counts(sign * sources[source], r.number) for r in study.replicas]
+        return [counts(confusions(sign * sources[source], r.number)) for r in study.replicas]
 
     def found(study, run):
         harmed = run.value.startswith(("sigmoid", "once", "each image, last"))
-        return Found(counts(-4 * sign if harmed else 0), None, None, None, 10.0)
+        return Found(counts(confusions(-4 * sign if harmed else 0)), None, None, None, 10.0)
 
     def stored(self, name, stage, **parameters):
         assert name == "layers"

@@ -256,28 +256,28 @@ def saved(made, folder):
     return stored(folder, "seeds", **made)
 
 
+def swept(images, result):
+    return evaluation.Swept(len(images), 9, **seeds.score(images, result)["rows"])
+
+
 def test_seeds_are_scored_at_every_threshold(images, made, tmp_path):
-    rows = seeds.score(images, saved(made, tmp_path / "seeds"))["rows"]
-    swept = evaluation.Swept(6, 9, **rows)
-    for index in (0, 40, 99):
-        _, target, predicted = swept.at(index).sum(axis=2).T
-        assert (target == 48 * 48).all()
-        assert (predicted == 48 * 48).all()
+    found = swept(images, saved(made, tmp_path / "seeds"))
+    assert found.total().shape == (100, 3, 9)
+    assert (found.at(40)[:, 1:].sum(axis=2) == 48 * 48).all()
     maps = made["maps"]["0"].astype(np.float32)
     winner = np.flatnonzero(images.labels[0])[maps.argmax(axis=0)] + 1
     guess = np.where(maps.max(axis=0) > 0.4, winner, 0)
-    expected = evaluation.confusion(guess, images.mask(0), 9)
-    assert (swept.at(40)[0] == evaluation.counts(expected)).all()
-    assert (swept.at(0)[5, 2, 1:] == 0).all()  # no label: background everywhere
+    expected = evaluation.counts(evaluation.confusion(guess, images.mask(0), 9))
+    assert (found.at(40)[0] == expected).all()
+    assert (found.at(0)[5, 2, 1:] == 0).all()  # no label: background everywhere
 
 
 def test_maps_of_another_size_are_resized_to_the_mask(images, tmp_path):
     maps = {name: np.full((n, 6, 8), 0.5, np.float16) for name, n in zip(
         images.ids, images.labels.sum(axis=1), strict=True
     )}  # fmt: skip
-    rows = seeds.score(images, saved({"maps": maps}, tmp_path / "s"))["rows"]
-    total = evaluation.Swept(6, 9, **rows).total()
-    assert (total[:, 1:].sum(axis=2) == 6 * 48 * 48).all()
+    found = swept(images, saved({"maps": maps}, tmp_path / "s"))
+    assert (found.at(0)[:, 1:].sum(axis=2) == 48 * 48).all()
 
 
 def test_coverage_tells_heads_bodies_and_the_rest_apart(images, tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from fabricated import swept_from
 from PIL import Image
 
 from ribkit import evaluation, tables
@@ -133,9 +134,7 @@ def fabricated(monkeypatch):
         confusions[:, :, 0, 0] = 100
         confusions[:, :, 1, 1] = right[:, None]
         confusions[:, :, 1, 0] = 100 - right[:, None]
-        rows = [evaluation.rows(np.arange(2), one) for one in confusions]
-        swept = evaluation.Swept(40, 2, **evaluation.gathered(rows))
-        return Seed(method, None, swept, oracle=20, held_out=30)
+        return Seed(method, None, swept_from(confusions), oracle=20, held_out=30)
 
     monkeypatch.setattr(Study, "seed", seed)
     return Study("mini")

@@ -4,6 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
+from fabricated import swept_from
 
 from ribkit import chain, evaluation, figures, intervals, tables_ablations
 from ribkit.adaptation import Settings
@@ -19,8 +20,7 @@ def made(level, random):
     hits = random.integers(30, 60, (COUNT, 1)) + level - np.abs(np.arange(100) - 40) // 4
     every = np.zeros((COUNT, 100, 2, 2), int)
     every[..., 1, 1], every[..., 1, 0], every[..., 0, 0] = hits, 100 - hits, 100
-    rows = [evaluation.rows(np.arange(2), one) for one in every]
-    return evaluation.Swept(COUNT, 2, **evaluation.gathered(rows))
+    return swept_from(every)
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def study(monkeypatch):
 
     def found(study, run):
         level = 0 if run.settings is None else {"maximum": -5}.get(run.value, 5)
-        swept = made(level, np.random.default_rng(0))
+        every = made(level, np.random.default_rng(0))
         parts = np.tile([0.9, 0.5 + level / 100, 0.1], (COUNT, 1))
-        return Found(swept.at(40), parts, parts, swept, 10.0)
+        return Found(every.at(40), parts, parts, every, 10.0)
 
     monkeypatch.setattr(tables_ablations, "found", found)
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, Settings(margin=1e9)))
@@ -95,8 +95,7 @@ def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
     def refinement(title):
         def stage(name):
             level = levels[title].get(name, levels[title]["seed"])
-            counts = made(level, np.random.default_rng(2)).at(40)
-            return Refined(None, counts, None, None, 0.3)
+            return Refined(None, made(level, np.random.default_rng(2)).at(40), None, None, 0.3)
 
         return type("Own", (), {"title": title, "stage": staticmethod(stage)})
 
@@ -112,8 +111,8 @@ def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
 def test_the_best_of_many_equal_settings_looks_too_good(study, monkeypatch):
     def found(study, run):
         key = zlib.crc32(f"{run.factor} {run.value}".encode())
-        swept = made(0, np.random.default_rng(key))
-        return Found(swept.at(40), None, None, swept, 10.0)
+        every = made(0, np.random.default_rng(key))
+        return Found(every.at(40), None, None, every, 10.0)
 
     monkeypatch.setattr(tables_ablations, "found", found)
     table = tables_ablations.best_of(study, draws=100).set_index("tried")
@@ -138,7 +137,6 @@ def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
     row = [value for name, value in table.items() if name.endswith("apart, paired")]
     assert row == [intervals.images_needed(error, COUNT)]
     optimism = [value for name, value in table.items() if name.startswith("oracle")]
-    total = after.total()
-    best = evaluation.miou(total[40]) - evaluation.miou(total[35])
+    best = evaluation.miou(after.total()[40]) - evaluation.miou(after.total()[35])
     assert optimism[0] == pytest.approx(best, abs=0.2)
     assert table["the same of its gain over CAM"] == 0
