@@ -35,6 +35,9 @@ def named(lines):
 PINS = named(line for line in LOCK.splitlines() if line and not line.startswith("#"))
 RUNNING = named(PYPROJECT["project"]["dependencies"])
 DEVELOPING = named(PYPROJECT["dependency-groups"]["dev"])
+EXTRAS = named(
+    line for extra in PYPROJECT["project"]["optional-dependencies"].values() for line in extra
+)
 
 
 def pinned(name):
@@ -114,7 +117,11 @@ def test_conda_installs_the_lock_the_project_and_the_tools():
 
 @pytest.mark.parametrize(
     ("folder", "declared"),
-    [("ribkit", RUNNING), ("tests", RUNNING | DEVELOPING), ("benchmarks", RUNNING | DEVELOPING)],
+    [
+        ("ribkit", RUNNING | EXTRAS),
+        ("tests", RUNNING | DEVELOPING),
+        ("benchmarks", RUNNING | DEVELOPING),
+    ],
 )
 def test_every_imported_package_is_declared(folder, declared):
     providers = importlib.metadata.packages_distributions()
@@ -131,6 +138,13 @@ def test_every_imported_package_is_declared(folder, declared):
                 found |= {canonicalize_name(top)}
                 known = declared.keys() | {"jupyter-client"}  # papermill's, nbval's, JupyterLab's
                 assert found & known, f"{file.name} imports {top}"
+
+
+def test_ribkit_needs_no_extra_to_be_imported():
+    hidden = "import sys; sys.modules.update(dict.fromkeys(['ray', 'onnxruntime', 'rembg']))"
+    names = ", ".join(f"ribkit.{path.stem}" for path in (ROOT / "ribkit").glob("[a-z]*.py"))
+    done = run(sys.executable, "-c", f"{hidden}; import {names}", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_make_help_lists_every_target():

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from fabricated import swept_from
 
-from ribkit import chain, claims, evaluation, report, tables, tables_ablations, tables_rq4
+from ribkit import chain, claims, report, tables, tables_ablations, tables_rq4
 from ribkit.chain import Refined
 from ribkit.claims import CLAIMS
 from ribkit.errors import InputError
@@ -24,17 +24,12 @@ IMAGES = 40
 NEVER = {"rib-seed-coco", "rib-network-coco"}  # no COCO run yet
 
 
-def matrices(level, seed=0):
+def confusions(level, seed=0):
     """Confusions ``(40, 2, 2)`` whose object is found more the higher the level (points)."""
     base = np.random.default_rng(seed).integers(30, 50, IMAGES)
     made = np.zeros((IMAGES, 2, 2), int)
     made[:, 1, 1], made[:, 1, 0], made[:, 0, 0] = base + level, 100 - base - level, 100
     return made
-
-
-def counts(level, seed=0):
-    """The same as counts, ``(40, 3, 2)``."""
-    return evaluation.counts(matrices(level, seed))
 
 
 def toy_hgr(sign):
