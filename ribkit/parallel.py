@@ -10,6 +10,7 @@ An item is computed with one thread wherever it runs, so its result does not dep
 workers there are, nor on the order, nor on which of them die.
 """
 
+import atexit
 import os
 import sys
 import traceback
@@ -305,6 +306,13 @@ class Local:
         """Killed; the next items start another."""
         if pool := self.pools.pop(self.name, None):
             pool.shutdown(kill_workers=True)
+
+
+@atexit.register
+def _end_local() -> None:
+    """What Python would otherwise complain of at its end."""
+    for pool in Local.pools.values():
+        pool.shutdown(kill_workers=True)
 
 
 class Remote:
