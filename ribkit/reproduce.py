@@ -121,7 +121,9 @@ def record(study: Study, parameters: dict) -> dict:
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     found = parser("ribkit.reproduce", __doc__)
-    found.add_argument("--check", action="store_true", help="check the input and stop")
+    found.add_argument(
+        "--check", action="store_true", help="check the input, say what it will take, and stop"
+    )
     return found.parse_args(words)
 
 
@@ -170,6 +172,9 @@ def main(words: list[str] | None = None) -> int:
         changes = overrides(options.set)
         print(study.check(), flush=True)
         if options.check:
+            from ribkit import estimate  # what a run need not import
+
+            print(f"\n{estimate.words(estimate.table(study))}")
             return 0
         parameters = {
             "profile": options.profile,

@@ -2,10 +2,11 @@ import json
 from types import SimpleNamespace
 
 import nbformat
+import pandas as pd
 import pytest
 import torch
 
-from ribkit import profiles, reproduce, scenes
+from ribkit import estimate, profiles, reproduce, scenes
 from ribkit.errors import InputError
 
 SMALL = [
@@ -60,10 +61,16 @@ def test_wrong_input_ends_with_status_1_and_one_sentence(words, says, capsys):
 
 
 @pytest.mark.usefixtures("nothing_computed")
-def test_check_says_what_there_is_and_computes_nothing(capsys):
+def test_check_says_what_there_is_and_what_it_will_take(capsys, monkeypatch):
+    table = pd.DataFrame(
+        {"stage": ["CAM"], "hours": [2.0]} | {"disk (GiB)": 3.0, "memory (GiB)": 1}
+    )
+    monkeypatch.setattr(estimate, "table", lambda study: table)
     assert reproduce.main([*SMALL, "--check"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("mini: 2 images to score, 4 to train on, 2 to tune on")
+    assert "About 2 hours" in printed
+    assert "3 GiB of disk, and 1 GiB of memory in each process" in printed
 
 
 def test_overrides_are_names_and_texts():
