@@ -108,7 +108,7 @@ def _convert(folder: Path, files: dict[str, Path]) -> None:
     done = set(os.listdir(folder / "SegmentationClass"))
     for split, part in zip(files, images, strict=True):
         left = [image for image in part if f"{image.id}.png" not in done]
-        map_images(partial(_write, folder, split), left, f"masks of {split}")
+        map_images(partial(_write, folder, split), left, f"masks of {split}", gpu=False)
     labels = {i.id: sorted({names[one.value - 1] for one in i.instances}) for i in every}
     voc.write_labels(folder, names, labels)
     for split, part in zip(files, images, strict=True):

@@ -265,7 +265,7 @@ def add_train_aug(root: Path, sbd: Path) -> None:
     known = [id for split in ("train", "val") for id in (sbd / f"{split}.txt").read_text().split()]
     ids = {*voc.split_ids(root, "train"), *known} - {*voc.split_ids(root, "val")}
     missing = [id for id in sorted(ids) if not voc.mask_path(root, id).is_file()]
-    map_images(partial(_write_mask, root, sbd), missing, "masks of train_aug")
+    map_images(partial(_write_mask, root, sbd), missing, "masks of train_aug", gpu=False)
     voc.write_list(root, "train_aug", sorted(ids))
 
 

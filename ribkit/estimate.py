@@ -33,7 +33,7 @@ class Cost:
     """One stage of a run.
 
     unit: ``"image"`` or ``"iteration"``, of which there are ``count``. seconds, bytes: of each, the
-    latter on disk. memory: at most, in GiB, of the GPU or of one process.
+    latter on disk. memory: at most, in GiB, of the GPU or of one process. gpu: whether it uses one.
     """
 
     stage: str
@@ -42,11 +42,12 @@ class Cost:
     seconds: float
     bytes: float
     memory: float
+    gpu: bool = True
 
     @property
     def hours(self) -> float:
         """Of the whole stage, on all workers of this machine."""
-        side_by_side = parallel.workers() if self.unit == "image" else 1
+        side_by_side = parallel.workers(self.gpu) if self.unit == "image" else 1
         return self.count * self.seconds / side_by_side / 3600
 
 
@@ -172,13 +173,15 @@ class Sample:
         self.images = study.scored.take(labelled)
         self.found: list[Cost] = []
 
-    def each(self, words: str, count: int, name: str, stage: Callable, **more: Any) -> Result:
+    def each(
+        self, words: str, count: int, name: str, stage: Callable, gpu: bool = True, **more: Any
+    ) -> Result:
         """Measure a per-image stage; its result on both images."""
         first, second = (self.images.take([k]) for k in range(len(self.images)))
         self.store.run(name, stage, images=first, **more)
         memory = peak(lambda: self.store.run(name, stage, images=second, **more))
         result = self.store.run(name, stage, images=second, **more)
-        self._add(words, count, "image", result.seconds, _bytes(result), memory)
+        self._add(words, count, "image", result.seconds, _bytes(result), memory, gpu)
         return self.store.run(name, stage, images=self.images, **more)
 
     def training(self, words: str, count: int, name: str, longer: str, training, **asked) -> Result:
@@ -201,8 +204,8 @@ class Sample:
             self._add("pretext task", count, "iteration", seconds, 0, 0)
         return result
 
-    def _add(self, words: str, count: int, unit: str, seconds, size, memory: float) -> None:
-        self.found.append(Cost(words, count, unit, seconds, size, memory / 2**10))
+    def _add(self, words: str, count: int, unit: str, seconds, size, memory, gpu=True) -> None:
+        self.found.append(Cost(words, count, unit, seconds, size, memory / 2**10, gpu))
 
 
 def _bytes(result: Result) -> int:
@@ -246,18 +249,15 @@ def _refinement(sample: Sample, many: Counts, maps: Result) -> Result:
     p = sample.profile
     labelled = 2 * (many.images + many.tuning + many.further)
     on_maps = {"seeds": maps, "long_side": p.long_side}
-    sample.each(
-        "CRF", 2 * many.images, "crf", refinement.crf_on_maps, **on_maps, threshold=THRESHOLD
-    )
+    cores = on_maps | {"gpu": False}
+    at = {"threshold": THRESHOLD}
+    sample.each("CRF", 2 * many.images, "crf", refinement.crf_on_maps, **cores, **at)
     labels = {
         "irn": sample.each(
-            "IRN's labels", labelled, "irn-labels", refinement.irn_labels, **on_maps,
-            threshold=THRESHOLD,
+            "IRN's labels", labelled, "irn-labels", refinement.irn_labels, **cores, **at
         ),
-        "psa": sample.each(
-            "PSA's labels", labelled, "psa-labels", refinement.psa_labels, **on_maps
-        ),
-    }  # fmt: skip
+        "psa": sample.each("PSA's labels", labelled, "psa-labels", refinement.psa_labels, **cores),
+    }
     walks = {
         "irn": (refinement.irn_walk, {"walk": WALKS[p.walk]}, p.replicas * labelled),
         "psa": (

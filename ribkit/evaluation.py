@@ -203,6 +203,7 @@ def each(
     value: str,
     measure: Callable[[ImageSet, int, np.ndarray], Any],
     words: str,
+    gpu: bool = False,
 ) -> list:
     """``measure(images, index, array)`` of every image, with its array in a stored result.
 
@@ -213,7 +214,7 @@ def each(
     if missing:
         raise InputError(f"{result.path} has no {value} of image {missing[0]}; compute them first.")
     task = partial(_measured, measure, images, result, value)
-    return map_images(task, range(len(images)), words)
+    return map_images(task, range(len(images)), words, gpu)
 
 
 def _measured(measure: Callable, images: ImageSet, result: Result, value: str, index: int) -> Any:

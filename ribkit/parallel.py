@@ -43,17 +43,18 @@ IDLE = 300  # seconds after which a local worker without work ends
 Task = Callable[[Any], Any]
 
 
-def workers() -> int:
+def workers(gpu: bool = True) -> int:
     """How many items are computed at the same time, of this machine or of the cluster.
 
-    One per core this process may use, or one per GPU; ``RIBKIT_WORKERS`` asks for another number.
+    One per GPU where the device is one and the items use it (``gpu``), else one per core this
+    process may use; ``RIBKIT_WORKERS`` asks for another number.
     """
-    asked = int(os.environ.get("RIBKIT_WORKERS") or 0)
+    asked, gpus = int(os.environ.get("RIBKIT_WORKERS") or 0), gpu and _on_gpus()
     if asked == 1:
         return 1
     if os.environ.get("RAY_ADDRESS"):
-        there = int(_ray().cluster_resources().get("GPU" if _on_gpus() else "CPU", 0))
-    elif _on_gpus():
+        there = int(_ray().cluster_resources().get("GPU" if gpus else "CPU", 0))
+    elif gpus:
         there = torch.cuda.device_count() if device().index is None else 1
     else:
         return asked or len(os.sched_getaffinity(0))
@@ -73,19 +74,21 @@ def _on_gpus() -> bool:
     return device().type == "cuda"
 
 
-def map_images(task: Task, items: Sequence, words: str) -> list:
+def map_images(task: Task, items: Sequence, words: str, gpu: bool = True) -> list:
     """``[task(item) for item in items]`` over all workers, with a progress bar named ``words``.
 
-    task, items: picklable; task is a function of a module, or a partial of one. An item whose
-    worker dies, or that fails, is tried again; the third error comes out with a note that names the
-    item. InputError comes out at once.
+    task, items: picklable; task is a function of a module, or a partial of one. gpu: whether the
+    task uses a GPU where there is one; if not, it goes over all cores. An item whose worker dies,
+    or that fails, is tried again; the third error comes out with a note that names the item.
+    InputError comes out at once.
     """
-    count = min(len(items), workers())
+    gpu = gpu and _on_gpus()
+    count = min(len(items), workers(gpu))
     size = min(CHUNK, len(items) // (SHARES * count) or 1) if count > 1 else 1
     chunks = [
         Chunk(range(start, min(start + size, len(items)))) for start in range(0, len(items), size)
     ]
-    with _open(task, count) as team:
+    with _open(task, count, gpu) as team:
         done = dict(bar(_finished(team, items, chunks), words, len(items)))
     return [done[position] for position in range(len(items))]
 
@@ -107,7 +110,7 @@ def ahead(function: Callable[[Any], Any], items: Iterable, depth: int) -> Iterat
     place. The threads end with the last item, or when the consumer stops.
     """
     waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(min(THREADS, workers(), depth))
+    pool = ThreadPoolExecutor(min(THREADS, workers(gpu=False), depth))
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -217,13 +220,13 @@ def _raise_at_last(error: Exception, chunk: Chunk, suspects: list) -> None:
 
 # ---- workers ------------------------------------------------------------------------------------
 @contextmanager
-def _open(task: Task, count: int) -> Iterator[list[Worker]]:
+def _open(task: Task, count: int, gpu: bool) -> Iterator[list[Worker]]:
     """So many workers for a task."""
     if count <= 1:
         yield [Here(task)]
     elif os.environ.get("RAY_ADDRESS"):
         shared = _ray().put(task)
-        team = [Remote(shared) for _ in range(count)]
+        team = [Remote(shared, gpu) for _ in range(count)]
         try:
             yield team
         finally:
@@ -233,7 +236,7 @@ def _open(task: Task, count: int) -> Iterator[list[Worker]]:
         with warnings.catch_warnings():
             # a process that grew large is replaced, which changes no result and needs no warning
             warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
-            yield [Local(task, number) for number in range(count)]
+            yield [Local(task, number, gpu) for number in range(count)]
 
 
 def _environment(place: str) -> dict[str, str]:
@@ -280,9 +283,9 @@ class Local:
 
     pools: dict[str, ProcessPoolExecutor] = {}  # noqa: RUF012
 
-    def __init__(self, task: Task, number: int):
+    def __init__(self, task: Task, number: int, gpu: bool):
         self.task, self.number = task, number
-        self.place = f"cuda:{number}" if _on_gpus() else "cpu"
+        self.place = f"cuda:{number}" if gpu else "cpu"
         self.name = f"{self.place} {number}"
 
     def start(self) -> Future:
@@ -318,13 +321,13 @@ def _end_local() -> None:
 class Remote:
     """A process somewhere in the cluster, with a CPU or a GPU of its own: a Ray actor."""
 
-    def __init__(self, task: Any):
-        self.task, self.actor = task, None
+    def __init__(self, task: Any, gpu: bool):
+        self.task, self.gpu, self.actor = task, gpu, None
 
     def start(self) -> Future:
         """As soon as the cluster has room for it."""
-        kind = "cuda" if _on_gpus() else "cpu"  # Ray shows a worker no GPU but its own
-        room = {"num_gpus": 1} if kind == "cuda" else {"num_cpus": 1}
+        kind = "cuda" if self.gpu else "cpu"  # Ray shows a worker no GPU but its own
+        room = {"num_gpus": 1} if self.gpu else {"num_cpus": 1}
         environment = {"env_vars": _environment(kind)}
         self.actor = _ray().remote(_Actor).options(**room, runtime_env=environment).remote()
         return self.submit([])

@@ -51,14 +51,18 @@ class Made:
 
 
 def make(
-    task: Callable[[int], Mapping[str, np.ndarray]], images: ImageSet, scratch: Path, words: str
+    task: Callable[[int], Mapping[str, np.ndarray]],
+    images: ImageSet,
+    scratch: Path,
+    words: str,
+    gpu: bool = True,
 ) -> Made:
     """What ``task(index)`` makes of each image, through `parallel.map_images`.
 
     task: picklable; returns named arrays, scalars among them as arrays without dimensions. scratch:
     an image whose file lies there is not computed again.
     """
-    map_images(partial(_keep, task, scratch), range(len(images)), words)
+    map_images(partial(_keep, task, scratch), range(len(images)), words, gpu)
     return Made(scratch, images.ids)
 
 

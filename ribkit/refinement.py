@@ -104,10 +104,12 @@ def _made(
     value: str,
     scratch: Path,
     words: str,
+    gpu: bool = False,
 ) -> per_image.Made:
     """What ``task(index, array)`` makes of each image and its array of a stored result."""
     _require(images, result, value)
-    return per_image.make(partial(_read, task, images, result, value), images, scratch, words)
+    task = partial(_read, task, images, result, value)
+    return per_image.make(task, images, scratch, words, gpu)
 
 
 def _read(task: Callable, images: ImageSet, result: Result, value: str, index: int) -> dict:
@@ -207,7 +209,7 @@ def irn_walk(
     own size, and ``edges``, name -> the boundary map ``(h', w')`` float16 on its grid.
     """
     task = partial(_irn_walk, model, images, walk, long_side)
-    made = _made(task, images, seeds, "maps", scratch, "IRN's walk")
+    made = _made(task, images, seeds, "maps", scratch, "IRN's walk", gpu=True)
     return {value: made.arrays(value) for value in ("maps", "edges")}
 
 
@@ -242,7 +244,8 @@ def psa_walk(
 ) -> dict:
     """``labels`` after PSA's walk of the maps and of a background score with this alpha."""
     task = partial(_psa_walk, model, images, alpha, log2_steps, long_side)
-    return {"labels": _made(task, images, seeds, "maps", scratch, "PSA's walk").arrays("labels")}
+    made = _made(task, images, seeds, "maps", scratch, "PSA's walk", gpu=True)
+    return {"labels": made.arrays("labels")}
 
 
 def _psa_walk(model, images, alpha, log2_steps, long_side, index: int, maps: np.ndarray) -> dict:

@@ -188,7 +188,7 @@ def score(images: ImageSet, seeds: Result) -> dict:
 
     The maps are resized to the mask, bilinearly.
     """
-    found = evaluation.each(images, seeds, "maps", _sweep, "scores of the seeds")
+    found = evaluation.each(images, seeds, "maps", _sweep, "scores of the seeds", gpu=True)
     return {"rows": evaluation.gathered(found)}
 
 

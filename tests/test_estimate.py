@@ -52,6 +52,6 @@ def test_a_sample_measures_every_stage_and_leaves_nothing_behind(study, monkeypa
 
 
 def test_images_are_shared_by_the_workers_and_iterations_are_not(monkeypatch):
-    monkeypatch.setattr("ribkit.parallel.workers", lambda: 4)
+    monkeypatch.setattr("ribkit.parallel.workers", lambda gpu: 4)
     assert estimate.Cost("CAM", 7200, "image", 2.0, 0, 0).hours == 1
     assert estimate.Cost("IRN", 7200, "iteration", 2.0, 0, 0).hours == 4

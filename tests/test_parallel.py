@@ -206,7 +206,7 @@ def test_each_local_gpu_has_a_worker_and_a_named_one_works_in_this_process(monke
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     assert parallel.workers() == 4
-    with parallel._open(square, 3) as team:
+    with parallel._open(square, 3, gpu=True) as team:
         assert [worker.place for worker in team] == ["cuda:0", "cuda:1", "cuda:2"]
     monkeypatch.setenv("RIBKIT_WORKERS", "2")
     assert parallel.workers() == 2
@@ -317,3 +317,15 @@ def test_seeds_are_the_same_bytes_wherever_they_are_computed(workers, rib, tmp_p
         store.save(tmp_path, name, content)
     found = [(tmp_path / name).read_bytes() for name in ("maps.npz", "images.csv")]
     assert BYTES.setdefault("seeds", found) == found
+
+
+def test_what_uses_no_gpu_goes_over_all_cores_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
+    assert parallel.workers() == 1
+    assert parallel.workers(gpu=False) == len(os.sched_getaffinity(0))
+    with parallel._open(square, 2, gpu=False) as team:
+        assert [worker.place for worker in team] == ["cpu", "cpu"]
+    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+    done = parallel.map_images(where, range(4), "places", gpu=False)
+    assert os.getpid() not in {pid for pid, _, _ in done}
