@@ -47,18 +47,19 @@ def workers(gpu: bool = True) -> int:
     """How many items are computed at the same time, of this machine or of the cluster.
 
     One per GPU where the device is one and the items use it (``gpu``), else one per core this
-    process may use; ``RIBKIT_WORKERS`` asks for another number.
+    process may use; ``RIBKIT_WORKERS`` asks for another number, also of more than there are GPUs,
+    which then take turns: for what a GPU waits for, such as the CRF after a network.
     """
-    asked, gpus = int(os.environ.get("RIBKIT_WORKERS") or 0), gpu and _on_gpus()
+    asked = int(os.environ.get("RIBKIT_WORKERS") or 0)
     if asked == 1:
         return 1
+    gpu = gpu and _on_gpus()
     if os.environ.get("RAY_ADDRESS"):
-        there = int(_ray().cluster_resources().get("GPU" if gpus else "CPU", 0))
-    elif gpus:
-        there = torch.cuda.device_count() if device().index is None else 1
-    else:
+        there = int(_ray().cluster_resources().get("GPU" if gpu else "CPU", 0))
+        return min(asked or there, there)
+    if not gpu:
         return asked or len(os.sched_getaffinity(0))
-    return min(asked or there, there)
+    return 1 if device().index is not None else asked or torch.cuda.device_count()
 
 
 def device() -> torch.device:
@@ -285,7 +286,7 @@ class Local:
 
     def __init__(self, task: Task, number: int, gpu: bool):
         self.task, self.number = task, number
-        self.place = f"cuda:{number}" if gpu else "cpu"
+        self.place = f"cuda:{number % torch.cuda.device_count()}" if gpu else "cpu"
         self.name = f"{self.place} {number}"
 
     def start(self) -> Future:

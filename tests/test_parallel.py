@@ -151,8 +151,9 @@ def test_the_message_of_a_worker_reaches_the_user(workers):
         parallel.map_images(refusing, range(2), "refused")
 
 
-def test_on_a_gpu_everything_runs_in_this_process(monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+def test_on_one_gpu_everything_runs_in_this_process(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("RIBKIT_WORKERS", raising=False)
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     done = parallel.map_images(where, range(3), "places")
     assert {pid for pid, _, _ in done} == {os.getpid()}
@@ -208,8 +209,9 @@ def test_each_local_gpu_has_a_worker_and_a_named_one_works_in_this_process(monke
     assert parallel.workers() == 4
     with parallel._open(square, 3, gpu=True) as team:
         assert [worker.place for worker in team] == ["cuda:0", "cuda:1", "cuda:2"]
-    monkeypatch.setenv("RIBKIT_WORKERS", "2")
-    assert parallel.workers() == 2
+    monkeypatch.setenv("RIBKIT_WORKERS", "6")
+    with parallel._open(square, parallel.workers(), gpu=True) as team:
+        assert [worker.place for worker in team][3:] == ["cuda:3", "cuda:0", "cuda:1"]
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda:3")
     assert parallel.device() == torch.device("cuda", 3)
     assert parallel.workers() == 1
