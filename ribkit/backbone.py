@@ -31,8 +31,8 @@ class Network(nn.Module):
     classifier: 1x1 convolution without bias -> signed class maps ``(N, C, h, w)``.
     mean, std: of the pixels, per channel, for values in [0, 255].
 
-    precision: None, or ``torch.bfloat16``: that of the passes (autocast; frozen features are kept
-    in it, weights, their gradients and class maps stay as they are).
+    precision: None, or ``torch.bfloat16``: that of the passes up to the classifier (autocast: frozen
+    features are kept in it; weights, gradients, class maps and what follows stay as they are).
     """
 
     precision: torch.dtype | None = None
@@ -67,7 +67,8 @@ class Network(nn.Module):
     def maps(self, features: Tensor) -> Tensor:
         """Frozen features -> signed class maps ``(N, C, h, w)``."""
         with self._autocast(features):
-            return self.classifier(self.adapted(features)).to(self.classifier.weight.dtype)
+            x = self.adapted(features)
+        return self.classifier(x.to(self.classifier.weight.dtype))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels ``(N, 3, H, W)`` in [0, 255] -> signed class maps ``(N, C, h, w)``."""
