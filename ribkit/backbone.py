@@ -31,7 +31,7 @@ class Network(nn.Module):
     classifier: 1x1 convolution without bias -> signed class maps ``(N, C, h, w)``.
     mean, std: of the pixels, per channel, for values in [0, 255].
 
-    precision: None, or ``torch.bfloat16``: that of the passes up to the classifier (autocast: frozen
+    precision: None, or ``torch.bfloat16``: of the passes up to the classifier (autocast: frozen
     features are kept in it; weights, gradients, class maps and what follows stay as they are).
     """
 
