@@ -5,8 +5,7 @@ The official way, written from words: for each of 30 thresholds put it as backgr
 maps, take the highest, and count. Ours gives all 100. Prints the ratio, and how the cost grows.
 """
 
-import time
-
+import measuring
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -50,21 +49,17 @@ def ours(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray) -> dict[str, np.n
 
 
 def seconds(size: tuple[int, int], classes: int) -> dict[str, float]:
-    """Best of three, alternating, for `IMAGES` images; that both say the same is checked."""
+    """Of both ways, for `IMAGES` images; that both say the same is checked."""
     images = [image(size, classes, seed) for seed in range(IMAGES)]
-    ours(*images[0])  # warm
-    times = {"official": [], "ours": []}
-    for _ in range(3):
-        started = time.perf_counter()
-        theirs = np.stack([official(*one, classes) for one in images])
-        times["official"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        rows = evaluation.gathered([ours(*one) for one in images])
-        times["ours"].append(time.perf_counter() - started)
-    swept = evaluation.Swept(IMAGES, classes + 1, **rows)
+    ways = {
+        "official": lambda: np.stack([official(*one, classes) for one in images]),
+        "ours": lambda: evaluation.gathered([ours(*one) for one in images]),
+    }
+    taken, found = measuring.alternate(ways)
+    swept = evaluation.Swept(IMAGES, classes + 1, **found["ours"])
     for k, index in enumerate(SHARED):
-        np.testing.assert_array_equal(swept.at(index), theirs[:, k])
-    return {way: min(taken) for way, taken in times.items()}
+        np.testing.assert_array_equal(swept.at(index), found["official"][:, k])
+    return taken
 
 
 def measure() -> list[dict]:
@@ -76,7 +71,10 @@ def measure() -> list[dict]:
         for size, classes in ((SIZE, CLASSES), (SIZE, 80), ((188, 250), 20), ((750, 1000), 20)):
             taken = seconds(size, classes)
             first = (size, classes) == (SIZE, CLASSES)
-            entry = {"name": "evaluation" if first else "evaluation, growth", "device": "cpu"}
+            entry = {
+                "name": "evaluation" if first else "evaluation, growth",
+                "device": measuring.name(),
+            }
             entry["ratio"] = taken["official"] / taken["ours"]
             entry["size"] = {"pixels": size, "classes": classes, "maps": SHOWN, "images": IMAGES}
             found.append(entry | {"seconds": taken})
@@ -85,17 +83,6 @@ def measure() -> list[dict]:
     return found
 
 
-def main() -> None:
-    """Print what `measure` finds."""
-    for one in measure():
-        size, taken = one["size"], one["seconds"]
-        print(f"{size['pixels'][0]} x {size['pixels'][1]}, {size['classes']} classes: ", end="")
-        print(
-            f"official {1e3 * taken['official'] / size['images']:.1f} ms an image at 30, ", end=""
-        )
-        print(f"ours {1e3 * taken['ours'] / size['images']:.2f} ms at 100 thresholds")
-        print(f"ratio: {one['ratio']:.1f}")
-
-
 if __name__ == "__main__":
-    main()
+    for found in measure():
+        print(measuring.words(found))

@@ -37,11 +37,11 @@ def wait() -> None:
 def name() -> str:
     """The device in words, as `build/bench.json` has it."""
     if device().type == "cuda":
-        return torch.cuda.get_device_name()
+        return f"cuda, {torch.cuda.get_device_name()}"
     model = [
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
-    return model[0].split(":")[1].strip() if model else "cpu"
+    return f"cpu, {model[0].split(':')[1].strip()}" if model else "cpu"
 
 
 def words(entry: dict) -> str:
