@@ -10,7 +10,6 @@ An item is computed with one thread wherever it runs, so its result does not dep
 workers there are, nor on the order, nor on which of them die.
 """
 
-import atexit
 import os
 import sys
 import traceback
@@ -26,6 +25,7 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
 import torch
@@ -312,11 +312,13 @@ class Local:
             pool.shutdown(kill_workers=True)
 
 
-@atexit.register
 def _end_local() -> None:
-    """What Python would otherwise complain of at its end."""
+    """At the end of this process, which else would wait until they are no longer needed."""
     for pool in Local.pools.values():
         pool.shutdown(kill_workers=True)
+
+
+Finalize(None, _end_local, exitpriority=100)
 
 
 class Remote:
