@@ -5,9 +5,7 @@ Prints the ratios and writes ``build/bench.json``: a list of objects with ``name
 """
 
 import json
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import measuring
@@ -21,8 +19,7 @@ def main(names: list[str]) -> None:
     target, entries = HERE.parent / "build" / "bench.json", []
     target.parent.mkdir(exist_ok=True)
     for name in names or known:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
-            found = alone.submit(measuring.entries, name).result()
+        found = measuring.apart(measuring.entries, name)
         for entry in found:
             print(measuring.words(entry), flush=True)
         entries += found
