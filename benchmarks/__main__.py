@@ -10,6 +10,8 @@ from pathlib import Path
 
 import measuring
 
+from ribkit.files import whole
+
 HERE = Path(__file__).parent
 
 
@@ -23,9 +25,8 @@ def main(names: list[str]) -> None:
         for entry in found:
             print(measuring.words(entry), flush=True)
         entries += found
-        partial = target.with_name("bench.json.partial")
-        partial.write_text(json.dumps(entries, indent=1) + "\n")
-        partial.replace(target)
+        with whole(target) as partial:
+            partial.write_text(json.dumps(entries, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from PIL import Image
 from ribkit import voc
 from ribkit.augmentation import resize_labels
 from ribkit.errors import InputError
+from ribkit.files import whole
 from ribkit.images import ImageSet
 
 COMP6 = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -144,6 +145,5 @@ def _require(images: ImageSet, index: int, labels: np.ndarray | None) -> None:
 def _write(path: Path, content: bytes) -> None:
     """A file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with whole(path) as partial:
+        partial.write_bytes(content)

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from ribkit import distributed
 from ribkit.errors import InputError
+from ribkit.files import whole
 from ribkit.images import ImageSet
 from ribkit.progress import bar
 
@@ -198,15 +199,10 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     Any name will do. The same arrays make the same bytes: a member written by name alone bears the
     date 1980-01-01. Raises ValueError for object arrays.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, array in bar(arrays.items(), f"writing {path.name}", len(arrays)):
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in bar(arrays.items(), f"writing {path.name}", len(arrays)):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
 def describe(value: Any) -> Any:

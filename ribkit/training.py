@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ribkit import augmentation, distributed
 from ribkit.errors import InputError
+from ribkit.files import whole
 from ribkit.parallel import ahead, device
 from ribkit.progress import bar
 
@@ -169,9 +170,8 @@ def _keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, watche
         if momentum is not None:
             state[f"momentum.{number}"] = momentum
     state |= {"losses": losses, "watched": torch.tensor(watched)}
-    partial_file = scratch / "training.partial"
-    save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial_file)
-    partial_file.replace(scratch / STATE)
+    with whole(scratch / STATE) as partial:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
 
 
 def _resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
