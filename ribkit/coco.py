@@ -19,7 +19,7 @@ from pycocotools import mask as rle
 
 from ribkit import voc
 from ribkit.errors import InputError
-from ribkit.files import whole
+from ribkit.files import locked
 from ribkit.images import hash_files
 from ribkit.parallel import map_images
 from ribkit.store import PACKAGE, syntax
@@ -64,10 +64,12 @@ def as_voc(root: str | Path, target: Path) -> Path:
     made_of = hash_files(list(files.values()), *files, syntax(PACKAGE, __name__))
     folder = target / f"coco-{made_of[:20]}"
     folder.mkdir(parents=True, exist_ok=True)
-    for split in files:
-        _link(folder / f"{split}2014", root / f"{split}2014")
-    if not all(voc.list_path(folder, split).is_file() for split in files):
-        _convert(folder, files)
+    waiting = f"Process {{}} makes {folder} already; this one waits for it."
+    with locked(target / f"{folder.name}.lock", waiting):
+        for split in files:
+            _link(folder / f"{split}2014", root / f"{split}2014")
+        if not all(voc.list_path(folder, split).is_file() for split in files):
+            _convert(folder, files)
     return folder
 
 
@@ -90,8 +92,8 @@ def _annotation_files(root: Path) -> dict[str, Path]:
 
 def _link(link: Path, to: Path) -> None:
     if not link.is_symlink() or link.readlink() != to:
-        with whole(link) as partial_link:
-            partial_link.symlink_to(to)
+        link.unlink(missing_ok=True)
+        link.symlink_to(to)
 
 
 def _convert(folder: Path, files: dict[str, Path]) -> None:

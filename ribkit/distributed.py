@@ -92,6 +92,15 @@ def barrier() -> None:
         dist.barrier(_state["waiting"])
 
 
+def agreed(found: Callable[[], bool]) -> bool:
+    """What the first process finds, in all that train together."""
+    if world() == 1:
+        return found()
+    told = torch.tensor([int(leads() and found())])
+    dist.broadcast(told, 0, _state["waiting"])
+    return bool(told)
+
+
 def first(function: Callable[[], Any]) -> None:
     """Call the function in rank 0 alone; the others wait, then find what it has stored."""
     if leads():

@@ -1,5 +1,73 @@
-"""What a user reads when the input is wrong."""
+"""What a user reads when the input is wrong, or the machine has too little of something."""
+
+import errno
+import re
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+SYSTEM = re.compile(r"\(os error (\d+)\)")  # how safetensors tells it
+MEMORY = re.compile("out of memory|can't allocate memory|memory ran out", re.IGNORECASE)
+AGAIN = "and run the same command again: it goes on from there."
 
 
 class InputError(ValueError):
     """Bad input, told in one sentence that names the file, the value and the remedy."""
+
+
+class StarvedError(RuntimeError):
+    """The machine lacks room, memory or a right, told in one sentence with the remedy."""
+
+
+@contextmanager
+def starving(doing: str) -> Iterator[None]:
+    """Turn errors of a machine that lacks something into a StarvedError; others pass.
+
+    doing: what was going on, a file or a stage, with which the sentence begins.
+    """
+    try:
+        yield
+    except Exception as error:
+        words = _lack(error)
+        if isinstance(error, StarvedError) or not words:
+            raise
+        raise StarvedError(f"{doing}: {words} {AGAIN}") from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the machine or of a GPU, ran out."""
+    if isinstance(error, MemoryError) or _number(error) == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and bool(MEMORY.search(str(error)))
+
+
+def _lack(error: Exception) -> str:
+    """What the machine lacks and what to do about it; empty for an error of another kind."""
+    number, place = _number(error), getattr(error, "filename", None)
+    at = f" at {place}" if place else ""
+    if number in FULL:
+        return f"the disk has no room{at} ({_first_line(error)}); make room"
+    if number in FORBIDDEN:
+        return f"writing is not allowed{at} ({_first_line(error)}); allow it"
+    if out_of_memory(error):
+        return f"memory ran out ({_first_line(error)}); let fewer work at once (RIBKIT_WORKERS=1)"
+    if isinstance(error, BrokenExecutor):
+        return (
+            "a process that worked on it was killed again and again, as happens when memory runs "
+            "out; let fewer work at once (RIBKIT_WORKERS=1)"
+        )
+    return ""
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = SYSTEM.search(str(error))
+    return int(found[1]) if found else None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from ribkit import figures_ablations, figures_rq4, figures_toy
 from ribkit.errors import InputError
+from ribkit.files import whole
 from ribkit.style import FIGURES, PALETTE, figure, gallery, pictures_table
 
 __all__ = [
@@ -36,8 +37,10 @@ NO_DATE = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer"
 def save(name: str, table: pd.DataFrame, folder: Path) -> Figure:
     """Write a figure's table, read it back, draw from it, write PNG and PDF; returns the figure."""
     folder.mkdir(parents=True, exist_ok=True)
-    table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    return redraw(folder / f"{name}.csv")
+    path = folder / f"{name}.csv"
+    with whole(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    return redraw(path)
 
 
 def redraw(path: Path) -> Figure:
@@ -46,8 +49,9 @@ def redraw(path: Path) -> Figure:
         raise InputError(f"{path} belongs to no figure; the figures are {', '.join(FIGURES)}.")
     drawn = FIGURES[path.stem](pd.read_csv(path, keep_default_na=False, na_values=[""]))
     for suffix in SUFFIXES:
-        target = path.with_suffix(suffix)
-        drawn.savefig(target, bbox_inches="tight", metadata=NO_DATE[suffix])
+        look = {"format": suffix[1:], "bbox_inches": "tight", "metadata": NO_DATE[suffix]}
+        with whole(path.with_suffix(suffix)) as partial:
+            drawn.savefig(partial, **look)
     return drawn
 
 
@@ -58,7 +62,8 @@ def publish(source: Path, target: Path) -> None:
         if path.stem not in UNPUBLISHED.get(target.name, ()):
             for file in (path, *(path.with_suffix(suffix) for suffix in SUFFIXES)):
                 if file.is_file():
-                    shutil.copyfile(file, target / file.name)
+                    with whole(target / file.name) as partial:
+                        shutil.copyfile(file, partial)
 
 
 @figure

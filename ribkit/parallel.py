@@ -31,7 +31,7 @@ from typing import Any, Protocol
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
 
-from ribkit.errors import InputError
+from ribkit.errors import InputError, StarvedError, out_of_memory
 from ribkit.progress import bar
 
 THREADS = 8  # of `ahead`, at most
@@ -41,6 +41,8 @@ SHARES = 8  # chunks for each worker of a list that is short
 IDLE = 300  # seconds after which a local worker without work ends
 
 Task = Callable[[Any], Any]
+
+_most = sys.maxsize  # threads, within `threads`
 
 
 def workers(gpu: bool = True) -> int:
@@ -81,7 +83,8 @@ def map_images(task: Task, items: Sequence, words: str, gpu: bool = True) -> lis
     task, items: picklable; task is a function of a module, or a partial of one. gpu: whether the
     task uses a GPU where there is one; if not, it goes over all cores. An item whose worker dies,
     or that fails, is tried again; the third error comes out with a note that names the item.
-    InputError comes out at once.
+    InputError and StarvedError come out at once. Where memory runs out, one worker fewer goes on,
+    down to one: an item's result does not depend on how many there are.
     """
     gpu = gpu and _on_gpus()
     count = min(len(items), workers(gpu))
@@ -95,13 +98,26 @@ def map_images(task: Task, items: Sequence, words: str, gpu: bool = True) -> lis
 
 
 def alone(task: Task, item: Any) -> Any:
-    """``task(item)`` with one thread; the number of threads is left as it was."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    """``task(item)`` with one thread."""
+    with threads(1):
         return task(item)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Within this, torch computes with so many threads, or fewer where it is within fewer.
+
+    On a CPU their number decides the last bits.
+    """
+    global _most
+    before, most = torch.get_num_threads(), _most
+    _most = min(count, most)
+    torch.set_num_threads(_most)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+        _most = most
 
 
 def ahead(function: Callable[[Any], Any], items: Iterable, depth: int) -> Iterator:
@@ -188,6 +204,9 @@ def _finished(team: list[Worker], items: Sequence, chunks: list[Chunk]) -> Itera
                     idle.append(worker)
                     continue
                 worker.stop()
+                if out_of_memory(error) and (running or idle):  # the others may go on without it
+                    waiting.appendleft(Chunk(chunk.positions[len(results) :], chunk.failures))
+                    continue
                 left = chunk.after(len(results), broken)
                 _raise_at_last(error, chunk, [items[c.positions[0]] for c in left if c.failures])
                 waiting.extendleft(reversed(left))
@@ -211,7 +230,7 @@ def _outcome(future: Future) -> tuple[list, Exception | None, bool]:
 
 def _raise_at_last(error: Exception, chunk: Chunk, suspects: list) -> None:
     """Let an error out that trying again cannot mend."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | StarvedError):
         raise error
     if chunk.failures + 1 == TRIES:
         about = f"item {suspects[0]!r}" if suspects else "a worker that does not start"

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ribkit.errors import InputError
+from ribkit.files import seal, sealed, whole
 from ribkit.images import ImageSet
 from ribkit.parallel import map_images
 from ribkit.store import Arrays, Npz, save_arrays
@@ -46,8 +48,11 @@ class Made:
         return [{value: npz.read(value) for value in values} for npz in files]
 
     def of(self, index: int) -> Npz:
-        """The file of one image."""
-        return Npz(self.folder / f"{index}.npz")
+        """The file of one image. Raises InputError if it is damaged."""
+        path = self.folder / f"{index}.npz"
+        if not sealed(path):
+            raise InputError(f"{path} is damaged or missing; run the same command again.")
+        return Npz(path)
 
 
 def make(
@@ -60,7 +65,7 @@ def make(
     """What ``task(index)`` makes of each image, through `parallel.map_images`.
 
     task: picklable; returns named arrays, scalars among them as arrays without dimensions. scratch:
-    an image whose file lies there is not computed again.
+    an image whose file lies there, sound by its checksum, is not computed again.
     """
     map_images(partial(_keep, task, scratch), range(len(images)), words, gpu)
     return Made(scratch, images.ids)
@@ -68,5 +73,8 @@ def make(
 
 def _keep(task: Callable[[int], Mapping[str, np.ndarray]], scratch: Path, index: int) -> None:
     path = scratch / f"{index}.npz"
-    if not path.is_file():
-        save_arrays(path, {name: np.asarray(array) for name, array in task(index).items()})
+    if not sealed(path):
+        arrays = {name: np.asarray(array) for name, array in task(index).items()}
+        with whole(path) as partial_path:
+            save_arrays(partial_path, arrays)
+            seal(partial_path)

@@ -9,8 +9,6 @@ in ``build/<profile>/``, records commit, versions, hardware, parameters and seed
 
 import argparse
 import datetime
-import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -21,87 +19,41 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from traitlets.config import Config
 
-from ribkit import claims, figures, parallel
-from ribkit.errors import InputError
+from ribkit import claims, figures, notebooks, parallel
+from ribkit.errors import InputError, starving
+from ribkit.files import checksum, locked
 from ribkit.progress import bar
 from ribkit.store import code_hash, describe
 from ribkit.study import ROOT, Study
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "scikit-image")
-RECORD = "ribkit"
 
 
 def reproduce(study: Study, parameters: dict) -> list[Path]:
-    """Run what must be run; return the executed notebooks. Raises RuntimeError if one fails."""
+    """Run what must be run; return the executed notebooks. Raises NotebookError if one fails."""
     study.folder.mkdir(parents=True, exist_ok=True)
-    executed = []
+    executed, drawn = [], study.folder / "figures"
     for source in bar(sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), "notebooks"):
         target = study.folder / source.name
         key = notebook_key(source, study, parameters)
-        if recorded(target) != key:
-            run(source, target, parameters, key, study)
+        record = notebooks.recorded(target, drawn)
+        if record is None or record["key"] != key:
+            about = record_of(study, parameters) | {"key": key}
+            notebooks.run(source, target, ROOT, parameters, drawn, about)
         executed.append(target)
     return executed
 
 
 def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     """What an executed notebook is made of, hashed."""
-    cells = [
-        (c["cell_type"], "".join(c["source"])) for c in json.loads(source.read_text())["cells"]
-    ]
     code = [code_hash(f"ribkit.{name}") for name in ("report", "export")]
-    made_of = [cells, parameters, code, study.inputs(), str(parallel.device().type)]
-    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+    return checksum(
+        [notebooks.cells(source), parameters, code, study.inputs(), str(parallel.device().type)]
+    )
 
 
-def recorded(target: Path) -> str | None:
-    """The key of a notebook that was executed to its end, else None."""
-    if not target.is_file():
-        return None
-    try:
-        return json.loads(target.read_text())["metadata"].get(RECORD, {}).get("key")
-    except (ValueError, KeyError):
-        return None
-
-
-def run(source: Path, target: Path, parameters: dict, key: str, study: Study) -> None:
-    """Execute one notebook; only one that ran to its end carries a record."""
-    import nbformat  # both take seconds to import, which a run with nothing to do need not wait for
-    import papermill
-
-    started = time.perf_counter()
-    running = target.with_name(f"{target.stem}.running.ipynb")
-    try:
-        papermill.execute_notebook(
-            source,
-            running,
-            parameters,
-            cwd=ROOT,
-            kernel_name="python3",
-            progress_bar=False,
-            extra_arguments=["--log-level=50"],
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # no port for others to read
-        )
-    except papermill.PapermillExecutionError as error:
-        running.replace(target)
-        raise RuntimeError(f"{target} stopped: {error.ename}: {error.evalue}") from error
-    notebook = nbformat.read(running, as_version=4)
-    unfinished = [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None
-    ]
-    if unfinished:
-        raise RuntimeError(f"{running} has a cell that did not run: {unfinished[0].source[:60]!r}")
-    seconds = time.perf_counter() - started
-    notebook.metadata[RECORD] = record(study, parameters) | {"key": key, "seconds": seconds}
-    nbformat.write(notebook, running)
-    running.replace(target)
-
-
-def record(study: Study, parameters: dict) -> dict:
+def record_of(study: Study, parameters: dict) -> dict:
     """Commit, versions, hardware, parameters and seeds of this run."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
@@ -166,32 +118,42 @@ def set_device(name: str) -> None:
 def main(words: list[str] | None = None) -> int:
     """Check, run, publish the figures, print the claims. Returns the exit status."""
     options = arguments(words)
-    started = time.perf_counter()
     try:
-        study = opened(options)
-        changes = overrides(options.set)
-        print(study.check(), flush=True)
-        if options.check:
-            from ribkit import estimate  # what a run need not import
-
-            print(f"\n{estimate.words(estimate.table(study))}")
-            return 0
-        parameters = {
-            "profile": options.profile,
-            "data": str(study.data or ""),
-            "overrides": changes,
-        }
-        executed = reproduce(study, parameters)
+        with starving("make"):
+            study = opened(options)
+            print(study.check(), flush=True)
+            (check if options.check else whole)(study, overrides(options.set))
     except (InputError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
-    if not changes:
-        figures.publish(study.folder / "figures", ROOT / "figures" / study.profile.name)
-    table = pd.read_csv(study.folder / "figures" / "claims.csv", keep_default_na=False)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check(study: Study, changes: dict[str, str]) -> None:
+    """Say what a run will take."""
+    from ribkit import estimate  # what a run need not import
+
+    print(f"\n{estimate.words(estimate.table(study))}")
+
+
+def whole(study: Study, changes: dict[str, str]) -> None:
+    """Run, publish the figures, print the claims. Raises Busy where another process does."""
+    started, folder = time.perf_counter(), study.folder
+    parameters = {"profile": study.profile.name, "data": str(study.data or "")}
+    parameters |= {"overrides": changes}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"Process {{}} makes {folder} already: wait until it ends, or stop it (kill {{}})."
+    with locked(folder.with_name(f"{folder.name}.lock"), busy, wait=False):
+        executed = reproduce(study, parameters)
+        if not changes:
+            figures.publish(folder / "figures", ROOT / "figures" / study.profile.name)
+    table = pd.read_csv(folder / "figures" / "claims.csv", keep_default_na=False)
     print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")
     minutes = (time.perf_counter() - started) / 60
-    print(f"{len(executed)} notebooks in {study.folder}, {minutes:.1f} minutes.")
-    return 0
+    print(f"{len(executed)} notebooks in {folder}, {minutes:.1f} minutes.")
 
 
 if __name__ == "__main__":

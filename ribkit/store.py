@@ -1,5 +1,8 @@
 """Results on disk: each stored under a hash of what made it, whole or not at all, and reused.
 
+A result's manifest holds the SHA-256 of its files and of itself. No file is read before its
+checksum is found right: a damaged result is computed again, or refused by name.
+
 A *stage* is a function of plain parameters that returns a dictionary of values; it names its files.
 Its key hashes the stage's name, its parameters, the results it reads, and its code: the syntax
 trees, without comments and docstrings, of every `ribkit` module that the stage's module imports.
@@ -10,11 +13,12 @@ safetensors for weights, JSON for the rest.
 import ast
 import hashlib
 import json
-import os
 import shutil
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -26,13 +30,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ribkit import distributed
-from ribkit.errors import InputError
-from ribkit.files import whole
+from ribkit.errors import InputError, starving
+from ribkit.files import checksum, digest, flush, locked
 from ribkit.images import ImageSet
+from ribkit.parallel import threads
 from ribkit.progress import bar
 
 PACKAGE = Path(__file__).parent
 MANIFEST = "manifest.json"
+THREADS = 2  # a stage computes with so many, whatever the machine has: the same bytes everywhere
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -58,10 +64,7 @@ class Arrays(Mapping[str, np.ndarray]):
 
 
 class Npz:
-    """An npz file that stays open; another process or thread may read it too.
-
-    Raises ValueError for an array of objects.
-    """
+    """An npz file that stays open; another process or thread may read it too."""
 
     def __init__(self, path: Path):
         self.path, self._archive = path, zipfile.ZipFile(path)
@@ -74,7 +77,7 @@ class Npz:
         return [name.removesuffix(".npy") for name in self._archive.namelist()]
 
     def read(self, name: str) -> np.ndarray:
-        """One array."""
+        """One array. Raises ValueError for an array of objects, which only a pickle could make."""
         with self._archive.open(f"{name}.npy") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -88,7 +91,10 @@ def _opened(path: Path, changed: int) -> Arrays:
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage stored: a folder with one file for each value, and a manifest."""
+    """What a stage stored: a folder with one file for each value, and a manifest.
+
+    Raises InputError, which names it, for a file that has not its checksum.
+    """
 
     name: str
     key: str
@@ -96,25 +102,51 @@ class Result:
 
     def table(self, value: str) -> pd.DataFrame:
         """A table."""
-        return pd.read_csv(self.path / f"{value}.csv", keep_default_na=False, na_values=["nan"])
+        path = self._file(f"{value}.csv")
+        return pd.read_csv(path, keep_default_na=False, na_values=["nan"])
 
     def arrays(self, value: str) -> Arrays:
         """Named arrays."""
-        path = self.path / f"{value}.npz"
+        path = self._file(f"{value}.npz")
         return _opened(path, path.stat().st_mtime_ns)
 
     def tensors(self, value: str) -> dict[str, torch.Tensor]:
         """Named tensors, on the CPU."""
-        return load_file(self.path / f"{value}.safetensors")
+        return load_file(self._file(f"{value}.safetensors"))
 
     def json(self, value: str) -> Any:
         """Numbers, strings, lists and dictionaries."""
-        return json.loads((self.path / f"{value}.json").read_text())
+        return json.loads(self._file(f"{value}.json").read_text())
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What it was made of, in how many seconds, and its files' checksums."""
+        found = _manifest(self.path, _state(self.path / MANIFEST))
+        if found is None:
+            raise InputError(_damaged(self.path / MANIFEST))
+        return found
 
     @property
     def seconds(self) -> float:
         """How long the stage took when it was computed."""
-        return self.json("manifest")["seconds"]
+        return self.manifest["seconds"]
+
+    def damaged(self) -> Path | None:
+        """The first of its files that is missing or has not its checksum."""
+        found = _manifest(self.path, _state(self.path / MANIFEST))
+        if found is None:
+            return self.path / MANIFEST
+        files = {self.path / name: expected for name, expected in found["sha256"].items()}
+        return next((path for path, expected in files.items() if not _is(path, expected)), None)
+
+    def _file(self, name: str) -> Path:
+        """One of its files, known to be sound."""
+        path, files = self.path / name, self.manifest["sha256"]
+        if name not in files:
+            raise FileNotFoundError(f"{self.path} holds {', '.join(files)} and no {name}")
+        if not _is(path, files[name]):
+            raise InputError(_damaged(path))
+        return path
 
 
 class Store:
@@ -127,55 +159,133 @@ class Store:
         """The result of ``stage(**parameters)``: read if it is stored, else computed and stored.
 
         parameters: numbers, strings, tuples, frozen dataclasses, data sets and Results. A stage may
-        take ``scratch``, a folder that outlives an interrupted run, to resume from. Processes that
-        train together all run the stage; the first writes.
+        take ``scratch``, a folder that outlives an interrupted run, to resume from. If another
+        process computes the same, this one waits and reads. Processes that train together all run
+        the stage; the first writes. Raises StarvedError where the machine lacks something.
         """
-        key, described, code = _key(name, stage, parameters)
-        path = self.root / f"{name}-{key}"
-        missing = not (path / MANIFEST).is_file()
-        distributed.barrier()  # all have looked before one writes
-        if missing:
-            scratch = self.root / f"{name}-{key}.scratch"
-            extra = {}
-            if "scratch" in stage.__code__.co_varnames[: stage.__code__.co_argcount]:
-                scratch.mkdir(parents=True, exist_ok=True)
-                extra["scratch"] = scratch
-            started = time.perf_counter()
-            values = stage(**parameters, **extra)
-            seconds = time.perf_counter() - started
-            if distributed.rank() == 0:
-                made_of = {"parameters": described, "code": code, "seconds": seconds}
-                self._write(path, values, made_of)
-                shutil.rmtree(scratch, ignore_errors=True)
-            distributed.barrier()
-        return Result(name, key, path)
+        result, made_of = self._named(name, stage, parameters)
+        if not distributed.agreed(lambda: _stored(result)):
+            with starving(str(result.path)):
+                self.root.mkdir(parents=True, exist_ok=True)
+                with _alone(result):
+                    if not distributed.agreed(lambda: _stored(result)):  # by another meanwhile
+                        self._compute(result, stage, parameters, made_of)
+        return result
 
     def has(self, name: str, stage: Callable[..., Mapping[str, Any]], **parameters: Any) -> bool:
         """Whether `run` would read and not compute."""
-        return (self.root / f"{name}-{_key(name, stage, parameters)[0]}" / MANIFEST).is_file()
+        return _stored(self._named(name, stage, parameters)[0])
 
-    def _write(self, path: Path, values: Mapping[str, Any], manifest: dict) -> None:
-        """Write everything beside its place, then move the folder there in one step."""
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    def _named(self, name: str, stage: Callable, parameters: Mapping[str, Any]) -> tuple:
+        """Where the result lies, and the manifest's account of what it is made of."""
+        key, described, code = _key(name, stage, parameters)
+        result = Result(name, key, self.root / f"{name}-{key}")
+        return result, {"parameters": described, "code": code}
+
+    def _compute(self, result: Result, stage: Callable, parameters: Mapping, made_of: dict) -> None:
+        scratch = _beside(result, "scratch")
+        extra = {}
+        if "scratch" in stage.__code__.co_varnames[: stage.__code__.co_argcount]:
+            scratch.mkdir(parents=True, exist_ok=True)
+            extra["scratch"] = scratch
+        started = time.perf_counter()
+        with threads(THREADS):
+            values = stage(**parameters, **extra)
+        seconds = time.perf_counter() - started
+        if distributed.rank() == 0:
+            _write(result, values, made_of | {"seconds": seconds})
+            shutil.rmtree(scratch, ignore_errors=True)
+        distributed.barrier()
+
+
+def _write(result: Result, values: Mapping[str, Any], manifest: dict) -> None:
+    """Write everything beside its place, then move the folder there in one step."""
+    partial = _beside(result, "partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir(parents=True)
+    try:
+        for value, content in values.items():
+            save(partial, value, content)
+        manifest["sha256"] = {path.name: digest(path) for path in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(_with_checksum(manifest))
+        for path in partial.iterdir():
+            flush(path)
+        shutil.rmtree(result.path, ignore_errors=True)  # a damaged one
+        partial.rename(result.path)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            for value, content in values.items():
-                save(partial, value, content)
-            digests = {p.name: _digest(p) for p in sorted(partial.iterdir())}
-            save(partial, "manifest", manifest | {"sha256": digests})
-            shutil.rmtree(path, ignore_errors=True)  # a folder without a manifest
-            partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
+def _beside(result: Result, kind: str) -> Path:
+    return result.path.with_name(f"{result.path.name}.{kind}")
+
+
+def _alone(result: Result) -> AbstractContextManager:
+    """The right to compute a result; of processes that train together, the first holds it."""
+    if distributed.rank() > 0:
+        return nullcontext()
+    waiting = f"Process {{}} computes {result.path.name} already; this one waits for it."
+    return locked(_beside(result, "lock"), waiting)
+
+
+# ---- checksums ----------------------------------------------------------------------------------
+def _stored(result: Result) -> bool:
+    """Whether a result is there and sound; one that is damaged is told, and counts as missing."""
+    if not result.path.is_dir():
+        return False
+    damaged = result.damaged()
+    if damaged:
+        print(f"{damaged} is damaged or missing; it is computed again.", file=sys.stderr)
+    return damaged is None
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged or missing; run the same command again, which makes it anew."
+
+
+def _with_checksum(manifest: dict) -> str:
+    """A manifest as text, with the checksum of all the rest of it."""
+    return json.dumps(manifest | {"manifest": checksum(manifest)}, indent=1) + "\n"
+
+
+@lru_cache(maxsize=4096)
+def _manifest(folder: Path, state: tuple) -> dict[str, Any] | None:
+    """A result's manifest, or None if it is missing or has not its checksum."""
+    try:
+        text = (folder / MANIFEST).read_text()
+        manifest = json.loads(text)
+        manifest.pop("manifest")
+        return manifest if text == _with_checksum(manifest) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _is(path: Path, expected: str) -> bool:
+    """Whether a file is there and has this SHA-256."""
+    return path.is_file() and _digest(path, _state(path)) == expected
+
+
+@cache
+def _digest(path: Path, state: tuple) -> str:
+    """Remembered until the file changes: every read asks for it again."""
+    return digest(path)
+
+
+def _state(path: Path) -> tuple:
+    """What differs once a file is written anew."""
+    try:
+        about = path.stat()
+    except OSError:
+        return ()
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+# ---- keys and files -----------------------------------------------------------------------------
 def _key(name: str, stage: Callable, parameters: Mapping[str, Any]) -> tuple[str, dict, str]:
     """Key, parameters as JSON can write them, and the hash of the code."""
     described = {k: describe(v) for k, v in parameters.items()}
     code = code_hash(stage.__module__)
-    text = json.dumps([name, stage.__qualname__, code, described], sort_keys=True)
-    return _sha256(text)[:20], described, code
+    return checksum([name, stage.__qualname__, code, described])[:20], described, code
 
 
 def save(folder: Path, value: str, content: Any) -> None:
@@ -194,12 +304,12 @@ def save(folder: Path, value: str, content: Any) -> None:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """One npz file, whole or not at all, array by array.
+    """One npz file, array by array.
 
     Any name will do. The same arrays make the same bytes: a member written by name alone bears the
     date 1980-01-01. Raises ValueError for object arrays.
     """
-    with whole(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in bar(arrays.items(), f"writing {path.name}", len(arrays)):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
@@ -269,11 +379,6 @@ def _file(package: Path, module: str) -> Path:
     if head != package.name:
         return package / "-"
     return package / f"{tail.replace('.', '/')}.py" if tail else package / "__init__.py"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _all(content: dict, kind: type) -> bool:

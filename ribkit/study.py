@@ -31,7 +31,7 @@ from ribkit import (
 )
 from ribkit.ablations import NO_MARGIN
 from ribkit.digits import Digits
-from ribkit.errors import InputError
+from ribkit.errors import InputError, starving
 from ribkit.evaluation import Swept
 from ribkit.images import ImageSet
 from ribkit.parallel import map_images
@@ -90,6 +90,8 @@ class Study:
     """
 
     def __init__(self, profile: str = "mini", data: str = "", overrides: dict | None = None):
+        if not isinstance(overrides or {}, dict):
+            raise InputError(f"overrides={overrides!r} must be a dictionary, setting -> value.")
         self.profile = profiles.load(profile, overrides)
         self.folder = (
             ROOT / "build" / (self.profile.name if not overrides else f"{profile}-changed")
@@ -438,7 +440,8 @@ class Study:
 
     def show(self, name: str, table: pd.DataFrame) -> Image:
         """Store a figure's table and picture under ``build/<profile>/figures``; the picture."""
-        drawn = figures.save(name, table, self.folder / "figures")
+        with starving(name):
+            drawn = figures.save(name, table, self.folder / "figures")
         width = round(96 * drawn.get_figwidth())
         return Image(filename=self.folder / "figures" / f"{name}.png", width=width)
 

@@ -13,13 +13,13 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ribkit import augmentation, distributed
 from ribkit.errors import InputError
-from ribkit.files import whole
+from ribkit.files import DIGITS, seal, sealed, whole
 from ribkit.parallel import ahead, device
 from ribkit.progress import bar
 
@@ -171,17 +171,18 @@ def _keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, watche
             state[f"momentum.{number}"] = momentum
     state |= {"losses": losses, "watched": torch.tensor(watched)}
     with whole(scratch / STATE) as partial:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial)
+        partial.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
+        seal(partial)
 
 
 def _resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
     """Bring objective, optimiser and losses to the state that was kept, if any.
 
-    Returns the iterations done and what was watched.
+    Returns the iterations done and what was watched. A damaged state counts as none.
     """
-    if not (scratch / STATE).is_file():
+    if not sealed(scratch / STATE):
         return 0, []
-    state = load_file(scratch / STATE)
+    state = load((scratch / STATE).read_bytes()[:-DIGITS])
     own = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
     objective.load_state_dict(own)
     for number, parameter in enumerate(_parameters(optimiser)):

@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fabricated import swept_from
+from fabricated import stored, swept_from
 
 from ribkit import ablations, adaptation, classifier, evaluation, scenes, seeds
 from ribkit.ablations import Grid, grid, measure, reference
 from ribkit.adaptation import OFFICIAL, PAPER, Settings
 from ribkit.seeds import Model
-from ribkit.store import Result, save
 
 SMALL = Grid(taus=(0.3,), steps=(3,), rates=(3.0,), margins=(0.0, 2.0), others=(0,))
 RIB = Settings(rate=1e-5, others=2, steps=2, margin=1e9)
@@ -25,17 +24,14 @@ def runs():
 @pytest.fixture
 def model(tmp_path):
     network = classifier.build("small", len(scenes.CLASSES))
-    save(tmp_path, "weights", network.state_dict())
-    return Model(Result("classifier", "key", tmp_path), "small", len(scenes.CLASSES))
+    weights = stored(tmp_path, weights=network.state_dict())
+    return Model(weights, "small", len(scenes.CLASSES))
 
 
 @pytest.fixture
 def pool(model, tmp_path):
-    folder = tmp_path / "pool"
-    folder.mkdir()
-    for value, content in seeds.pool(model, scenes.generate(9, 6), (64, 64), 64, 0).items():
-        save(folder, value, content)
-    return Result("pool", "key", folder)
+    made = seeds.pool(model, scenes.generate(9, 6), (64, 64), 64, 0)
+    return stored(tmp_path, "pool", **made)
 
 
 @pytest.fixture(autouse=True)
@@ -46,12 +42,11 @@ def _in_process(monkeypatch):
 def test_a_run_gives_the_scores_of_the_seeds_stage(model, pool, tmp_path):
     images = scenes.generate(8, 3)
     arguments = {"settings": RIB, "pool": pool, "seed": 1}
-    for folder in ("one", "two", "score"):
+    for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     found = measure(model, images, (1.0,), None, scratch=tmp_path / "one", **arguments)
     maps = seeds.compute(model, images, (1.0,), None, scratch=tmp_path / "two", **arguments)
-    kept = Result("seeds", "key", tmp_path / "score")
-    save(kept.path, "maps", maps["maps"])
+    kept = stored(tmp_path, "seeds", maps=maps["maps"])
     expected, got = (
         evaluation.Swept(3, 9, **rows).total()
         for rows in (seeds.score(images, kept)["rows"], found["rows"])

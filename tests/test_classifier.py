@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from fabricated import stored
 
-from ribkit import classifier, scenes, store
+from ribkit import classifier, scenes
 from ribkit.classifier import Training
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
-from ribkit.store import Result
 
 TRAINING = Training(epochs=2, batch=4, rate=0.05, momentum=0.9, long_sides=(40, 56), crop=48)
 
@@ -126,8 +126,7 @@ def test_the_pretext_task_gives_the_features_that_training_starts_from(images, h
     attributes = len(images.source.attributes("0"))
     assert made["weights"]["linear.weight"].shape[0] == attributes
     assert made["history"]["epoch"].tolist() == [1]
-    store.save(tmp_path, "weights", made["weights"])
-    pretext = Result("pretext", "key", tmp_path)
+    pretext = stored(tmp_path, weights=made["weights"])
     network = classifier.start("small", 8, pretext, "", seed=0)
     assert network.classifier.out_channels == 8
     weights = [v for k, v in made["weights"].items() if v.ndim == 4]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from fabricated import stored
 from scipy import integrate, stats
 from torch import nn
 
@@ -10,7 +11,6 @@ from ribkit import classifier, information, scenes
 from ribkit.backbone import Network
 from ribkit.digits import REGIONS
 from ribkit.seeds import Model
-from ribkit.store import Result, save
 
 
 def gaussian_bits(distance):
@@ -85,11 +85,11 @@ def test_a_logit_of_one_position_has_its_gradient_there():
 @pytest.fixture
 def model(tmp_path):
     network = classifier.build("small", len(scenes.CLASSES))
-    save(tmp_path, "weights", network.state_dict())
-    return Model(Result("classifier", "key", tmp_path), "small", len(scenes.CLASSES))
+    weights = stored(tmp_path, weights=network.state_dict())
+    return Model(weights, "small", len(scenes.CLASSES))
 
 
-def test_every_layer_of_a_classifier_is_measured(model, monkeypatch):
+def test_every_layer_of_a_classifier_is_measured(model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
     images = scenes.generate(6, 4)
     hgr = information.layers(model, images)["hgr"]
@@ -101,9 +101,9 @@ def test_every_layer_of_a_classifier_is_measured(model, monkeypatch):
     for _, pair in own.groupby("image"):  # one class: its activation cannot change the map
         assert pair["discriminative"].nunique() == 1
 
-    maps = Result("seeds", "key", model.weights.path)
     perfect = {n: images.mask(i)[None].astype(float) for i, n in enumerate(images.ids)}
-    save(maps.path, "maps", {n: (m > 0).astype(np.float16) for n, m in perfect.items()})
+    perfect = {n: (m > 0).astype(np.float16) for n, m in perfect.items()}
+    maps = stored(tmp_path, "seeds", maps=perfect)
     found = information.estimate(model, images, scenes.generate(7, 4), {"perfect": maps})["bits"]
     assert set(found["part"]) == {"discriminative", "non-discriminative"}
     last = found[found["layer"] == "perfect"]

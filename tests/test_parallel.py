@@ -59,6 +59,24 @@ def failing(folder, item):
     return item
 
 
+def hungry(folder, item):
+    """Memory for one at a time."""
+    own = folder / str(os.getpid())
+    own.touch()
+    try:
+        time.sleep(0.05)
+        if len(list(folder.iterdir())) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        time.sleep(0.05)
+    finally:
+        own.unlink()
+    return item
+
+
+def starved(item):
+    raise MemoryError
+
+
 def waiting(item):
     if item == 0:
         raise InputError("item 0 is bad.")
@@ -331,3 +349,17 @@ def test_what_uses_no_gpu_goes_over_all_cores_where_there_is_one(monkeypatch):
     monkeypatch.setenv("RIBKIT_WORKERS", "2")
     done = parallel.map_images(where, range(4), "places", gpu=False)
     assert os.getpid() not in {pid for pid, _, _ in done}
+
+
+# ---- memory -------------------------------------------------------------------------------------
+def test_where_memory_runs_out_fewer_workers_go_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("RIBKIT_WORKERS", "3")
+    task, items = partial(hungry, tmp_path), list(range(9))
+    assert parallel.map_images(task, items, "items") == items
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_where_memory_is_too_little_for_one_its_error_comes_out(monkeypatch, count):
+    monkeypatch.setenv("RIBKIT_WORKERS", count)
+    with pytest.raises(MemoryError):
+        parallel.map_images(starved, [0, 1], "items")

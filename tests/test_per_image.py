@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from fabricated import stored
 
 from ribkit import per_image, refinement, scenes, seeds, store, views
 from ribkit.images import ImageSet
-from ribkit.store import Arrays, Result, Store
+from ribkit.store import Arrays, Store
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +79,7 @@ def test_arrays_are_read_one_by_one_when_they_are_asked_for():
 
 def test_stored_arrays_can_be_read_by_threads_and_by_other_processes(tmp_path):
     expected = {f"2007/{k}.jpg": np.full(1000, k) for k in range(50)}
-    store.save(tmp_path, "a", expected)
-    arrays = Result("", "", tmp_path).arrays("a")
+    arrays = stored(tmp_path, a=expected).arrays("a")
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(arrays.get, arrays))
     assert all((one == two).all() for one, two in zip(found, expected.values(), strict=True))
@@ -89,8 +89,8 @@ def test_stored_arrays_can_be_read_by_threads_and_by_other_processes(tmp_path):
 
 def test_a_file_that_is_written_again_is_read_again(tmp_path):
     for value in (1.0, 2.0):
-        store.save(tmp_path, "a", {"x": np.full(2, value)})
-        assert Result("", "", tmp_path).arrays("a")["x"].tolist() == [value, value]
+        result = stored(tmp_path, a={"x": np.full(2, value)})
+        assert result.arrays("a")["x"].tolist() == [value, value]
 
 
 def test_files_bear_no_time(tmp_path):

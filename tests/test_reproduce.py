@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
-from ribkit import estimate, profiles, reproduce, scenes
+from ribkit import estimate, notebooks, profiles, reproduce, scenes
 from ribkit.errors import InputError
+from ribkit.notebooks import NotebookError
 
 SMALL = [
     "--set",
@@ -34,7 +35,7 @@ def nothing_computed(monkeypatch):
     def refuse(*arguments, **more):
         raise AssertionError("something was computed")
 
-    monkeypatch.setattr(reproduce, "run", refuse)
+    monkeypatch.setattr(notebooks, "run", refuse)
     monkeypatch.setattr("ribkit.store.Store.run", refuse)
 
 
@@ -133,6 +134,10 @@ def study(tmp_path, monkeypatch):
     )
 
 
+def recorded(study):
+    return notebooks.recorded(study.folder / "01_one.ipynb", study.folder / "figures")
+
+
 PARAMETERS = {"profile": "mini", "data": "", "overrides": {"steps": "1e-6"}}
 
 
@@ -147,7 +152,7 @@ def test_a_notebook_is_executed_once_with_its_parameters_and_a_record(study, tmp
     assert json.dumps(made)
     assert [path.name for path in study.folder.iterdir()] == ["01_one.ipynb"]
 
-    monkeypatch.setattr(reproduce, "run", lambda *_: pytest.fail("a notebook ran again"))
+    monkeypatch.setattr(notebooks, "run", lambda *_: pytest.fail("a notebook ran again"))
     assert reproduce.reproduce(study, PARAMETERS) == [target]
     write(tmp_path / "notebooks", "something_else = 1")
     with pytest.raises(pytest.fail.Exception):
@@ -159,14 +164,14 @@ def test_a_notebook_that_fails_is_told_has_no_record_and_runs_again(study, tmp_p
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"01_one\.ipynb stopped: ZeroDivisionError"):
             reproduce.reproduce(study, PARAMETERS)
-        assert reproduce.recorded(study.folder / "01_one.ipynb") is None
+        assert recorded(study) is None
 
 
 def test_a_notebook_that_ends_early_does_not_pass_for_success(study, tmp_path):
     write(tmp_path / "notebooks", "import sys\nsys.exit(0)", "print('never')")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(NotebookError, match="SystemExit"):
         reproduce.reproduce(study, PARAMETERS)
-    assert reproduce.recorded(study.folder / "01_one.ipynb") is None
+    assert recorded(study) is None
 
 
 def test_what_a_notebook_is_made_of_decides_whether_it_runs(study, tmp_path, monkeypatch):
@@ -195,8 +200,8 @@ def test_what_a_notebook_is_made_of_decides_whether_it_runs(study, tmp_path, mon
     assert key() != first
 
 
-@pytest.mark.parametrize("content", ["", "not json", "{}"])
+@pytest.mark.parametrize("content", ["", "not json", "{}", "[]"])
 def test_a_damaged_executed_notebook_counts_as_none(tmp_path, content):
     (tmp_path / "a.ipynb").write_text(content)
-    assert reproduce.recorded(tmp_path / "a.ipynb") is None
-    assert reproduce.recorded(tmp_path / "missing.ipynb") is None
+    assert notebooks.recorded(tmp_path / "a.ipynb", tmp_path) is None
+    assert notebooks.recorded(tmp_path / "missing.ipynb", tmp_path) is None

@@ -5,11 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fabricated import stored
 
 from ribkit import adaptation, classifier, evaluation, parallel, scenes, seeds, store
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
-from ribkit.store import Result
 
 SCALES = (1.0, 0.5)
 SETTINGS = adaptation.Settings(pooling="gap", steps=2, rate=1e-3, others=3, margin=1e9)
@@ -32,24 +32,17 @@ def images():
     return dataclasses.replace(found, labels=labels)
 
 
-def stored(folder, key, **values):
-    folder.mkdir()
-    for name, content in values.items():
-        store.save(folder, name, content)
-    return Result(key, key, folder)
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     network = classifier.build("small", len(scenes.CLASSES), seed=0)
-    weights = stored(tmp_path_factory.mktemp("m") / "w", "w", weights=network.state_dict())
+    weights = stored(tmp_path_factory.mktemp("m"), weights=network.state_dict())
     return seeds.Model(weights, "small", len(scenes.CLASSES))
 
 
 @pytest.fixture(scope="module")
 def pool(model, tmp_path_factory):
     made = seeds.pool(model, scenes.generate(1, 12, size=48), (40, 56), 32, seed=0)
-    return stored(tmp_path_factory.mktemp("p") / "p", "p", **made)
+    return stored(tmp_path_factory.mktemp("p"), **made)
 
 
 def compute(model, pool, images, scratch, settings=SETTINGS, **more):
