@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import nbformat
@@ -111,12 +113,13 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
 
 
 # ---- notebooks --------------------------------------------------------------------------------
-def write(folder, *sources):
+def write(folder, *sources, tags=(), parameters=("parameters",)):
     folder.mkdir(parents=True, exist_ok=True)
     first = nbformat.v4.new_code_cell(
-        'profile = "mini"\ndata = ""\noverrides = {}', metadata={"tags": ["parameters"]}
+        'profile = "mini"\ndata = ""\noverrides = {}', metadata={"tags": list(parameters)}
     )
-    cells = [first, *(nbformat.v4.new_code_cell(source) for source in sources)]
+    others = [nbformat.v4.new_code_cell(text, metadata={"tags": list(tags)}) for text in sources]
+    cells = [first, *others]
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
     nbformat.write(notebook, folder / "01_one.ipynb")
@@ -159,18 +162,131 @@ def test_a_notebook_is_executed_once_with_its_parameters_and_a_record(study, tmp
         reproduce.reproduce(study, PARAMETERS)
 
 
-def test_a_notebook_that_fails_is_told_has_no_record_and_runs_again(study, tmp_path):
-    write(tmp_path / "notebooks", "1 / 0", "print('never')")
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"01_one\.ipynb stopped: ZeroDivisionError"):
-            reproduce.reproduce(study, PARAMETERS)
-        assert recorded(study) is None
+def kept(study):
+    """The executed notebook that is kept, and that there is nothing else."""
+    (path,) = study.folder.glob("*.ipynb")
+    assert path.name == "01_one.ipynb"
+    return nbformat.read(path, as_version=4)
 
 
-def test_a_notebook_that_ends_early_does_not_pass_for_success(study, tmp_path):
-    write(tmp_path / "notebooks", "import sys\nsys.exit(0)", "print('never')")
-    with pytest.raises(NotebookError, match="SystemExit"):
+FALSE_SUCCESSES = {
+    "an error": (("1 / 0", "print('never')"), "ZeroDivisionError: division by zero"),
+    "sys.exit(0)": (("import sys\nsys.exit(0)", "print('never')"), "SystemExit"),
+    "sys.exit(0) in the last cell": (("import sys\nsys.exit(0)",), "SystemExit"),
+    "a dead kernel": (("import os\nos._exit(0)", "print('never')"), "its process died"),
+    "a killed kernel": (("import os\nos.kill(os.getpid(), 9)",), "its process died"),
+    "an interrupted cell": (("raise KeyboardInterrupt",), "KeyboardInterrupt"),
+    "our own error": (
+        ("from ribkit.errors import InputError\nraise InputError('x is bad;\\nmend it.')",),
+        "01_one.ipynb stopped: x is bad; mend it.",
+    ),
+    "a figure that is not drawn": (
+        ("class study:\n    show = print", "if profile != 'mini': study.show('gain', 1)"),
+        "it did not store",
+    ),
+    "a figure that is an old one": (
+        ("class study:\n    show = print", "study.show('old')"),
+        "it did not store",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FALSE_SUCCESSES)
+def test_a_false_success_is_a_failure_and_the_notebook_is_kept(study, tmp_path, capsys, kind):
+    sources, reason = FALSE_SUCCESSES[kind]
+    write(tmp_path / "notebooks", *sources)
+    (study.folder / "figures").mkdir(parents=True)
+    for suffix in notebooks.SUFFIXES:
+        (study.folder / "figures" / f"old{suffix}").touch()
+    with pytest.raises(NotebookError) as caught:
         reproduce.reproduce(study, PARAMETERS)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{study.folder / '01_one.ipynb'} stopped: ")
+    assert reason in line
+    assert sources[0] in [cell.source for cell in kept(study).cells]
+    assert recorded(study) is None
+
+
+def test_a_cell_that_may_fail_may_not(study, tmp_path):
+    write(tmp_path / "notebooks", "1 / 0", "print('after')", tags=["raises-exception"])
+    with pytest.raises(NotebookError, match="ZeroDivisionError"):
+        reproduce.reproduce(study, PARAMETERS)
+    assert recorded(study) is None
+
+
+def test_a_cell_that_did_not_run_is_a_failure(study, tmp_path, monkeypatch):
+    write(tmp_path / "notebooks", "print('never')")
+
+    def lazy(source, target, *arguments, **more):
+        target.write_text(source.read_text())
+        return nbformat.read(target, as_version=4)
+
+    monkeypatch.setattr("papermill.execute_notebook", lazy)
+    with pytest.raises(
+        NotebookError, match="the cell that begins 'profile = \"mini\"' did not run"
+    ):
+        reproduce.reproduce(study, PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"profil": "mini"}, "has no parameter 'profil'; its parameters are profile, data, over"),
+        ({"overrides": "steps=5"}, "parameter overrides='steps=5' is not of type dict"),
+        ({"profile": 1}, "parameter profile=1 is not of type str"),
+        ({"data": None}, "parameter data=None is not of type str"),
+    ],
+)
+def test_a_parameter_of_another_name_or_type_is_refused(study, tmp_path, parameters, says):
+    write(tmp_path / "notebooks", "1 + 1")
+    with pytest.raises(NotebookError, match=says):
+        reproduce.reproduce(study, parameters)
+    assert not list(study.folder.iterdir())
+
+
+def test_a_notebook_without_parameters_is_refused(study, tmp_path):
+    write(tmp_path / "notebooks", "1 + 1", parameters=())
+    with pytest.raises(NotebookError, match="has 0 cells tagged 'parameters'"):
+        reproduce.reproduce(study, PARAMETERS)
+
+
+def test_the_reason_is_the_last_line_of_the_terminal(study, tmp_path, monkeypatch, capsys):
+    write(tmp_path / "notebooks", "print('a line')", "raise ValueError('one\\ntwo')")
+    study.check = lambda: "mini: all there"
+    study.data = None
+    monkeypatch.setattr(reproduce, "opened", lambda options: study)
+    assert reproduce.main([]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "mini: all there\n"
+    assert printed.err.splitlines()[-1].endswith("01_one.ipynb stopped: ValueError: one two")
+
+
+# ---- what was stored ----------------------------------------------------------------------------
+@pytest.fixture
+def executed(study, tmp_path):
+    """A notebook that ran and drew a figure."""
+    figures = study.folder / "figures"
+    draw = f"import pathlib\nfolder = pathlib.Path({str(figures)!r})\n"
+    draw += "class study:\n    def show(name):\n        for s in ('.csv', '.png', '.pdf'):\n"
+    draw += "            (folder / f'{name}{s}').write_text(name)"
+    write(tmp_path / "notebooks", draw, "study.show('gain')")
+    figures.mkdir(parents=True)
+    (target,) = reproduce.reproduce(study, PARAMETERS)
+    assert set(recorded(study)["stored"]) == {"gain.csv", "gain.png", "gain.pdf"}
+    return target
+
+
+@pytest.mark.parametrize("name", ["01_one.ipynb", "figures/gain.csv", "figures/gain.pdf"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "removed"])
+def test_a_damaged_notebook_or_figure_is_made_again(executed, study, name, damage):
+    path = study.folder / name
+    whole = path.read_bytes()
+    place = whole.index(b"gain")
+    if damage == "removed":
+        path.unlink()
+    else:
+        flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        path.write_bytes(flipped if damage == "flipped" else whole[:-3])
     assert recorded(study) is None
 
 
@@ -205,3 +321,22 @@ def test_a_damaged_executed_notebook_counts_as_none(tmp_path, content):
     (tmp_path / "a.ipynb").write_text(content)
     assert notebooks.recorded(tmp_path / "a.ipynb", tmp_path) is None
     assert notebooks.recorded(tmp_path / "missing.ipynb", tmp_path) is None
+
+
+def test_a_second_run_leaves_with_the_first_ones_process(study, tmp_path, monkeypatch, capsys):
+    study.check, study.data = (lambda: "mini: all there"), None
+    study.folder.parent.mkdir(parents=True)
+    monkeypatch.setattr(reproduce, "opened", lambda options: study)
+    monkeypatch.setattr(notebooks, "run", lambda *_: pytest.fail("a notebook ran"))
+    holding = "import sys, time, pathlib; from ribkit.files import locked\n"
+    holding += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    lock = study.folder.with_name("mini.lock")
+    with subprocess.Popen([sys.executable, "-c", holding, lock], stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"held\n"
+        assert reproduce.main([]) == 1
+        first.kill()
+    assert capsys.readouterr().err == (
+        f"Process {first.pid} makes {study.folder} already: wait until it ends, or stop it "
+        f"(kill {first.pid}).\n"
+    )
+    reproduce.reproduce(study, PARAMETERS)  # its lock is gone with it
