@@ -164,12 +164,13 @@ class Store:
         the stage; the first writes. Raises StarvedError where the machine lacks something.
         """
         result, made_of = self._named(name, stage, parameters)
-        if not distributed.agreed(lambda: _stored(result)):
+        if not distributed.agreed(lambda: _settled(result)):
             with starving(str(result.path)):
                 self.root.mkdir(parents=True, exist_ok=True)
                 with _alone(result):
                     if not distributed.agreed(lambda: _stored(result)):  # by another meanwhile
                         self._compute(result, stage, parameters, made_of)
+                    shutil.rmtree(_beside(result, "scratch"), ignore_errors=True)
         return result
 
     def has(self, name: str, stage: Callable[..., Mapping[str, Any]], **parameters: Any) -> bool:
@@ -194,7 +195,6 @@ class Store:
         seconds = time.perf_counter() - started
         if distributed.rank() == 0:
             _write(result, values, made_of | {"seconds": seconds})
-            shutil.rmtree(scratch, ignore_errors=True)
         distributed.barrier()
 
 
@@ -218,6 +218,11 @@ def _write(result: Result, values: Mapping[str, Any], manifest: dict) -> None:
 
 def _beside(result: Result, kind: str) -> Path:
     return result.path.with_name(f"{result.path.name}.{kind}")
+
+
+def _settled(result: Result) -> bool:
+    """Whether a result is stored, and nothing is left of its making: then its lock is gone."""
+    return _stored(result) and not _beside(result, "lock").exists()
 
 
 def _alone(result: Result) -> AbstractContextManager:

@@ -1,0 +1,133 @@
+"""A chain of stages is killed at every one of its writes, and ends as if nothing had happened."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+from functools import partial
+
+import dying
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ribkit import per_image, scenes, training
+from ribkit.classifier import Training
+from ribkit.store import Store
+
+IMAGES, ITERATIONS, CHECKPOINT = 3, 5, 2
+SETTINGS = Training(batch=2, rate=0.1, checkpoint=CHECKPOINT)
+SPAWN = multiprocessing.get_context("forkserver")
+SPAWN.set_forkserver_preload(["ribkit.per_image", "ribkit.scenes", "ribkit.training"])
+
+
+def note(words):
+    """A line in the log of what was computed, there whatever happens next."""
+    with open(os.environ["LOG"], "a") as file:
+        file.write(f"{words}\n")
+
+
+def mean(images, index):
+    note(f"image {index}")
+    return {"mean": images.image(index).mean(axis=(0, 1)), "n": index}
+
+
+def maps(images, scratch):
+    made = per_image.make(partial(mean, images), images, scratch, "means")
+    return {"means": made.arrays("mean"), "numbers": made.table("n")}
+
+
+class Objective(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+
+    def forward(self, pixels):
+        note("iteration")
+        return ((pixels - self.weight) ** 2).mean()
+
+
+def train(maps, scratch):
+    every = np.stack(list(maps.arrays("means").values()))
+    objective = Objective()
+    groups = [{"params": objective.parameters(), "factor": 1.0}]
+
+    def view(row, generator):
+        noise = torch.randn(3, generator=generator)
+        return (torch.from_numpy(every[row]).float() / 255 + noise,)
+
+    losses, _ = training.fit(
+        objective, groups, view, IMAGES, ITERATIONS, SETTINGS, scratch, "toy", "rate"
+    )
+    return {"weights": objective.state_dict(), "losses": pd.DataFrame({"loss": losses.numpy()})}
+
+
+def chain(root, moment="", number=0):
+    """Two stages; ``moment``: where this process dies."""
+    os.environ |= {"RIBKIT_WORKERS": "1", "RIBKIT_DEVICE": "cpu", "LOG": str(root / "log")}
+    if moment:
+        dying.die_at(moment, number)
+    store, images = Store(root / "store"), scenes.generate(0, IMAGES, size=48)
+    store.run("train", train, maps=store.run("maps", maps, images=images))
+
+
+def live(*arguments):
+    """The exit code of a process that runs the chain."""
+    process = SPAWN.Process(target=chain, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def files(root):
+    """Path -> bytes of all that lies in a store; of a manifest, whose seconds differ, none."""
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "log"]
+    read = {p.relative_to(root): p.read_bytes() for p in paths}
+    return {p: b"" if p.name == "manifest.json" else content for p, content in read.items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    assert live(root) == 0
+    assert (root / "log").read_text().splitlines() == [
+        *(f"image {k}" for k in range(IMAGES)),
+        *(["iteration"] * ITERATIONS),
+    ]
+    return root
+
+
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.soak)])
+def test_killed_at_any_write_it_ends_with_the_same_bytes(step, undisturbed, tmp_path, figures):
+    deaths = dict.fromkeys(dying.MOMENTS, 0)
+    for moment in dying.MOMENTS:
+        for number in itertools.count(1, step):
+            root = tmp_path / f"{moment} {number}"
+            root.mkdir()
+            code = live(root, moment, number)
+            if code == 0:  # there are fewer writes
+                break
+            assert code in (-signal.SIGKILL, -signal.SIGXFSZ)
+            deaths[moment] += 1
+            assert live(root) == 0
+            assert files(root) == files(undisturbed)
+            done = (root / "log").read_text().splitlines()
+            assert sum(line != "iteration" for line in done) <= IMAGES + 1  # one image is lost
+            assert done.count("iteration") <= ITERATIONS + CHECKPOINT  # or one interval
+    renamed = -(-(IMAGES + ITERATIONS // CHECKPOINT + 2) // step)  # the last: two results
+    assert deaths["before a rename"] == deaths["after a rename"] == renamed
+    assert deaths["before a write"] >= deaths["in a write"] > renamed
+    figures[f"kills of a chain of stages, at every {step}. moment of its writing"] = deaths
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(undisturbed, tmp_path):
+    random = np.random.default_rng()  # not to be repeated: a process is never as fast as before
+    for _ in range(20):
+        process = SPAWN.Process(target=chain, args=(tmp_path,))
+        process.start()
+        process.join(random.uniform(0, 0.5))
+        process.kill()
+        process.join()
+    assert live(tmp_path) == 0
+    assert files(tmp_path) == files(undisturbed)
