@@ -1,13 +1,16 @@
 """pyproject.toml, requirements.lock, environment.yml and the Makefile, held to each other."""
 
 import ast
+import hashlib
 import importlib.metadata
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -18,6 +21,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12")
@@ -32,7 +36,9 @@ def named(lines):
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
-PINS = named(line for line in LOCK.splitlines() if line and not line.startswith("#"))
+# name==version ; marker --hash=sha256:... --hash=sha256:...
+LINES = [line.split(" --hash=") for line in LOCK.splitlines() if not line.startswith("#")]
+PINS = named(pin for pin, *_ in LINES)
 RUNNING = named(PYPROJECT["project"]["dependencies"])
 DEVELOPING = named(PYPROJECT["dependency-groups"]["dev"])
 EXTRAS = named(
@@ -61,12 +67,86 @@ def run(*command, cwd, **variables):
 
 
 def test_lock_is_exact_and_without_addresses():
-    assert len(PINS) == sum(1 for line in LOCK.splitlines() if line and line[0] != "#")
+    assert len(PINS) == len(LINES)
     for pin in PINS.values():
         assert [s.operator for s in pin.specifier] == ["=="], pin
         assert "*" not in str(pin.specifier), pin
         assert pin.url is None, pin
     assert "://" not in LOCK
+
+
+def test_every_pin_of_the_lock_has_hashes():
+    for pin, *hashes in LINES:
+        assert hashes, pin
+        assert hashes == sorted(set(hashes)), pin
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes), pin
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """The smallest package there is: its wheel, in a folder to find it in."""
+    path = tmp_path / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
+        )
+        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("tiny-1.0.dist-info/RECORD", "")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "refusal"),
+    [
+        (lambda digest: digest, ""),
+        (lambda digest: digest[::-1], "DO NOT MATCH THE HASHES"),
+        (lambda digest: "", "Hashes are required"),
+    ],
+    ids=["right", "wrong", "none"],
+)
+def test_make_installs_no_file_whose_hash_is_not_in_the_lock(wheel, damage, refusal):
+    digest = damage(hashlib.sha256(wheel.read_bytes()).hexdigest())
+    lock = wheel.with_name("requirements.lock")
+    lock.write_text("tiny==1.0" + (f" --hash=sha256:{digest}" if digest else "") + "\n")
+    options = re.search(r"^LOCKED = \$\(PY\) (.*)$", MAKEFILE, re.MULTILINE)[1].split()
+    here = ("--no-index", "--find-links", wheel.parent, "--target", wheel.parent / "to")
+    done = run(sys.executable, *options, *here, "-r", lock, cwd=wheel.parent)
+    assert (done.returncode == 0) is (refusal == ""), done.stderr
+    assert refusal in done.stderr
+    assert (wheel.parent / "to" / "tiny-1.0.dist-info").exists() is (refusal == "")
+
+
+def test_make_installs_packages_from_the_lock_with_hashes_only():
+    recipe = MAKEFILE.split("\n.venv/.locked: requirements.lock\n")[1].split("\n\n")[0]
+    assert recipe.count("$(LOCKED)") == recipe.count("requirements.lock") == 2
+    assert "pip install" not in recipe
+
+
+def test_hashes_are_of_the_files_that_pip_can_take_on_linux():
+    hashes = runpy.run_path(str(ROOT / "tools" / "hash_lock.py"))["hashes"]
+
+    def chosen(*names):
+        return hashes(Version("1.0"), [{"filename": n, "hashes": {"sha256": n}} for n in names])
+
+    wheels = [
+        "a-1.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "a-1.0-cp312-cp312-manylinux_2_28_x86_64.whl",
+        "a-1.0-cp39-abi3-manylinux2014_aarch64.whl",
+    ]
+    others = [
+        "a-1.0-cp310-cp310-manylinux_2_17_x86_64.whl",
+        "a-1.0-cp311-cp311-macosx_11_0_arm64.whl",
+        "a-1.0-cp311-cp311-musllinux_1_2_x86_64.whl",
+        "a-1.0-cp312-cp312-win_amd64.whl",
+        "a-1.0-cp313-cp313t-manylinux_2_17_x86_64.whl",
+        "a-1.1-py3-none-any.whl",
+        "a-1.0.win32-py2.4.exe",
+        "a-0.9.tar.gz",
+    ]
+    assert chosen(*others, *wheels, "a-1.0.tar.gz") == wheels
+    assert chosen(*others, *wheels[1:], "a-1.0.tar.gz") == [*wheels[1:], "a-1.0.tar.gz"]
+    assert chosen("a-1.0-py3-none-any.whl", "a-1.0.tar.gz") == ["a-1.0-py3-none-any.whl"]
+    assert chosen(*others, "a-1.0.tar.gz") == ["a-1.0.tar.gz"]
 
 
 @pytest.mark.parametrize("requirement", (RUNNING | DEVELOPING).values(), ids=str)
@@ -110,9 +190,12 @@ def test_versions_of_python_agree():
 
 
 def test_conda_installs_the_lock_the_project_and_the_tools():
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    text = (ROOT / "environment.yml").read_text()
+    conda = yaml.safe_load(text)["dependencies"]
     assert {"make", "gxx", "pip"} <= {d for d in conda if isinstance(d, str)}
-    assert [d["pip"] for d in conda if isinstance(d, dict)] == [["-r requirements.lock", "-e ."]]
+    assert [d["pip"] for d in conda if isinstance(d, dict)] == [["-r requirements.lock"]]
+    head = " ".join(text.split("name:")[0].replace("#", "").split())
+    assert "then pip install --no-deps -e . for" in head  # pip takes nothing without a hash there
 
 
 @pytest.mark.parametrize(
