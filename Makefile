@@ -78,7 +78,7 @@ g++ --version >/dev/null 2>&1 \
 	|| fail "ribkit needs the C headers of $$name to build pydensecrf2; install them, for example with apt-get install $$name-dev."
 endef
 
-# Files with the hashes of the lock and no others. Nothing is to be resolved: it is complete.
+# Files with the hashes of the lock and no others; the lock is complete, so none is looked for.
 LOCKED = $(PY) -m pip install -qq --require-hashes --no-deps
 
 .venv/.locked: requirements.lock

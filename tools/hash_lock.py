@@ -1,4 +1,4 @@
-"""Give every pin of requirements.lock its hashes: python tools/hash_lock.py INDEX, an address.
+"""The hashes of requirements.lock: ``python tools/hash_lock.py ADDRESS``, of a package index.
 
 They are of the files that pip could take on Linux with Python 3.11 or 3.12, on x86-64 or ARM:
 every wheel that fits one of the four, and the source where one of them has no wheel.
@@ -21,8 +21,8 @@ LOCK = Path(__file__).parents[1] / "requirements.lock"
 JSON = {"Accept": "application/vnd.pypi.simple.v1+json"}
 
 
-def tags(minor: int, processor: str) -> frozenset[Tag]:
-    """Of the wheels that CPython 3.``minor`` can install on Linux, whatever its C library."""
+def installable(minor: int, processor: str) -> frozenset[Tag]:
+    """Tags of the wheels that CPython 3.``minor`` can install on Linux, whatever its C library."""
     old = [f"manylinux{year}_{processor}" for year in (1, 2010, 2014)]
     platforms = [*old, *(f"manylinux_2_{glibc}_{processor}" for glibc in range(5, 60))]
     python, name = (3, minor), f"cp3{minor}"
@@ -31,7 +31,9 @@ def tags(minor: int, processor: str) -> frozenset[Tag]:
     )
 
 
-MACHINES = [tags(minor, processor) for minor in (11, 12) for processor in ("x86_64", "aarch64")]
+MACHINES = [
+    installable(minor, processor) for minor in (11, 12) for processor in ("x86_64", "aarch64")
+]
 
 
 def parsed(filename: str) -> tuple[Version | None, frozenset[Tag]]:
