@@ -164,8 +164,8 @@ class Store:
         the stage; the first writes. Raises StarvedError where the machine lacks something.
         """
         result, made_of = self._named(name, stage, parameters)
-        if not distributed.agreed(lambda: _settled(result)):
-            with starving(str(result.path)):
+        with starving(str(result.path)):
+            if not distributed.agreed(lambda: _settled(result)):
                 self.root.mkdir(parents=True, exist_ok=True)
                 with _alone(result):
                     if not distributed.agreed(lambda: _stored(result)):  # by another meanwhile

@@ -1,33 +1,22 @@
 """A small folder in COCO's format goes through the whole study: all notebooks, all claims."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from pycocotools import mask as rle
+from small_study import SMALL, SmallStudy
 
 from ribkit import scenes
 from ribkit.claims import CLAIMS
 
-ROOT = Path(__file__).parent.parent
-SMALL = {
-    "backbone": "small", "network_backbone": "small", "pretext_scenes": 64, "pretext_epochs": 1,
-    "epochs": 1, "batch": 8, "rate": 0.01, "momentum": 0.9, "crop": 64, "long_sides": "64,64",
-    "score_images": 6, "tune_images": 4, "pool_images": 8, "pool_side": 64, "map_stride": 1,
-    "scale_sets": "1.0", "steps": 2, "rates": "1e-5", "others": 2,
-    "irn.epochs": 1, "irn.batch": 4, "irn.crop": 64, "irn.stride": 2, "irn.radius": 4,
-    "psa.epochs": 1, "psa.batch": 4, "psa.crop": 64, "psa.stride": 4, "psa.radius": 3,
-    "network.iterations": 4, "network.batch": 2, "network.crop": 64, "network.aspp_rates": "1,2",
-    "test_scales": "1.0", "toy_seeds": 2, "toy_train": 24, "toy_test": 12, "toy_steps": 4,
-    "ablations.images": 3, "ablations.taus": 0.4, "ablations.steps": 1, "ablations.rates": 3.0,
-    "ablations.margins": 0.0, "ablations.others": 1,
+SETTINGS = SMALL | {
+    "backbone": "small", "network_backbone": "small", "rate": 0.01, "momentum": 0.9, "crop": 64,
+    "long_sides": "64,64", "pool_side": 64, "map_stride": 1,
+    "irn.crop": 64, "irn.stride": 2, "irn.radius": 4,
+    "psa.crop": 64, "psa.stride": 4, "psa.radius": 3, "network.crop": 64, "test_scales": "1.0",
 }  # fmt: skip
 
 
@@ -57,24 +46,12 @@ def write_coco(root, classes):
 @pytest.mark.parametrize("classes", [3, 80])
 def test_coco_runs_the_whole_study(classes, tmp_path):
     write_coco(tmp_path / "data", classes)
-    for part in ("ribkit", "notebooks"):
-        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    words = [word for pair in SMALL.items() for word in ("--set", "{}={}".format(*pair))]
-    command = [sys.executable, "-m", "ribkit.reproduce", "--profile", "coco", "--data", "data"]
-    settings = {"PYTHONPATH": str(tmp_path), "RIBKIT_DEVICE": "cpu", "RIBKIT_PROGRESS": ""}
-    done = subprocess.run(
-        command + words,
-        cwd=tmp_path,
-        env=os.environ | settings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    code, out, err = SmallStudy(tmp_path, SETTINGS, "coco", "data").run()
+    assert code == 0, err
     folder = tmp_path / "build" / "coco-changed"
     assert len(list(folder.glob("*.ipynb"))) == 7
     table = pd.read_csv(folder / "figures" / "claims.csv", keep_default_na=False)
     assert len(table) == len(CLAIMS)
-    assert f"6 further to make labels for, {classes} classes" in done.stdout
+    assert f"6 further to make labels for, {classes} classes" in out
     network = pd.read_csv(folder / "figures" / "network.csv")
     assert network["images"].unique().tolist() == [4]

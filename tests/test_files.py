@@ -1,0 +1,158 @@
+"""Files: whole or not at all, one writer at a time, known by their checksum."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ribkit import files, store
+from ribkit.files import Busy, locked, seal, sealed, whole
+
+HOLD = """
+import pathlib, sys, time
+from ribkit.files import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def hold(path, seconds):
+    """Another process that holds a lock, and does so now."""
+    command = [sys.executable, "-c", HOLD, str(path), str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    return process
+
+
+# ---- whole or not at all ------------------------------------------------------------------------
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.txt"
+    with whole(path) as partial:
+        partial.write_text("one")
+        assert not path.exists()
+    with pytest.raises(UnicodeEncodeError), whole(path) as partial:
+        partial.write_text("two\udc80")
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path):
+    (tmp_path / "a.txt.partial").write_text("half of something that is longer")
+    with whole(tmp_path / "a.txt") as partial:
+        partial.write_text("all")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "all"
+
+
+def test_writers_of_one_file_wait_for_each_other(tmp_path):
+    path, torn = tmp_path / "a.txt", []
+
+    def write(letter):
+        for _ in range(20):
+            with whole(path) as partial, partial.open("w") as file:
+                for _ in range(20):
+                    file.write(letter)
+                    file.flush()
+            torn.extend(found for found in [path.read_text()] if len(set(found)) != 1)
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torn == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+# ---- locks --------------------------------------------------------------------------------------
+def test_a_lock_is_for_one_process_and_bears_its_id(tmp_path, capsys):
+    path = tmp_path / "a.lock"
+    other = hold(path, 0.5)
+    with pytest.raises(Busy, match=f"process {other.pid} has it"):
+        files._acquire(path, "process {} has it", wait=False)
+    assert capsys.readouterr().err == ""
+    started = time.monotonic()
+    with locked(path, "waiting for {}"):
+        assert time.monotonic() - started > 0.1
+        assert path.read_text() == str(os.getpid())
+    assert capsys.readouterr().err == f"waiting for {other.pid}\n"
+    assert not path.exists()
+    other.wait()
+
+
+def test_a_killed_process_holds_no_lock(tmp_path):
+    path = tmp_path / "a.lock"
+    other = hold(path, 60)
+    other.kill()
+    other.wait()
+    assert path.exists()
+    with locked(path, wait=False):
+        pass
+    assert not path.exists()
+
+
+def test_a_lock_is_given_back_when_something_fails(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="x"), locked(tmp_path / "a", wait=False):
+            raise ValueError("x")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- checksums ----------------------------------------------------------------------------------
+def test_a_seal_is_the_sha256_of_what_comes_before(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"content")
+    assert not sealed(path)
+    seal(path)
+    assert path.read_bytes() == b"content" + hashlib.sha256(b"content").hexdigest().encode()
+    assert sealed(path)
+    assert not sealed(tmp_path / "missing")
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.binary(max_size=200), st.data())
+def test_a_seal_holds_for_no_other_content(tmp_path_factory, content, data):
+    path = tmp_path_factory.mktemp("seal") / "a"
+    path.write_bytes(content)
+    seal(path)
+    whole_file = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole_file) - 1))
+    flipped = whole_file[at] ^ (1 << data.draw(st.integers(0, 7)))
+    path.write_bytes(whole_file[:at] + bytes([flipped]) + whole_file[at + 1 :])
+    assert not sealed(path)
+    path.write_bytes(whole_file[:at])
+    assert not sealed(path)
+    path.write_bytes(whole_file)
+    assert sealed(path)
+
+
+def test_a_large_file_is_sealed_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "BLOCK", 16)
+    for size in (0, 15, 16, 17, 100):
+        path = tmp_path / str(size)
+        path.write_bytes(b"x" * size)
+        seal(path)
+        assert sealed(path)
+
+
+def test_numpy_reads_a_sealed_npz(tmp_path):
+    store.save_arrays(tmp_path / "a.npz", {"x": np.arange(3), "y": np.ones(2)})
+    seal(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert {name: array.tolist() for name, array in arrays.items()} == {
+            "x": [0, 1, 2],
+            "y": [1, 1],
+        }
+
+
+def test_a_checksum_is_of_the_content_and_not_of_its_order():
+    assert files.checksum({"a": 1, "b": [2]}) == files.checksum({"b": [2], "a": 1})
+    assert files.checksum({"a": 1}) != files.checksum({"a": 2})
