@@ -11,10 +11,12 @@ export PROFILE DATA DEVICE PYTHON
 STUDY = $(PY) -m ribkit.reproduce --profile "$$PROFILE" --data "$$DATA" \
 	$(if $(DEVICE),--device "$$DEVICE") $(foreach p,$(PARAMS),--set '$(p)')
 
+DAMAGE = $(addprefix tests/test_,$(addsuffix .py,soak killed damaged starved broken_inputs))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: reproduce test check lab figures report bench clean help
+.PHONY: reproduce test check lab figures report bench soak clean help
 
 reproduce: .venv/.installed  ## run all notebooks in order, draw the figures, print the table of claims
 	RIBKIT_PROGRESS=1 $(STUDY)
@@ -39,9 +41,12 @@ report: reproduce  ## write the study's last notebook to build/report.html
 bench: .venv/.installed  ## run every benchmark in benchmarks/; ratios to build/bench.json
 	$(PY) benchmarks
 
+soak: .venv/.installed  ## kill, damage and starve the study for half an hour; counts to build/soak.json
+	$(PY) -m pytest $(DAMAGE) -q -m "soak or not soak" --figures build/soak.json
+
 clean:  ## remove all that was computed; figures/ and .venv stay
 	rm -rf build .pytest_cache .ruff_cache .hypothesis
-	find notebooks ribkit tests -name __pycache__ -prune -exec rm -rf {} +
+	find notebooks ribkit tests benchmarks tools -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## list what can be made
 	@echo "make TARGET [NAME=value ...], where TARGET is one of"

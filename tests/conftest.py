@@ -1,18 +1,20 @@
-"""The figures of a soak: what was done to the study, and how often."""
+"""What was done to the study, and how often: the figures of a soak."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-FIGURES = Path(__file__).parents[1] / "build" / "soak.json"
+
+def pytest_addoption(parser):
+    parser.addoption("--figures", type=Path, help="a JSON file for the counts of what was tried")
 
 
 @pytest.fixture(scope="session")
 def figures(request):
-    """Words -> numbers, which a test adds to; `make soak` keeps them in build/soak.json."""
-    found = {}
+    """Words -> numbers, which a test adds to."""
+    found, path = {}, request.config.getoption("--figures")
     yield found
-    if "soak" in request.config.getoption("-m").split() and found:
-        FIGURES.parent.mkdir(exist_ok=True)
-        FIGURES.write_text(json.dumps(found, indent=1) + "\n")
+    if path:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")

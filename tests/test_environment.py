@@ -25,7 +25,9 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11", "3.12")
-TARGETS = {"reproduce", "test", "check", "lab", "figures", "report", "bench", "clean", "help"}
+TARGETS = {
+    "reproduce", "test", "check", "lab", "figures", "report", "bench", "soak", "clean", "help",
+}  # fmt: skip
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
