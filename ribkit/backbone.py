@@ -10,7 +10,7 @@ import contextlib
 import copy
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -84,10 +84,26 @@ class Network(nn.Module):
     def with_classes(self, n_classes: int, seed: int) -> "Network":
         """A copy with a new classifier for ``n_classes``: normal weights of deviation 0.01."""
         network = self.adaptable()
-        network.classifier = nn.Conv2d(self.classifier.in_channels, n_classes, 1, bias=False)
+        network.classifier = _unfilled(self.classifier.in_channels, n_classes)
         generator = torch.Generator().manual_seed(seed)
         nn.init.normal_(network.classifier.weight, std=0.01, generator=generator)
         return network
+
+
+def _unfilled(inputs: int, outputs: int) -> nn.Conv2d:
+    """A classifier whose weights are still to be set, so that none are drawn."""
+    return nn.utils.skip_init(nn.Conv2d, inputs, outputs, 1, bias=False)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this, weights that torch draws on the CPU come of the seed.
+
+    Afterwards torch's own generator is where it was; those of GPUs are left alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 class _Tracer(fx.Tracer):
@@ -127,7 +143,7 @@ def from_classifier(
             "ends in global average pooling and one linear layer, for example torchvision's "
             "resnet50 or efficientnet_b0."
         ) from error
-    classifier = nn.Conv2d(linear.in_features, linear.out_features, 1, bias=False)
+    classifier = _unfilled(linear.in_features, linear.out_features)
     classifier.weight.data = linear.weight.data[:, :, None, None].clone()
     start = next(node for node in traced.graph.nodes if node.op == "placeholder")
     return Network(_part(traced, start, cut), _part(traced, cut, end), classifier, mean, std)

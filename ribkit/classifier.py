@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ribkit import scenes, views
 from ribkit import training as fitting
 from ribkit.architectures import SmallResNet, efficientnet_lite0, resnet
-from ribkit.backbone import Network, from_classifier
+from ribkit.backbone import Network, from_classifier, seeded
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 from ribkit.parallel import device
@@ -49,16 +49,15 @@ def build(
     The ImageNet networks come with their weights; 1000 classes keep the ImageNet head.
     output_stride: of a ResNet. Raises InputError for another name.
     """
-    if name == "small":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return small(SmallResNet(n_classes))
     if name not in BACKBONES:
         raise InputError(f"backbone '{name}' is unknown; use one of {', '.join(BACKBONES)}.")
-    if name == "efficientnet_lite0":
-        network = efficientnet_lite0()
-    else:
-        network = resnet(int(name.removeprefix("resnet")), weights, output_stride)
+    with seeded(seed):
+        if name == "small":
+            return small(SmallResNet(n_classes))
+        if name == "efficientnet_lite0":
+            network = efficientnet_lite0()
+        else:
+            network = resnet(int(name.removeprefix("resnet")), weights, output_stride)
     return network if n_classes == 1000 else network.with_classes(n_classes, seed)
 
 
@@ -84,8 +83,7 @@ def pretrain(
     pixels = torch.from_numpy(np.stack([scene.image for scene in drawn]))
     pixels = views.normalise(pixels.permute(0, 3, 1, 2).float(), SMALL_MEAN, SMALL_STD)
     targets = torch.from_numpy(np.stack([scene.attributes for scene in drawn])).float()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = SmallResNet(targets.shape[1]).to(device())
     model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
@@ -122,7 +120,8 @@ def start(
     if pretext is None:
         return build(name, n_classes, seed, weights, output_stride)
     state = pretext.tensors("weights")
-    model = SmallResNet(len(state["linear.bias"]))
+    with seeded(seed):
+        model = SmallResNet(len(state["linear.bias"]))
     model.load_state_dict(state)
     return small(model).with_classes(n_classes, seed)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ribkit import affinity, classifier, random_walk
 from ribkit.affinity import Means, Training
 from ribkit.augmentation import Labelled
-from ribkit.backbone import Levels
+from ribkit.backbone import Levels, seeded
 from ribkit.images import ImageSet
 from ribkit.parallel import device
 from ribkit.store import Result
@@ -108,8 +108,7 @@ def loss(heads: Heads, levels: list[Tensor], labels: Tensor, radius: int) -> Ten
 def build(backbone: str, pretext: Result | None, weights: str, seed: int) -> tuple[Levels, Heads]:
     """The backbone before any training on image labels, and fresh heads."""
     levels = Levels(classifier.start(backbone, 1, pretext, weights, seed)).requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return levels.to(device()), Heads(levels.channels).to(device())
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ribkit import affinity, classifier, random_walk
 from ribkit.affinity import Means, Training
 from ribkit.augmentation import Labelled
-from ribkit.backbone import Levels
+from ribkit.backbone import Levels, seeded
 from ribkit.images import ImageSet
 from ribkit.irn import grid
 from ribkit.parallel import device
@@ -75,8 +75,7 @@ def loss(features: Tensor, labels: Tensor, radius: int) -> Tensor:
 def build(backbone: str, pretext: Result | None, weights: str, seed: int) -> tuple[Levels, Head]:
     """The backbone before any training on image labels, and a fresh head."""
     levels = Levels(classifier.start(backbone, 1, pretext, weights, seed)).requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return levels.to(device()), Head(levels.channels).to(device())
 
 

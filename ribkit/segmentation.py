@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ribkit import classifier, crf, distributed, evaluation, per_image, views
 from ribkit import training as fitting
 from ribkit.augmentation import IGNORE, Labelled, resize_labels
-from ribkit.backbone import Network
+from ribkit.backbone import Network, seeded
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 from ribkit.parallel import device
@@ -127,8 +127,7 @@ def build(
     seed, stride = training.seed, training.output_stride
     network = classifier.start(backbone, 1, pretext, weights, seed, stride)
     inputs = network.classifier.in_channels
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if training.head == "deeplabv2":
             head = ASPP(inputs, n_labels, training.aspp_rates)
         else:

@@ -1,0 +1,95 @@
+"""Every stage of the study once, as small as it can be, stored in argv[1]: for test_determinism."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ribkit import (
+    ablations,
+    adaptation,
+    bottleneck,
+    classifier,
+    digits,
+    information,
+    irn,
+    psa,
+    refinement,
+    scenes,
+    seeds,
+    segmentation,
+)
+from ribkit.affinity import Training
+from ribkit.refinement import WALKS, Affine
+from ribkit.store import Result, Store
+
+COUNT, N_LABELS = 4, len(scenes.CLASSES) + 1
+SIZES = {"long_sides": (40, 56), "crop": 48}
+CLASSIFIER = classifier.Training(epochs=2, batch=4, rate=0.01, momentum=0.9, **SIZES)
+HEADS = Training(stride=4, radius=3, epochs=2, batch=4, rate=0.05, crop=48)
+NETWORK = segmentation.Training(aspp_rates=(1, 2), iterations=3, batch=4, rate=0.01, crop=48)
+RIB = adaptation.Settings(steps=2, rate=1e-3, others=2, margin=1e9)
+
+
+def run(store: Store) -> Iterator[Result]:
+    """The results, each as soon as it is stored."""
+    images, others = (scenes.generate(seed, COUNT, size=48) for seed in (0, 1))
+    sets, n_classes = {"images": images}, len(scenes.CLASSES)
+    start = {"stream": 2, "count": 32, "epochs": 1, "seed": 0}
+    yield (pretext := store.run("pretext", classifier.pretrain, **start))
+    begun = {"backbone": "small", "pretext": pretext}
+    learns = sets | {"watched": others, "training": CLASSIFIER} | begun
+    yield (weights := store.run("classifier", classifier.train, **learns))
+    model = seeds.Model(weights, "small", n_classes)
+    view = {"long_sides": (40, 56), "side": 32, "seed": 0}
+    yield (pool := store.run("pool", seeds.pool, model=model, images=others, **view))
+    seen = sets | {"model": model, "scales": (1.0, 0.5), "long_side": None}
+    adapted = seen | {"settings": RIB, "pool": pool}
+    yield store.run("cam", seeds.compute, **seen)
+    yield (maps := store.run("rib", seeds.compute, **adapted))
+    yield store.run("growth", seeds.growth, **adapted)
+    yield store.run("score", seeds.score, **sets, seeds=maps)
+    yield store.run("ablation", ablations.measure, **adapted)
+    yield store.run("once", ablations.adapt_once, **adapted)
+    yield store.run("layers", information.layers, model=model, **sets)
+    yield store.run("bits", information.estimate, model=model, **sets, teaching=others)
+    plain = sets | {"seeds": maps, "long_side": None}
+    learns = begun | {"n_labels": N_LABELS, "long_side": None}
+    labels = {
+        "irn": store.run("irn-labels", refinement.irn_labels, **plain, threshold=0.4),
+        "psa": store.run("psa-labels", refinement.psa_labels, **plain),
+    }
+    walks = {"irn": (refinement.irn_walk, {"walk": WALKS["official"]})}
+    walks["psa"] = refinement.psa_walk, {"alpha": 4.0, "log2_steps": 3}
+    for kind, trained in (("irn", irn), ("psa", psa)):
+        yield labels[kind]
+        parts = ((images, labels[kind]),)
+        weights = store.run(kind, trained.train, **learns, parts=parts, training=HEADS)
+        yield weights
+        walk, how = walks[kind]
+        affine = Affine(kind, weights, "small", HEADS.stride, HEADS.seed, pretext)
+        yield store.run(f"{kind}-walk", walk, **plain, model=affine, **how)
+    learns |= {"parts": ((images, None),), "training": NETWORK}
+    yield (weights := store.run("network", segmentation.train, **learns))
+    network = segmentation.Model(weights, "small", N_LABELS, NETWORK, pretext)
+    seen |= {"model": network}
+    yield (predicted := store.run("predict", segmentation.predict, **seen))
+    yield store.run(
+        "score-network", segmentation.score, **sets, predictions=predicted, value="refined"
+    )
+    toy = {"digits": digits.load(n_train=40, n_test=8), "seeds": (0,), "steps": 5}
+    yield store.run("toy", bottleneck.experiment, **toy, activations=("sigmoid",))
+    yield store.run("projection", projection)
+
+
+def projection() -> dict:
+    """What `information.estimate` has numpy and scipy do, of as many features as a study has."""
+    random, kinds = np.random.default_rng(0), np.repeat([0, 1], 2000)
+    features = random.normal(size=(4000, 64)) + 0.1 * kinds[:, None]
+    return {"values": {"values": information.projection(features, kinds).coef_}}
+
+
+if __name__ == "__main__":
+    for _ in run(Store(Path(sys.argv[1]))):
+        pass
