@@ -51,7 +51,8 @@ def build(
     """The network called by one of `BACKBONES`, for ``n_classes``.
 
     The ImageNet networks come with ``weights``, or with what `architectures.imagenet_weights`
-    finds; 1000 classes keep the ImageNet head. output_stride: of a ResNet. Raises InputError for another name.
+    finds; 1000 classes keep the ImageNet head. output_stride: of a ResNet. Raises InputError for
+    another name.
     """
     if name == "small":
         with torch.random.fork_rng(devices=[]):
