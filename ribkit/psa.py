@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ribkit import affinity, classifier, random_walk
 from ribkit.affinity import Means, Training
+from ribkit.architectures import Weights
 from ribkit.augmentation import Labelled
 from ribkit.backbone import Levels, seeded
 from ribkit.images import ImageSet
@@ -72,7 +73,9 @@ def loss(features: Tensor, labels: Tensor, radius: int) -> Tensor:
     return (means["background"] + means["foreground"]) / 4 + means["negative"] / 2
 
 
-def build(backbone: str, pretext: Result | None, weights: str, seed: int) -> tuple[Levels, Head]:
+def build(
+    backbone: str, pretext: Result | None, weights: Weights | None, seed: int
+) -> tuple[Levels, Head]:
     """The backbone before any training on image labels, and a fresh head."""
     levels = Levels(classifier.start(backbone, 1, pretext, weights, seed)).requires_grad_(False)
     with seeded(seed):
@@ -87,7 +90,7 @@ def train(
     training: Training,
     scratch: Path,
     pretext: Result | None = None,
-    weights: str = "",
+    weights: Weights | None = None,
 ) -> dict:
     """Train the head on confident labels; arguments and result as `irn.train`."""
     data = Labelled(parts, n_labels, long_side)

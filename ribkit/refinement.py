@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ribkit import affinity, crf, evaluation, irn, per_image, psa, random_walk, saliency, views
+from ribkit.architectures import Weights
 from ribkit.augmentation import resize_labels
 from ribkit.backbone import Levels
 from ribkit.errors import InputError
@@ -61,7 +62,7 @@ class Affine:
     stride: int
     seed: int
     pretext: Result | None = None
-    file: str = ""
+    file: Weights | None = None
 
     def load(self) -> tuple[Levels, nn.Module]:
         """Backbone and heads, on the device that computes."""

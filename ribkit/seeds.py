@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ribkit import adaptation, cam, classifier, evaluation, per_image, views
+from ribkit.architectures import Weights
 from ribkit.backbone import PRECISIONS, Network
 from ribkit.images import ImageSet
 from ribkit.parallel import device, map_images
@@ -29,17 +30,18 @@ class Model:
     """A trained classifier on disk, and how it is run.
 
     weights: a stored `classifier.train`. backbone: its name. precision: of
-    `backbone.PRECISIONS`.
+    `backbone.PRECISIONS`. file: the ImageNet weights that it was trained from.
     """
 
     weights: Result
     backbone: str
     n_classes: int
     precision: str = "float32"
+    file: Weights | None = None
 
     def network(self) -> Network:
         """The network with its weights, on the device that computes."""
-        network = classifier.build(self.backbone, self.n_classes)
+        network = classifier.build(self.backbone, self.n_classes, weights=self.file)
         network.load_state_dict(self.weights.tensors("weights"))
         network.precision = PRECISIONS[self.precision]
         if device().type == "cuda":  # where it is the faster order of the pixels

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ribkit import classifier, crf, distributed, evaluation, per_image, views
 from ribkit import training as fitting
+from ribkit.architectures import Weights
 from ribkit.augmentation import IGNORE, Labelled, resize_labels
 from ribkit.backbone import Network, seeded
 from ribkit.errors import InputError
@@ -99,7 +100,7 @@ class Model:
     n_labels: int
     training: Training
     pretext: Result | None = None
-    file: str = ""
+    file: Weights | None = None
 
     def load(self) -> Segmenter:
         """The network with its weights, on the device that computes, to predict with."""
@@ -113,7 +114,7 @@ def build(
     n_labels: int,
     training: Training,
     pretext: Result | None = None,
-    weights: str = "",
+    weights: Weights | None = None,
 ) -> Segmenter:
     """The network before its training. backbone, pretext, weights: see `classifier.start`.
 
@@ -162,7 +163,7 @@ def train(
     long_side: int | None,
     scratch: Path,
     pretext: Result | None = None,
-    weights: str = "",
+    weights: Weights | None = None,
 ) -> dict:
     """Train on label maps of image sets, or on their masks.
 

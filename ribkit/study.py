@@ -15,6 +15,7 @@ from IPython.display import Image
 
 from ribkit import (
     adaptation,
+    architectures,
     bottleneck,
     classifier,
     coco,
@@ -153,10 +154,14 @@ class Study:
 
     def inputs(self) -> list:
         """What the study reads, for a key; scenes are made by the code, from the profile."""
-        parts = ()
-        if self.profile.data != "scenes":
-            parts = (self.train, self.tuning, self.scored, *self.further)
-        return [describe(part) for part in (*parts, self.digits(), self.profile)]
+        p, parts = self.profile, []
+        if p.data != "scenes":
+            parts = [self.train, self.tuning, self.scored, *self.further, self.validation]
+        if p.saliency not in ("", "scenes", "u2netp"):
+            labelled = (self.scored, *self.further)
+            parts += [saliency.Folder(p.saliency, images.ids) for images in labelled]
+        parts += [p.imagenet_weights(backbone) for backbone in (p.backbone, p.network_backbone)]
+        return [describe(part) for part in (*parts, self.digits(), p)]
 
     # ---- images -------------------------------------------------------------------------------
     @cached_property
@@ -209,6 +214,14 @@ class Study:
         taken = {*self.scored.ids, *self.tuning.ids}
         left = [i for i, name in enumerate(split.ids) if name not in taken]
         return tuple(split.take(left[k : k + PART]) for k in range(0, len(left), PART))
+
+    @cached_property
+    def validation(self) -> ImageSet:
+        """Images that segmentation networks are scored on, seen by nothing before."""
+        p = self.profile
+        if p.data == "scenes":
+            return scenes.generate(self.stream(4), p.val_images)
+        return some(self._split(p.val_split), p.val_images, p.seed)
 
     def _split(self, name: str) -> ImageSet:
         images = voc.read(self.data, name, self.profile.classes)
@@ -266,7 +279,7 @@ class Study:
             "stage": classifier.train,
             "backbone": p.backbone,
             "pretext": self.pretext if p.backbone == "small" else None,
-            "weights": p.weights,
+            "weights": p.imagenet_weights(p.backbone),
             "images": self.train,
             "watched": self.tuning,
             "training": replace(p.training, seed=self.training_seed),
@@ -276,7 +289,8 @@ class Study:
     def model(self) -> seeds.Model:
         """The trained classifier, as seeds need it."""
         p = self.profile
-        return seeds.Model(self.classifier, p.backbone, len(self.train.classes), p.precision)
+        count, file = len(self.train.classes), p.imagenet_weights(p.backbone)
+        return seeds.Model(self.classifier, p.backbone, count, p.precision, file)
 
     # ---- seeds --------------------------------------------------------------------------------
     def pool(self) -> Result:
@@ -419,8 +433,9 @@ class Study:
         """
         every = photographs.shipped_labelled(photographs.categories())
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
-        network = self.store.run("imagenet", classifier.imagenet, backbone="efficientnet_lite0")
-        model = seeds.Model(network, "efficientnet_lite0", len(images.classes))
+        backbone, file = "efficientnet_lite0", architectures.imagenet_weights("efficientnet_lite0")
+        network = self.store.run("imagenet", classifier.imagenet, backbone=backbone, weights=file)
+        model = seeds.Model(network, backbone, len(images.classes), file=file)
         view = {"long_sides": (320, 320), "side": 224, "seed": self.profile.seed}
         pool = self.store.run("pool", seeds.pool, model=model, images=images, **view)
         return images, self._grow(model, images, compare.SCALES, compare.SETTINGS, pool)

@@ -243,7 +243,7 @@ def curves(study: Study) -> pd.DataFrame:
 
 def predictions(study: Study, indices: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
     """Validation images and what each network says, first seed: for `figures.predictions`."""
-    images, pictures = chain.validation(study), {}
+    images, pictures = study.validation, {}
     found = {s: chain.predictions(study, s).arrays("refined") for s in chain.sources(study)}
     for i in indices:
         if i >= len(images):
@@ -287,7 +287,7 @@ def measured(study: Study) -> dict[str, Measured]:
     values = intervals.replicated(intervals.gain, pseudo)
     found["rib-pseudo"] = Measured(*values, "mIoU", setting)
     counts = {s: chain.network_counts(study, s, True) for s in chain.sources(study)}
-    val = f"{study.profile.name}, {len(chain.validation(study))} val images"
+    val = f"{study.profile.name}, {len(study.validation)} val images"
     val = f"{val}, {seeds}, with CRF"
     found["rib-network"] = Measured(*network_gain(counts["RIB"], counts["CAM"]), "mIoU", val)
     if "RIB + saliency" in counts:

@@ -23,7 +23,7 @@ def test_missing_weights_of_resnet50_are_told_in_one_sentence(monkeypatch, tmp_p
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"nowhere\.pth is missing"):
-        architectures.resnet(50, str(tmp_path / "nowhere.pth"))
+        architectures.resnet(50, architectures.Weights(tmp_path / "nowhere.pth"))
 
 
 def cut(state, path):

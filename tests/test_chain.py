@@ -90,7 +90,7 @@ def test_networks_are_scored_on_images_of_their_own(study):
     assert list(table["trained on"].unique()) == ["CAM", "RIB", "RIB + saliency", "ground truth"]
     assert set(table["seeds"]) == {2}
     assert set(table["images"]) == {3}
-    sets = (study.scored, study.tuning, study.train, chain.validation(study))
+    sets = (study.scored, study.tuning, study.train, study.validation)
     assert len({images.source.seed for images in sets}) == 4
     assert tables_rq4.answer_network(study).count("\n") == 3
     assert set(tables_rq4.curves(study)["seed"]) == {0, 1}

@@ -127,7 +127,7 @@ def test_the_pretext_task_gives_the_features_that_training_starts_from(images, h
     assert made["weights"]["linear.weight"].shape[0] == attributes
     assert made["history"]["epoch"].tolist() == [1]
     pretext = stored(tmp_path, weights=made["weights"])
-    network = classifier.start("small", 8, pretext, "", seed=0)
+    network = classifier.start("small", 8, pretext, None, seed=0)
     assert network.classifier.out_channels == 8
     weights = [v for k, v in made["weights"].items() if v.ndim == 4]
     kept = [p for n, p in network.named_parameters() if p.ndim == 4][:-1]

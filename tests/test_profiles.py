@@ -117,6 +117,14 @@ def test_training_takes_what_the_profile_says_and_the_papers_values_for_the_rest
     assert training.head_factor == Training().head_factor
 
 
+def test_a_named_file_of_weights_is_the_classifiers_backbone_and_no_other():
+    profile = profiles.load("voc", {"weights": "mine.pth"})
+    assert (profile.backbone, profile.network_backbone) == ("resnet50", "resnet101")
+    assert str(profile.imagenet_weights("resnet50").path) == "mine.pth"
+    assert profile.imagenet_weights("resnet101").path.name.startswith("resnet101-")
+    assert profile.imagenet_weights("small") is None
+
+
 @pytest.mark.parametrize("variant", ["paper", "official"])
 def test_an_adaptation_takes_what_the_profile_says(variant):
     profile = profiles.load("mini", {"steps": 3, "tau": 0.5, "area_ratio": 0.8})

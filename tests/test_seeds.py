@@ -8,6 +8,7 @@ import torch
 from fabricated import stored
 
 from ribkit import adaptation, classifier, evaluation, parallel, scenes, seeds, store
+from ribkit.architectures import Weights
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
 
@@ -69,6 +70,19 @@ def test_one_worker_or_two_make_the_same_bytes(model, pool, images, made, tmp_pa
     monkeypatch.setenv("RIBKIT_WORKERS", "2")
     again = compute(model, pool, images, tmp_path / "scratch")
     assert as_bytes(again, tmp_path / "two") == as_bytes(made, tmp_path / "one")
+
+
+def test_a_model_is_built_with_the_weights_it_was_trained_from(model, monkeypatch, tmp_path):
+    asked, build = [], classifier.build
+
+    def small(name, n_classes, weights):
+        asked.append((name, weights))
+        return build("small", n_classes)
+
+    monkeypatch.setattr(classifier, "build", small)
+    file = Weights(tmp_path / "mine.pth")
+    dataclasses.replace(model, backbone="resnet50", file=file).network()
+    assert asked == [("resnet50", file)]
 
 
 def test_the_order_of_the_images_does_not_matter(model, pool, images, made, tmp_path):

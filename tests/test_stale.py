@@ -1,0 +1,490 @@
+"""Nothing stale: a table of edits, what each of them makes anew, and what it leaves as it is.
+
+Edits of code are made on a copy of the package, of which the keys are then taken; nothing is
+computed. What is in neither column of a row may be made anew or not: coarser is fine.
+"""
+
+import ast
+import json
+import os
+import shutil
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_digits import write_mnist
+from test_study import voc_folder
+
+from ribkit import chain, reproduce, seeds, segmentation, store
+from ribkit.ablations import NO_MARGIN
+from ribkit.chain import Refinement
+from ribkit.store import Result, Store
+from ribkit.study import RIB, ROOT, Study
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+TINY = {"train_images": 16, "score_images": 2, "tune_images": 2, "val_images": 2}
+
+
+class Keys(Store):
+    """A store that has every result: it takes keys, computes nothing and reads nothing."""
+
+    def run(self, name, stage, **parameters):
+        return Result(name, store._key(name, stage, parameters)[0], self.root)
+
+    def has(self, name, stage, **parameters):
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _chosen(monkeypatch):
+    """What a study reads off its results: scales, settings and thresholds, the first ones here."""
+
+    def tune(self, method):
+        p = self.profile
+        return None, p.settings(method.pooling, method.variant, p.rates[0], NO_MARGIN, p.others[0])
+
+    monkeypatch.setattr(Study, "tune", tune)
+    monkeypatch.setattr(Study, "scales", property(lambda self: self.profile.scale_sets[0]))
+    monkeypatch.setattr(Refinement, "threshold", 0.4)
+    monkeypatch.setattr(Refinement, "irn_threshold", 0.3)
+    monkeypatch.setattr(chain, "SALIENT_SCENES", 2)
+    monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
+
+
+def keys(profile="mini", data="", overrides=TINY):
+    """Stage -> key of its result, along the chain that ends in the network of RIB's labels."""
+    study = Study(profile, str(data), overrides)
+    study.store, p = Keys(study.store.root), study.profile
+    rib = Refinement(study, RIB)
+    images, maps = rib.maps[0]
+    walked = rib.irn_maps(images, maps)
+    predictions = chain.predictions(study, "RIB")
+    results = {
+        "classifier": study.classifier,
+        "pool": study.pool(),
+        "CAM seeds": study.maps(images, study.scales, None),
+        "RIB seeds": maps,
+        "growth": study.growth(RIB)[1],
+        "score": study.store.run("score", seeds.score, images=images, seeds=maps),
+        "labels": rib._plain(images, maps, 0.4),
+        "crf": rib._crf(images, maps)[0],
+        "irn-labels": rib.irn_labels()[0][1],
+        "irn": rib.irn.weights,
+        "irn-walk": walked,
+        "psa-labels": rib.psa_labels()[0][1],
+        "psa": rib.psa.weights,
+        "psa-walk": rib._psa_walk(images, maps, p.psa_alphas[0], p.psa_log2_steps[0]),
+        "saliency": chain.saliency_maps(study, images),
+        "saliency-labels": rib._irn_saliency(images, maps)[0],
+        "network": chain.network(study, "RIB").weights,
+        "predictions": predictions,
+        "score-network": study.store.run(
+            "score-network",
+            segmentation.score,
+            images=study.validation,
+            predictions=predictions,
+            value="labels",
+        ),
+        "toy": study.toy(),
+    }
+    if p.backbone == "small":
+        results["pretext"] = study.pretext
+    found = {name: result.key for name, result in results.items()}
+    parameters = {"profile": profile, "data": str(data), "overrides": overrides}
+    return found | {"notebooks": reproduce.notebook_key(NOTEBOOKS[0], study, parameters)}
+
+
+@pytest.fixture(scope="module")
+def before():
+    """The keys of `mini` before any edit, taken once."""
+    return cache(keys)
+
+
+def changed(before, after):
+    """The stages that are made anew."""
+    assert before.keys() == after.keys()
+    return {stage for stage in before if before[stage] != after[stage]}
+
+
+# ---- groups of stages -------------------------------------------------------------------------
+END = {"network", "predictions", "score-network", "notebooks"}
+IRN_ON = {"irn", "irn-walk", "saliency-labels"} | END
+SEEDS_ON = {"RIB seeds", "growth", "score", "labels", "crf", "irn-labels", "psa-labels", "psa"}
+SEEDS_ON |= {"psa-walk"} | IRN_ON
+CLASSIFIER_ON = {"classifier", "pool", "CAM seeds"} | SEEDS_ON
+SCENES_ON = {"pretext", "saliency"} | CLASSIFIER_ON
+ALL = {"toy"} | SCENES_ON
+TRAINED = {"pretext", "classifier"}
+SEEDS = {"pool", "CAM seeds", "RIB seeds"}
+
+
+# ---- code -------------------------------------------------------------------------------------
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of the package, whose code the keys are taken of."""
+    copy = tmp_path / "ribkit"
+    shutil.copytree(store.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(store, "PACKAGE", copy)
+    store.code_hash.cache_clear()
+    yield copy
+    store.code_hash.cache_clear()
+
+
+def edit(package, module, old, new):
+    path = package / f"{module}.py"
+    text = path.read_text()
+    assert old in text, f"{module} has no {old!r} any more; choose another edit"
+    path.write_text(text.replace(old, new, 1))
+    store.code_hash.cache_clear()
+
+
+CODE = {
+    "a formula of CAM": (
+        "cam", "maps[0] + maps[1].flip(-1)", "maps[0]",
+        {"CAM seeds"} | SEEDS_ON, TRAINED | {"toy"},
+    ),
+    "a constant of CAM": (
+        "cam", "EPSILON = 1e-5", "EPSILON = 1e-4",
+        {"CAM seeds"} | SEEDS_ON, TRAINED | {"toy"},
+    ),
+    "a formula of pooling": ("pooling", "< tau", "<= tau", SEEDS_ON, {"toy"}),
+    "a formula of the loss": (
+        "losses", "-(ACTIVATIONS", "(ACTIVATIONS", SEEDS_ON, TRAINED | {"toy"},
+    ),
+    "a formula of the adaptation": (
+        "adaptation", "1 - step / settings.steps", "1", SEEDS_ON, TRAINED | {"toy"},
+    ),
+    "a default of the adaptation": (
+        "adaptation", "area_level: float = 0.3", "area_level: float = 0.4",
+        SEEDS_ON, TRAINED | {"toy"},
+    ),
+    "a formula of the walk": (
+        "random_walk", "weights / sums[rows]", "weights",
+        {"irn-walk", "psa-walk"} | END, TRAINED | SEEDS | {"score", "toy"},
+    ),
+    "a constant of the walk": (
+        "refinement", "beta: float = 10.0", "beta: float = 9.0",
+        {"irn-walk"} | END, TRAINED | SEEDS | {"score", "toy"},
+    ),
+    "a decorator": (
+        "psa", "@torch.no_grad()\ndef predict", "def predict",
+        {"psa-walk", "notebooks"}, TRAINED | SEEDS | {"score", "toy"},
+    ),
+    "a formula of PSA's background": (
+        "psa", "clamp(min=0) ** alpha", "clamp(min=0)",
+        {"psa-labels", "psa", "psa-walk", "notebooks"}, TRAINED | SEEDS | {"score", "toy"},
+    ),
+    "a formula of the CRF": (
+        "crf", "bilateral_sxy: float = 50", "bilateral_sxy: float = 49",
+        {"crf", "psa-labels", "irn-labels"} | IRN_ON, TRAINED | SEEDS | {"score", "toy"},
+    ),
+    "a formula of the score": (
+        "evaluation", "target + predicted - hits", "target + predicted",
+        {"score", "score-network", "notebooks"}, TRAINED | {"toy"},
+    ),
+    "a formula of IRN": (
+        "irn", "class Heads", "DELTA = 1\n\n\nclass Heads",
+        IRN_ON, TRAINED | SEEDS | {"score", "toy"},
+    ),
+    "a formula of IRN's and PSA's labels": (
+        "affinity", "def confident", "DELTA = 1\n\n\ndef confident",
+        {"irn-labels", "psa-labels", "psa", "psa-walk"} | IRN_ON, TRAINED | SEEDS | {"toy"},
+    ),
+    "a formula of the network": (
+        "segmentation", "sum(halves) / 2", "sum(halves)",
+        {"saliency"} | END, TRAINED | SEEDS | {"score", "irn", "psa", "irn-walk", "toy"},
+    ),
+    "a formula of the saliency": (
+        "saliency", "saliency > threshold", "saliency >= threshold",
+        {"saliency-labels", "notebooks"}, TRAINED | SEEDS | {"score", "toy"},
+    ),
+    "a formula of scenes": ("scenes", "USUAL_TEXTURE = 0.7", "USUAL_TEXTURE = 0.8", SCENES_ON,
+        {"toy"},
+    ),
+    "a formula of views": ("views", ".clamp(0, 255)", ".clamp(0, 254)", SCENES_ON, {"toy"}),
+    "a formula of the toy": (
+        "bottleneck", "maps > threshold", "maps >= threshold",
+        {"toy", "notebooks"}, ALL - {"toy", "notebooks"},
+    ),
+    "a formula of an interval": (
+        "intervals", "[2.5, 97.5]", "[5, 95]", {"notebooks"}, ALL - {"notebooks"},
+    ),
+    "a figure": (
+        "figures", "capsize=3", "capsize=4", {"notebooks"}, ALL - {"notebooks"},
+    ),
+    "the chain": (
+        "chain", "SALIENT_SCENES = 400", "SALIENT_SCENES = 401",
+        {"notebooks"}, ALL - {"notebooks"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_an_edit_of_code_makes_anew_what_depends_on_it(name, package, before):
+    module, old, new, recomputed, kept = CODE[name]
+    known = before()
+    edit(package, module, old, new)
+    found = changed(known, keys())
+    assert recomputed <= found
+    assert not kept & found
+
+
+def commented(text):
+    inside = text.replace("\ndef ", "\n\n\n\n# Another.\ndef ")
+    return f"# A comment.\n{inside}\n\n# The last.\n"
+
+
+def formatted(text):
+    """As Python itself writes it: no comments, other quotes, line breaks and parentheses."""
+    return ast.unparse(ast.parse(text))
+
+
+def documented(text):
+    """Other docstrings, everywhere."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        own = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        if own and ast.get_docstring(node):
+            node.body[0].value.value = "Another docstring."
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize("change", [commented, formatted, documented])
+def test_comments_docstrings_and_layout_make_nothing_anew(change, package, before):
+    known = before()
+    for path in package.glob("*.py"):
+        text = path.read_text()
+        path.write_text(change(text))
+        assert path.read_text() != text or len(text) < 300
+    store.code_hash.cache_clear()
+    assert changed(known, keys()) == set()
+
+
+# ---- parameters -------------------------------------------------------------------------------
+OTHERS = {"irn", "irn-walk", "psa", "psa-walk"}
+PARAMETERS = {
+    "seed=1": (ALL, set()),
+    "pretext_epochs=11": ({"pretext"} | CLASSIFIER_ON, {"toy"}),
+    "rate=0.02": (CLASSIFIER_ON, {"pretext", "saliency", "toy"}),
+    "epochs=4": (CLASSIFIER_ON, {"pretext", "saliency", "toy"}),
+    "pool_side=48": ({"pool"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
+    "pool_images=8": ({"pool"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
+    "precision=bfloat16": ({"pool", "CAM seeds"} | SEEDS_ON, TRAINED | {"toy"}),
+    "scale_sets=1.0,1.5": ({"CAM seeds"} | SEEDS_ON, TRAINED | {"pool", "toy"}),
+    "map_stride=4": ({"CAM seeds"} | SEEDS_ON - {"growth"}, TRAINED | {"pool", "growth", "toy"}),
+    "long_side=48": ({"CAM seeds"} | SEEDS_ON, TRAINED | {"pool", "toy"}),
+    "tau=0.5": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
+    "steps=5": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
+    "rates=2e-6": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
+    "others=5": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
+    "area_ratio=0.8": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
+    "irn.epochs=11": (IRN_ON, TRAINED | SEEDS | {"irn-labels", "psa", "psa-walk", "crf", "toy"}),
+    "psa.rate=0.05": (
+        {"psa", "psa-walk", "notebooks"}, ALL - {"psa", "psa-walk", "notebooks"},
+    ),
+    "psa_alphas=5.0": ({"psa-walk", "notebooks"}, ALL - {"psa-walk", "notebooks"}),
+    "psa_log2_steps=5": ({"psa-walk", "notebooks"}, ALL - {"psa-walk", "notebooks"}),
+    "walk=paper": (IRN_ON - {"irn"}, TRAINED | SEEDS | {"irn", "psa", "psa-walk", "toy"}),
+    "network.rate=0.001": ({"saliency"} | END, TRAINED | SEEDS | OTHERS | {"toy"}),
+    "test_scales=1.0,1.5": (END - {"network"}, ALL - END | {"network"}),
+    "val_images=3": (END - {"network"}, ALL - END | {"network"}),
+    "toy_steps=50": ({"toy", "notebooks"}, ALL - {"toy", "notebooks"}),
+    "toy_train=100": ({"toy", "notebooks"}, ALL - {"toy", "notebooks"}),
+    "replicas=4": ({"notebooks"}, ALL - {"notebooks"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", PARAMETERS)
+def test_an_edit_of_a_parameter_makes_anew_what_depends_on_it(setting, before):
+    recomputed, kept = PARAMETERS[setting]
+    name, value = setting.split("=")
+    found = changed(before(), keys(overrides=TINY | {name: value}))
+    assert recomputed <= found
+    assert not kept & found
+
+
+# ---- inputs -----------------------------------------------------------------------------------
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A VOC folder: 0 and 1 scored, 0 to 5 to train on, 6 and 7 to validate on; and beside it the
+    other files that a study can be given."""
+    counts = {"train": 2, "train_aug": 6, "val": 8}
+    root = voc_folder(tmp_path / "voc", counts)
+    (root / "ImageSets/Segmentation/val.txt").write_text("6\n7\n")
+    write_mnist(tmp_path / "digits")
+    (tmp_path / "saliency").mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((32, 32), i, np.uint8)).save(tmp_path / f"saliency/{i}.png")
+    (tmp_path / "resnet.pth").write_bytes(b"ImageNet weights")
+    return tmp_path
+
+
+def given(folder, **overrides):
+    """The keys of a study of the folder."""
+    chosen = {
+        "tune_images": 2, "toy_train": 40, "toy_test": 10, "batch": 2, "backbone": "resnet50",
+        "network_backbone": "resnet50", "weights": str(folder / "resnet.pth"),
+        "saliency": str(folder / "saliency"), "digits": str(folder / "digits"),
+    } | overrides  # fmt: skip
+    return keys("voc-lite", folder / "voc", chosen)
+
+
+def pixel(path):
+    """One pixel of a picture, in a file without losses."""
+    picture = Image.open(path)
+    mode, palette = picture.mode, np.array(picture)
+    palette.flat[5] ^= 1
+    Image.fromarray(palette, mode).save(path, "PNG")
+
+
+def reverse(path):
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+
+
+def relabel(path):
+    """The image shows another animal too."""
+    dog = "<object><name>dog</name></object></annotation>"
+    path.write_text(path.read_text().replace("</annotation>", dog))
+
+
+def flip_byte(path, place=-1):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def digit(path):
+    """A pixel in the middle of the first picture, a 2; 16 bytes of IDX come before it."""
+    flip_byte(path, 16 + 14 * 28 + 14)
+
+
+def ignore(path):
+    """One pixel of a mask made 255."""
+    mask = np.array(Image.open(path))
+    mask[0, 0] = 255
+    Image.fromarray(mask).save(path)
+
+
+VALIDATED = END - {"network"}
+INPUTS = {
+    "a pixel of a scored image": (pixel, "voc/JPEGImages/0.jpg", CLASSIFIER_ON, {"toy"}),
+    "a pixel of a training image": (pixel, "voc/JPEGImages/5.jpg", CLASSIFIER_ON, {"toy"}),
+    "a pixel of a validation image": (pixel, "voc/JPEGImages/6.jpg", VALIDATED, "the rest"),
+    "a pixel of a mask": (ignore, "voc/SegmentationClass/0.png", {"score", "notebooks"}, {"toy"}),
+    "a pixel of a validation mask": (ignore, "voc/SegmentationClass/7.png", VALIDATED, "the rest"),
+    "a label": (relabel, "voc/Annotations/1.xml", CLASSIFIER_ON, {"toy"}),
+    "the order of the training list": (
+        reverse, "voc/ImageSets/Segmentation/train_aug.txt", CLASSIFIER_ON, {"toy"},
+    ),
+    "the order of the scored list": (
+        reverse, "voc/ImageSets/Segmentation/train.txt",
+        {"CAM seeds"} | SEEDS_ON, {"classifier", "pool", "toy"},
+    ),
+    "the order of the validation list": (
+        reverse, "voc/ImageSets/Segmentation/val.txt", VALIDATED, "the rest",
+    ),
+    "a pixel of a saliency map": (
+        pixel, "saliency/1.png", {"saliency", "saliency-labels", "notebooks"}, "the rest",
+    ),
+    "the weights": (flip_byte, "resnet.pth", CLASSIFIER_ON, {"saliency", "toy"}),
+    "a digit": (
+        digit, "digits/MNIST/raw/train-images-idx3-ubyte", {"toy", "notebooks"}, "the rest",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_an_edit_of_an_input_makes_anew_what_depends_on_it(name, folder):
+    change, path, recomputed, kept = INPUTS[name]
+    before = given(folder)
+    change(folder / path)
+    found = changed(before, given(folder))
+    assert recomputed <= found
+    assert not (before.keys() - recomputed if kept == "the rest" else kept) & found
+
+
+def test_a_label_in_a_json_file_counts_too(folder):
+    path = folder / "voc/image_labels.json"
+    labels = {str(i): ["cat"] for i in range(8)}
+    content = {"classes": ["aeroplane", "cat", "cow", "dog", "horse", "sheep", "bus", "tram"]}
+    path.write_text(json.dumps(content | {"labels": labels}))
+    before = given(folder)
+    path.write_text(json.dumps(content | {"labels": labels | {"5": ["cat", "dog"]}}))
+    found = changed(before, given(folder))
+    assert CLASSIFIER_ON <= found
+    assert "toy" not in found
+
+
+def test_files_that_are_touched_or_elsewhere_are_the_same_files(folder):
+    before = given(folder)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, ns=(1, 1))
+    assert changed(before, given(folder)) == set()
+    moved = {name: str(folder / f"moved-{name}") for name in ("weights", "saliency", "digits")}
+    for name, path in (("weights", "resnet.pth"), ("saliency", "saliency"), ("digits", "digits")):
+        (folder / path).rename(moved[name])
+    assert changed(before, given(folder, **moved)) <= {"notebooks"}
+
+
+def test_weights_in_torchs_cache_count_by_their_content(folder, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folder))
+    (folder / "checkpoints").mkdir()
+    path = folder / "checkpoints/resnet50-0676ba61.pth"
+    path.write_bytes(b"ImageNet weights")
+    before = given(folder, weights="")
+    assert changed(before, given(folder)) <= {"notebooks"}
+    path.write_bytes(b"other weights")
+    assert CLASSIFIER_ON <= changed(before, given(folder, weights=""))
+
+
+# ---- what the hash of the code stands on ------------------------------------------------------
+def imported(text):
+    """The `ribkit` modules that a piece of code imports."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    heads = {name.split(".")[1] for name in names if name.startswith("ribkit.")}
+    return {name for name in heads if (store.PACKAGE / f"{name}.py").is_file()}
+
+
+def used_by_notebooks():
+    cells = [
+        "".join(cell["source"])
+        for path in NOTEBOOKS
+        for cell in json.loads(path.read_text())["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    return set().union(*map(imported, cells))
+
+
+def test_notebooks_run_again_after_an_edit_of_any_module_that_they_import(monkeypatch):
+    asked = []
+    monkeypatch.setattr(reproduce, "code_hash", asked.append)
+    reproduce.notebook_key(NOTEBOOKS[0], Study("mini", "", TINY), {})
+    hashed = set().union(*(store.imports(store.PACKAGE, module) for module in asked))
+    used = used_by_notebooks()
+    assert {"bottleneck", "chain", "export", "report", "study", "tables"} <= used
+    assert {f"ribkit.{module}" for module in used} <= hashed
+
+
+@pytest.mark.parametrize("path", sorted(store.PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_every_import_of_the_package_is_one_that_the_hash_follows(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            assert all(alias.name != "*" for alias in node.names)
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if called.endswith(("import_module", "__import__")):
+            assert "ribkit" not in ast.unparse(node)
+        assert called not in ("eval", "exec")
+
+
+def test_all_of_the_package_lies_in_one_folder_where_the_hash_looks():
+    inner = [path for path in Path(store.PACKAGE).iterdir() if path.is_dir()]
+    assert [path.name for path in inner if path.name != "__pycache__"] == []
