@@ -75,14 +75,21 @@ SMALL_MEAN, SMALL_STD = (127.5,) * 3, (64.0,) * 3
 
 
 def pretrain(
-    stream: int, count: int, epochs: int, seed: int, batch: int = 32, rate: float = 0.2
+    stream: int,
+    count: int,
+    epochs: int,
+    seed: int,
+    scratch: Path,
+    batch: int = 32,
+    rate: float = 0.2,
 ) -> dict:
     """`mini`'s stand-in for ImageNet: a small residual network learns which heads, body textures
     and body shapes a scene shows, so that features for more than the heads exist.
 
     stream, count: which scenes; they are drawn here, so that a key need not draw them. SGD with
-    Nesterov momentum 0.9, weight decay 5e-4, one cycle; mirror images in both directions. Returns
-    ``weights`` (the `SmallResNet`) and ``history``.
+    Nesterov momentum 0.9, weight decay 5e-4, one cycle; mirror images in both directions. scratch:
+    it goes on after the last epoch that lies there. Returns ``weights`` (the `SmallResNet`) and
+    ``history``.
     """
     drawn = [scenes.draw(stream, i, scenes.SIZE) for i in range(count)]
     pixels = torch.from_numpy(np.stack([scene.image for scene in drawn]))
@@ -96,20 +103,26 @@ def pretrain(
     )
     steps = count // batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * steps)
-    generator, history = torch.Generator().manual_seed(seed), []
+    generator, losses = (
+        torch.Generator().manual_seed(seed),
+        torch.zeros(epochs * steps, device=device()),
+    )
+    done, _ = fitting.resume(scratch, model, optimiser, losses)
     for epoch in bar(range(epochs), "pretext task"):
         order = torch.randperm(count, generator=generator)[: steps * batch]
-        losses = []
-        for rows in order.view(steps, batch):
+        for iteration, rows in enumerate(order.view(steps, batch), epoch * steps):
             flips = [axis for axis in (-1, -2) if torch.rand((), generator=generator) < 0.5]
-            inputs = pixels[rows].flip(flips).to(device(), memory_format=torch.channels_last)
-            loss = F.binary_cross_entropy_with_logits(model(inputs), targets[rows].to(device()))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            if iteration >= done:
+                inputs = pixels[rows].flip(flips).to(device(), memory_format=torch.channels_last)
+                loss = F.binary_cross_entropy_with_logits(model(inputs), targets[rows].to(device()))
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                losses[iteration] = loss.detach()
+            optimiser.step()  # without gradients, where it was done before, it does nothing
             schedule.step()
-            losses.append(loss.detach())
-        history.append({"epoch": epoch + 1, "loss": float(torch.stack(losses).mean())})
+        if (epoch + 1) * steps > done:
+            fitting.keep(scratch, model, optimiser, losses[: (epoch + 1) * steps], [])
+    history = [{"epoch": k + 1, "loss": float(x.mean())} for k, x in enumerate(losses.split(steps))]
     return {"weights": model.state_dict(), "history": pd.DataFrame(history)}
 
 

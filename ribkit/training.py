@@ -79,7 +79,7 @@ def fit(
         groups, lr=training.rate, momentum=training.momentum, weight_decay=training.weight_decay
     )
     losses = torch.zeros(iterations, device=device())
-    start, watched = _resume(scratch, objective, optimiser, losses)
+    start, watched = resume(scratch, objective, optimiser, losses)
     model = objective
     if distributed.world() > 1:
         model = DistributedDataParallel(objective)
@@ -101,7 +101,7 @@ def fit(
             if kept or done % CHECKED == 0 or done == iterations:
                 _check(losses[:done], words, setting)
             if kept and distributed.rank() == 0:
-                _keep(scratch, objective, optimiser, losses[:done], watched)
+                keep(scratch, objective, optimiser, losses[:done], watched)
     return losses.cpu(), torch.tensor(watched)
 
 
@@ -162,8 +162,8 @@ def _check(losses: Tensor, words: str, setting: str) -> None:
         )
 
 
-def _keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, watched: list) -> None:
-    """Write the training's state, whole or not at all."""
+def keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, watched: list) -> None:
+    """Write a training's state, whole or not at all: that of the iterations with ``losses``."""
     state = {f"weights.{k}": v for k, v in objective.state_dict().items()}
     for number, parameter in enumerate(_parameters(optimiser)):
         momentum = optimiser.state[parameter].get("momentum_buffer")
@@ -175,8 +175,8 @@ def _keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, watche
         seal(partial)
 
 
-def _resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
-    """Bring objective, optimiser and losses to the state that was kept, if any.
+def resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
+    """Bring objective, optimiser and losses to the state that `keep` wrote, if any.
 
     Returns the iterations done and what was watched. A damaged state counts as none.
     """

@@ -48,7 +48,7 @@ def test_a_file_that_is_not_resnet50s_weights_is_told_in_one_sentence(write, sen
     path = tmp_path / "my.pth"
     write(models.get_model("resnet50").state_dict(), path)
     with pytest.raises(InputError) as caught:
-        architectures.resnet(50, str(path))
+        architectures.resnet(50, architectures.Weights(path))
     assert str(caught.value).startswith(f"{path} ")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import torch
 from fabricated import stored
 
 from ribkit import classifier, scenes
+from ribkit import training as fitting
 from ribkit.classifier import Training
 from ribkit.errors import InputError
 from ribkit.images import ImageSet
@@ -122,7 +123,8 @@ def test_the_rate_falls_to_zero_by_the_poly_schedule_and_the_head_is_ten_times_a
 
 
 def test_the_pretext_task_gives_the_features_that_training_starts_from(images, held_out, tmp_path):
-    made = classifier.pretrain(0, 8, epochs=1, batch=4, rate=0.05, seed=0)
+    made = classifier.pretrain(0, 8, epochs=1, batch=4, rate=0.05, seed=0, scratch=tmp_path)
+    (tmp_path / "classifier").mkdir()
     attributes = len(images.source.attributes("0"))
     assert made["weights"]["linear.weight"].shape[0] == attributes
     assert made["history"]["epoch"].tolist() == [1]
@@ -133,12 +135,31 @@ def test_the_pretext_task_gives_the_features_that_training_starts_from(images, h
     kept = [p for n, p in network.named_parameters() if p.ndim == 4][:-1]
     for ours, theirs in zip(kept, weights, strict=True):
         assert torch.equal(ours, theirs)
-    trained = classifier.train("small", images, held_out, TRAINING, tmp_path, pretext)
+    trained = classifier.train(
+        "small", images, held_out, TRAINING, tmp_path / "classifier", pretext
+    )
     assert len(trained["history"]) == 2
 
 
-def test_the_pretext_task_is_reproducible():
-    one, same = (
-        classifier.pretrain(0, 8, epochs=1, batch=4, rate=0.05, seed=3)["weights"] for _ in range(2)
-    )
-    assert all(torch.equal(one[k], same[k]) for k in one)
+def test_the_pretext_task_is_reproducible_and_goes_on_where_it_was_killed(tmp_path, monkeypatch):
+    def pretrain(name):
+        (tmp_path / name).mkdir(exist_ok=True)
+        asked = {"epochs": 3, "batch": 4, "rate": 0.05, "seed": 3, "scratch": tmp_path / name}
+        return classifier.pretrain(0, 8, **asked)
+
+    def killed(*arguments):
+        keep(*arguments)
+        if len(arguments[3]) == 4:  # two epochs of two batches
+            raise KeyboardInterrupt
+
+    one, keep = pretrain("one"), fitting.keep
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting, "keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain("two")
+    kept = []
+    monkeypatch.setattr(fitting, "keep", lambda *arguments: kept.append(len(arguments[3])))
+    same = pretrain("two")
+    assert kept == [6]
+    assert all(torch.equal(one["weights"][k], same["weights"][k]) for k in one["weights"])
+    assert one["history"].equals(same["history"])

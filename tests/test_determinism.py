@@ -93,14 +93,14 @@ def test_global_random_states_change_no_byte_and_stay_as_they_are(chain, tmp_pat
     assert not differing(digests(tmp_path), chain())
 
 
-def test_a_network_is_made_without_touching_a_gpu_s_random_state(monkeypatch):
+def test_a_network_is_made_without_touching_a_gpu_s_random_state(monkeypatch, tmp_path):
     seeded = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     classifier.build("small", 3)
-    irn.build("small", None, "", 0)
-    psa.build("small", None, "", 0)
+    irn.build("small", None, None, 0)
+    psa.build("small", None, None, 0)
     segmentation.build("small", 3, segmentation.Training())
-    classifier.pretrain(0, 4, 1, seed=0, batch=4)
+    classifier.pretrain(0, 4, 1, seed=0, scratch=tmp_path, batch=4)
     assert seeded == []
 
 
