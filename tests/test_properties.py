@@ -280,6 +280,17 @@ def replicas(draw, most=3):
     return [tuple(counts(one) for one in pair) for pair in matrices]
 
 
+@st.composite
+def lonely(draw):
+    """Each image has a class of its own, found nowhere: draws miss some, and score better."""
+    images = draw(st.integers(10, 20))
+    matrices = np.zeros((images, images + 1, images + 1), np.int64)
+    matrices[:, 0, 0] = draw(st.integers(100, 1000))
+    matrices[range(images), range(1, images + 1), 0] = 1
+    after = counts(matrices)
+    return [(after, counts(matrices[::-1]))]
+
+
 def holds(interval):
     point, low, high = interval
     return low <= point <= high
@@ -287,7 +298,7 @@ def holds(interval):
 
 # A percentile interval is stretched to its point; the others are a point and so much either way.
 @always
-@given(replicas())
+@given(replicas() | lonely())
 def test_every_interval_over_counts_holds_its_point_estimate(every):
     assert holds(intervals.bootstrap(miou, every[0][0], draws=100))
     assert holds(intervals.bootstrap(intervals.gain, *every[0], draws=100))
@@ -296,11 +307,12 @@ def test_every_interval_over_counts_holds_its_point_estimate(every):
 
 
 values = arrays(np.float64, st.integers(1, 8), elements=st.sampled_from([0.0, 0.1, 1 / 3, -7.0]))
+equal_values = st.builds(np.full, st.integers(1, 30), st.sampled_from([0.1, 1 / 3, -7.7]))
 
 
 # The same, with one value, equal values, and sums that round.
 @always
-@given(values, st.integers(0, 3))
+@given(values | equal_values, st.integers(0, 3))
 def test_every_interval_over_numbers_holds_its_point_estimate(found, seed):
     assert holds(intervals.bootstrap_mean(found, seed=seed, draws=100))
     if len(found) > 1:
