@@ -18,7 +18,7 @@ from PIL import Image
 from test_digits import write_mnist
 from test_study import voc_folder
 
-from ribkit import chain, reproduce, seeds, segmentation, store
+from ribkit import chain, photographs, reproduce, seeds, segmentation, store
 from ribkit.ablations import NO_MARGIN
 from ribkit.chain import Refinement
 from ribkit.store import Result, Store
@@ -439,6 +439,22 @@ def test_weights_in_torchs_cache_count_by_their_content(folder, monkeypatch):
     assert changed(before, given(folder)) <= {"notebooks"}
     path.write_bytes(b"other weights")
     assert CLASSIFIER_ON <= changed(before, given(folder, weights=""))
+
+
+# The bytes of a file are not yet pixels: the code that reads them counts with them.
+def test_an_edit_of_how_a_folder_is_read_makes_anew_what_is_made_of_its_images(folder, package):
+    known = given(folder)
+    edit(package, "voc", "chosen.get(name, 0)", "chosen.get(name, IGNORE)")
+    found = changed(known, given(folder))
+    assert CLASSIFIER_ON <= found
+    assert "toy" not in found
+
+
+def test_an_edit_of_how_photographs_are_read_counts_too(folder, package):
+    shown = photographs.folder(folder / "saliency")
+    known = shown.fingerprint(shown.ids)
+    edit(package, "photographs", "decode(self._path[id], self.long_side)", "decode(self._path[id])")
+    assert shown.fingerprint(shown.ids) != known
 
 
 # ---- what the hash of the code stands on ------------------------------------------------------
