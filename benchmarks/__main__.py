@@ -1,7 +1,8 @@
 """Every benchmark of this folder, each in a process of its own: ``python benchmarks``.
 
-Prints the ratios and writes ``build/bench.json``: a list of objects with ``name``, ``ratio``,
-``device``, ``size`` and what else was measured. Names may follow, to run some: ``adaptation crf``.
+Prints the ratios and writes ``build/bench.json``: a list of objects with ``name``, ``device``,
+``ratio`` and ``size`` where two ways are compared, and what else was measured. Names may follow, to
+run some: ``adaptation crf``.
 """
 
 import json

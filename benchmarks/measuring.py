@@ -54,8 +54,9 @@ def name() -> str:
 
 def words(entry: dict) -> str:
     """An entry of `build/bench.json` in a few lines."""
-    lines = [f"{entry['name']}: {entry['ratio']:.2f} times as good, {entry['device']}"]
-    return "\n  ".join(lines + [f"{k}: {v}" for k, v in entry.items() if k not in REQUIRED])
+    ratio = f"{entry['ratio']:.2f} times as good, " if "ratio" in entry else ""
+    lines = [f"{entry['name']}: {ratio}{entry['device']}"]
+    return "\n  ".join(lines + [f"{k}: {v}" for k, v in entry.items() if k not in FIRST])
 
 
-REQUIRED = ("name", "ratio", "device")
+FIRST = ("name", "ratio", "device")  # what an entry's first line tells

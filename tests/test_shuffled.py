@@ -208,10 +208,9 @@ def test_the_callers_number_of_threads_does_not_matter_and_stays(
 ):
     expected, before = whole(stage), torch.get_num_threads()
     try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            assert computed(stage, images, given, tmp_path / str(threads)) == expected
-            assert torch.get_num_threads() == threads
+        torch.set_num_threads(3)
+        assert computed(stage, images, given, tmp_path / "three") == expected
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 
