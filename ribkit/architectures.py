@@ -134,25 +134,54 @@ def efficientnet_lite0() -> Network:
 
 
 def resnet(depth: int, weights: str = "", output_stride: int = 16) -> Network:
-    """torchvision's ResNet-50 or ResNet-101; ``weights`` is a file of its state, or empty.
+    """torchvision's ResNet-50 or ResNet-101 with ``weights``: see `resnet_weights`."""
+    from torchvision import models
 
-    Without a file, the ImageNet weights are taken from torch's cache. Raises InputError, which says
-    how to get them, where they are not there: nothing is downloaded unasked.
+    model = models.get_model(f"resnet{depth}")
+    model.load_state_dict(resnet_weights(depth, weights))
+    return from_classifier(model, output_stride=output_stride)
+
+
+def resnet_weights(depth: int, weights: str = "") -> dict[str, Tensor]:
+    """The state of a torchvision ResNet out of a file, or, without one, out of torch's cache.
+
+    Raises InputError, which says how to get ImageNet's, where they are missing or damaged or do not
+    fit: nothing is downloaded unasked.
     """
     from torchvision import models
 
     known = models.get_model_weights(f"resnet{depth}").IMAGENET1K_V1
     cached = Path(torch.hub.get_dir(), "checkpoints", known.url.split("/")[-1])
     path = Path(weights) if weights else cached
+    remedy = (
+        f"get ResNet-{depth}'s ImageNet weights with python -c "
+        f"\"from torchvision.models import *; resnet{depth}(weights='IMAGENET1K_V1')\" on a "
+        "machine with a network, and copy the file here."
+    )
     if not path.is_file():
-        raise InputError(
-            f"{path} is missing: get ResNet-{depth}'s ImageNet weights with python -c "
-            f"\"from torchvision.models import *; resnet{depth}(weights='IMAGENET1K_V1')\" on a "
-            "machine with a network, and copy the file here."
-        )
-    model = models.get_model(f"resnet{depth}")
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return from_classifier(model, output_stride=output_stride)
+        raise InputError(f"{path} is missing: {remedy}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch meets a broken file with nearly any type of error
+        raise InputError(f"{path} is damaged or holds more than tensors: {remedy}") from None
+    try:
+        with torch.device("meta"):  # shapes without values
+            models.get_model(f"resnet{depth}").load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()[:20])
+        raise InputError(f"{path} does not fit ResNet-{depth} ({reason} ...): {remedy}") from None
+    return state
+
+
+def ready(name: str, weights: str = "") -> None:
+    """Raises InputError unless the ImageNet weights of a network, if it has any, can be used.
+
+    name: one of `classifier.BACKBONES`. weights: see `resnet_weights`.
+    """
+    if name == "efficientnet_lite0":
+        efficientnet_lite0()
+    elif name.startswith("resnet"):
+        resnet_weights(int(name.removeprefix("resnet")), weights)
 
 
 class SmallResNet(nn.Module):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from ribkit.errors import InputError
 from ribkit.progress import bar
 
 ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap height and width
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of all that Pillow reads; EPS runs a program
+LONGEST = 20_000  # pixels of a side
 
 
 class Source(Protocol):
@@ -71,15 +74,14 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     """An image file opened with Pillow, pixels not read yet.
 
     InputError: what goes wrong here or while the pixels are read, told with the file's name; also
-    when the image has more pixels than Pillow's limit against decompression bombs.
+    for a format that is none of ``FORMATS``, and, by what the header says, for a side longer than
+    ``LONGEST`` or more pixels than Pillow's limit against decompression bombs.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise InputError(f"{path} is not a file; put the image in its place.")
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(
-                    f"{image.width} x {image.height} pixels, over the limit of "
-                    f"{Image.MAX_IMAGE_PIXELS:,}"
-                )
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse_large(image)
             yield image
     except InputError:
         raise
@@ -88,9 +90,23 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path} is too large ({error}); shrink it.") from None
     except Image.UnidentifiedImageError:
-        raise InputError(f"{path} is not an image that Pillow knows; replace it.") from None
-    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"{path} is not an image of a known format; save it as one of {', '.join(FORMATS)}."
+        ) from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise InputError(f"{path} cannot be decoded ({error}); get the file again.") from None
+
+
+def _refuse_large(image: Image.Image) -> None:
+    width, height = image.size
+    for size, limit, words in (
+        (max(width, height), LONGEST, "a side"),
+        (width * height, Image.MAX_IMAGE_PIXELS, "in all"),
+    ):
+        if size > limit:
+            raise Image.DecompressionBombError(
+                f"{width} x {height} pixels, over the limit of {limit:,} {words}"
+            )
 
 
 def decode(path: Path, long_side: int = 0) -> np.ndarray:

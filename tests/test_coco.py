@@ -245,6 +245,7 @@ def three(root):
 def test_the_study_reads_coco(make, classes, labelled, tmp_path, monkeypatch):
     monkeypatch.setattr("ribkit.study.ROOT", tmp_path)
     changes = {"score_images": 4, "tune_images": 3, "batch": 2}
+    changes |= {"backbone": "small", "network_backbone": "small"}
     study = Study("coco", str(make(tmp_path / "coco")), changes)
     assert study.check() == (
         f"coco: 4 images to score, {labelled} to train on, 3 to tune on, "

@@ -65,7 +65,7 @@ def test_missing_empty_and_unreadable_folders(folder, tmp_path):
     with pytest.raises(InputError, match=r"holds no photograph; put .jpg, .jpeg"):
         photographs.folder(folder / "empty")
     (folder / "d.bmp").write_text("words")
-    with pytest.raises(InputError, match=r"d.bmp is not an image that Pillow knows"):
+    with pytest.raises(InputError, match=r"d.bmp is not an image of a known format"):
         photographs.folder(folder)
 
 
