@@ -95,17 +95,21 @@ def from_folder(images: ImageSet, folder: Folder) -> dict:
     return {"maps": Arrays(images.ids, of)}
 
 
-def check(images: ImageSet, folder: str) -> None:
-    """Read every map. Raises InputError with all that is wrong with them, not with the images."""
+def check(images: ImageSet, source: str) -> None:
+    """`ready`, and every map of a folder is read. InputError: all that is wrong with the maps.
+
+    An image that cannot be read is not told here; the check of its own folder does that.
+    """
+    ready(source)
+    if source == "u2netp":
+        return
 
     def inspect(index: int) -> Problems:
-        image, problems = Problems().collect(images.image, index), Problems()
-        problems.collect(
-            read, folder, images.ids[index], None if image is None else image.shape[:2]
-        )
+        problems, image = Problems(), Problems().collect(images.image, index)
+        size = None if image is None else image.shape[:2]
+        problems.collect(read, source, images.ids[index], size)
         return problems
 
-    ready(folder)
     problems = Problems()
     for found in over_files(inspect, range(len(images)), "saliency maps"):
         problems += found

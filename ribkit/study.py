@@ -139,7 +139,11 @@ class Study:
         """Read all input; say in a few words what there is. InputError: all that is wrong."""
         p, problems = self.profile, Problems()
         if p.data != "scenes":
-            self._check_images(problems)
+            self._check_folder(problems)
+        if p.saliency not in ("", "scenes"):
+            problems.collect(saliency.ready, p.saliency)
+            for images in problems.collect(lambda: (self.scored, *self.further)) or ():
+                problems.collect(saliency.check, images, p.saliency)
         for network in dict.fromkeys((p.backbone, p.network_backbone, PICTURED)):
             problems.collect(architectures.ready, network, p.weights)
         problems.collect(photographs.shipped)
@@ -154,20 +158,15 @@ class Study:
         words = "{} images to score, {} to train on, {} to tune on, " + further + "{} classes"
         return f"{p.name}: {words.format(*counts)}"
 
-    def _check_images(self, problems: Problems) -> None:
-        """Read images, masks, labels and saliency maps; what is wrong goes to ``problems``."""
+    def _check_folder(self, problems: Problems) -> None:
+        """Read images, masks and labels; what is wrong goes to ``problems``."""
         p = self.profile
-        if p.saliency:
-            problems.collect(saliency.ready, p.saliency)
         if not problems.collect(lambda: self.data):
             return
         splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
         problems.collect(voc.check, self.data, sorted(splits), p.classes)
         problems.collect(self._split, p.val_split)
-        sets = problems.collect(lambda: (self.scored, self.train, self.tuning, *self.further))
-        if sets and p.saliency not in ("", "u2netp"):
-            for images in (self.scored, *self.further):
-                problems.collect(saliency.check, images, p.saliency)
+        problems.collect(lambda: (self.scored, self.train, self.tuning))
 
     def inputs(self) -> list:
         """What the study reads, for a key; scenes are made by the code, from the profile."""
