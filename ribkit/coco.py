@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from ribkit import voc
-from ribkit.errors import InputError
+from ribkit.errors import InputError, Problems
 from ribkit.files import whole
 from ribkit.images import hash_files
 from ribkit.parallel import map_images
@@ -26,14 +26,13 @@ from ribkit.store import PACKAGE, syntax
 
 SPLITS = ("train", "val")
 NAME = re.compile(r"\w[\w.-]*\.jpg", re.ASCII)
-COUNTS = re.compile("[0-o]*[0-O]")  # compressed run lengths; the last character ends a number
+COUNTS = re.compile("([P-o]{0,6}[0-O])+")  # compressed run lengths; P to o carry a number on
 
 
 @dataclass(frozen=True)
 class Instance:
     """An annotated object or crowd. value: of its class in the mask."""
 
-    id: int
     value: int
     crowd: bool
     segmentation: list | dict
@@ -132,8 +131,10 @@ def _read(path: Path, photographs: Path) -> tuple[tuple[str, ...], list[Annotate
         names = _names(path, categories, len(content["categories"]))
         images = _images(path, photographs, content["images"])
         values = {key: k + 1 for k, key in enumerate(sorted(categories))}
+        problems = Problems()
         for entry in content["annotations"]:
-            _add(path, images, values, entry)
+            problems.collect(_add, path, images, values, entry)
+        problems.tell()
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -193,7 +194,7 @@ def _add(path: Path, images: dict[int, Annotated], values: dict[int, int], entry
     if fault:
         raise InputError(f"{where} of {image.id}.jpg has {fault}; correct or remove it.")
     value, crowd = values[entry["category_id"]], bool(entry.get("iscrowd"))
-    image.instances.append(Instance(entry["id"], value, crowd, segmentation))
+    image.instances.append(Instance(value, crowd, segmentation))
 
 
 def _fault(segmentation: list | dict, height: int, width: int) -> str:
@@ -206,8 +207,12 @@ def _fault(segmentation: list | dict, height: int, width: int) -> str:
         if list(segmentation["size"]) != [height, width]:
             return f"a mask of size {segmentation['size']} where its image has {[height, width]}"
         if isinstance(counts, str):
-            return "" if COUNTS.fullmatch(counts) else "a mask that is not run-length encoded"
-        fits = all(isinstance(n, int) and n >= 0 for n in counts) and sum(counts) == height * width
+            if not COUNTS.fullmatch(counts):
+                return "a mask that is not run-length encoded"
+            fits = rle.encode(rle.decode(segmentation))["counts"].decode() == counts
+        else:
+            fits = all(isinstance(n, int) and n >= 0 for n in counts)
+            fits = fits and sum(counts) == height * width
         return "" if fits else "run lengths that do not add up to its pixels"
     if not segmentation:
         return "no polygon"
@@ -241,16 +246,8 @@ def paint(image: Annotated) -> np.ndarray:
 def _region(image: Annotated, one: Instance) -> dict:
     """An instance's compressed run lengths."""
     segmentation = one.segmentation
-    try:
-        if isinstance(segmentation, list):
-            return rle.merge(rle.frPyObjects(segmentation, image.height, image.width))
-        if isinstance(segmentation["counts"], list):
-            return rle.frPyObjects(segmentation, image.height, image.width)
-        if rle.encode(rle.decode(segmentation))["counts"].decode() != segmentation["counts"]:
-            raise ValueError("its run lengths do not add up to its pixels")
-        return segmentation
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(
-            f"annotation {one.id} of {image.id}.jpg cannot be painted ({error}); correct or remove "
-            f"it."
-        ) from None
+    if isinstance(segmentation, list):
+        return rle.merge(rle.frPyObjects(segmentation, image.height, image.width))
+    if isinstance(segmentation["counts"], list):
+        return rle.frPyObjects(segmentation, image.height, image.width)
+    return segmentation
