@@ -94,7 +94,7 @@ def read(root: str | Path, split: str, classes: Sequence[str] = ()) -> ImageSet:
 def split_ids(root: str | Path, split: str) -> tuple[str, ...]:
     """The names in ``ImageSets/Segmentation/<split>.txt``, one a line.
 
-    InputError: missing folder or file, nothing in it, a name twice or one that leads elsewhere.
+    InputError: missing folder or file, nothing in it, and see `read_list`.
     """
     root = Path(root)
     if not root.is_dir():
@@ -105,18 +105,25 @@ def split_ids(root: str | Path, split: str) -> tuple[str, ...]:
         raise InputError(
             f"split {split!r} has no list {path}; add it or choose one that exists ({there})."
         )
+    ids = read_list(path)
+    if not ids:
+        raise InputError(f"split {split!r} is empty: list image names in {path}, one a line.")
+    return ids
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """The image names in a file, one a line.
+
+    InputError: unreadable, a name twice, or one that is no plain name and might lead elsewhere.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}); save it as UTF-8 text.") from None
     ids = tuple(line.strip() for line in lines if line.strip())
-    if not ids:
-        raise InputError(f"split {split!r} is empty: list image names in {path}, one a line.")
     for id, count in Counter(ids).items():
         if not id.isprintable() or "/" in id or "\\" in id:
-            raise InputError(
-                f"{path} lists {id!r}, which is no plain name; give it as 2007_000032."
-            )
+            raise InputError(f"{path} lists {id!r}; give plain image names such as 2007_000032.")
         if count > 1:
             raise InputError(f"{path} lists {id!r} twice; remove one of the lines.")
     return ids
