@@ -12,12 +12,22 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.Image import Transpose
 
 from ribkit.errors import InputError
 from ribkit.progress import bar
 
-ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap height and width
+ORIENTATION = 0x0112  # the EXIF tag, and what turns an image upright; 5 to 8 swap its sides
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of all that Pillow reads; EPS runs a program
 LONGEST = 20_000  # pixels of a side
 
@@ -118,9 +128,13 @@ def decode(path: Path, long_side: int = 0) -> np.ndarray:
     with open_image(path) as image:
         if long_side:
             image.draft("RGB", (long_side, long_side))
+        image.load()  # which turns a TIFF and takes its orientation away
+        orientation = image.getexif().get(ORIENTATION)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        if orientation in TURNS:  # exif_transpose would write the whole block anew, or fail to
+            image = image.transpose(TURNS[orientation])
+        image = image.convert("RGB")
         if long_side:
             image.thumbnail((long_side, long_side), Image.Resampling.BICUBIC)
         return np.array(image)
@@ -134,10 +148,10 @@ def verify(path: Path) -> tuple[int, int]:
     """
     with open_image(path) as image:
         width, height = image.size
-        if image.getexif().get(ORIENTATION, 1) >= 5:
-            width, height = height, width
         image.draft(None, (1, 1))
         image.load()
+        if image.getexif().get(ORIENTATION) in (5, 6, 7, 8):
+            width, height = height, width
     return height, width
 
 

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from ribkit import saliency, voc
 from ribkit.errors import InputError, Problems
@@ -216,15 +216,41 @@ def test_a_damaged_exif_block_does_no_harm(path):
         assert set(read_or_told(path)) <= {(16, 16), None}
 
 
-def test_an_exif_block_that_cannot_be_written_anew_is_told(path):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_pillow_turns_them(path, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(path, kind, exif=exif)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(decode(path), expected)
+    assert verify(path) == expected.shape[:2]
+
+
+def test_sixteen_bits_are_turned_too(path):
     exif = Image.Exif()
     exif[0x0112] = 6
-    exif[0x010E] = "words"
-    words_for_width = (
-        exif.tobytes().replace(b"\x0e\x01", b"\x00\x01").replace(b"\x01\x0e", b"\x01\x00")
-    )
-    path.write_bytes(saved("JPEG", exif=words_for_width))
-    assert read_or_told(path) == [(16, 16), None]
+    Image.fromarray(np.arange(6, dtype=np.uint16).reshape(2, 3) << 8).save(path, exif=exif)
+    assert decode(path)[..., 0].tolist() == [[3, 0], [4, 1], [5, 2]]
+    assert verify(path) == (3, 2)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [2, 5, 7, 12])  # text, a fraction, bytes, a float
+def test_an_orientation_or_a_width_of_another_type_does_not_matter(path, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x0100] = 16
+    block = exif.tobytes()
+    for tag in (0x0112, 0x0100):
+        for order in ("little", "big"):
+            old, new = (tag.to_bytes(2, order) + k.to_bytes(2, order) for k in (3, kind))
+            long = tag.to_bytes(2, order) + (4).to_bytes(2, order)
+            block = block.replace(old, new).replace(long, new)
+    path.write_bytes(saved("JPEG", exif=block))
+    assert read_or_told(path) == [(16, 16), (16, 16)]
 
 
 @pytest.mark.filterwarnings("ignore")
