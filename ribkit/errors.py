@@ -5,6 +5,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 LINES = 20  # a message has at most so many
+START, END = 400, 300  # characters of a problem that are shown; a file may name what it likes
 
 
 class InputError(ValueError):
@@ -14,12 +15,19 @@ class InputError(ValueError):
     """
 
     def __str__(self) -> str:
-        if len(self.args) < 2:
-            return "".join(self.args)
-        lines = [f"{len(self.args)} problems; correct these first:", *self.args]
+        lines = [_shortened(problem) for problem in self.args]
+        if len(lines) > 1:
+            lines.insert(0, f"{len(lines)} problems; correct these first:")
         if len(lines) > LINES:
             lines[LINES - 1 :] = [f"... and {len(lines) - LINES + 1} more."]
         return "\n".join(lines)
+
+
+def _shortened(problem: str) -> str:
+    """The sentence without its middle if it is long: the file comes first, the remedy last."""
+    if len(problem) <= START + END:
+        return problem
+    return f"{problem[:START]} ... {problem[-END:]}"
 
 
 class Problems(list[str]):

@@ -25,6 +25,25 @@ def test_missing_weights_of_resnet50_are_told_in_one_sentence(monkeypatch, tmp_p
         architectures.resnet(50, str(tmp_path / "nowhere.pth"))
 
 
+def test_weights_of_the_right_shapes_are_ready_and_those_of_another_resnet_are_not(tmp_path):
+    from torchvision.models import resnet50
+
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in resnet50().state_dict().items()}
+    path = str(tmp_path / "weights.pth")
+    half = torch.full((1,), 0.5)
+    old = {  # as the oldest files are, without counts of batches
+        name: half.expand(shape) for name, shape in shapes.items() if "num_batches" not in name
+    }
+    torch.save(old, path)
+    architectures.ready("resnet50", path)
+    network = architectures.resnet(50, path)
+    assert all((value == 0.5).all() for value in network.parameters())
+    with pytest.raises(InputError, match=r"weights\.pth does not fit ResNet-101 \(Error"):
+        architectures.ready("resnet101", path)
+    architectures.ready("small")
+
+
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
 def test_efficientnet_lite0_equals_the_network_of_its_package(monkeypatch):
