@@ -95,7 +95,12 @@ def _link(link: Path, to: Path) -> None:
 
 def _convert(folder: Path, files: dict[str, Path]) -> None:
     """Links and masks, then labels, then the lists, which say that all is there."""
-    read = {split: _read(path, folder / f"{split}2014") for split, path in files.items()}
+    problems = Problems()
+    read = {
+        split: problems.collect(_read, path, folder / f"{split}2014")
+        for split, path in files.items()
+    }
+    problems.tell()
     (names, *others), images = zip(*read.values(), strict=True)
     if any(other != names for other in others):
         paths = " and ".join(map(str, files.values()))
@@ -157,23 +162,29 @@ def _names(path: Path, categories: dict[int, str], count: int) -> tuple[str, ...
 
 def _images(path: Path, photographs: Path, entries: list[dict]) -> dict[int, Annotated]:
     """Image id -> image, without its instances."""
-    there, images = set(os.listdir(photographs)), {}
-    for entry in entries:
-        name, height, width = entry["file_name"], entry["height"], entry["width"]
-        if not (isinstance(name, str) and NAME.fullmatch(name)):
-            raise InputError(
-                f"{path}: image {entry['id']} has the file name {name!r}; give a plain name that "
-                f"ends in .jpg."
-            )
-        if not (_count(height) and _count(width) and height * width <= Image.MAX_IMAGE_PIXELS):
-            raise InputError(f"{path}: {name} is {width} x {height} pixels; give its true size.")
-        if name not in there:
-            raise InputError(
-                f"{photographs.resolve() / name} does not exist, but {path} lists it; add it."
-            )
-        images[entry["id"]] = Annotated(name.removesuffix(".jpg"), height, width)
-    _refuse_twice(path, [entry["id"] for entry in entries])
+    problems = Problems()
+    problems.collect(_refuse_twice, path, [entry["id"] for entry in entries])
+    there = set(os.listdir(photographs))
+    images = {e["id"]: problems.collect(_image, path, photographs, there, e) for e in entries}
+    problems.tell()
     return images
+
+
+def _image(path: Path, photographs: Path, there: set[str], entry: dict) -> Annotated:
+    """An image, without its instances. there: the files among the photographs."""
+    name, height, width = entry["file_name"], entry["height"], entry["width"]
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise InputError(
+            f"{path}: image {entry['id']} has the file name {name!r}; give a plain name that ends "
+            f"in .jpg."
+        )
+    if not (_count(height) and _count(width) and height * width <= Image.MAX_IMAGE_PIXELS):
+        raise InputError(f"{path}: {name} is {width} x {height} pixels; give its true size.")
+    if name not in there:
+        raise InputError(
+            f"{photographs.resolve() / name} does not exist, but {path} lists it; add it."
+        )
+    return Annotated(name.removesuffix(".jpg"), height, width)
 
 
 def _count(value: object) -> bool:

@@ -237,6 +237,18 @@ def test_annotations_are_told_all_at_once_before_anything_is_painted(root, monke
     ]
 
 
+def test_all_photographs_that_are_missing_are_told_in_both_splits(root):
+    for split, number in (("train", 1), ("train", 3), ("val", 1)):
+        (root / f"{split}2014/COCO_{split}2014_{number:012d}.jpg").unlink()
+    with pytest.raises(InputError) as caught:
+        coco.as_voc(root, root.parent / "target")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "3 problems; correct these first:"
+    names = [f"{part}_{n:012d}.jpg does not" for part, n in (("train2014", 1), ("train2014", 3))]
+    for line, words in zip(lines[1:], [*names, "val2014_000000000001.jpg does not"], strict=True):
+        assert words in line
+
+
 def test_splits_of_different_data_sets_are_told(root):
     change(root, first("categories", name="wasp"), "val")
     assert "differ in their categories" in problem(root)
