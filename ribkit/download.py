@@ -16,6 +16,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ from typing import IO
 
 import numpy as np
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from ribkit import voc
 from ribkit.errors import InputError
@@ -35,6 +35,7 @@ from ribkit.progress import bar
 
 BLOCK = 1 << 20
 SECONDS = 60  # without a byte from the server
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ def get(archive: Archive, folder: Path) -> None:
             verify(path, archive.md5)
         unpack(path, folder, archive.wanted)
         done.touch()
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except InputError:
+        raise
+    except (OSError, EOFError, RuntimeError, ValueError, *BROKEN) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{folder / archive.name} cannot be unpacked ({reason}); remove it, or make room, and "
@@ -204,6 +207,8 @@ def unpack(path: Path, folder: Path, wanted: tuple[str, ...]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with member.open() as source, whole(target) as written, written.open("wb") as file:
                 shutil.copyfileobj(source, file, BLOCK)
+                if file.tell() != member.size:
+                    raise EOFError(f"{member.name} has not the {member.size:,} bytes promised")
 
 
 def _is_there(path: Path, size: int) -> bool:
@@ -247,7 +252,8 @@ def _plainly(name: str) -> str:
 def _refuse_unsafe(path: Path, member: Member) -> None:
     """InputError for a link, a device, and a name that leads out of the folder."""
     parts = PurePosixPath(member.name)
-    if not member.plain or parts.is_absolute() or ".." in parts.parts or "\\" in member.name:
+    plain = member.plain and member.name.isprintable() and "\\" not in member.name
+    if not plain or parts.is_absolute() or ".." in parts.parts:
         raise InputError(
             f"{path} holds {member.name!r}, which is a link or leads out of the folder; nothing "
             f"was unpacked, get the archive from elsewhere."
@@ -262,7 +268,7 @@ def add_train_aug(root: Path, sbd: Path) -> None:
     """
     if voc.list_path(root, "train_aug").is_file():
         return
-    known = [id for split in ("train", "val") for id in (sbd / f"{split}.txt").read_text().split()]
+    known = [id for split in ("train", "val") for id in voc.read_list(sbd / f"{split}.txt")]
     ids = {*voc.split_ids(root, "train"), *known} - {*voc.split_ids(root, "val")}
     missing = [id for id in sorted(ids) if not voc.mask_path(root, id).is_file()]
     map_images(partial(_write_mask, root, sbd), missing, "masks of train_aug", gpu=False)
@@ -273,7 +279,9 @@ def _write_mask(root: Path, sbd: Path, id: str) -> None:
     path = sbd / "cls" / f"{id}.mat"
     try:
         mask = np.asarray(loadmat(path)["GTcls"]["Segmentation"][0, 0], np.uint8)
-    except (OSError, ValueError, KeyError, TypeError, IndexError, MatReadError) as error:
+        if mask.ndim != 2:
+            raise ValueError(f"a mask of shape {mask.shape}")
+    except Exception as error:  # scipy meets a broken file with nearly any type of error
         raise InputError(f"{path} cannot be read ({error}); unpack {SBD.name} again.") from None
     voc.write_mask(root, id, mask)
 

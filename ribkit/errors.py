@@ -2,10 +2,14 @@
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
+T = TypeVar("T")
+LINES = 20  # a message has at most so many
+START, END = 400, 300  # characters of a problem that are shown; a file may name what it likes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 SYSTEM = re.compile(r"\(os error (\d+)\)")  # how safetensors tells it
@@ -13,10 +17,47 @@ MEMORY = re.compile("out of memory|can't allocate memory|memory ran out", re.IGN
 AGAIN = "and run the same command again: it goes on from there."
 
 
+# ---- wrong input --------------------------------------------------------------------------------
 class InputError(ValueError):
-    """Bad input, told in one sentence that names the file, the value and the remedy."""
+    """Bad input: a sentence for each problem, which names the file, the value and the remedy.
+
+    One problem is told as it is; several are told one a line, 20 lines at most.
+    """
+
+    def __str__(self) -> str:
+        lines = [_shortened(problem) for problem in self.args]
+        if len(lines) > 1:
+            lines.insert(0, f"{len(lines)} problems; correct these first:")
+        if len(lines) > LINES:
+            lines[LINES - 1 :] = [f"... and {len(lines) - LINES + 1} more."]
+        return "\n".join(lines)
 
 
+def _shortened(problem: str) -> str:
+    """The sentence without its middle if it is long: the file comes first, the remedy last."""
+    if len(problem) <= START + END:
+        return problem
+    return f"{problem[:START]} ... {problem[-END:]}"
+
+
+class Problems(list[str]):
+    """What is wrong with some input, a sentence each, collected to be told at once."""
+
+    def collect(self, function: Callable[..., T], *arguments) -> T | None:
+        """The function's value; or None, and its InputError is added here."""
+        try:
+            return function(*arguments)
+        except InputError as error:
+            self.extend(error.args)
+            return None
+
+    def tell(self) -> None:
+        """InputError with all of them, each once; nothing if there is none."""
+        if self:
+            raise InputError(*dict.fromkeys(self))
+
+
+# ---- a machine that lacks something ------------------------------------------------------------
 class StarvedError(RuntimeError):
     """The machine lacks room, memory or a right, told in one sentence with the remedy."""
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,12 +12,24 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.Image import Transpose
 
 from ribkit.errors import InputError
 from ribkit.progress import bar
 
-ORIENTATION = 0x0112  # the EXIF tag; 5 to 8 swap height and width
+ORIENTATION = 0x0112  # the EXIF tag, and what turns an image upright; 5 to 8 swap its sides
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of all that Pillow reads; EPS runs a program
+LONGEST = 20_000  # pixels of a side
 
 
 class Source(Protocol):
@@ -71,15 +84,14 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     """An image file opened with Pillow, pixels not read yet.
 
     InputError: what goes wrong here or while the pixels are read, told with the file's name; also
-    when the image has more pixels than Pillow's limit against decompression bombs.
+    for a format that is none of ``FORMATS``, and, by what the header says, for a side longer than
+    ``LONGEST`` or more pixels than Pillow's limit against decompression bombs.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise InputError(f"{path} is not a file; put the image in its place.")
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError(
-                    f"{image.width} x {image.height} pixels, over the limit of "
-                    f"{Image.MAX_IMAGE_PIXELS:,}"
-                )
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse_large(image)
             yield image
     except InputError:
         raise
@@ -88,9 +100,23 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path} is too large ({error}); shrink it.") from None
     except Image.UnidentifiedImageError:
-        raise InputError(f"{path} is not an image that Pillow knows; replace it.") from None
-    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"{path} is not an image of a known format; save it as one of {', '.join(FORMATS)}."
+        ) from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise InputError(f"{path} cannot be decoded ({error}); get the file again.") from None
+
+
+def _refuse_large(image: Image.Image) -> None:
+    width, height = image.size
+    for size, limit, words in (
+        (max(width, height), LONGEST, "a side"),
+        (width * height, Image.MAX_IMAGE_PIXELS, "in all"),
+    ):
+        if size > limit:
+            raise Image.DecompressionBombError(
+                f"{width} x {height} pixels, over the limit of {limit:,} {words}"
+            )
 
 
 def decode(path: Path, long_side: int = 0) -> np.ndarray:
@@ -102,9 +128,13 @@ def decode(path: Path, long_side: int = 0) -> np.ndarray:
     with open_image(path) as image:
         if long_side:
             image.draft("RGB", (long_side, long_side))
+        image.load()  # which turns a TIFF and takes its orientation away
+        orientation = image.getexif().get(ORIENTATION)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        if orientation in TURNS:  # exif_transpose would write the whole block anew, or fail to
+            image = image.transpose(TURNS[orientation])
+        image = image.convert("RGB")
         if long_side:
             image.thumbnail((long_side, long_side), Image.Resampling.BICUBIC)
         return np.array(image)
@@ -118,10 +148,10 @@ def verify(path: Path) -> tuple[int, int]:
     """
     with open_image(path) as image:
         width, height = image.size
-        if image.getexif().get(ORIENTATION, 1) >= 5:
-            width, height = height, width
         image.draft(None, (1, 1))
         image.load()
+        if image.getexif().get(ORIENTATION) in (5, 6, 7, 8):
+            width, height = height, width
     return height, width
 
 

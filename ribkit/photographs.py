@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ribkit.errors import InputError
+from ribkit.errors import InputError, Problems
 from ribkit.images import ImageSet, decode, hash_files, over_files, verify
 from ribkit.store import code_hash
 
@@ -133,7 +133,7 @@ def shipped_labelled(categories: Sequence[str], long_side: int = LONG_SIDE) -> I
 def folder(path: str | Path, long_side: int = LONG_SIDE) -> Photographs:
     """All photographs (jpg, jpeg, png, webp, bmp) that lie in a folder, sorted by name.
 
-    Each is read once, to its end. InputError: missing or empty folder, unreadable file.
+    Each is read once, to its end. InputError: missing or empty folder, all unreadable files.
     """
     path = Path(path)
     if not path.is_dir():
@@ -143,5 +143,14 @@ def folder(path: str | Path, long_side: int = LONG_SIDE) -> Photographs:
     )
     if not paths:
         raise InputError(f"{path} holds no photograph; put {', '.join(SUFFIXES)} files in it.")
-    over_files(verify, paths, "reading photographs")
+    problems = Problems()
+    for found in over_files(_inspect, paths, "reading photographs"):
+        problems += found
+    problems.tell()
     return Photographs(tuple(paths), long_side)
+
+
+def _inspect(path: Path) -> Problems:
+    problems = Problems()
+    problems.collect(verify, path)
+    return problems

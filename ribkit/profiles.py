@@ -54,7 +54,7 @@ class Profile:
     replicas: int = 3  # how often everything is trained, from as many seeds, for the claims
     # network and its training
     backbone: str = "small"
-    weights: str = ""  # resnet50, 101: a file of ImageNet weights; empty: torch's cache
+    weights: str = ""  # a ResNet's: a file of ImageNet weights; empty: torch's cache
     pretext_scenes: int = 0
     pretext_epochs: int = 0
     epochs: int = 5
@@ -147,6 +147,8 @@ class Profile:
             self._require(name, fits, "positive, and at least one")
         scenes = self.saliency != "scenes" or self.data == "scenes"
         self._require("saliency", scenes, "u2netp or a folder where there are photographs")
+        named = not self.weights or self.backbone.startswith("resnet")
+        self._require("weights", named, "empty, unless backbone is resnet50 or resnet101")
         further = not self.label_split or self.data != "scenes"
         self._require("label_split", further, "empty where images are scenes")
         scales = self.ablations.scales

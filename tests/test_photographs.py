@@ -65,8 +65,20 @@ def test_missing_empty_and_unreadable_folders(folder, tmp_path):
     with pytest.raises(InputError, match=r"holds no photograph; put .jpg, .jpeg"):
         photographs.folder(folder / "empty")
     (folder / "d.bmp").write_text("words")
-    with pytest.raises(InputError, match=r"d.bmp is not an image that Pillow knows"):
+    with pytest.raises(InputError, match=r"d.bmp is not an image of a known format"):
         photographs.folder(folder)
+
+
+def test_all_unreadable_photographs_are_told_at_once(folder):
+    for name in ("d.bmp", "b.png"):
+        (folder / name).write_text("words")
+    with pytest.raises(InputError) as caught:
+        photographs.folder(folder)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "2 problems; correct these first:"
+    assert [line.split(" ")[0] for line in lines[1:]] == [
+        str(folder / name) for name in ("b.png", "d.bmp")
+    ]
 
 
 def test_a_truncated_photograph(folder):

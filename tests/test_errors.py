@@ -1,0 +1,62 @@
+"""What a user reads: one problem as it is, several one a line, never more than twenty lines."""
+
+import pickle
+
+import pytest
+
+from ribkit.errors import END, LINES, START, InputError, Problems
+
+
+def refuse(*sentences):
+    raise InputError(*sentences)
+
+
+def told(problems):
+    with pytest.raises(InputError) as caught:
+        problems.tell()
+    return str(caught.value)
+
+
+def test_no_problem_is_told_as_nothing():
+    problems = Problems()
+    assert problems.collect(max, 1, 2) == 2
+    problems.tell()
+
+
+def test_one_problem_is_told_as_it_is():
+    problems = Problems()
+    assert problems.collect(refuse, "a.jpg is empty; replace it.") is None
+    assert told(problems) == "a.jpg is empty; replace it."
+
+
+def test_several_problems_are_told_one_a_line_each_once_in_order():
+    problems = Problems()
+    problems.collect(refuse, "b.", "a.")
+    problems.collect(refuse, "a.")
+    problems.collect(refuse, "c.")
+    assert told(problems) == "3 problems; correct these first:\nb.\na.\nc."
+
+
+@pytest.mark.parametrize(("count", "last"), [(19, "18."), (20, "... and 2 more.")])
+def test_no_more_than_twenty_lines_are_told(count, last):
+    lines = str(InputError(*(f"{k}." for k in range(count)))).splitlines()
+    assert len(lines) == LINES
+    assert lines[0] == f"{count} problems; correct these first:"
+    assert lines[-1] == last
+
+
+def test_other_errors_are_not_collected():
+    with pytest.raises(ZeroDivisionError):
+        Problems().collect(lambda: 1 / 0)
+
+
+def test_a_long_problem_keeps_its_file_and_its_remedy():
+    text = str(InputError("x.txt lists '" + "y" * 10**6 + "'; remove it."))
+    assert len(text) == START + END + 5
+    assert text.startswith("x.txt lists 'y")
+    assert text.endswith("y'; remove it.")
+
+
+def test_problems_survive_the_way_from_a_worker():
+    error = pickle.loads(pickle.dumps(InputError("a.", "b.")))  # noqa: S301 - our own bytes
+    assert error.args == ("a.", "b.")
