@@ -62,15 +62,13 @@ def differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
 
 
 # ---- processes ----------------------------------------------------------------------------------
-def test_python_s_hash_seed_changes_no_key_and_no_byte(chain):
+@pytest.mark.parametrize(("cores", "hash_seed"), [("1", "0"), ("4", "1")])
+def test_the_machine_s_cores_and_python_s_hash_seed_change_no_key_and_no_byte(
+    chain, cores, hash_seed
+):
     found = chain()
     assert len({name.split("-")[0] for name in found}) >= 15
-    assert not differing(chain(PYTHONHASHSEED="1"), found)
-
-
-@pytest.mark.parametrize("cores", ["1", "4"])
-def test_the_machine_s_cores_change_no_byte(chain, cores):
-    assert not differing(chain(OMP_NUM_THREADS=cores), chain())
+    assert not differing(chain(OMP_NUM_THREADS=cores, PYTHONHASHSEED=hash_seed), found)
 
 
 # ---- global random states -----------------------------------------------------------------------
