@@ -13,7 +13,6 @@ import numpy as np
 
 from ribkit.errors import InputError, Problems
 from ribkit.images import ImageSet, decode, hash_files, over_files, verify
-from ribkit.store import code_hash
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LONG_SIDE = 320  # an ImageNet classifier knows objects of about this size; at 640 it is unsure
@@ -68,9 +67,8 @@ class Photographs:
         raise InputError(f"{self._path[id]} has no mask; score a folder in VOC layout instead.")
 
     def fingerprint(self, ids: Sequence[str]) -> str:
-        """SHA-256 (hex) of the files, the size they are shrunk to, and the code that reads them."""
-        words = (*ids, str(self.long_side), code_hash(__name__))
-        return hash_files([self._path[id] for id in ids], *words)
+        """SHA-256 (hex) of the files and of the size they are shrunk to."""
+        return hash_files([self._path[id] for id in ids], *ids, str(self.long_side))
 
     def labelled(self, classes: Sequence[str], shown: Sequence[Sequence[int]]) -> ImageSet:
         """The photographs as an ImageSet; image i shows the classes at the positions ``shown[i]``.

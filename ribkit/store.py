@@ -326,7 +326,8 @@ def describe(value: Any) -> Any:
         return {"result": value.name, "key": value.key}
     if isinstance(value, ImageSet):
         labels = _sha256(np.ascontiguousarray(value.labels).tobytes())
-        return [value.fingerprint(), list(value.ids), list(value.classes), labels]
+        read_by = code_hash(type(value.source).__module__)
+        return [value.fingerprint(), read_by, list(value.ids), list(value.classes), labels]
     if hasattr(value, "fingerprint"):
         return value.fingerprint()
     if is_dataclass(value):
@@ -356,26 +357,38 @@ def imports(package: Path, module: str) -> list[str]:
     found, waiting = set(), [module]
     while waiting:
         name = waiting.pop()
-        if name in found or not _file(package, name).is_file():
-            continue
-        found.add(name)
-        for node in ast.walk(ast.parse(_file(package, name).read_text())):
-            if isinstance(node, ast.Import):
-                waiting += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+        if name not in found and _file(package, name).is_file():
+            found.add(name)
+            waiting += _imported(_file(package, name).read_text())
     return sorted(found)
+
+
+@cache
+def _imported(text: str) -> list[str]:
+    """Names of what a module's text imports, modules or not."""
+    names = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+    return names
 
 
 def syntax(package: Path, module: str) -> str:
     """A module's syntax tree as text, without comments, docstrings and positions."""
-    tree = ast.parse(_file(package, module).read_text())
+    return module + _without_words(_file(package, module).read_text())
+
+
+@cache
+def _without_words(text: str) -> str:
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         first = body[0] if isinstance(body, list) and body else None
         if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
             del body[0]
-    return module + ast.dump(tree)
+    return ast.dump(tree)
 
 
 def _file(package: Path, module: str) -> Path:

@@ -19,7 +19,6 @@ from PIL import Image
 from ribkit.errors import InputError, Problems
 from ribkit.files import whole
 from ribkit.images import ImageSet, decode, hash_files, open_image, over_files, verify
-from ribkit.store import code_hash
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -55,11 +54,9 @@ class VOCFolder:
         return self._table[np.minimum(values, len(self._table) - 1)]
 
     def fingerprint(self, ids: Sequence[str]) -> str:
-        """SHA-256 (hex) of image, mask and label files, wherever they lie, of the classes, and of
-        the code that reads them."""
+        """SHA-256 (hex) of image, mask and label files and of the classes, wherever they lie."""
         paths = [p(self.root, i) for i in ids for p in (image_path, mask_path, _xml_path)]
-        words = (*ids, *self.classes, code_hash(__name__))
-        return hash_files([_json_path(self.root), *paths], *words)
+        return hash_files([_json_path(self.root), *paths], *ids, *self.classes)
 
     @cached_property
     def _table(self) -> np.ndarray:

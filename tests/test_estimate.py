@@ -43,7 +43,7 @@ def test_a_sample_measures_every_stage_and_leaves_nothing_behind(study, monkeypa
     costs = {cost.stage: cost for cost in estimate.costs(study)}
     assert (set((ROOT / "build").rglob("*")) if (ROOT / "build").is_dir() else set()) == before
     assert costs["RIB, 2 steps"].count == estimate.counts(study).ribs
-    assert costs["RIB, 2 steps"].seconds > costs["CAM"].seconds > 0
+    assert min(costs["RIB, 2 steps"].seconds, costs["CAM"].seconds) > 0
     assert costs["CAM"].bytes > 100
     assert {cost.unit for cost in costs.values()} == {"image", "iteration"}
     assert {"IRN", "PSA's walk", "segmentation networks", "prediction and CRF"} <= costs.keys()
