@@ -12,6 +12,7 @@ LINES = 20  # a message has at most so many
 START, END = 400, 300  # characters of a problem that are shown; a file may name what it likes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+UNLOCKED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 SYSTEM = re.compile(r"\(os error (\d+)\)")  # how safetensors tells it
 MEMORY = re.compile("out of memory|can't allocate memory|memory ran out", re.IGNORECASE)
 AGAIN = "and run the same command again: it goes on from there."
@@ -92,6 +93,8 @@ def _lack(error: Exception) -> str:
         return f"the disk has no room{at} ({_first_line(error)}); make room"
     if number in FORBIDDEN:
         return f"writing is not allowed{at} ({_first_line(error)}); allow it"
+    if number in UNLOCKED:
+        return f"the file system has no locks ({_first_line(error)}); use another for build/"
     if out_of_memory(error):
         return f"memory ran out ({_first_line(error)}); let fewer work at once (RIBKIT_WORKERS=1)"
     if isinstance(error, BrokenExecutor):

@@ -119,7 +119,7 @@ def main(words: list[str] | None = None) -> int:
     """Check, run, publish the figures, print the claims. Returns the exit status."""
     options = arguments(words)
     try:
-        with starving("make"):
+        with starving("ribkit"):
             study = opened(options)
             print(study.check(), flush=True)
             (check if options.check else whole)(study, overrides(options.set))

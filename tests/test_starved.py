@@ -28,6 +28,7 @@ SENTENCES = {
     "safetensors": (SafetensorError("I/O error: No space (os error 28)"), "no room", "room"),
     "no right": (PermissionError(errno.EACCES, "Permission denied", "b"), "at b", "allow it"),
     "a read-only disk": (OSError(errno.EROFS, "Read-only file system"), "not allowed", "allow it"),
+    "no locks": (OSError(errno.ENOLCK, "No locks available"), "no locks", "another for build/"),
     "memory": (MemoryError(), "memory ran out (MemoryError)", "RIBKIT_WORKERS=1"),
     "no fork": (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory ran out", "WORKERS=1"),
     "a GPU's": (torch.OutOfMemoryError("CUDA out of memory.\nMore."), "out of memory", "WORKERS=1"),
