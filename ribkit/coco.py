@@ -21,8 +21,8 @@ from ribkit import voc
 from ribkit.errors import InputError, Problems
 from ribkit.files import locked
 from ribkit.images import hash_files
+from ribkit.keys import PACKAGE, syntax
 from ribkit.parallel import map_images
-from ribkit.store import PACKAGE, syntax
 
 SPLITS = ("train", "val")
 NAME = re.compile(r"\w[\w.-]*\.jpg", re.ASCII)

@@ -23,8 +23,8 @@ import torch
 from ribkit import claims, figures, notebooks, parallel
 from ribkit.errors import InputError, starving
 from ribkit.files import checksum, locked
+from ribkit.keys import code_hash, describe
 from ribkit.progress import bar
-from ribkit.store import code_hash, describe
 from ribkit.study import ROOT, Study
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "scikit-image")

@@ -4,14 +4,10 @@ A result's manifest holds the SHA-256 of its files and of itself. No file is rea
 checksum is found right: a damaged result is computed again, or refused by name.
 
 A *stage* is a function of plain parameters that returns a dictionary of values; it names its files.
-Its key hashes the stage's name, its parameters, the results it reads, and its code: the syntax
-trees, without comments and docstrings, of every `ribkit` module that the stage's module imports.
-Coarser than exact is fine, stale never. Files: CSV for tables, npz without pickles for arrays,
-safetensors for weights, JSON for the rest.
+Its key (`ribkit.keys`) hashes its code and all that it is given. Files: CSV for tables, npz without
+pickles for arrays, safetensors for weights, JSON for the rest.
 """
 
-import ast
-import hashlib
 import json
 import shutil
 import sys
@@ -19,7 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,11 +28,10 @@ from safetensors.torch import load_file, save_file
 from ribkit import distributed
 from ribkit.errors import InputError, starving
 from ribkit.files import checksum, digest, flush, locked
-from ribkit.images import ImageSet
+from ribkit.keys import key_of
 from ribkit.parallel import threads
 from ribkit.progress import bar
 
-PACKAGE = Path(__file__).parent
 MANIFEST = "manifest.json"
 THREADS = 2  # a stage computes with so many, whatever the machine has: the same bytes everywhere
 
@@ -99,6 +94,10 @@ class Result:
     name: str
     key: str
     path: Path
+
+    def fingerprint(self) -> dict[str, str]:
+        """What made it, for the keys of what is made of it."""
+        return {"result": self.name, "key": self.key}
 
     def table(self, value: str) -> pd.DataFrame:
         """A table."""
@@ -179,7 +178,7 @@ class Store:
 
     def _named(self, name: str, stage: Callable, parameters: Mapping[str, Any]) -> tuple:
         """Where the result lies, and the manifest's account of what it is made of."""
-        key, described, code = _key(name, stage, parameters)
+        key, described, code = key_of(name, stage, parameters)
         result = Result(name, key, self.root / f"{name}-{key}")
         return result, {"parameters": described, "code": code}
 
@@ -285,14 +284,7 @@ def _state(path: Path) -> tuple:
     return about.st_ino, about.st_size, about.st_mtime_ns
 
 
-# ---- keys and files -----------------------------------------------------------------------------
-def _key(name: str, stage: Callable, parameters: Mapping[str, Any]) -> tuple[str, dict, str]:
-    """Key, parameters as JSON can write them, and the hash of the code."""
-    described = {k: describe(v) for k, v in parameters.items()}
-    code = code_hash(stage.__module__)
-    return checksum([name, stage.__qualname__, code, described])[:20], described, code
-
-
+# ---- files --------------------------------------------------------------------------------------
 def save(folder: Path, value: str, content: Any) -> None:
     """One value as one file, in the format that its type asks for."""
     if isinstance(content, pd.DataFrame):
@@ -320,88 +312,5 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
-def describe(value: Any) -> Any:
-    """What a parameter contributes to a key, as something JSON can write."""
-    if isinstance(value, Result):
-        return {"result": value.name, "key": value.key}
-    if isinstance(value, ImageSet):
-        labels = _sha256(np.ascontiguousarray(value.labels).tobytes())
-        read_by = code_hash(type(value.source).__module__)
-        return [value.fingerprint(), read_by, list(value.ids), list(value.classes), labels]
-    if hasattr(value, "fingerprint"):
-        return value.fingerprint()
-    if is_dataclass(value):
-        described = {f.name: describe(getattr(value, f.name)) for f in fields(value)}
-        return {type(value).__name__: described}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        return [describe(v) for v in value]
-    if isinstance(value, Mapping):
-        return {str(k): describe(v) for k, v in value.items()}
-    if isinstance(value, float) and not np.isfinite(value):
-        return {"float": str(value)}
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    raise InputError(f"{type(value).__name__} {value!r} cannot be a parameter of a stored stage.")
-
-
-@cache
-def code_hash(module: str) -> str:
-    """SHA-256 of the code of a `ribkit` module and of all `ribkit` modules it imports."""
-    return _sha256("".join(syntax(PACKAGE, name) for name in imports(PACKAGE, module)))
-
-
-def imports(package: Path, module: str) -> list[str]:
-    """The module and every module of the package that it imports, directly or not; sorted."""
-    found, waiting = set(), [module]
-    while waiting:
-        name = waiting.pop()
-        if name not in found and _file(package, name).is_file():
-            found.add(name)
-            waiting += _imported(_file(package, name).read_text())
-    return sorted(found)
-
-
-@cache
-def _imported(text: str) -> list[str]:
-    """Names of what a module's text imports, modules or not."""
-    names = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names += [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-    return names
-
-
-def syntax(package: Path, module: str) -> str:
-    """A module's syntax tree as text, without comments, docstrings and positions."""
-    return module + _without_words(_file(package, module).read_text())
-
-
-@cache
-def _without_words(text: str) -> str:
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
-            del body[0]
-    return ast.dump(tree)
-
-
-def _file(package: Path, module: str) -> Path:
-    """Where a module's source lies; a name of another package gives no file."""
-    head, _, tail = module.partition(".")
-    if head != package.name:
-        return package / "-"
-    return package / f"{tail.replace('.', '/')}.py" if tail else package / "__init__.py"
-
-
 def _all(content: dict, kind: type) -> bool:
     return all(isinstance(v, kind) for v in content.values())
-
-
-def _sha256(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

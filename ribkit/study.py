@@ -35,8 +35,9 @@ from ribkit.digits import Digits
 from ribkit.errors import InputError, Problems, starving
 from ribkit.evaluation import Swept
 from ribkit.images import ImageSet
+from ribkit.keys import describe
 from ribkit.parallel import map_images
-from ribkit.store import Result, Store, describe
+from ribkit.store import Result, Store
 
 ROOT = Path(__file__).parent.parent
 PART = 5000  # images of one stored result, at most

@@ -18,7 +18,7 @@ from PIL import Image
 from test_digits import write_mnist
 from test_study import voc_folder
 
-from ribkit import chain, photographs, reproduce, seeds, segmentation, store
+from ribkit import chain, keys, photographs, reproduce, seeds, segmentation
 from ribkit.ablations import NO_MARGIN
 from ribkit.chain import Refinement
 from ribkit.store import Result, Store
@@ -32,7 +32,7 @@ class Keys(Store):
     """A store that has every result: it takes keys, computes nothing and reads nothing."""
 
     def run(self, name, stage, **parameters):
-        return Result(name, store._key(name, stage, parameters)[0], self.root)
+        return Result(name, keys.key_of(name, stage, parameters)[0], self.root)
 
     def has(self, name, stage, **parameters):
         return True
@@ -54,7 +54,7 @@ def _chosen(monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
 
 
-def keys(profile="mini", data="", overrides=TINY):
+def all_keys(profile="mini", data="", overrides=TINY):
     """Stage -> key of its result, along the chain that ends in the network of RIB's labels."""
     study = Study(profile, str(data), overrides)
     study.store, p = Keys(study.store.root), study.profile
@@ -100,7 +100,7 @@ def keys(profile="mini", data="", overrides=TINY):
 @pytest.fixture(scope="module")
 def before():
     """The keys of `mini` before any edit, taken once."""
-    return cache(keys)
+    return cache(all_keys)
 
 
 def changed(before, after):
@@ -126,11 +126,11 @@ SEEDS = {"pool", "CAM seeds", "RIB seeds"}
 def package(tmp_path, monkeypatch):
     """A copy of the package, whose code the keys are taken of."""
     copy = tmp_path / "ribkit"
-    shutil.copytree(store.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(store, "PACKAGE", copy)
-    store.code_hash.cache_clear()
+    shutil.copytree(keys.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(keys, "PACKAGE", copy)
+    keys.code_hash.cache_clear()
     yield copy
-    store.code_hash.cache_clear()
+    keys.code_hash.cache_clear()
 
 
 def edit(package, module, old, new):
@@ -138,7 +138,7 @@ def edit(package, module, old, new):
     text = path.read_text()
     assert old in text, f"{module} has no {old!r} any more; choose another edit"
     path.write_text(text.replace(old, new, 1))
-    store.code_hash.cache_clear()
+    keys.code_hash.cache_clear()
 
 
 CODE = {
@@ -227,7 +227,7 @@ def test_an_edit_of_code_makes_anew_what_depends_on_it(name, package, before):
     module, old, new, recomputed, kept = CODE[name]
     known = before()
     edit(package, module, old, new)
-    found = changed(known, keys())
+    found = changed(known, all_keys())
     assert recomputed <= found
     assert not kept & found
 
@@ -259,8 +259,8 @@ def test_comments_docstrings_and_layout_make_nothing_anew(change, package, befor
         text = path.read_text()
         path.write_text(change(text))
         assert path.read_text() != text or len(text) < 300
-    store.code_hash.cache_clear()
-    assert changed(known, keys()) == set()
+    keys.code_hash.cache_clear()
+    assert changed(known, all_keys()) == set()
 
 
 # ---- parameters -------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ PARAMETERS = {
 def test_an_edit_of_a_parameter_makes_anew_what_depends_on_it(setting, before):
     recomputed, kept = PARAMETERS[setting]
     name, value = setting.split("=")
-    found = changed(before(), keys(overrides=TINY | {name: value}))
+    found = changed(before(), all_keys(overrides=TINY | {name: value}))
     assert recomputed <= found
     assert not kept & found
 
@@ -329,7 +329,7 @@ def given(folder, **overrides):
         "network_backbone": "resnet50", "weights": str(folder / "resnet.pth"),
         "saliency": str(folder / "saliency"), "digits": str(folder / "digits"),
     } | overrides  # fmt: skip
-    return keys("voc-lite", folder / "voc", chosen)
+    return all_keys("voc-lite", folder / "voc", chosen)
 
 
 def pixel(path):
@@ -453,9 +453,9 @@ def test_an_edit_of_how_a_folder_is_read_makes_anew_what_is_made_of_its_images(f
 def test_an_edit_of_how_photographs_are_read_counts_too(folder, package):
     shown = photographs.folder(folder / "saliency")
     images = shown.labelled(("thing",), [[0]] * len(shown.ids))
-    known = store.describe(images)
+    known = keys.describe(images)
     edit(package, "photographs", "decode(self._path[id], self.long_side)", "decode(self._path[id])")
-    assert store.describe(images) != known
+    assert keys.describe(images) != known
 
 
 # ---- what the hash of the code stands on ------------------------------------------------------
@@ -467,7 +467,7 @@ def imported(text):
         if isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     heads = {name.split(".")[1] for name in names if name.startswith("ribkit.")}
-    return {name for name in heads if (store.PACKAGE / f"{name}.py").is_file()}
+    return {name for name in heads if (keys.PACKAGE / f"{name}.py").is_file()}
 
 
 def used_by_notebooks():
@@ -484,13 +484,13 @@ def test_notebooks_run_again_after_an_edit_of_any_module_that_they_import(monkey
     asked = []
     monkeypatch.setattr(reproduce, "code_hash", asked.append)
     reproduce.notebook_key(NOTEBOOKS[0], Study("mini", "", TINY), {})
-    hashed = set().union(*(store.imports(store.PACKAGE, module) for module in asked))
+    hashed = set().union(*(keys.imports(keys.PACKAGE, module) for module in asked))
     used = used_by_notebooks()
     assert {"bottleneck", "chain", "export", "report", "study", "tables"} <= used
     assert {f"ribkit.{module}" for module in used} <= hashed
 
 
-@pytest.mark.parametrize("path", sorted(store.PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(keys.PACKAGE.glob("*.py")), ids=lambda path: path.stem)
 def test_every_import_of_the_package_is_one_that_the_hash_follows(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -503,5 +503,5 @@ def test_every_import_of_the_package_is_one_that_the_hash_follows(path):
 
 
 def test_all_of_the_package_lies_in_one_folder_where_the_hash_looks():
-    inner = [path for path in Path(store.PACKAGE).iterdir() if path.is_dir()]
+    inner = [path for path in Path(keys.PACKAGE).iterdir() if path.is_dir()]
     assert [path.name for path in inner if path.name != "__pycache__"] == []

@@ -1,0 +1,153 @@
+"""What a result is made of, hashed: parameters and inputs by their content, code by its syntax."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ribkit import keys, scenes
+from ribkit.keys import describe, imports, syntax
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    rate: float
+    scales: tuple[float, ...] = (1.0,)
+
+
+# ---- parameters and inputs --------------------------------------------------------------------
+def test_images_count_by_their_content_and_labels(tmp_path):
+    images = scenes.generate(0, 3, size=48)
+    assert describe(images) == describe(scenes.generate(0, 3, size=48))
+    assert describe(images) != describe(scenes.generate(1, 3, size=48))
+    assert describe(images) != describe(images.take([0, 1]))
+    assert describe(images) != describe(images.take([1, 0, 2]))
+    relabelled = dataclasses.replace(images, labels=~images.labels)
+    assert describe(images) != describe(relabelled)
+    renamed = dataclasses.replace(images, classes=images.classes[::-1])
+    assert describe(images) != describe(renamed)
+
+
+def test_a_description_is_something_json_can_write():
+    setting = {"a": Setting(1e-6), "b": (math.inf, None, True), "c": np.float64(0.5)}
+    assert json.loads(json.dumps(describe(setting))) == {
+        "a": {"Setting": {"rate": 1e-6, "scales": [1.0]}},
+        "b": [{"float": "inf"}, None, True],
+        "c": 0.5,
+    }
+
+
+def test_text_and_infinity_differ_and_so_do_two_kinds_of_settings():
+    @dataclasses.dataclass(frozen=True)
+    class One:
+        x: int
+
+    @dataclasses.dataclass(frozen=True)
+    class Other:
+        x: int
+
+    assert describe(math.inf) != describe("inf")
+    assert describe(One(1)) != describe(Other(1))
+
+
+# ---- code -------------------------------------------------------------------------------------
+MODULES = {
+    "__init__": '"""A package."""\n',
+    "top": (
+        "import math\nimport numpy as np\nfrom tiny import middle\n\n"
+        "def f():\n    return middle.g()\n"
+    ),
+    "middle": (
+        '"""Middle."""\n\ndef g(x=1):\n    """G."""\n    from tiny.low import h\n'
+        "    return h(x) + 1  # a comment\n"
+    ),
+    "low": "import tiny.lowest as l\n\nclass A:\n    '''A.'''\n\ndef h(x):\n    return x * l.K\n",
+    "lowest": "K = 2\n",
+    "apart": "def unused():\n    return 3\n",
+}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    package = tmp_path / "tiny"
+    package.mkdir()
+    for name, code in MODULES.items():
+        (package / f"{name}.py").write_text(code)
+    return package
+
+
+def code(package, module="tiny.top"):
+    return [syntax(package, name) for name in imports(package, module)]
+
+
+def change(package, module, old, new):
+    path = package / f"{module}.py"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def test_imports_are_followed_within_the_package(tiny):
+    assert imports(tiny, "tiny.top") == [
+        "tiny", "tiny.low", "tiny.lowest", "tiny.middle", "tiny.top",
+    ]  # fmt: skip
+    assert imports(tiny, "tiny.lowest") == ["tiny.lowest"]
+    assert imports(tiny, "json") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("middle", "# a comment", "# another"),
+        ("middle", '"""Middle."""', '"""Another docstring."""'),
+        ("middle", '    """G."""\n', ""),
+        ("low", "'''A.'''", '"""B."""'),
+        ("low", "x * l.K", "(x *\n        l.K)"),
+        ("middle", "\n\ndef", "\n\n\n\n\ndef"),
+        ("apart", "3", "4"),
+    ],
+)
+def test_comments_docstrings_and_layout_do_not_change_the_code(tiny, module, old, new):
+    before = code(tiny)
+    change(tiny, module, old, new)
+    assert code(tiny) == before
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("top", "middle.g()", "middle.g(2)"),
+        ("middle", "+ 1", "+ 2"),
+        ("middle", "x=1", "x=2"),
+        ("low", "x * l.K", "x + l.K"),
+        ("lowest", "K = 2", "K = 2.0"),
+        ("lowest", "K = 2", "K = '2'"),
+    ],
+)
+def test_a_changed_formula_anywhere_below_changes_the_code(tiny, module, old, new):
+    before = code(tiny)
+    change(tiny, module, old, new)
+    assert code(tiny) != before
+
+
+def test_a_string_that_is_returned_is_no_docstring(tiny):
+    change(tiny, "apart", "return 3", 'return "three"')
+    before = code(tiny, "tiny.apart")
+    change(tiny, "apart", "three", "four")
+    assert code(tiny, "tiny.apart") != before
+
+
+def test_a_body_that_is_only_a_docstring_is_still_code(tiny):
+    change(tiny, "low", "    '''A.'''\n", "    pass\n")
+    assert code(tiny)
+
+
+def test_the_code_of_a_stage_holds_every_module_that_it_stands_on():
+    found = imports(keys.PACKAGE, "ribkit.seeds")
+    for name in ("adaptation", "backbone", "cam", "classifier", "evaluation", "losses", "pooling"):
+        assert f"ribkit.{name}" in found
+    assert "ribkit.reproduce" not in found
+    assert "ribkit.figures" not in found
+    assert keys.code_hash("ribkit.seeds") != keys.code_hash("ribkit.classifier")
+    assert "ribkit.store" in imports(keys.PACKAGE, "ribkit.store")
