@@ -24,6 +24,7 @@ from ribkit.study import Study
 
 NAMES = ("cat", "cow", "dog", "horse", "sheep", "bird", "boat", "bus")
 IDS = tuple(f"{k:02}" for k in range(40))
+TRIED = []  # command lines with something broken
 SPLITS = {"train": IDS[:32], "train_aug": IDS[:36], "val": IDS[36:]}
 SETTINGS = {
     "classes": ",".join(NAMES),
@@ -90,6 +91,7 @@ def told(root, capsys, project, profile="voc-lite", **changes):
     for pair in settings(root, **changes).items():
         words += ["--set", "{}={}".format(*pair)]
     assert reproduce.main(words) == 1
+    TRIED.append(words)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert not [path for path in project.rglob("*") if path.is_file()]
@@ -534,3 +536,7 @@ def test_everything_is_told_at_once_in_twenty_lines(root, capsys, project):
         assert remedy in line
     for words in ("val.txt lists '36' twice", "Cannot read MNIST in", "weights.pth is missing"):
         assert words in every
+
+
+def test_that_many_were_tried(figures):
+    figures["kinds of broken input, each told before anything is computed"] = len(TRIED)

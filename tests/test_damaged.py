@@ -14,7 +14,7 @@ from ribkit.classifier import Training
 from ribkit.errors import InputError
 from ribkit.store import Store
 
-COUNTS = {"damaged": 0, "refused": 0, "computed again": 0, "read": 0}
+COUNTS = {"damaged": 0, "refused": 0, "computed again": 0}
 SETTINGS = Training(batch=2, rate=0.1, checkpoint=2)
 
 
