@@ -12,7 +12,6 @@ LINES = 20  # a message has at most so many
 START, END = 400, 300  # characters of a problem that are shown; a file may name what it likes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-UNLOCKED = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 SYSTEM = re.compile(r"\(os error (\d+)\)")  # how safetensors tells it
 MEMORY = re.compile("out of memory|can't allocate memory|memory ran out", re.IGNORECASE)
 AGAIN = "and run the same command again: it goes on from there."
@@ -59,7 +58,11 @@ class Problems(list[str]):
 
 
 # ---- a machine that lacks something ------------------------------------------------------------
-class StarvedError(RuntimeError):
+class StudyError(RuntimeError):
+    """Why a run ended, told in one sentence."""
+
+
+class StarvedError(StudyError):
     """The machine lacks room, memory or a right, told in one sentence with the remedy."""
 
 
@@ -71,9 +74,11 @@ def starving(doing: str) -> Iterator[None]:
     """
     try:
         yield
+    except (InputError, StudyError):
+        raise
     except Exception as error:
         words = _lack(error)
-        if isinstance(error, StarvedError) or not words:
+        if not words:
             raise
         raise StarvedError(f"{doing}: {words} {AGAIN}") from error
 
@@ -92,9 +97,7 @@ def _lack(error: Exception) -> str:
     if number in FULL:
         return f"the disk has no room{at} ({_first_line(error)}); make room"
     if number in FORBIDDEN:
-        return f"writing is not allowed{at} ({_first_line(error)}); allow it"
-    if number in UNLOCKED:
-        return f"the file system has no locks ({_first_line(error)}); use another for build/"
+        return f"access is not allowed{at} ({_first_line(error)}); allow it"
     if out_of_memory(error):
         return f"memory ran out ({_first_line(error)}); let fewer work at once (RIBKIT_WORKERS=1)"
     if isinstance(error, BrokenExecutor):

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,42 +52,39 @@ def locked(path: Path, waiting: str = "", wait: bool = True) -> Iterator[None]:
     waiting: what to say, once, on stderr when another process holds it; ``{}`` is its process id.
     wait: wait for that process; else raise Busy with these words.
     """
-    file = _acquire(path, waiting, wait)
-    try:
-        yield
-    finally:
-        if _same(file, path):
-            path.unlink()
-        file.close()
-
-
-def _acquire(path: Path, waiting: str, wait: bool) -> IO[str]:
-    """The lock file, locked, with this process's id in it."""
-    told = False
     while True:
-        file = path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            words = waiting.replace("{}", _holder(file))
-            if not wait:
-                file.close()
-                raise Busy(words) from None
-            if words and not told:
-                print(words, file=sys.stderr, flush=True)
-                told = True
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if _same(file, path):  # and not moved or removed by the one before
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            return file
-        file.close()
+        with path.open("a+") as file:  # closed, the lock is given back
+            _lock(file, waiting, wait)
+            if not _same(file, path):  # moved or removed by the one before
+                continue
+            try:
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                yield
+            finally:
+                if _same(file, path):
+                    path.unlink()
+            return
 
 
-def _holder(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read() or "?"
+def _lock(file: IO[str], waiting: str, wait: bool) -> None:
+    """Lock an open file, at once or when the process that holds it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        file.seek(0)
+        words = waiting.replace("{}", file.read() or "?")
+        if not wait:
+            raise Busy(words) from None
+    except OSError as error:
+        raise InputError(
+            f"{file.name} cannot be locked ({error.strerror}); use a file system with flock."
+        ) from error
+    if words:
+        print(words, file=sys.stderr, flush=True)
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _same(file: IO[str], path: Path) -> bool:
@@ -103,26 +101,52 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def known_digest(path: Path) -> str:
+    """`digest`, remembered until the file is written anew."""
+    return _known(path, state(path))
+
+
+@cache
+def _known(path: Path, state: tuple) -> str:
+    return digest(path)
+
+
+def state(path: Path) -> tuple:
+    """What differs once a file is written anew; empty if it is not there."""
+    try:
+        about = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
 def checksum(content: Any) -> str:
     """SHA-256 (hex) of something that JSON can write."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def seal(path: Path) -> None:
-    """Add the file's SHA-256 at its end. Readers of zip, so of npz, pass over it."""
-    found = digest(path)
+    """Add the SHA-256 of name and content at a file's end. Readers of zip and npz pass over it."""
+    found = _seal(path, path.stat().st_size)
     with path.open("ab") as file:
-        file.write(found.encode())
+        file.write(found)
 
 
 def sealed(path: Path) -> bool:
-    """Whether the file is there and ends with the SHA-256 of what comes before."""
+    """Whether the file is there and ends with the seal of its name and of what comes before."""
     if not path.is_file():
         return False
-    left, found = path.stat().st_size - DIGITS, hashlib.sha256()
+    size = path.stat().st_size - DIGITS
     with path.open("rb") as file:
-        while left > 0:
-            block = file.read(min(BLOCK, left))
+        file.seek(max(0, size))
+        return file.read() == _seal(path, size)
+
+
+def _seal(path: Path, size: int) -> bytes:
+    """Of a file's name, which may still be a partial one, and of its first ``size`` bytes."""
+    found = hashlib.sha256(path.name.removesuffix(".partial").encode())
+    with path.open("rb") as file:
+        while size > 0 and (block := file.read(min(BLOCK, size))):
             found.update(block)
-            left -= len(block) or left
-        return file.read() == found.hexdigest().encode()
+            size -= len(block)
+    return found.hexdigest().encode()

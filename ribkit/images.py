@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from ribkit.errors import InputError
+from ribkit.files import known_digest
 from ribkit.progress import bar
 
 ORIENTATION = 0x0112  # the EXIF tag, and what turns an image upright; 5 to 8 swap its sides
@@ -168,19 +168,9 @@ def hash_files(paths: Sequence[Path], *words: str) -> str:
     """
 
     def digest(path: Path) -> bytes:
-        if not path.is_file():
-            return b"absent"
-        about = path.stat()
-        return _digest(path, about.st_size, about.st_mtime_ns)
+        return bytes.fromhex(known_digest(path)) if path.is_file() else b"absent"
 
     total = hashlib.sha256(repr(words).encode())
     for value in over_files(digest, paths, "fingerprint"):
         total.update(value)
     return total.hexdigest()
-
-
-@cache
-def _digest(path: Path, size: int, changed: int) -> bytes:
-    """SHA-256 of a file, remembered until its size or time changes: every key asks for it again."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -7,6 +7,7 @@ fine, stale never.
 
 import ast
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -20,10 +21,12 @@ from ribkit.files import checksum
 from ribkit.images import ImageSet
 
 PACKAGE = Path(__file__).parent
+TEXTS = {path: path.read_text() for path in PACKAGE.glob("*.py")}  # as this process imports them
 
 
 def key_of(name: str, stage: Callable, parameters: Mapping[str, Any]) -> tuple[str, dict, str]:
     """A result's key, its parameters as JSON can write them, and the hash of its stage's code."""
+    require_same_code()
     described = {k: describe(v) for k, v in parameters.items()}
     code = code_hash(stage.__module__)
     return checksum([name, stage.__qualname__, code, described])[:20], described, code
@@ -52,6 +55,18 @@ def describe(value: Any) -> Any:
 
 
 @cache
+def code() -> str:
+    """SHA-256 of all the code of `ribkit` that this process runs."""
+    return checksum([[path.stem, _without_words(TEXTS[path])] for path in sorted(TEXTS)])
+
+
+def require_same_code() -> None:
+    """Raises InputError in a process that was started by one that runs other code."""
+    if os.environ.get("RIBKIT_CODE", code()) != code():
+        raise InputError("The code of ribkit was changed while it ran; run the same command again.")
+
+
+@cache
 def code_hash(module: str) -> str:
     """SHA-256 of the code of a `ribkit` module and of all `ribkit` modules it imports."""
     code = "".join(syntax(PACKAGE, name) for name in imports(PACKAGE, module))
@@ -65,7 +80,7 @@ def imports(package: Path, module: str) -> list[str]:
         name = waiting.pop()
         if name not in found and _file(package, name).is_file():
             found.add(name)
-            waiting += _imported(_file(package, name).read_text())
+            waiting += _imported(_text(package, name))
     return sorted(found)
 
 
@@ -83,7 +98,12 @@ def _imported(text: str) -> list[str]:
 
 def syntax(package: Path, module: str) -> str:
     """A module's syntax tree as text, without comments, docstrings and positions."""
-    return module + _without_words(_file(package, module).read_text())
+    return module + _without_words(_text(package, module))
+
+
+def _text(package: Path, module: str) -> str:
+    path = _file(package, module)
+    return TEXTS[path] if path in TEXTS else path.read_text()
 
 
 @cache

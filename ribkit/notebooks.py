@@ -7,6 +7,7 @@ that failed is kept, for reading; only one that ran to its end bears a record.
 
 import ast
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from typing import Any
 from IPython.core.inputtransformer2 import TransformerManager
 from traitlets.config import Config
 
-from ribkit.errors import InputError, StarvedError, starving
+from ribkit.errors import InputError, StarvedError, StudyError, starving
 from ribkit.files import checksum, digest, flush
+from ribkit.keys import code
 
 RECORD = "ribkit"
 SUFFIXES = (".csv", ".png", ".pdf")
@@ -23,7 +25,7 @@ START = 600  # seconds that a kernel may take to start, on a machine that is bus
 OURS = (InputError.__name__, StarvedError.__name__)  # their sentence is enough
 
 
-class NotebookError(RuntimeError):
+class NotebookError(StudyError):
     """A notebook that did not do what it says, and why, in one line."""
 
 
@@ -42,9 +44,8 @@ def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path,
         if missing:
             raise NotebookError(f"it did not store {missing[0]}, as its cells say it does.")
     except (NotebookError, StarvedError) as error:
-        if not running.is_file():
-            raise NotebookError(f"{source} could not run: {error}") from error
-        running.replace(target)
+        if running.is_file():  # it is not where its process died at its start
+            running.replace(target)
         raise NotebookError(f"{target} stopped: {error}") from error
     record = about | {"seconds": time.perf_counter() - started}
     _sign(running, record | {"stored": {path.name: digest(path) for path in before}})
@@ -87,9 +88,9 @@ def check_parameters(source: Path, parameters: dict) -> None:
     if len(tagged) != 1:
         raise NotebookError(f"{source} has {len(tagged)} cells tagged 'parameters'; tag one.")
     defaults = {}
-    for line in ast.parse("".join(tagged[0]["source"])).body:
-        if isinstance(line, ast.Assign):
-            defaults |= {name.id: ast.literal_eval(line.value) for name in line.targets}
+    for line in _parsed(source, "".join(tagged[0]["source"])).body:
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+            defaults[line.targets[0].id] = _literal(line.value)
     for name, value in parameters.items():
         if name not in defaults:
             known = ", ".join(defaults)
@@ -103,17 +104,33 @@ def promised(source: Path, figures: Path) -> list[Path]:
     """What the cells say is stored: each ``study.show("name", ...)`` draws a figure."""
     plain = TransformerManager().transform_cell  # without IPython's magic
     code = "".join(plain(text) for kind, text in cells(source) if kind == "code")
-    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(_parsed(source, code)) if isinstance(node, ast.Call)]
     shown = [call.args[0] for call in calls if getattr(call.func, "attr", "") == "show"]
     names = [name.value for name in shown if isinstance(name, ast.Constant)]
     return [figures / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
 
 
+def _parsed(source: Path, code: str) -> ast.Module:
+    try:
+        return ast.parse(code)
+    except SyntaxError as error:
+        raise NotebookError(f"{source} has a cell that is not Python ({error}).") from error
+
+
+def _literal(value: ast.expr) -> Any:
+    """A parameter's default, or None where it is computed."""
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return None
+
+
 def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
     """Have papermill execute a notebook into ``running``. Raises NotebookError."""
     import papermill  # takes seconds, which a run with nothing to do need not wait for
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import CellTimeoutError
 
+    os.environ["RIBKIT_CODE"] = code()  # for the notebook's process
     try:
         notebook = papermill.execute_notebook(
             source,
@@ -128,13 +145,14 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(_told(error.ename, error.evalue)) from error
-    except DeadKernelError as error:
-        raise NotebookError(
-            "its process died, as happens when memory runs out or somebody ends it; run the same "
-            "command again: it goes on from there."
-        ) from error
     except CellTimeoutError as error:
-        raise NotebookError(str(error)) from error
+        raise NotebookError(_told("CellTimeoutError", error)) from error
+    except RuntimeError as error:  # a DeadKernelError, or what a start that fails raises
+        raise NotebookError(
+            f"its process died or did not start ({_told(type(error).__name__, error)}), as happens "
+            "when memory runs out or somebody ends it; run the same command again: it goes on from "
+            "there."
+        ) from error
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.strip():
             _require_finished(cell)

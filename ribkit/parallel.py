@@ -32,6 +32,7 @@ import torch
 from joblib.externals.loky import ProcessPoolExecutor
 
 from ribkit.errors import InputError, StarvedError, out_of_memory
+from ribkit.keys import code, require_same_code
 from ribkit.progress import bar
 
 THREADS = 8  # of `ahead`, at most
@@ -174,7 +175,9 @@ class Worker(Protocol):
 def _compute(task: Task, items: list) -> tuple[list, Exception | None]:
     """Results of the items up to the first that fails, and why that one did."""
     results = []
+    require_same_code()
     for item in items:
+        _end_orphaned()
         try:
             results.append(alone(task, item))
         except Exception as error:
@@ -182,6 +185,13 @@ def _compute(task: Task, items: list) -> tuple[list, Exception | None]:
                 error.add_note(traceback.format_exc())  # does not travel by itself
             return results, error
     return results, None
+
+
+def _end_orphaned() -> None:
+    """End a local worker whose parent was killed: another run may do the same work by now."""
+    parent = os.environ.get("RIBKIT_PARENT")
+    if parent and os.getppid() != int(parent):
+        os._exit(1)
 
 
 def _finished(team: list[Worker], items: Sequence, chunks: list[Chunk]) -> Iterator[tuple]:
@@ -204,7 +214,8 @@ def _finished(team: list[Worker], items: Sequence, chunks: list[Chunk]) -> Itera
                     idle.append(worker)
                     continue
                 worker.stop()
-                if out_of_memory(error) and (running or idle):  # the others may go on without it
+                hungry = out_of_memory(error) or (broken and chunk.failures)  # or killed for it
+                if hungry and (running or idle):  # the others may go on without it
                     waiting.appendleft(Chunk(chunk.positions[len(results) :], chunk.failures))
                     continue
                 left = chunk.after(len(results), broken)
@@ -265,6 +276,7 @@ def _environment(place: str) -> dict[str, str]:
         "RIBKIT_DEVICE": place,
         "RIBKIT_WORKERS": "1",
         "RIBKIT_PROGRESS": "",
+        "RIBKIT_CODE": code(),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
@@ -316,7 +328,9 @@ class Local:
         """To the process of this name."""
         if self.name not in self.pools:
             self.pools[self.name] = ProcessPoolExecutor(
-                1, timeout=IDLE, env=_environment(self.place)
+                1,
+                timeout=IDLE,
+                env=_environment(self.place) | {"RIBKIT_PARENT": str(os.getpid())},
             )
         try:
             return self.pools[self.name].submit(_compute, self.task, items)

@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -116,13 +117,16 @@ def set_device(name: str) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Check, run, publish the figures, print the claims. Returns the exit status."""
+    """Do what the command line asks for. Returns the exit status."""
     options = arguments(words)
     try:
         with starving("ribkit"):
             study = opened(options)
-            print(study.check(), flush=True)
-            (check if options.check else whole)(study, overrides(options.set))
+            if options.check:
+                estimated(study)
+            else:
+                with _alone(study):
+                    run_all(study, overrides(options.set))
     except (InputError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -132,24 +136,31 @@ def main(words: list[str] | None = None) -> int:
     return 0
 
 
-def check(study: Study, changes: dict[str, str]) -> None:
-    """Say what a run will take."""
+def estimated(study: Study) -> None:
+    """Check the input; say what a run will take."""
     from ribkit import estimate  # what a run need not import
 
+    print(study.check(), flush=True)
     print(f"\n{estimate.words(estimate.table(study))}")
 
 
-def whole(study: Study, changes: dict[str, str]) -> None:
-    """Run, publish the figures, print the claims. Raises Busy where another process does."""
-    started, folder = time.perf_counter(), study.folder
-    parameters = {"profile": study.profile.name, "data": str(study.data or "")}
-    parameters |= {"overrides": changes}
+def _alone(study: Study) -> AbstractContextManager:
+    """The right to make a study's folder. Raises Busy where another process does."""
+    folder = study.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     busy = f"Process {{}} makes {folder} already: wait until it ends, or stop it (kill {{}})."
-    with locked(folder.with_name(f"{folder.name}.lock"), busy, wait=False):
-        executed = reproduce(study, parameters)
-        if not changes:
-            figures.publish(folder / "figures", ROOT / "figures" / study.profile.name)
+    return locked(folder.with_name(f"{folder.name}.lock"), busy, wait=False)
+
+
+def run_all(study: Study, changes: dict[str, str]) -> None:
+    """Check the input, run what must be run, publish the figures, print the claims."""
+    started, folder = time.perf_counter(), study.folder
+    print(study.check(), flush=True)
+    parameters = {"profile": study.profile.name, "data": str(study.data or "")}
+    parameters |= {"overrides": changes}
+    executed = reproduce(study, parameters)
+    if not changes:
+        figures.publish(folder / "figures", ROOT / "figures" / study.profile.name)
     table = pd.read_csv(folder / "figures" / "claims.csv", keep_default_na=False)
     print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")
     minutes = (time.perf_counter() - started) / 60

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from safetensors.torch import load_file, save_file
 
 from ribkit import distributed
 from ribkit.errors import InputError, starving
-from ribkit.files import checksum, digest, flush, locked
+from ribkit.files import checksum, digest, flush, known_digest, locked, state
 from ribkit.keys import key_of
 from ribkit.parallel import threads
 from ribkit.progress import bar
 
 MANIFEST = "manifest.json"
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of its text
 THREADS = 2  # a stage computes with so many, whatever the machine has: the same bytes everywhere
 
 
@@ -120,7 +121,7 @@ class Result:
     @property
     def manifest(self) -> dict[str, Any]:
         """What it was made of, in how many seconds, and its files' checksums."""
-        found = _manifest(self.path, _state(self.path / MANIFEST))
+        found = _manifest(self.path, state(self.path / MANIFEST))
         if found is None:
             raise InputError(_damaged(self.path / MANIFEST))
         return found
@@ -132,7 +133,7 @@ class Result:
 
     def damaged(self) -> Path | None:
         """The first of its files that is missing or has not its checksum."""
-        found = _manifest(self.path, _state(self.path / MANIFEST))
+        found = _manifest(self.path, state(self.path / MANIFEST))
         if found is None:
             return self.path / MANIFEST
         files = {self.path / name: expected for name, expected in found["sha256"].items()}
@@ -183,8 +184,9 @@ class Store:
         return result, {"parameters": described, "code": code}
 
     def _compute(self, result: Result, stage: Callable, parameters: Mapping, made_of: dict) -> None:
-        scratch = _beside(result, "scratch")
-        extra = {}
+        if result.path.is_dir():
+            print(f"{result.damaged()} is damaged or missing; it is made anew.", file=sys.stderr)
+        scratch, extra = _beside(result, "scratch"), {}
         if "scratch" in stage.__code__.co_varnames[: stage.__code__.co_argcount]:
             scratch.mkdir(parents=True, exist_ok=True)
             extra["scratch"] = scratch
@@ -234,13 +236,8 @@ def _alone(result: Result) -> AbstractContextManager:
 
 # ---- checksums ----------------------------------------------------------------------------------
 def _stored(result: Result) -> bool:
-    """Whether a result is there and sound; one that is damaged is told, and counts as missing."""
-    if not result.path.is_dir():
-        return False
-    damaged = result.damaged()
-    if damaged:
-        print(f"{damaged} is damaged or missing; it is computed again.", file=sys.stderr)
-    return damaged is None
+    """Whether a result is there and sound."""
+    return result.path.is_dir() and result.damaged() is None
 
 
 def _damaged(path: Path) -> str:
@@ -260,28 +257,13 @@ def _manifest(folder: Path, state: tuple) -> dict[str, Any] | None:
         manifest = json.loads(text)
         manifest.pop("manifest")
         return manifest if text == _with_checksum(manifest) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, *MALFORMED):
         return None
 
 
 def _is(path: Path, expected: str) -> bool:
     """Whether a file is there and has this SHA-256."""
-    return path.is_file() and _digest(path, _state(path)) == expected
-
-
-@cache
-def _digest(path: Path, state: tuple) -> str:
-    """Remembered until the file changes: every read asks for it again."""
-    return digest(path)
-
-
-def _state(path: Path) -> tuple:
-    """What differs once a file is written anew."""
-    try:
-        about = path.stat()
-    except OSError:
-        return ()
-    return about.st_ino, about.st_size, about.st_mtime_ns
+    return path.is_file() and known_digest(path) == expected
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ribkit import chain, distributed
 from ribkit.chain import TRAINED
-from ribkit.errors import InputError
+from ribkit.errors import InputError, starving
 from ribkit.parallel import alone
 from ribkit.reproduce import opened, parser
 from ribkit.study import Study
@@ -50,14 +50,15 @@ def main(words: list[str] | None = None) -> int:
         unknown = sorted(set(names) - set(TRAINED))
         if unknown:
             raise InputError(f"'{unknown[0]}' is not trained; use one of {', '.join(TRAINED)}.")
-        study = opened(options)
-        with distributed.joined():
-            check_batches(study, names)
-            distributed.first(lambda: print(study.check(), flush=True))
-            for name in names:
-                train(study, name)
-                if distributed.leads():
-                    print(f"{name}: trained.", flush=True)
+        with starving("ribkit.train"):
+            study = opened(options)
+            with distributed.joined():
+                check_batches(study, names)
+                distributed.first(lambda: print(study.check(), flush=True))
+                for name in names:
+                    train(study, name)
+                    if distributed.leads():
+                        print(f"{name}: trained.", flush=True)
     except (InputError, RuntimeError) as error:
         if not distributed.leads():
             time.sleep(10)  # torchrun ends this process first if rank 0 has an error to tell

@@ -60,10 +60,10 @@ class SmallStudy:
             if path.name == "manifest.json":
                 manifest = json.loads(path.read_text())
                 content = [manifest["parameters"], manifest["code"], manifest["sha256"]]
-            elif path.is_file():
-                content = "" if path.suffix == ".ipynb" else path.read_bytes()
+            elif path.is_dir() or path.suffix == ".ipynb":
+                content = ""
             else:
-                continue
+                content = path.read_bytes()
             digest = hashlib.sha256(repr(content).encode()).hexdigest()
             found[str(path.relative_to(self.build))] = digest
         return found

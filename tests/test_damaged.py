@@ -59,7 +59,7 @@ def damage(path, kind, place, number):
         others = [p for p in path.parent.iterdir() if p.is_file() and p != path]
         content = bytearray(sorted(others)[0].read_bytes())
     path.write_bytes(content)
-    for remembered in (store._digest, store._manifest, store._opened):
+    for remembered in (files._known, store._manifest, store._opened):
         remembered.cache_clear()  # as a new process would find it
 
 
@@ -112,15 +112,11 @@ def test_a_damaged_image_is_made_again(tmp_path_factory, how):
     images = scenes.generate(0, 3, size=48)
     per_image.make(mean, images, folder, "means")
     whole = (folder / "1.npz").read_bytes()
-    (folder / "1.npz").write_bytes(whole)
     damage(folder / "1.npz", *how)
-    same = (folder / "1.npz").read_bytes() in (whole, (folder / "0.npz").read_bytes())
-    made = per_image.Made(folder, images.ids)
-    if not same:
-        with pytest.raises(InputError, match=r"1\.npz is damaged"):
-            made.table("n")
-        per_image.make(mean, images, folder, "means")
-        assert (folder / "1.npz").read_bytes() == whole
+    with pytest.raises(InputError, match=r"1\.npz is damaged"):
+        per_image.Made(folder, images.ids).table("n")
+    per_image.make(mean, images, folder, "means")
+    assert (folder / "1.npz").read_bytes() == whole
 
 
 class Objective(torch.nn.Module):

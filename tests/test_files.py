@@ -1,5 +1,6 @@
 """Files: whole or not at all, one writer at a time, known by their checksum."""
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ribkit import files, store
+from ribkit.errors import InputError
 from ribkit.files import Busy, locked, seal, sealed, whole
 
 HOLD = """
@@ -72,12 +74,17 @@ def test_writers_of_one_file_wait_for_each_other(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
+def acquire(path, words=""):
+    with locked(path, words, wait=False):
+        pass
+
+
 # ---- locks --------------------------------------------------------------------------------------
 def test_a_lock_is_for_one_process_and_bears_its_id(tmp_path, capsys):
     path = tmp_path / "a.lock"
     other = hold(path, 0.5)
     with pytest.raises(Busy, match=f"process {other.pid} has it"):
-        files._acquire(path, "process {} has it", wait=False)
+        acquire(path, "process {} has it")
     assert capsys.readouterr().err == ""
     started = time.monotonic()
     with locked(path, "waiting for {}"):
@@ -106,13 +113,39 @@ def test_a_lock_is_given_back_when_something_fails(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_whose_file_cannot_be_written_is_given_back(tmp_path, monkeypatch):
+    """Where the disk is full, and in a notebook the traceback keeps everything alive."""
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "getpid", lambda: "\udc80")  # cannot be written
+        with pytest.raises(UnicodeEncodeError) as kept:
+            acquire(tmp_path / "a")
+    acquire(tmp_path / "a")
+    assert kept
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def none(file, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    with pytest.raises(InputError, match=r"a cannot be locked \(No locks available\); use a file"):
+        acquire(tmp_path / "a")
+
+
 # ---- checksums ----------------------------------------------------------------------------------
-def test_a_seal_is_the_sha256_of_what_comes_before(tmp_path):
+def test_a_seal_is_the_sha256_of_the_name_and_of_what_comes_before(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"content")
     assert not sealed(path)
     seal(path)
-    assert path.read_bytes() == b"content" + hashlib.sha256(b"content").hexdigest().encode()
+    assert path.read_bytes() == b"content" + hashlib.sha256(b"acontent").hexdigest().encode()
+    assert sealed(path)
+    path.rename(tmp_path / "b")  # in another's place
+    assert not sealed(tmp_path / "b")
+    with whole(path) as partial:
+        partial.write_bytes(b"content")
+        seal(partial)
     assert sealed(path)
     assert not sealed(tmp_path / "missing")
 

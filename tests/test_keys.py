@@ -3,11 +3,16 @@
 import dataclasses
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from ribkit import keys, scenes
+from ribkit.errors import InputError
 from ribkit.keys import describe, imports, syntax
 
 
@@ -151,3 +156,42 @@ def test_the_code_of_a_stage_holds_every_module_that_it_stands_on():
     assert "ribkit.figures" not in found
     assert keys.code_hash("ribkit.seeds") != keys.code_hash("ribkit.classifier")
     assert "ribkit.store" in imports(keys.PACKAGE, "ribkit.store")
+
+
+# ---- code that changes while it runs ------------------------------------------------------------
+RUN = """
+import sys
+from pathlib import Path
+from ribkit import cam, keys
+known = keys.code_hash("ribkit.seeds")
+path = Path(cam.__file__)
+path.write_text(path.read_text().replace("1e-5", "1e-4"))
+keys.code_hash.cache_clear()
+assert keys.code_hash("ribkit.seeds") == known  # of what this process imported
+print(known)
+"""
+
+
+def test_a_key_is_of_the_code_that_runs_and_not_of_the_files_of_now(tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(keys.PACKAGE, tmp_path / "ribkit", ignore=ignored)
+
+    def run():
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", RUN]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    first, second = run(), run()
+    assert first != second  # the second one starts with the edit of the first
+
+
+def test_a_process_of_other_code_takes_no_keys(monkeypatch):
+    keys.require_same_code()
+    monkeypatch.setenv("RIBKIT_CODE", "of another time")
+    with pytest.raises(InputError, match="changed while it ran; run the same command again"):
+        keys.key_of("name", run_nothing, {})
+
+
+def run_nothing():
+    return {}

@@ -81,10 +81,10 @@ def live(*arguments):
 
 
 def files(root):
-    """Path -> bytes of all that lies in a store; of a manifest, whose seconds differ, none."""
-    paths = [path for path in root.rglob("*") if path.is_file() and path.name != "log"]
-    read = {p.relative_to(root): p.read_bytes() for p in paths}
-    return {p: b"" if p.name == "manifest.json" else content for p, content in read.items()}
+    """Path -> bytes of all that lies in a store; of a folder, and a manifest, none."""
+    paths = {path.relative_to(root): path for path in root.rglob("*") if path.name != "log"}
+    plain = {name for name, p in paths.items() if p.is_file() and p.name != "manifest.json"}
+    return {name: path.read_bytes() if name in plain else b"" for name, path in paths.items()}
 
 
 @pytest.fixture(scope="module")

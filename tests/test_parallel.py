@@ -1,5 +1,7 @@
+import fcntl
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -70,6 +72,24 @@ def hungry(folder, item):
         time.sleep(0.05)
     finally:
         own.unlink()
+    return item
+
+
+def killed_for_memory(folder, item):
+    """Memory for one at a time, and the system kills the second."""
+    with open(folder / "memory", "w") as memory:
+        try:
+            fcntl.flock(memory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.1)
+    return item
+
+
+def noted(folder, item):
+    with open(folder / "log", "a") as log:
+        log.write(f"{item}\n")
+    time.sleep(0.05)
     return item
 
 
@@ -363,3 +383,38 @@ def test_where_memory_is_too_little_for_one_its_error_comes_out(monkeypatch, cou
     monkeypatch.setenv("RIBKIT_WORKERS", count)
     with pytest.raises(MemoryError):
         parallel.map_images(starved, [0, 1], "items")
+
+
+def test_where_workers_are_killed_for_memory_fewer_go_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+    task, items = partial(killed_for_memory, tmp_path), list(range(6))
+    assert parallel.map_images(task, items, "items") == items
+
+
+# ---- other processes ----------------------------------------------------------------------------
+ORPHANS = """
+import sys, pathlib
+from functools import partial
+from ribkit import parallel
+from test_parallel import noted
+parallel.map_images(partial(noted, pathlib.Path(sys.argv[1])), range(2000), "items")
+"""
+
+
+def test_workers_end_with_the_process_that_they_work_for(tmp_path):
+    paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    asked = {"RIBKIT_WORKERS": "2", "RIBKIT_DEVICE": "cpu", "PYTHONPATH": paths}
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANS, tmp_path], env=os.environ | asked)
+    while not (tmp_path / "log").is_file():
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    done = len((tmp_path / "log").read_text().splitlines())
+    time.sleep(2)  # forty items
+    assert len((tmp_path / "log").read_text().splitlines()) <= done + 4
+
+
+def test_a_worker_of_other_code_is_refused(monkeypatch):
+    monkeypatch.setenv("RIBKIT_CODE", "of another time")
+    with pytest.raises(InputError, match="code of ribkit was changed while it ran"):
+        parallel.map_images(square, [1], "items")

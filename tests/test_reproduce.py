@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ribkit import estimate, notebooks, profiles, reproduce, scenes
-from ribkit.errors import InputError
+from ribkit.errors import InputError, starving
 from ribkit.notebooks import NotebookError
 
 SMALL = [
@@ -180,6 +180,11 @@ FALSE_SUCCESSES = {
         ("from ribkit.errors import InputError\nraise InputError('x is bad;\\nmend it.')",),
         "01_one.ipynb stopped: x is bad; mend it.",
     ),
+    "a machine that lacks memory": (
+        ("from ribkit.errors import starving\nwith starving('seeds'):\n    raise MemoryError",),
+        "01_one.ipynb stopped: seeds: memory ran out (MemoryError); let fewer work at once "
+        "(RIBKIT_WORKERS=1) and run the same command again: it goes on from there.",
+    ),
     "a figure that is not drawn": (
         ("class study:\n    show = print", "if profile != 'mini': study.show('gain', 1)"),
         "it did not store",
@@ -200,6 +205,9 @@ def test_a_false_success_is_a_failure_and_the_notebook_is_kept(study, tmp_path, 
         (study.folder / "figures" / f"old{suffix}").touch()
     with pytest.raises(NotebookError) as caught:
         reproduce.reproduce(study, PARAMETERS)
+    with pytest.raises(NotebookError) as again, starving("ribkit"):
+        raise caught.value
+    assert again.value is caught.value  # told once
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"{study.folder / '01_one.ipynb'} stopped: ")
     assert reason in line
@@ -242,6 +250,23 @@ def test_a_parameter_of_another_name_or_type_is_refused(study, tmp_path, paramet
     with pytest.raises(NotebookError, match=says):
         reproduce.reproduce(study, parameters)
     assert not list(study.folder.iterdir())
+
+
+def test_a_cell_that_is_not_python_is_told(study, tmp_path):
+    write(tmp_path / "notebooks", "1 +")
+    with pytest.raises(NotebookError, match=r"01_one\.ipynb has a cell that is not Python"):
+        reproduce.reproduce(study, PARAMETERS)
+
+
+def test_a_process_that_does_not_start_is_told(study, tmp_path, monkeypatch):
+    write(tmp_path / "notebooks", "1 + 1")
+
+    def dead(*arguments, **more):
+        raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr("papermill.execute_notebook", dead)
+    with pytest.raises(NotebookError, match=r"01_one\.ipynb stopped: its process died or did not"):
+        reproduce.reproduce(study, PARAMETERS)
 
 
 def test_a_notebook_without_parameters_is_refused(study, tmp_path):

@@ -1,5 +1,6 @@
 """The whole study is killed and starved, and ends with the bytes of a run that nobody disturbed."""
 
+import contextlib
 import os
 import random
 import re
@@ -34,47 +35,44 @@ def undisturbed(tmp_path_factory):
     return made
 
 
-def processes(group):
-    """Process id -> command line of all in a session that a study was started in."""
+def processes(study):
+    """Process id -> command line of all that work in a study's folder."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if os.getsid(int(folder.name)) == group:
+            if (folder / "cwd").readlink() == study.folder:
                 found[int(folder.name)] = (folder / "cmdline").read_bytes().decode()
         except OSError:  # it has ended
             continue
     return found
 
 
-def kill(whom, process):
-    """SIGKILL to one or all of a study's processes; whether there was one of this kind."""
-    kinds = {"the notebook's process": "ipykernel_launcher", "a worker": "loky"}
-    if whom == "the command":
-        process.kill()
-    elif whom in kinds:
-        there = [pid for pid, line in processes(process.pid).items() if kinds[whom] in line]
-        if not there:
-            return False
-        os.kill(random.choice(there), signal.SIGKILL)
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
-    return True
+def kill(whom, study):
+    """SIGKILL to one or all of a study's processes; how many there were."""
+    kinds = {
+        "the command": "ribkit.reproduce",
+        "the notebook's process": "ipykernel_launcher",
+        "a worker": "loky.backend",
+    }
+    there = [pid for pid, line in processes(study).items() if kinds.get(whom, "") in line]
+    for pid in there if whom == "all its processes" else there[:1]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(there)
 
 
 def test_killed_at_random_moments(undisturbed, tmp_path, figures):
     """A worker's death does not even end the run; a notebook's ends it with the reason."""
     study, deaths, whole, process = SmallStudy(tmp_path, MINI), dict.fromkeys(WHOM, 0), 0, None
-    groups = []
     while sum(deaths.values()) < KILLS:
         if process is None:
             process = study.start()
-            groups.append(process.pid)
-        whom = min(WHOM, key=deaths.get)
+        whom = random.choice([w for w in WHOM if deaths[w] < KILLS // len(WHOM)])
         try:
             process.wait(random.uniform(4, 25))
         except subprocess.TimeoutExpired:
-            killed = kill(whom, process)
-            deaths[whom] += killed
+            killed = kill(whom, study)
+            deaths[whom] += bool(killed)
             if not killed or whom == "a worker":
                 continue
             if whom == "the notebook's process":
@@ -89,11 +87,10 @@ def test_killed_at_random_moments(undisturbed, tmp_path, figures):
         process = None  # what it had started may live on for a moment, beside the next run
     if process is None:
         process = study.start()
-        groups.append(process.pid)
     _, err = process.communicate()
     assert process.returncode == 0, err
     for _ in range(600):
-        living = [line for group in groups for line in processes(group).values()]
+        living = processes(study)
         if not living:
             break
         time.sleep(0.1)

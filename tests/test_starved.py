@@ -27,8 +27,11 @@ SENTENCES = {
     "a file's limit": (OSError(errno.EFBIG, "File too large", "a.npz"), "no room at a.npz", "room"),
     "safetensors": (SafetensorError("I/O error: No space (os error 28)"), "no room", "room"),
     "no right": (PermissionError(errno.EACCES, "Permission denied", "b"), "at b", "allow it"),
-    "a read-only disk": (OSError(errno.EROFS, "Read-only file system"), "not allowed", "allow it"),
-    "no locks": (OSError(errno.ENOLCK, "No locks available"), "no locks", "another for build/"),
+    "a read-only disk": (
+        OSError(errno.EROFS, "Read-only file system"),
+        "access is not allowed",
+        "allow it",
+    ),
     "memory": (MemoryError(), "memory ran out (MemoryError)", "RIBKIT_WORKERS=1"),
     "no fork": (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory ran out", "WORKERS=1"),
     "a GPU's": (torch.OutOfMemoryError("CUDA out of memory.\nMore."), "out of memory", "WORKERS=1"),
@@ -145,7 +148,7 @@ def without_the_right(root, images):
     setfsuid, nobody = ctypes.CDLL(None).setfsuid, 65534
     try:
         setfsuid(nobody)
-        with pytest.raises(StarvedError, match=r"writing is not allowed at .*lock.*; allow it"):
+        with pytest.raises(StarvedError, match=r"access is not allowed at .*lock.*; allow it"):
             Store(root).run("values", stage, images=images)
     finally:
         setfsuid(0)
