@@ -165,6 +165,7 @@ from pathlib import Path
 from ribkit import cam, keys
 known = keys.code_hash("ribkit.seeds")
 path = Path(cam.__file__)
+assert path.parent.parent == Path.cwd()
 path.write_text(path.read_text().replace("1e-5", "1e-4"))
 keys.code_hash.cache_clear()
 assert keys.code_hash("ribkit.seeds") == known  # of what this process imported
@@ -179,7 +180,8 @@ def test_a_key_is_of_the_code_that_runs_and_not_of_the_files_of_now(tmp_path):
     def run():
         environment = os.environ | {"PYTHONPATH": str(tmp_path)}
         command = [sys.executable, "-c", RUN]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        where = {"cwd": tmp_path, "env": environment}  # so that it is the copy that is edited
+        done = subprocess.run(command, **where, capture_output=True, text=True, check=True)
         return done.stdout
 
     first, second = run(), run()
