@@ -49,7 +49,7 @@ class Busy(InputError):
 def locked(path: Path, waiting: str = "", wait: bool = True) -> Iterator[None]:
     """Hold the file ``path`` as the only process; it is gone afterwards, unless it was moved.
 
-    waiting: what to say, once, on stderr when another process holds it; ``{}`` is its process id.
+    waiting: what to say on stderr when another process holds it; ``{}`` is its process id.
     wait: wait for that process; else raise Busy with these words.
     """
     while True:

@@ -103,16 +103,16 @@ def check_parameters(source: Path, parameters: dict) -> None:
 def promised(source: Path, figures: Path) -> list[Path]:
     """What the cells say is stored: each ``study.show("name", ...)`` draws a figure."""
     plain = TransformerManager().transform_cell  # without IPython's magic
-    code = "".join(plain(text) for kind, text in cells(source) if kind == "code")
-    calls = [node for node in ast.walk(_parsed(source, code)) if isinstance(node, ast.Call)]
-    shown = [call.args[0] for call in calls if getattr(call.func, "attr", "") == "show"]
-    names = [name.value for name in shown if isinstance(name, ast.Constant)]
+    text = "".join(plain(text) for kind, text in cells(source) if kind == "code")
+    calls = [node for node in ast.walk(_parsed(source, text)) if isinstance(node, ast.Call)]
+    shown = [call.args[:1] for call in calls if getattr(call.func, "attr", "") == "show"]
+    names = [name.value for (name,) in filter(None, shown) if isinstance(name, ast.Constant)]
     return [figures / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
 
 
-def _parsed(source: Path, code: str) -> ast.Module:
+def _parsed(source: Path, text: str) -> ast.Module:
     try:
-        return ast.parse(code)
+        return ast.parse(text)
     except SyntaxError as error:
         raise NotebookError(f"{source} has a cell that is not Python ({error}).") from error
 
