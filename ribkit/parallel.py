@@ -12,6 +12,8 @@ workers there are, nor on the order, nor on which of them die.
 
 import os
 import sys
+import threading
+import time
 import traceback
 import warnings
 from collections import deque
@@ -40,6 +42,7 @@ TRIES = 3  # of an item, before its error comes out
 CHUNK = 32  # items that are sent together, at most: what a worker that dies can lose
 SHARES = 8  # chunks for each worker of a list that is short
 IDLE = 300  # seconds after which a local worker without work ends
+LOOK = 0.5  # seconds between a local worker's looks whether its parent lives
 
 Task = Callable[[Any], Any]
 
@@ -177,7 +180,6 @@ def _compute(task: Task, items: list) -> tuple[list, Exception | None]:
     results = []
     require_same_code()
     for item in items:
-        _end_orphaned()
         try:
             results.append(alone(task, item))
         except Exception as error:
@@ -185,13 +187,6 @@ def _compute(task: Task, items: list) -> tuple[list, Exception | None]:
                 error.add_note(traceback.format_exc())  # does not travel by itself
             return results, error
     return results, None
-
-
-def _end_orphaned() -> None:
-    """End a local worker whose parent was killed: another run may do the same work by now."""
-    parent = os.environ.get("RIBKIT_PARENT")
-    if parent and os.getppid() != int(parent):
-        os._exit(1)
 
 
 def _finished(team: list[Worker], items: Sequence, chunks: list[Chunk]) -> Iterator[tuple]:
@@ -330,7 +325,9 @@ class Local:
             self.pools[self.name] = ProcessPoolExecutor(
                 1,
                 timeout=IDLE,
-                env=_environment(self.place) | {"RIBKIT_PARENT": str(os.getpid())},
+                env=_environment(self.place),
+                initializer=_end_with,
+                initargs=(os.getpid(),),
             )
         try:
             return self.pools[self.name].submit(_compute, self.task, items)
@@ -343,6 +340,20 @@ class Local:
         """Killed; the next items start another."""
         if pool := self.pools.pop(self.name, None):
             pool.shutdown(kill_workers=True)
+
+
+def _end_with(parent: int) -> None:
+    """Have a local worker end soon after the process that it works for, however that ends.
+
+    Another run may do the same work by then, and an idle worker would wait, and keep pipes open.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _end_local() -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import fcntl
 import os
 import signal
@@ -401,17 +402,32 @@ parallel.map_images(partial(noted, pathlib.Path(sys.argv[1])), range(2000), "ite
 """
 
 
-def test_workers_end_with_the_process_that_they_work_for(tmp_path):
+def alive(group):
+    """Processes of a session."""
+    every = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    found = []
+    for pid in every:
+        with contextlib.suppress(OSError):
+            found += [pid] if os.getsid(pid) == group else []
+    return found
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_workers_end_with_the_process_that_they_work_for(tmp_path, idle):
+    code = ORPHANS if not idle else f"{ORPHANS.replace('2000', '2')}\nimport time; time.sleep(60)"
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     asked = {"RIBKIT_WORKERS": "2", "RIBKIT_DEVICE": "cpu", "PYTHONPATH": paths}
-    parent = subprocess.Popen([sys.executable, "-c", ORPHANS, tmp_path], env=os.environ | asked)
+    command = [sys.executable, "-c", code, tmp_path]
+    parent = subprocess.Popen(command, env=os.environ | asked, start_new_session=True)
     while not (tmp_path / "log").is_file():
         time.sleep(0.05)
+    time.sleep(idle)
     parent.kill()
     parent.wait()
     done = len((tmp_path / "log").read_text().splitlines())
-    time.sleep(2)  # forty items
-    assert len((tmp_path / "log").read_text().splitlines()) <= done + 4
+    time.sleep(3)  # in which two workers would do more than a hundred
+    assert len((tmp_path / "log").read_text().splitlines()) < done + 30
+    assert alive(parent.pid) == []
 
 
 def test_a_worker_of_other_code_is_refused(monkeypatch):
