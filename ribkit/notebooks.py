@@ -130,7 +130,8 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
     import papermill  # takes seconds, which a run with nothing to do need not wait for
     from nbclient.exceptions import CellTimeoutError
 
-    os.environ["RIBKIT_CODE"] = code()  # for the notebook's process
+    os.environ["RIBKIT_CODE"] = code()  # for the notebook's process, and what that starts
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # else it has the last word
     try:
         notebook = papermill.execute_notebook(
             source,

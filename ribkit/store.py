@@ -285,13 +285,13 @@ def save(folder: Path, value: str, content: Any) -> None:
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """One npz file, array by array.
 
-    Any name will do. The same arrays make the same bytes: a member written by name alone bears the
-    date 1980-01-01. Raises ValueError for object arrays.
+    Any name will do. The same arrays make the same bytes, whatever their order in memory: a member
+    written by name alone bears the date 1980-01-01. Raises ValueError for object arrays.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in bar(arrays.items(), f"writing {path.name}", len(arrays)):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+                np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def _all(content: dict, kind: type) -> bool:
