@@ -16,7 +16,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from traitlets.config import Config
 
 from ribkit.errors import InputError, StarvedError, StudyError, starving
-from ribkit.files import checksum, digest, flush
+from ribkit.files import checksum, digest, flush, state
 from ribkit.keys import code
 
 RECORD = "ribkit"
@@ -35,12 +35,12 @@ def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path,
     figures: where it draws. about: goes into the record. Raises NotebookError.
     """
     check_parameters(source, parameters)
-    before = {path: _written(path) for path in promised(source, figures)}
+    before = {path: state(path) for path in promised(source, figures)}
     running, started = target.with_name(f"{target.stem}.running.ipynb"), time.perf_counter()
     try:
         with starving(str(target)):
             _execute(source, running, root, parameters)
-        missing = [path for path, when in before.items() if _written(path) in (None, when)]
+        missing = [path for path, when in before.items() if state(path) in ((), when)]
         if missing:
             raise NotebookError(f"it did not store {missing[0]}, as its cells say it does.")
     except (NotebookError, StarvedError) as error:
@@ -173,11 +173,3 @@ def _told(name: str, value: str) -> str:
     """An error in one line."""
     text = " ".join(str(value).split())
     return text if name in OURS else f"{name}: {text}"
-
-
-def _written(path: Path) -> tuple | None:
-    """What changes when a file is written; None if it is missing."""
-    if not path.is_file():
-        return None
-    about = path.stat()
-    return about.st_ino, about.st_mtime_ns

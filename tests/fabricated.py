@@ -1,8 +1,18 @@
-"""Results and scores that are made up, as the stages store them."""
+"""Images, results and scores that are made up, as the stages read and store them."""
 
-from ribkit import evaluation, store
+import dataclasses
+
+from ribkit import evaluation, scenes, store
 from ribkit.evaluation import Swept
 from ribkit.store import Result
+
+
+def last_unlabelled(count):
+    """Scenes; the last one without a label."""
+    found = scenes.generate(0, count, size=48)
+    labels = found.labels.copy()
+    labels[-1] = False
+    return dataclasses.replace(found, labels=labels)
 
 
 def stored(folder, name="made", **values):

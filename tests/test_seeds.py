@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fabricated import stored
+from fabricated import last_unlabelled, stored
 
 from ribkit import adaptation, classifier, evaluation, parallel, scenes, seeds, store
 from ribkit.architectures import Weights
@@ -26,11 +26,7 @@ def _one_process_on_the_cpu():
 
 @pytest.fixture(scope="module")
 def images():
-    """Six scenes; the last one without a label."""
-    found = scenes.generate(0, 6, size=48)
-    labels = found.labels.copy()
-    labels[5] = False
-    return dataclasses.replace(found, labels=labels)
+    return last_unlabelled(6)
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ A shard is a part of an image set given to a stage by itself, as several people 
 share a data set. Workers are processes of this machine; 1 is this process.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fabricated import last_unlabelled
 
 from ribkit import (
     ablations,
@@ -47,11 +47,7 @@ def _on_the_cpu():
 
 @pytest.fixture(scope="module")
 def images():
-    """Scenes; the last one without a label."""
-    found = scenes.generate(0, COUNT, size=48)
-    labels = found.labels.copy()
-    labels[-1] = False
-    return dataclasses.replace(found, labels=labels)
+    return last_unlabelled(COUNT)
 
 
 @pytest.fixture(scope="module")
