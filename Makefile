@@ -32,10 +32,10 @@ lab: .venv/.installed  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
 figures: .venv/.installed  ## redraw every figure from the small table beside it
-	$(PY) -m ribkit.figures
+	$(PY) -m ribkit.results.figures
 
 report: reproduce  ## write the study's last notebook to build/report.html
-	$(PY) -m ribkit.report "build/$$PROFILE/07_report.ipynb" build/report.html
+	$(PY) -m ribkit.results.report "build/$$PROFILE/07_report.ipynb" build/report.html
 	@echo "The report is in build/report.html."
 
 bench: .venv/.installed  ## run every benchmark in benchmarks/; ratios to build/bench.json

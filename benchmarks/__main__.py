@@ -11,7 +11,7 @@ from pathlib import Path
 
 import measuring
 
-from ribkit.files import whole
+from ribkit.runtime.files import whole
 
 HERE = Path(__file__).parent
 

@@ -21,10 +21,14 @@ from skimage import data
 from torch import Tensor
 from torchvision import models
 
-from ribkit import adaptation, classifier, images, seeds, views
-from ribkit.adaptation import Settings
-from ribkit.backbone import Network, from_classifier
-from ribkit.parallel import alone, device, map_images, workers
+from ribkit.data import images, views
+from ribkit.method import adaptation
+from ribkit.method.adaptation import Settings
+from ribkit.method.others import OtherImageSampler
+from ribkit.networks import classifier
+from ribkit.networks.backbone import Network, from_classifier
+from ribkit.runtime.device import alone, device
+from ribkit.runtime.parallel import map_images, workers
 
 SETTINGS = Settings(margin=1e9, area_ratio=1.0)  # the paper's for VOC, without its stops
 
@@ -101,7 +105,7 @@ def ours(size: Size, precision, pool: dict[str, Tensor], index: int = 0) -> dict
     net = network(size, precision)
     pairs = views.scaled_pairs(image(size), size.scales)
     features = {scale: net.features(pair) for scale, pair in pairs.items()}
-    draw = seeds.Draw(pool, label(size), size.others, str(index), 0)
+    draw = OtherImageSampler(pool, label(size), size.others, str(index), 0)
     return adaptation.adapt(net, features, label(size), draw, size.settings).maps
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from skimage import data
 from skimage.transform import resize
 
-from ribkit import crf, parallel
+from ribkit.refinement import crf
+from ribkit.runtime import parallel
 
 COUNT, SIZE, LABELS = 16, (375, 500), 3
 

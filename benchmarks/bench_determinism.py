@@ -19,20 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ribkit import (
-    adaptation,
-    affinity,
-    classifier,
-    evaluation,
-    irn,
-    random_walk,
-    scenes,
-    seeds,
-    segmentation,
-    views,
-)
-from ribkit.backbone import PRECISIONS
-from ribkit.parallel import device
+from ribkit.data import scenes, views
+from ribkit.evaluation import miou
+from ribkit.method import adaptation
+from ribkit.method.others import OtherImageSampler
+from ribkit.networks import classifier, deeplab
+from ribkit.networks.backbone import PRECISIONS
+from ribkit.refinement import affinity, irn, random_walk
+from ribkit.runtime.device import device
+from ribkit.study import maps as seeds
 
 COUNT, STEPS = 32, 20
 N_LABELS = len(scenes.CLASSES) + 1
@@ -44,7 +39,7 @@ CLASSIFIER = classifier.Training(
 HEADS = affinity.Training(
     radius=5, epochs=EPOCHS, batch=8, rate=0.05, momentum=0.9, scales=(1.0, 1.0), crop=64
 )
-NETWORK = segmentation.Training(aspp_rates=(1, 2), iterations=STEPS, batch=8, rate=0.01, crop=64)
+NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=STEPS, batch=8, rate=0.01, crop=64)
 
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -68,7 +63,7 @@ def irn_training() -> Found:
 
 def network_training() -> Found:
     """Weights of a segmentation network after 20 steps on masks; bfloat16 on a GPU."""
-    return trained(segmentation.train, "small", N_LABELS, masks(), NETWORK, None)
+    return trained(deeplab.train, "small", N_LABELS, masks(), NETWORK, None)
 
 
 def masks() -> tuple:
@@ -94,7 +89,7 @@ def adapted(precision: str) -> Found:
     found = {}
     for index in range(2):
         _, pairs = seeds.see(network, images.image(index), (1.0, 0.5), None)
-        draw = seeds.Draw(pool, labels[index], ADAPTATION.others, images.ids[index], 0)
+        draw = OtherImageSampler(pool, labels[index], ADAPTATION.others, images.ids[index], 0)
         made = adaptation.adapt(network, pairs, labels[index], draw, ADAPTATION)
         found |= {f"{index} {scale}": maps for scale, maps in made.maps.items()}
     return found
@@ -113,7 +108,7 @@ def evaluated() -> Found:
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(2, 375, 500, generator=generator).to(device())
     mask = torch.randint(0, 3, (375, 500), generator=generator).numpy()
-    _, found = evaluation.sweep(maps, torch.arange(2).numpy(), mask)
+    _, found = miou.sweep(maps, torch.arange(2).numpy(), mask)
     return {"counts": torch.from_numpy(found)}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ribkit import evaluation
+from ribkit.evaluation import miou
 
 SIZE, CLASSES, SHOWN, IMAGES = (375, 500), 20, 2, 8
 SHARED = range(0, 90, 3)  # the thresholds of the official way
@@ -33,19 +33,19 @@ def official(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray, classes: int)
     found = []
     for index in SHARED:
         # the float32 that no map exceeds unless it exceeds the threshold itself
-        plane = np.full((1, *mask.shape), evaluation.THRESHOLDS[index], np.float32)
-        if plane.flat[0] > evaluation.THRESHOLDS[index]:
+        plane = np.full((1, *mask.shape), miou.THRESHOLDS[index], np.float32)
+        if plane.flat[0] > miou.THRESHOLDS[index]:
             plane = np.nextafter(plane, np.float32(0))
         labels = names[np.concatenate([plane, maps]).argmax(axis=0)]
         pairs = mask[counted].astype(int) * (classes + 1) + labels[counted]
         table = np.bincount(pairs, minlength=(classes + 1) ** 2)
-        found.append(evaluation.counts(table.reshape(classes + 1, classes + 1)))
+        found.append(miou.counts(table.reshape(classes + 1, classes + 1)))
     return np.stack(found)
 
 
 def ours(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     """What is stored of one image."""
-    return evaluation.rows(*evaluation.sweep(torch.from_numpy(maps).float(), keys, mask))
+    return miou.rows(*miou.sweep(torch.from_numpy(maps).float(), keys, mask))
 
 
 def seconds(size: tuple[int, int], classes: int) -> dict[str, float]:
@@ -53,10 +53,10 @@ def seconds(size: tuple[int, int], classes: int) -> dict[str, float]:
     images = [image(size, classes, seed) for seed in range(IMAGES)]
     ways = {
         "official": lambda: np.stack([official(*one, classes) for one in images]),
-        "ours": lambda: evaluation.gathered([ours(*one) for one in images]),
+        "ours": lambda: miou.gathered([ours(*one) for one in images]),
     }
     taken, found = measuring.alternate(ways)
-    swept = evaluation.Swept(IMAGES, classes + 1, **found["ours"])
+    swept = miou.Swept(IMAGES, classes + 1, **found["ours"])
     for k, index in enumerate(SHARED):
         np.testing.assert_array_equal(swept.at(index), found["official"][:, k])
     return taken

@@ -13,8 +13,8 @@ import measuring
 import torch
 from bench_adaptation import COCO, VOC, Size, label, ours, pool, theirs
 
-from ribkit.estimate import peak
-from ribkit.parallel import device
+from ribkit.check import peak
+from ribkit.runtime.device import device
 
 
 def held(size: Size, official: bool) -> float:

@@ -13,7 +13,7 @@ from functools import partial
 import measuring
 import torch
 
-from ribkit import random_walk
+from ribkit.refinement import random_walk
 
 SIZE, CLASSES, RADIUS, BETA, LOG2_STEPS = (94, 125), 2, 5, 10, 8
 

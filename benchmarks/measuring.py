@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ribkit.parallel import device
+from ribkit.runtime.device import device
 
 
 def entries(name: str) -> list[dict]:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ribkit import cam
-from ribkit.adaptation import Settings
-from ribkit.backbone import Network
+from ribkit.method import cam
+from ribkit.method.adaptation import Settings
+from ribkit.networks.backbone import Network
 
 
 def adapt(

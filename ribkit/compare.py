@@ -22,15 +22,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from ribkit import adaptation, cam, figures, photographs, pooling, seeds, views
-from ribkit.backbone import IMAGENET, Network, from_classifier
-from ribkit.errors import InputError
-from ribkit.images import ImageSet
-from ribkit.parallel import device
-from ribkit.progress import bar
+from ribkit.data import photographs, views
+from ribkit.data.images import ImageSet
+from ribkit.method import adaptation, cam, pooling
+from ribkit.method.others import OtherImageSampler
+from ribkit.networks.backbone import IMAGENET, Network, from_classifier
+from ribkit.results import figures
+from ribkit.runtime.device import device
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.progress import bar
+from ribkit.study import maps as seeds
+from ribkit.study import profiles
 
-SETTINGS = adaptation.Settings(pooling="gap", rate=1e-4, others=4, margin=1e9)
-SCALES = (0.5, 1.0)
+SETTINGS, SCALES = profiles.PHOTOGRAPH_SETTINGS, profiles.PHOTOGRAPH_SCALES
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def compare_images(
         label = pool["labels"][i]
         pixels, pairs = seeds.see(network, images.image(i), scales, None)
         size = tuple(pixels.shape[-2:])
-        draw = seeds.Draw(pool, label, settings.others, name, seed=0)
+        draw = OtherImageSampler(pool, label, settings.others, name, seed=0)
         result = adaptation.adapt(network, pairs, label, draw, settings)
         plain[name] = cam.merge(adaptation.plain(network, pairs, label), size).cpu().numpy()
         adapted[name] = cam.merge(result.maps, size).cpu().numpy()

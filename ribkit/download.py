@@ -27,11 +27,11 @@ from typing import IO
 import numpy as np
 from scipy.io import loadmat
 
-from ribkit import voc
-from ribkit.errors import InputError
-from ribkit.files import whole
-from ribkit.parallel import map_images
-from ribkit.progress import bar
+from ribkit.data import voc
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.files import whole
+from ribkit.runtime.parallel import map_images
+from ribkit.runtime.progress import bar
 
 BLOCK = 1 << 20
 SECONDS = 60  # without a byte from the server

@@ -21,12 +21,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ribkit import claims, figures, notebooks, parallel
-from ribkit.errors import InputError, starving
-from ribkit.files import checksum, locked
-from ribkit.keys import code_hash, describe
-from ribkit.progress import bar
-from ribkit.study import ROOT, Study
+from ribkit.results import claims, figures
+from ribkit.runtime import device, notebooks, parallel
+from ribkit.runtime.errors import InputError, starving
+from ribkit.runtime.files import checksum, locked
+from ribkit.runtime.keys import code_hash, describe
+from ribkit.runtime.progress import bar
+from ribkit.study.study import ROOT, Study
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "scikit-image")
 
@@ -48,9 +49,9 @@ def reproduce(study: Study, parameters: dict) -> list[Path]:
 
 def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     """What an executed notebook is made of, hashed."""
-    code = [code_hash(f"ribkit.{name}") for name in ("report", "export")]
+    code = [code_hash(f"ribkit.{name}") for name in ("results.report", "data.export")]
     return checksum(
-        [notebooks.cells(source), parameters, code, study.inputs(), str(parallel.device().type)]
+        [notebooks.cells(source), parameters, code, study.inputs(), str(device.device().type)]
     )
 
 
@@ -58,7 +59,7 @@ def record_of(study: Study, parameters: dict) -> dict:
     """Commit, versions, hardware, parameters and seeds of this run."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    cuda = torch.cuda.get_device_name() if parallel.device().type == "cuda" else None
+    cuda = torch.cuda.get_device_name() if device.device().type == "cuda" else None
     return {
         "commit": commit or "unknown",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -138,10 +139,10 @@ def main(words: list[str] | None = None) -> int:
 
 def estimated(study: Study) -> None:
     """Check the input; say what a run will take."""
-    from ribkit import estimate  # what a run need not import
+    from ribkit import check  # what a run need not import
 
     print(study.check(), flush=True)
-    print(f"\n{estimate.words(estimate.table(study))}")
+    print(f"\n{check.words(check.table(study))}")
 
 
 def _alone(study: Study) -> AbstractContextManager:

@@ -10,21 +10,22 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ribkit import chain, distributed
-from ribkit.chain import TRAINED
-from ribkit.errors import InputError, starving
-from ribkit.parallel import alone
+from ribkit.networks.training import share
 from ribkit.reproduce import opened, parser
-from ribkit.study import Study
-from ribkit.training import share
+from ribkit.runtime import distributed
+from ribkit.runtime.device import alone
+from ribkit.runtime.errors import InputError, starving
+from ribkit.study import pipeline
+from ribkit.study.pipeline import TRAINED
+from ribkit.study.study import Study
 
 
 def train(study: Study, name: str) -> None:
     """Train all of one of `chain.TRAINED` that are missing, on all processes that have joined."""
     if not distributed.several():
-        chain.train(study, name)
+        pipeline.train(study, name)
         return
-    for asked in chain.trainings(study, name):
+    for asked in pipeline.trainings(study, name):
         distributed.first(asked)
         stage = asked()  # what it needs is stored now, in rank 0 and elsewhere
         with distributed.together():

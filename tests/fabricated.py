@@ -2,9 +2,11 @@
 
 import dataclasses
 
-from ribkit import evaluation, scenes, store
-from ribkit.evaluation import Swept
-from ribkit.store import Result
+from ribkit.data import scenes
+from ribkit.evaluation import miou
+from ribkit.evaluation.miou import Swept
+from ribkit.runtime import store
+from ribkit.runtime.store import Result
 
 
 def last_unlabelled(count):
@@ -25,5 +27,5 @@ def stored(folder, name="made", **values):
 def swept_from(confusions):
     """A `Swept` of confusions ``(N, 100, n, n)``, all labels in every image."""
     count, n_classes = len(confusions), confusions.shape[-1]
-    found = [evaluation.rows(range(n_classes), one) for one in confusions]
-    return Swept(count, n_classes, **evaluation.gathered(found))
+    found = [miou.rows(range(n_classes), one) for one in confusions]
+    return Swept(count, n_classes, **miou.gathered(found))

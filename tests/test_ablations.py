@@ -7,10 +7,15 @@ import pytest
 import torch
 from fabricated import stored, swept_from
 
-from ribkit import ablations, adaptation, classifier, evaluation, scenes, seeds
-from ribkit.ablations import Grid, grid, measure, reference
-from ribkit.adaptation import OFFICIAL, PAPER, Settings
-from ribkit.seeds import Model
+from ribkit.data import scenes
+from ribkit.evaluation import miou
+from ribkit.method import adaptation
+from ribkit.method.adaptation import OFFICIAL, PAPER, Settings
+from ribkit.networks import classifier
+from ribkit.study import ablations
+from ribkit.study import maps as seeds
+from ribkit.study.ablations import Grid, grid, measure, reference
+from ribkit.study.maps import Model
 
 SMALL = Grid(taus=(0.3,), steps=(3,), rates=(3.0,), margins=(0.0, 2.0), others=(0,))
 RIB = Settings(rate=1e-5, others=2, steps=2, margin=1e9)
@@ -48,7 +53,7 @@ def test_a_run_gives_the_scores_of_the_seeds_stage(model, pool, tmp_path):
     maps = seeds.compute(model, images, (1.0,), None, scratch=tmp_path / "two", **arguments)
     kept = stored(tmp_path, "seeds", maps=maps["maps"])
     expected, got = (
-        evaluation.Swept(3, 9, **rows).total()
+        miou.Swept(3, 9, **rows).total()
         for rows in (seeds.score(images, kept)["rows"], found["rows"])
     )
     assert (got[:, 1] == expected[:, 1]).all()
@@ -162,12 +167,12 @@ def test_cross_fitted_thresholds_never_see_their_own_image():
     random = np.random.default_rng(0)
     confusions = random.integers(0, 50, (10, 100, 2, 2))
     confusions[..., 0] += 100 - confusions.sum(axis=3)
-    chosen = evaluation.cross_fitted(swept_from(confusions))
+    chosen = miou.cross_fitted(swept_from(confusions))
     changed = confusions.copy()
     changed[3] = random.integers(0, 5000, (100, 2, 2))
     changed[3, ..., 0] += 10_000 - changed[3].sum(axis=2)  # targets are those of the mask
-    assert evaluation.cross_fitted(swept_from(changed))[[3, 8]].tolist() == chosen[[3, 8]].tolist()
+    assert miou.cross_fitted(swept_from(changed))[[3, 8]].tolist() == chosen[[3, 8]].tolist()
     rest = swept_from(confusions[np.arange(10) % 5 != 2])
-    assert chosen[2] == evaluation.best_threshold(rest.total())
+    assert chosen[2] == miou.best_threshold(rest.total())
     alone = swept_from(confusions[:1])
-    assert evaluation.cross_fitted(alone)[0] == evaluation.best_threshold(alone.total())
+    assert miou.cross_fitted(alone)[0] == miou.best_threshold(alone.total())

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ribkit import adaptation, cam
-from ribkit.adaptation import OFFICIAL, PAPER, Settings, Variant
-from ribkit.backbone import Network
+from ribkit.method import adaptation, cam
+from ribkit.method.adaptation import OFFICIAL, PAPER, Settings, Variant
+from ribkit.networks.backbone import Network
 
 POLY = [1, 0.909, 0.818, 0.725, 0.631, 0.536, 0.438, 0.338, 0.235, 0.126]  # STUDY.md, difference 7
 IMAGE = torch.tensor([[[[1.0, 3.0]]]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ribkit import affinity, irn, psa
+from ribkit.refinement import affinity, irn, psa
 
 ROW = [0, 0, 1, 1, 255, 2]
 

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 from torchvision import models
 
-from ribkit import architectures
-from ribkit.errors import InputError
+from ribkit.networks import architectures
+from ribkit.runtime.errors import InputError
 
 
 def pixels(side):

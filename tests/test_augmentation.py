@@ -5,11 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ribkit import augmentation
-from ribkit.augmentation import Labelled
-from ribkit.errors import InputError
-from ribkit.images import ImageSet, decode
-from ribkit.store import Store
+from ribkit.data import views
+from ribkit.data.images import ImageSet, decode
+from ribkit.data.labelled import Labelled
+from ribkit.networks import training
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.store import Store
 
 
 class Source:
@@ -82,7 +83,9 @@ def test_views_cut_image_and_labels_alike(side):
     pixels = labels.float().expand(3, 16, 12)
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
-        seen, cut = augmentation.view(pixels, labels, (1.0, 1.0), side, (9.0,) * 3, generator)
+        seen, cut = views.random_scaled_crop(
+            pixels, labels, (1.0, 1.0), side, (9.0,) * 3, generator
+        )
         inside = cut != 255
         assert torch.equal(seen[0][inside], cut[inside].float())
         assert (seen[:, ~inside] == 9).all()
@@ -94,7 +97,7 @@ def test_views_have_every_scale_between_the_two():
     sizes = set()
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
-        _, cut = augmentation.view(labels.expand(3, 10, 10).float(), labels, (0.5, 2.0), 30,
+        _, cut = views.random_scaled_crop(labels.expand(3, 10, 10).float(), labels, (0.5, 2.0), 30,
                                    (0.0,) * 3, generator)  # fmt: skip
         sizes.add(int((cut == 0).sum()) ** 0.5)
     assert min(sizes) == 5
@@ -102,12 +105,12 @@ def test_views_have_every_scale_between_the_two():
 
 
 def test_an_epoch_sees_every_image_once_and_the_order_is_a_function_of_the_iteration():
-    drawn = [augmentation.order(7, 3, i, seed=5) for i in range(7)]
+    drawn = [training.order(7, 3, i, seed=5) for i in range(7)]
     flat = [x for rows in drawn for x in rows]
     for epoch in range(3):
         assert sorted(flat[7 * epoch : 7 * epoch + 7]) == list(range(7))
-    assert augmentation.order(7, 3, 4, seed=5) == drawn[4]
-    assert len(augmentation.order(2, 5, 0, seed=0)) == 5
+    assert training.order(7, 3, 4, seed=5) == drawn[4]
+    assert len(training.order(2, 5, 0, seed=0)) == 5
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "rotated"])

@@ -5,11 +5,12 @@ import torch
 import torchvision
 from torch import nn
 
-from ribkit import backbone, views
-from ribkit.architectures import SmallResNet
-from ribkit.backbone import Network, from_classifier
-from ribkit.errors import InputError
-from ribkit.pooling import gap
+from ribkit.data import views
+from ribkit.method.pooling import gap
+from ribkit.networks import backbone
+from ribkit.networks.architectures import SmallResNet
+from ribkit.networks.backbone import Network, from_classifier
+from ribkit.runtime.errors import InputError
 
 
 def pixels(side=64, count=1, seed=0):

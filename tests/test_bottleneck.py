@@ -6,10 +6,11 @@ import pytest
 import torch
 from scipy import stats
 
-from ribkit import bottleneck, digits
-from ribkit import bottleneck_answers as answers
-from ribkit.errors import InputError
-from ribkit.style import pictures
+from ribkit.data import digits
+from ribkit.results import tables_toy as answers
+from ribkit.results.style import pictures
+from ribkit.runtime.errors import InputError
+from ribkit.study import toy
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +20,12 @@ def data():
 
 @pytest.fixture(scope="module")
 def result(data):
-    return bottleneck.experiment(data, ("sigmoid", "softmax"), (0, 1), steps=12, thresholds=(0.3,))
+    return toy.experiment(data, ("sigmoid", "softmax"), (0, 1), steps=12, thresholds=(0.3,))
 
 
-def by_hand(head: torch.Tensor) -> bottleneck.Network:
+def by_hand(head: torch.Tensor) -> toy.Network:
     """Convolutions that copy their one channel, a given head of shape (2, 16), no bias."""
-    network = bottleneck.Network(0, channels=1, side=4)
+    network = toy.Network(0, channels=1, side=4)
     for convolution in network.convolutions:
         convolution.weight.data.zero_()[0, 0, 1, 1] = 1
     network.head.weight.data = head
@@ -32,7 +33,7 @@ def by_hand(head: torch.Tensor) -> bottleneck.Network:
 
 
 def maps_of(network, images, labels, activation):
-    return {tuple(k): m for *k, m in bottleneck.gradient_maps(network, images, labels, activation)}
+    return {tuple(k): m for *k, m in toy.gradient_maps(network, images, labels, activation)}
 
 
 def test_gradient_maps_of_a_network_by_hand():
@@ -55,21 +56,21 @@ def test_gradient_maps_of_a_network_by_hand():
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "softsign", "none"])
 def test_scaled_by_image_the_target_map_does_not_see_the_activation(data, activation):
-    maps = maps_of(bottleneck.Network(3), data.test.images, data.test.labels, activation)
-    before, after = (bottleneck.scaled(maps[6, r, "target"]) for r in ("before", "after"))
+    maps = maps_of(toy.Network(3), data.test.images, data.test.labels, activation)
+    before, after = (toy.scaled(maps[6, r, "target"]) for r in ("before", "after"))
     np.testing.assert_allclose(before, after, atol=1e-9)
 
 
 def test_softmax_outputs_sum_to_a_constant(data):
-    maps = maps_of(bottleneck.Network(3), data.test.images, data.test.labels, "softmax")
+    maps = maps_of(toy.Network(3), data.test.images, data.test.labels, "softmax")
     assert maps[6, "after", "sum"].max() < 1e-13 * maps[6, "before", "target"].max()
 
 
 def test_maps_agree_with_finite_differences(data):
-    network = bottleneck.Network(1).double()
+    network = toy.Network(1).double()
     image, label = data.test.images[:1], data.test.labels[:1]
     expected = maps_of(network, image, label, "tanh")[6, "after", "sum"][0]
-    x = bottleneck.as_input(image).double()
+    x = toy.as_input(image).double()
     for row, column in ((10, 12), (20, 15)):
         step = torch.zeros_like(x)
         step[0, 0, row, column] = 1e-6
@@ -81,7 +82,7 @@ def test_activations_are_torchs_and_their_slopes_do_not_round_to_zero():
     z = torch.tensor([[0.3, -2.0], [60.0, -55.0]], dtype=torch.float64, requires_grad=True)
     theirs = {"sigmoid": torch.sigmoid(z), "softmax": z.softmax(1), "tanh": z.tanh()}
     for name, expected in theirs.items():
-        y = bottleneck.ACTIVATIONS[name][0](z)
+        y = toy.ACTIVATIONS[name][0](z)
         torch.testing.assert_close(y, expected)
         assert (torch.autograd.grad(y[:, 0].sum(), z)[0][:, 0] > 0).all()
 
@@ -89,7 +90,7 @@ def test_activations_are_torchs_and_their_slopes_do_not_round_to_zero():
 def test_hgr_by_hand():
     maps = np.array([[[0.3, 0.31], [1.0, 0.0]]])
     regions = np.array([[[1, 1], [1, 0]]])
-    shares = bottleneck.hgr(maps, regions, 0.3)
+    shares = toy.hgr(maps, regions, 0.3)
     assert shares["discriminative"] == pytest.approx(2 / 3)
     assert shares["irrelevant"] == 0
     assert np.isnan(shares["non-discriminative"])
@@ -97,38 +98,38 @@ def test_hgr_by_hand():
 
 def test_scaled():
     maps = np.array([[[2.0, 1.0]], [[0.5, 0.0]], [[0.0, 0.0]]])
-    per_image = bottleneck.scaled(maps)
+    per_image = toy.scaled(maps)
     np.testing.assert_array_equal(per_image[:, 0], [[1, 0.5], [1, 0], [0, 0]])
-    np.testing.assert_array_equal(bottleneck.scaled(maps, "set"), maps / 2)
+    np.testing.assert_array_equal(toy.scaled(maps, "set"), maps / 2)
     with pytest.raises(InputError, match="per = 'row'"):
-        bottleneck.scaled(maps, "row")
+        toy.scaled(maps, "row")
 
 
 def test_training_learns_is_seeded_and_leaves_the_global_state(data):
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    nets = [bottleneck.train(data.train, "softsign", 5, 50)[0] for _ in range(2)]
+    nets = [toy.train(data.train, "softsign", 5, 50)[0] for _ in range(2)]
     assert torch.equal(torch.rand(1), expected)
     for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.equal(a, b)
-    right = nets[0](bottleneck.as_input(data.train.images)).argmax(1).numpy() == data.train.labels
+    right = nets[0](toy.as_input(data.train.images)).argmax(1).numpy() == data.train.labels
     assert right.mean() > 0.9
     with pytest.raises(InputError, match="'relu'"):
-        bottleneck.train(data.train, "relu", 0, 1)
+        toy.train(data.train, "relu", 0, 1)
 
 
 def test_losses_agree_with_their_words():
     z = torch.tensor([[0.3, -2.0], [1.5, 0.1]], dtype=torch.float64)
     t = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     for name, lowest, highest in (("sigmoid", 0, 1), ("tanh", -1, 1), ("softsign", -1, 1)):
-        activation, loss = bottleneck.ACTIVATIONS[name]
+        activation, loss = toy.ACTIVATIONS[name]
         p = (activation(z) - lowest) / (highest - lowest)
         bce = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
         assert loss(z, t).item() == pytest.approx(bce.item())
-    p = bottleneck.ACTIVATIONS["softmax"][0](z)
+    p = toy.ACTIVATIONS["softmax"][0](z)
     loss = -(t * p.log()).sum(1).mean().item()
-    assert bottleneck.ACTIVATIONS["softmax"][1](z, t).item() == pytest.approx(loss)
+    assert toy.ACTIVATIONS["softmax"][1](z, t).item() == pytest.approx(loss)
 
 
 def test_experiment_end_to_end(result):
@@ -139,7 +140,7 @@ def test_experiment_end_to_end(result):
     softmax_sum = (hgr.activation == "softmax") & (hgr.layer == 6) & (hgr.output == "sum")
     assert hgr[softmax_sum & (hgr.reading == "after")].hgr.isna().all()
     assert hgr[~(softmax_sum & (hgr.reading == "after"))].hgr.between(0, 1).all()
-    assert result["example"]["maps"].shape == (2, len(bottleneck.EXAMPLE_MAPS), 28, 28)
+    assert result["example"]["maps"].shape == (2, len(toy.EXAMPLE_MAPS), 28, 28)
     assert np.nanmax(result["example"]["maps"]) == 1
 
 
@@ -156,7 +157,7 @@ def test_last_drop_of_the_papers_own_curve():
         {"activation": "sigmoid", "condition": "trained", "seed": seed, "layer": layer,
          "reading": "after", "output": "sum", "scale": "image", "threshold": 0.3,
          "region": region, "hgr": curve[layer - 1] - 0.01 * seed * (layer == 6)}
-        for region, curve in bottleneck.PAPER_HGR.items()
+        for region, curve in toy.PAPER_HGR.items()
         for layer in range(1, 7) for seed in range(3)
     ]  # fmt: skip
     row = answers.last_drop(pd.DataFrame(rows)).iloc[0]
@@ -171,7 +172,7 @@ def test_answers_of_an_experiment(result):
     own = removal[(removal.output == "target") & (removal.activation == "sigmoid")]
     assert (own["mean"].abs() < 1e-3).all()
     curve = answers.curve(hgr)
-    assert tuple(curve[curve.region == "irrelevant"].paper) == bottleneck.PAPER_HGR["irrelevant"]
+    assert tuple(curve[curve.region == "irrelevant"].paper) == toy.PAPER_HGR["irrelevant"]
     text = answers.answer(hgr)
     assert text.startswith("From G5 to G6 (sigmoid, outputs summed)")
     assert "nan" not in text

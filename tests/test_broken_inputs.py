@@ -19,8 +19,10 @@ import torch
 from PIL import Image
 from test_digits import write_mnist
 
-from ribkit import notebooks, reproduce, scenes, voc
-from ribkit.study import Study
+from ribkit import reproduce
+from ribkit.data import scenes, voc
+from ribkit.runtime import notebooks
+from ribkit.study.study import Study
 
 NAMES = ("cat", "cow", "dog", "horse", "sheep", "bird", "boat", "bus")
 IDS = tuple(f"{k:02}" for k in range(40))
@@ -72,10 +74,10 @@ def project(tmp_path, monkeypatch):
         raise AssertionError("something was computed")
 
     folder = tmp_path / "project"
-    monkeypatch.setattr("ribkit.study.ROOT", folder)
+    monkeypatch.setattr("ribkit.study.study.ROOT", folder)
     monkeypatch.setattr(reproduce, "ROOT", folder)
     monkeypatch.setattr(notebooks, "run", refuse)
-    monkeypatch.setattr("ribkit.store.Store.run", refuse)
+    monkeypatch.setattr("ribkit.runtime.store.Store.run", refuse)
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
     monkeypatch.delenv("RIBKIT_PROGRESS", raising=False)
     return folder

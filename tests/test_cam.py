@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from ribkit import cam
-from ribkit.backbone import Network
+from ribkit.method import cam
+from ribkit.networks.backbone import Network
 
 EPSILON = cam.EPSILON
 

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ribkit import chain, figures, scenes, tables_rq4
-from ribkit.affinity import Training
-from ribkit.chain import Refinement
-from ribkit.store import Store
-from ribkit.study import CAM, RIB, Study
+from ribkit.data import scenes
+from ribkit.refinement.affinity import Training
+from ribkit.results import figures, tables_rq4
+from ribkit.runtime.store import Store
+from ribkit.study import pipeline
+from ribkit.study.pipeline import Refinement
+from ribkit.study.study import CAM, RIB, Study
 
 HEADS = Training(stride=4, radius=3, epochs=1, batch=4, rate=0.05, crop=48)
 
@@ -20,7 +22,7 @@ def study(tmp_path_factory):
     """RIB's maps are the objects, CAM's only their upper parts; nothing was trained before."""
     patched = pytest.MonkeyPatch()
     patched.setenv("RIBKIT_WORKERS", "1")
-    patched.setattr(chain, "SALIENT_SCENES", 4)
+    patched.setattr(pipeline, "SALIENT_SCENES", 4)
     patched.setattr(Study, "pretext", None)
     found = Study("mini", "", {"score_images": 4, "tune_images": 2, "val_images": 3, "replicas": 2})
     found.store = Store(tmp_path_factory.mktemp("store"))
@@ -49,8 +51,8 @@ def study(tmp_path_factory):
 
 
 def test_every_stage_has_labels_for_every_scored_image(study):
-    for own in chain.refinements(study):
-        for stage in chain.stages(study):
+    for own in pipeline.refinements(study):
+        for stage in pipeline.stages(study):
             refined = own.stage(stage)
             assert set(refined.labels.arrays("labels")) == set(study.scored.ids)
             assert refined.counts[:, 1].sum() == refined.confusion.sum() == 4 * 64 * 64
@@ -59,7 +61,7 @@ def test_every_stage_has_labels_for_every_scored_image(study):
 
 def test_scores_are_of_each_stage_and_paired(study):
     table = tables_rq4.refinement_scores(study).set_index(["method", "stage"])
-    assert {stage.split(",")[0] for _, stage in table.index} == set(chain.STAGES)
+    assert {stage.split(",")[0] for _, stage in table.index} == set(pipeline.STAGES)
     assert np.isnan(table.loc[("CAM", "seed"), "gain"])
     assert table.loc[("RIB", "seed"), "miou"] == pytest.approx(100)
     assert table.loc[("RIB", "seed"), "over_low"] > 0
@@ -101,7 +103,7 @@ def test_networks_learn_from_further_images_too(study, monkeypatch):
     shown = {n: further.labels[i].sum() for i, n in enumerate(further.ids)}
     maps = {n: np.full((k, 64, 64), 0.8, np.float16) for n, k in shown.items()}
     seeds = study.store.run("further", lambda: {"maps": maps})
-    plain = chain.labelled(study, "RIB")
+    plain = pipeline.labelled(study, "RIB")
     assert [images for images, _ in plain] == [study.scored]
     monkeypatch.setattr(study, "further", (further,))
     monkeypatch.setattr(Refinement, "further", ((further, seeds),))
@@ -112,7 +114,7 @@ def test_networks_learn_from_further_images_too(study, monkeypatch):
     assert [images for images, _ in parts] == [study.scored, further]
     assert set(parts[1][1].arrays("labels")) == set(further.ids)
     assert rib.stage("seed").labels == parts[0][1]
-    assert chain.labelled(study, "ground truth") == ((study.scored, None), (further, None))
+    assert pipeline.labelled(study, "ground truth") == ((study.scored, None), (further, None))
 
 
 def test_every_picture_is_drawn(study, tmp_path):
@@ -137,7 +139,7 @@ def test_claims_of_rq4_are_measured(study):
 
 def test_without_saliency_maps_there_is_no_stage_with_them(study):
     without = Study("mini", "", {"saliency": ""})
-    assert chain.stages(without) == chain.STAGES[:-1]
-    assert chain.sources(without) == ("CAM", "RIB", "ground truth")
-    assert [r.title for r in chain.refinements(without)] == ["CAM", "RIB"]
-    assert chain.refinements(without)[1].method == RIB
+    assert pipeline.stages(without) == pipeline.STAGES[:-1]
+    assert pipeline.sources(without) == ("CAM", "RIB", "ground truth")
+    assert [r.title for r in pipeline.refinements(without)] == ["CAM", "RIB"]
+    assert pipeline.refinements(without)[1].method == RIB

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from ribkit import claims
-from ribkit.claims import CLAIMS, VERDICTS, Measured, table, verdict
+from ribkit.results import claims
+from ribkit.results.claims import CLAIMS, VERDICTS, Measured, table, verdict
 
 
 def measured(low, high):

@@ -5,11 +5,12 @@ import pytest
 import torch
 from fabricated import stored
 
-from ribkit import classifier, scenes
-from ribkit import training as fitting
-from ribkit.classifier import Training
-from ribkit.errors import InputError
-from ribkit.images import ImageSet
+from ribkit.data import scenes
+from ribkit.data.images import ImageSet
+from ribkit.networks import classifier
+from ribkit.networks import training as fitting
+from ribkit.networks.classifier import Training
+from ribkit.runtime.errors import InputError
 
 TRAINING = Training(epochs=2, batch=4, rate=0.05, momentum=0.9, long_sides=(40, 56), crop=48)
 
@@ -123,9 +124,11 @@ def test_the_rate_falls_to_zero_by_the_poly_schedule_and_the_head_is_ten_times_a
 
 
 def test_the_pretext_task_gives_the_features_that_training_starts_from(images, held_out, tmp_path):
-    made = classifier.pretrain(0, 8, epochs=1, batch=4, rate=0.05, seed=0, scratch=tmp_path)
+    made = classifier.pretrain(
+        scenes.Pretext(0, 8), epochs=1, batch=4, rate=0.05, seed=0, scratch=tmp_path
+    )
     (tmp_path / "classifier").mkdir()
-    attributes = len(images.source.attributes("0"))
+    attributes = len(scenes.CLASSES) + len(scenes.TEXTURES)
     assert made["weights"]["linear.weight"].shape[0] == attributes
     assert made["history"]["epoch"].tolist() == [1]
     pretext = stored(tmp_path, weights=made["weights"])
@@ -145,7 +148,7 @@ def test_the_pretext_task_is_reproducible_and_goes_on_where_it_was_killed(tmp_pa
     def pretrain(name):
         (tmp_path / name).mkdir(exist_ok=True)
         asked = {"epochs": 3, "batch": 4, "rate": 0.05, "seed": 3, "scratch": tmp_path / name}
-        return classifier.pretrain(0, 8, **asked)
+        return classifier.pretrain(scenes.Pretext(0, 8), **asked)
 
     def killed(*arguments):
         keep(*arguments)

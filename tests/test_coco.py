@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
-from ribkit import coco, voc
-from ribkit.errors import InputError
-from ribkit.study import Study
+from ribkit.data import coco, voc
+from ribkit.runtime.errors import InputError
+from ribkit.study.study import Study
 
 # 4 rows, 6 columns. Categories 2, 5 and 9 become 1, 2 and 3.
 CATEGORIES = ((5, "bee"), (2, "ant"), (9, "cow"))
@@ -275,7 +275,7 @@ def three(root):
 
 @pytest.mark.parametrize(("make", "classes", "labelled"), [(three, 3, 12), (eighty, 80, 80)])
 def test_the_study_reads_coco(make, classes, labelled, tmp_path, monkeypatch):
-    monkeypatch.setattr("ribkit.study.ROOT", tmp_path)
+    monkeypatch.setattr("ribkit.study.study.ROOT", tmp_path)
     changes = {"score_images": 4, "tune_images": 3, "batch": 2}
     changes |= {"backbone": "small", "network_backbone": "small"}
     study = Study("coco", str(make(tmp_path / "coco")), changes)

@@ -9,8 +9,8 @@ from PIL import Image
 from pycocotools import mask as rle
 from small_study import SMALL, SmallStudy
 
-from ribkit import scenes
-from ribkit.claims import CLAIMS
+from ribkit.data import scenes
+from ribkit.results.claims import CLAIMS
 
 SETTINGS = SMALL | {
     "backbone": "small", "network_backbone": "small", "rate": 0.01, "momentum": 0.9, "crop": 64,

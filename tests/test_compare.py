@@ -6,11 +6,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ribkit import adaptation, cam, seeds, views
-from ribkit.backbone import from_classifier
 from ribkit.compare import SETTINGS, compare
-from ribkit.errors import InputError
-from ribkit.style import pictures
+from ribkit.data import views
+from ribkit.method import adaptation, cam
+from ribkit.method.others import OtherImageSampler
+from ribkit.networks.backbone import from_classifier
+from ribkit.results.style import pictures
+from ribkit.runtime.errors import InputError
+from ribkit.study import maps as seeds
 
 CLASSES = ("ant", "bee", "cow", "dog", "elk")
 SIZES = {"a.png": (48, 64), "b.png": (64, 40), "c.png": (48, 48)}
@@ -89,7 +92,7 @@ def test_labels_may_be_given_and_need_not_be_the_top_class(folder, model):
 def test_the_others_of_a_photograph_are_the_rest_of_the_folder(folder, model, monkeypatch):
     drawn = []
 
-    class Recording(seeds.Draw):
+    class Recording(OtherImageSampler):
         def __call__(self, step):
             features, labels = super().__call__(step)
             drawn.append((len(features), labels.argmax(dim=1).tolist()))

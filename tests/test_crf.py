@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ribkit import crf
-from ribkit.errors import InputError
+from ribkit.refinement import crf
+from ribkit.runtime.errors import InputError
 
 
 def halves(height=12, width=16):

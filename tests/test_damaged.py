@@ -9,10 +9,12 @@ import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from ribkit import files, per_image, scenes, store, training
-from ribkit.classifier import Training
-from ribkit.errors import InputError
-from ribkit.store import Store
+from ribkit.data import scenes
+from ribkit.networks import training
+from ribkit.networks.classifier import Training
+from ribkit.runtime import files, per_image, store
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.store import Store
 
 COUNTS = {"damaged": 0, "refused": 0, "computed again": 0}
 SETTINGS = Training(batch=2, rate=0.1, checkpoint=2)

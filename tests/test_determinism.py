@@ -17,10 +17,12 @@ import tiny_chain
 import torch
 from PIL import Image
 
-from ribkit import classifier, irn, photographs, psa, segmentation, voc
-from ribkit.errors import InputError
-from ribkit.files import digest
-from ribkit.store import MANIFEST, Store
+from ribkit.data import photographs, scenes, voc
+from ribkit.networks import classifier, deeplab
+from ribkit.refinement import irn, psa
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.files import digest
+from ribkit.runtime.store import MANIFEST, Store
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
@@ -97,8 +99,8 @@ def test_a_network_is_made_without_touching_a_gpu_s_random_state(monkeypatch, tm
     classifier.build("small", 3)
     irn.build("small", None, None, 0)
     psa.build("small", None, None, 0)
-    segmentation.build("small", 3, segmentation.Training())
-    classifier.pretrain(0, 4, 1, seed=0, scratch=tmp_path, batch=4)
+    deeplab.build("small", 3, deeplab.Training())
+    classifier.pretrain(scenes.Pretext(0, 4), 1, seed=0, scratch=tmp_path, batch=4)
     assert seeded == []
 
 

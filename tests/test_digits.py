@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from ribkit import digits
-from ribkit.errors import InputError
+from ribkit.data import digits
+from ribkit.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

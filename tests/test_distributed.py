@@ -10,8 +10,9 @@ import pytest
 import torch
 import train_together
 
-from ribkit import distributed, reproduce, train
-from ribkit.store import Store
+from ribkit import reproduce, train
+from ribkit.runtime import distributed
+from ribkit.runtime.store import Store
 
 ROOT = Path(__file__).parent.parent
 TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -17,9 +17,10 @@ import torchvision
 from PIL import Image
 from scipy.io import savemat
 
-from ribkit import download, voc
+from ribkit import download
+from ribkit.data import voc
 from ribkit.download import Archive
-from ribkit.errors import InputError
+from ribkit.runtime.errors import InputError
 
 CONTENT = {"a/one.txt": b"1" * 5000, "a/two.txt": b"2" * 5000, "b/three.txt": b"3"}
 

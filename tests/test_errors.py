@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from ribkit.errors import END, LINES, START, InputError, Problems
+from ribkit.runtime.errors import END, LINES, START, InputError, Problems
 
 
 def refuse(*sentences):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from ribkit import ablations, estimate
-from ribkit.study import ROOT, Study
+from ribkit import check
+from ribkit.study import ablations
+from ribkit.study.study import ROOT, Study
 
 SMALL = {
     "train_images": 40, "score_images": 6, "tune_images": 4, "pool_images": 5, "replicas": 2,
@@ -20,7 +21,7 @@ def study():
 
 
 def test_counts_by_hand(study):
-    found = estimate.counts(study)
+    found = check.counts(study)
     assert found.pretext == 2 * 64 // 32
     assert found.classifier == 2 * 3 * (40 // 8)  # replicas, epochs, batches
     assert found.pool == 2 * 5
@@ -40,18 +41,18 @@ def test_counts_by_hand(study):
 def test_a_sample_measures_every_stage_and_leaves_nothing_behind(study, monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
     before = set((ROOT / "build").rglob("*")) if (ROOT / "build").is_dir() else set()
-    costs = {cost.stage: cost for cost in estimate.costs(study)}
+    costs = {cost.stage: cost for cost in check.costs(study)}
     assert (set((ROOT / "build").rglob("*")) if (ROOT / "build").is_dir() else set()) == before
-    assert costs["RIB, 2 steps"].count == estimate.counts(study).ribs
+    assert costs["RIB, 2 steps"].count == check.counts(study).ribs
     assert min(costs["RIB, 2 steps"].seconds, costs["CAM"].seconds) > 0
     assert costs["CAM"].bytes > 100
     assert {cost.unit for cost in costs.values()} == {"image", "iteration"}
     assert {"IRN", "PSA's walk", "segmentation networks", "prediction and CRF"} <= costs.keys()
-    table = estimate.table(study)
-    assert f"About {table['hours'].sum():,.3g} hours" in estimate.words(table)
+    table = check.table(study)
+    assert f"About {table['hours'].sum():,.3g} hours" in check.words(table)
 
 
 def test_images_are_shared_by_the_workers_and_iterations_are_not(monkeypatch):
-    monkeypatch.setattr("ribkit.parallel.workers", lambda gpu: 4)
-    assert estimate.Cost("CAM", 7200, "image", 2.0, 0, 0).hours == 1
-    assert estimate.Cost("IRN", 7200, "iteration", 2.0, 0, 0).hours == 4
+    monkeypatch.setattr("ribkit.runtime.parallel.workers", lambda gpu: 4)
+    assert check.Cost("CAM", 7200, "image", 2.0, 0, 0).hours == 1
+    assert check.Cost("IRN", 7200, "iteration", 2.0, 0, 0).hours == 4

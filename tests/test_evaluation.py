@@ -6,8 +6,8 @@ import torch
 from sklearn import metrics
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from ribkit import evaluation
-from ribkit.evaluation import THRESHOLDS, Swept, confusion, counts, iou, mean_iou, miou, sweep
+from ribkit.evaluation import miou as evaluation
+from ribkit.evaluation.miou import THRESHOLDS, Swept, confusion, counts, iou, mean_iou, miou, sweep
 
 CLASSES = 7
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ribkit import export, scenes, voc
-from ribkit.errors import InputError
-from ribkit.images import ImageSet
+from ribkit.data import export, scenes, voc
+from ribkit.data.images import ImageSet
+from ribkit.runtime.errors import InputError
 
 
 def test_the_palette_is_pascals():

@@ -7,9 +7,9 @@ import pytest
 from matplotlib import pyplot
 from PIL import Image
 
-from ribkit import claims, figures
-from ribkit.errors import InputError
-from ribkit.style import FIGURES, pictures, pictures_table
+from ribkit.results import claims, figures
+from ribkit.results.style import FIGURES, pictures, pictures_table
+from ribkit.runtime.errors import InputError
 
 KEPT = Path(__file__).parent.parent / "figures"
 KINDS = ("training", "held out")

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ribkit import files, store
-from ribkit.errors import InputError
-from ribkit.files import Busy, locked, seal, sealed, whole
+from ribkit.runtime import files, store
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.files import Busy, locked, seal, sealed, whole
 
 HOLD = """
 import pathlib, sys, time

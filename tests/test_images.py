@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
-from ribkit import saliency, voc
-from ribkit.errors import InputError, Problems
-from ribkit.images import FORMATS, LONGEST, decode, verify
+from ribkit.data import voc
+from ribkit.data.images import FORMATS, LONGEST, decode, verify
+from ribkit.refinement import saliency
+from ribkit.runtime.errors import InputError, Problems
 
 BOMB = 300_000_000  # bytes, out of 300 kB
 

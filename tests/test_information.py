@@ -7,10 +7,12 @@ from fabricated import stored
 from scipy import integrate, stats
 from torch import nn
 
-from ribkit import classifier, information, scenes
-from ribkit.backbone import Network
-from ribkit.digits import REGIONS
-from ribkit.seeds import Model
+from ribkit.data import scenes
+from ribkit.data.digits import REGIONS
+from ribkit.networks import classifier
+from ribkit.networks.backbone import Network
+from ribkit.study import information
+from ribkit.study.maps import Model
 
 
 def gaussian_bits(distance):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ribkit import intervals
-from ribkit.evaluation import counts, iou, miou
-from ribkit.intervals import bootstrap, gain, images_needed, replicated, simultaneous
+from ribkit.evaluation import intervals
+from ribkit.evaluation.intervals import bootstrap, gain, images_needed, replicated, simultaneous
+from ribkit.evaluation.miou import counts, iou, miou
 
 
 def correlated(count=60, seed=0):

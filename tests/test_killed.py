@@ -12,14 +12,18 @@ import pandas as pd
 import pytest
 import torch
 
-from ribkit import per_image, scenes, training
-from ribkit.classifier import Training
-from ribkit.store import Store
+from ribkit.data import scenes
+from ribkit.networks import training
+from ribkit.networks.classifier import Training
+from ribkit.runtime import per_image
+from ribkit.runtime.store import Store
 
 IMAGES, ITERATIONS, CHECKPOINT = 3, 5, 2
 SETTINGS = Training(batch=2, rate=0.1, checkpoint=CHECKPOINT)
 SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["ribkit.per_image", "ribkit.scenes", "ribkit.training"])
+SPAWN.set_forkserver_preload(
+    ["ribkit.runtime.per_image", "ribkit.data.scenes", "ribkit.networks.training"]
+)
 
 
 def note(words):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ribkit.losses import ACTIVATIONS, rib_loss
+from ribkit.method.losses import ACTIVATIONS, rib_loss
 
 LOGITS = torch.tensor([[1.0, 5.0, -2.0], [3.0, 7.0, 100.0]], dtype=torch.float64)
 LABELS = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]], dtype=torch.float64)

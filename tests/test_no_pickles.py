@@ -16,11 +16,12 @@ import pytest
 import torch
 from torchvision import models
 
-from ribkit import architectures, store
-from ribkit.errors import InputError
-from ribkit.files import digest, seal
-from ribkit.per_image import Made
-from ribkit.store import Result, save, save_arrays
+from ribkit.networks import architectures
+from ribkit.runtime import store
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.files import digest, seal
+from ribkit.runtime.per_image import Made
+from ribkit.runtime.store import Result, save, save_arrays
 
 ROOT = Path(__file__).parents[1]
 RUFF = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]

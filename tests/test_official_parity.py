@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from ribkit import adaptation, cam, crf, pooling, random_walk
-from ribkit.backbone import Network
+from ribkit.method import adaptation, cam, pooling
+from ribkit.networks.backbone import Network
+from ribkit.refinement import crf, random_walk
 
 FOLDER = Path(os.environ.get("RIBKIT_GOLDEN") or Path(__file__).parent / "golden")
 RUNS = sorted(path.stem for path in FOLDER.glob("rib_*.npz"))

@@ -11,9 +11,13 @@ from functools import partial
 import pytest
 import torch
 
-from ribkit import adaptation, classifier, parallel, scenes, seeds, store
-from ribkit.errors import InputError
-from ribkit.parallel import Chunk
+from ribkit.data import scenes
+from ribkit.method import adaptation
+from ribkit.networks import classifier
+from ribkit.runtime import device, parallel, store
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.parallel import Chunk
+from ribkit.study import maps as seeds
 
 
 def square(item):
@@ -212,7 +216,7 @@ def test_there_are_as_many_workers_as_asked_for_or_as_there_are_cores(monkeypatc
 def test_the_device_is_chosen_by_itself_and_can_be_set(monkeypatch, asked, there, expected):
     monkeypatch.setenv("RIBKIT_DEVICE", asked)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    assert parallel.device().type == expected
+    assert device.device().type == expected
 
 
 # ---- ahead --------------------------------------------------------------------------------------
@@ -252,7 +256,7 @@ def test_each_local_gpu_has_a_worker_and_a_named_one_works_in_this_process(monke
     with parallel._open(square, parallel.workers(), gpu=True) as team:
         assert [worker.place for worker in team][3:] == ["cuda:3", "cuda:0", "cuda:1"]
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda:3")
-    assert parallel.device() == torch.device("cuda", 3)
+    assert device.device() == torch.device("cuda", 3)
     assert parallel.workers() == 1
 
 

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from fabricated import stored
 
-from ribkit import per_image, refinement, scenes, seeds, store, views
-from ribkit.images import ImageSet
-from ribkit.store import Arrays, Store
+from ribkit.data import scenes, views
+from ribkit.data.images import ImageSet
+from ribkit.refinement import stages as refinement
+from ribkit.runtime import per_image, store
+from ribkit.runtime.store import Arrays, Store
+from ribkit.study import maps as seeds
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +138,7 @@ def test_labels_of_coarse_maps_have_the_size_that_is_seen(tmp_path):
 def test_seeds_are_stored_at_the_stride_asked_for(tmp_path):
     images = scenes.generate(0, 2, size=50)
     images.labels[1] = False
-    from ribkit import classifier
+    from ribkit.networks import classifier
 
     network = classifier.build("small", len(scenes.CLASSES), seed=0)
     weights = Store(tmp_path).run("w", lambda: {"weights": network.state_dict()})

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ribkit import photographs
-from ribkit.errors import InputError
-from ribkit.images import decode
+from ribkit.data import photographs
+from ribkit.data.images import decode
+from ribkit.runtime.errors import InputError
 
 
 @pytest.fixture

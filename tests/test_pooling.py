@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ribkit.pooling import gap, gndrp, region
+from ribkit.method.pooling import gap, gndrp, region
 
 VARIANTS = ("paper", "official")
 TAU = 0.4

@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
-from ribkit import adaptation, profiles
-from ribkit.classifier import Training
-from ribkit.errors import InputError
-from ribkit.profiles import PROFILES
+from ribkit.method import adaptation
+from ribkit.networks.classifier import Training
+from ribkit.runtime.errors import InputError
+from ribkit.study import profiles
+from ribkit.study.profiles import PROFILES
 
 
 def problem(name, overrides=None):

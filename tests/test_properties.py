@@ -11,21 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from ribkit import (
-    adaptation,
-    bottleneck_answers,
-    cam,
-    intervals,
-    losses,
-    pooling,
-    psa,
-    random_walk,
-    saliency,
-    views,
-)
-from ribkit.ablations import NO_MARGIN
-from ribkit.backbone import Network
-from ribkit.evaluation import confusion, counts, iou, mean_iou, miou, sweep
+from ribkit.data import views
+from ribkit.evaluation import intervals
+from ribkit.evaluation.miou import confusion, counts, iou, mean_iou, miou, sweep
+from ribkit.method import adaptation, cam, losses, pooling
+from ribkit.networks.backbone import Network
+from ribkit.refinement import psa, random_walk, saliency
+from ribkit.results import tables_toy
+from ribkit.study.ablations import NO_MARGIN
 
 always = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
@@ -319,5 +312,5 @@ def test_every_interval_over_numbers_holds_its_point_estimate(found, seed):
         for images in (1, 2, 50):
             assert holds(intervals.combined(found, 0.1, images))
             assert holds(intervals.combined(found, 0.0, images))
-        row = bottleneck_answers.interval(found)
+        row = tables_toy.interval(found)
         assert holds((row["mean"], row["low"], row["high"]))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ribkit import random_walk
-from ribkit.random_walk import edge_affinity, offsets, path, propagate
+from ribkit.refinement import random_walk
+from ribkit.refinement.random_walk import edge_affinity, offsets, path, propagate
 
 
 def random_maps(*size, seed=0):

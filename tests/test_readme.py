@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ribkit import claims, figures, tables, tables_ablations, tables_rq4
+from ribkit.results import claims, figures, tables, tables_ablations, tables_rq4
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from ribkit import affinity, evaluation, irn, psa, refinement, scenes
-from ribkit.affinity import Training
-from ribkit.errors import InputError
-from ribkit.images import ImageSet
-from ribkit.refinement import WALKS, Affine
-from ribkit.store import Store
+from ribkit.data import scenes
+from ribkit.data.images import ImageSet
+from ribkit.evaluation import miou
+from ribkit.refinement import affinity, irn, psa, stages
+from ribkit.refinement.affinity import Training
+from ribkit.refinement.stages import WALKS, Affine
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.store import Store
 
 TRAINING = Training(stride=2, radius=3, epochs=2, batch=2, rate=0.05, momentum=0.9, crop=48)
 
@@ -61,21 +63,21 @@ def small(size, n_classes=1, shown=(0,)):
 def test_a_label_map_by_hand_and_as_the_sweep_counts_it():
     maps = np.array([[[0.2, 0.6, 0.3]], [[0.1, 0.7, 0.3]]], np.float32)
     keys = np.array([1, 4])
-    assert refinement.label_map(maps, keys, 0.25).tolist() == [[0, 5, 2]]
-    assert refinement.label_map(maps, keys, 0.3).tolist() == [[0, 5, 0]]  # not above
-    assert refinement.label_map(maps[:0], keys[:0], 0.3).tolist() == [[0, 0, 0]]
+    assert stages.label_map(maps, keys, 0.25).tolist() == [[0, 5, 2]]
+    assert stages.label_map(maps, keys, 0.3).tolist() == [[0, 5, 0]]  # not above
+    assert stages.label_map(maps[:0], keys[:0], 0.3).tolist() == [[0, 0, 0]]
     mask = np.array([[0, 5, 1]])
     for threshold in (0.0, 0.2, 0.25, 0.5, 0.7):
-        predicted = refinement.label_map(maps, keys, threshold)
-        own, swept = evaluation.sweep(torch.from_numpy(maps), keys, mask)
+        predicted = stages.label_map(maps, keys, threshold)
+        own, swept = miou.sweep(torch.from_numpy(maps), keys, mask)
         if threshold not in (0.2, 0.7):  # values that float32 puts on one side of the threshold
-            whole = evaluation.confusion(predicted, mask, 6)
+            whole = miou.confusion(predicted, mask, 6)
             assert (whole[np.ix_(own, own)] == swept[round(100 * threshold)]).all()
             assert swept[0].sum() == whole.sum()
 
 
 def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds, tmp_path):
-    found = refinement.irn_labels(images, seeds, 0.4, None, tmp_path)["labels"]
+    found = stages.irn_labels(images, seeds, 0.4, None, tmp_path)["labels"]
     for i, name in enumerate(images.ids):
         mask, own = images.mask(i), found[name]
         assert own.shape == mask.shape
@@ -85,7 +87,7 @@ def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds, tmp_path):
 
 
 def test_labels_for_psa_leave_open_what_depends_on_alpha(images, seeds, tmp_path):
-    found = refinement.psa_labels(images, seeds, None, tmp_path)["labels"]
+    found = stages.psa_labels(images, seeds, None, tmp_path)["labels"]
     values = np.unique(np.concatenate([m.ravel() for m in found.values()]))
     assert set(values) <= {0, 255, *(np.unique(np.nonzero(images.labels)[1]) + 1)}
 
@@ -100,10 +102,10 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
     for folder in scratch.values():
         folder.mkdir()
     labels = {
-        "crf": refinement.crf_on_maps(images, seeds, 0.5, None, scratch["crf"]),
-        "irn": refinement.irn_labels(images, seeds, 0.5, None, scratch["irn"]),
-        "psa": refinement.psa_labels(images, seeds, None, scratch["psa"]),
-        "plain": refinement.plain(images, seeds, 0.5, None, scratch["plain"]),
+        "crf": stages.crf_on_maps(images, seeds, 0.5, None, scratch["crf"]),
+        "irn": stages.irn_labels(images, seeds, 0.5, None, scratch["irn"]),
+        "psa": stages.psa_labels(images, seeds, None, scratch["psa"]),
+        "plain": stages.plain(images, seeds, 0.5, None, scratch["plain"]),
     }
     for found in labels.values():
         assert found["labels"]["x"].shape == size
@@ -114,14 +116,14 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
 def test_missing_maps_are_told(images, seeds, tmp_path):
     more = scenes.generate(5, 6)
     with pytest.raises(InputError, match="has no maps of image 4; compute them first"):
-        refinement.plain(more, seeds, 0.5, None, tmp_path)
+        stages.plain(more, seeds, 0.5, None, tmp_path)
 
 
 # ---- networks and walks -------------------------------------------------------------------------
 def trained(kind, images, seeds, store):
     make = {
-        "irn": lambda scratch: refinement.irn_labels(images, seeds, 0.4, None, scratch),
-        "psa": lambda scratch: refinement.psa_labels(images, seeds, None, scratch),
+        "irn": lambda scratch: stages.irn_labels(images, seeds, 0.4, None, scratch),
+        "psa": lambda scratch: stages.psa_labels(images, seeds, None, scratch),
     }[kind]
     train = {"irn": irn.train, "psa": psa.train}[kind]
     labels = store.run(f"{kind}-labels", make)
@@ -134,7 +136,7 @@ def trained(kind, images, seeds, store):
 def test_irn_trains_and_walks(images, seeds, store, walk, tmp_path):
     model = trained("irn", images, seeds, store)
     assert len(model.weights.table("history")) == TRAINING.epochs
-    found = refinement.irn_walk(model, images, seeds, walk, None, tmp_path)
+    found = stages.irn_walk(model, images, seeds, walk, None, tmp_path)
     for i, name in enumerate(images.ids):
         maps, edge = found["maps"][name], found["edges"][name]
         assert maps.shape == (images.labels[i].sum(), 64, 64)
@@ -155,7 +157,7 @@ def test_irn_trains_and_walks(images, seeds, store, walk, tmp_path):
 
 def test_psa_trains_and_walks(images, seeds, store, tmp_path):
     model = trained("psa", images, seeds, store)
-    found = refinement.psa_walk(model, images, seeds, 16.0, 2, None, tmp_path)["labels"]
+    found = stages.psa_walk(model, images, seeds, 16.0, 2, None, tmp_path)["labels"]
     for i, name in enumerate(images.ids):
         assert found[name].shape == (64, 64)
         assert set(np.unique(found[name])) <= {0, *(np.flatnonzero(images.labels[i]) + 1)}
@@ -178,12 +180,12 @@ def test_saliency_is_resized_to_the_labels(tmp_path):
         "l", lambda: {"labels": {"x": np.tile([0, 0, 1, 1], (4, 1)).astype(np.uint8)}}
     )
     maps = store.run("m", lambda: {"maps": {"x": np.array([[0, 255], [255, 255]], np.uint8)}})
-    found = refinement.with_saliency(images, labels, maps, tmp_path)["labels"]["x"]
+    found = stages.with_saliency(images, labels, maps, tmp_path)["labels"]["x"]
     assert found[0].tolist() == [0, 0, 1, 1]
     assert found[3].tolist() == [255, 255, 1, 1]
     none = store.run("n", lambda: {"maps": {"y": np.zeros((2, 2), np.uint8)}})
     with pytest.raises(InputError, match="has no maps of image x"):
-        refinement.with_saliency(images, labels, none, tmp_path)
+        stages.with_saliency(images, labels, none, tmp_path)
 
 
 def test_255_in_a_pseudo_label_is_scored_both_ways(tmp_path):
@@ -198,9 +200,9 @@ def test_255_in_a_pseudo_label_is_scored_both_ways(tmp_path):
     labels = Store(tmp_path).run(
         "l", lambda: {"labels": {"x": np.array([[0, 255, 1, 255]], np.uint8)}}
     )
-    found = refinement.score(images, labels)["scores"]
+    found = stages.score(images, labels)["scores"]
     assert found["confusion"].tolist() == [[1, 0, 1], [0, 1, 1]]
     assert found["error"].tolist() == [[[1, 1], [2, 2], [1, 1]]]
     assert found["background"].tolist() == [[[2, 1], [2, 2], [3, 1]]]
-    assert evaluation.miou(found["error"].sum(axis=0)) == 50
-    assert evaluation.miou(found["background"].sum(axis=0)) == pytest.approx((200 / 3 + 50) / 2)
+    assert miou.miou(found["error"].sum(axis=0)) == 50
+    assert miou.miou(found["background"].sum(axis=0)) == pytest.approx((200 / 3 + 50) / 2)

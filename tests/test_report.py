@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 from fabricated import swept_from
 
-from ribkit import chain, claims, report, tables, tables_ablations, tables_rq4
-from ribkit.chain import Refined
-from ribkit.claims import CLAIMS
-from ribkit.errors import InputError
-from ribkit.evaluation import counts
-from ribkit.study import CAM, RIB, RIBS, Seed, Study
-from ribkit.tables_ablations import Found
+from ribkit.evaluation.miou import counts
+from ribkit.results import claims, report, tables, tables_ablations, tables_rq4
+from ribkit.results.claims import CLAIMS
+from ribkit.results.tables_ablations import Found
+from ribkit.runtime.errors import InputError
+from ribkit.study import pipeline
+from ribkit.study.pipeline import Refined
+from ribkit.study.study import CAM, RIB, RIBS, Seed, Study
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 IMAGES = 40
@@ -104,15 +105,15 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(Study, "model", None)
     monkeypatch.setattr(tables, "coverage", coverage)
     pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
-    monkeypatch.setattr(chain, "refinements", lambda study: pair)
-    monkeypatch.setattr(chain, "train_affine", lambda *_: None)
-    monkeypatch.setattr(chain, "network_counts", networks)
+    monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
+    monkeypatch.setattr(pipeline, "train_affine", lambda *_: None)
+    monkeypatch.setattr(pipeline, "network_counts", networks)
     monkeypatch.setattr(tables_ablations, "found", found)
     settings = tables_ablations.ablations.Settings()
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, settings))
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
-    monkeypatch.setattr("ribkit.store.Store.run", stored)
+    monkeypatch.setattr("ribkit.runtime.store.Store.run", stored)
     return Study("mini", "", {"score_images": IMAGES, "tune_images": 4}), sign
 
 

@@ -8,9 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from ribkit import estimate, notebooks, profiles, reproduce, scenes
-from ribkit.errors import InputError, starving
-from ribkit.notebooks import NotebookError
+from ribkit import check, reproduce
+from ribkit.data import scenes
+from ribkit.runtime import notebooks
+from ribkit.runtime.errors import InputError, starving
+from ribkit.runtime.notebooks import NotebookError
+from ribkit.study import profiles
 
 SMALL = [
     "--set",
@@ -38,7 +41,7 @@ def nothing_computed(monkeypatch):
         raise AssertionError("something was computed")
 
     monkeypatch.setattr(notebooks, "run", refuse)
-    monkeypatch.setattr("ribkit.store.Store.run", refuse)
+    monkeypatch.setattr("ribkit.runtime.store.Store.run", refuse)
 
 
 # ---- the command line -------------------------------------------------------------------------
@@ -68,7 +71,7 @@ def test_check_says_what_there_is_and_what_it_will_take(capsys, monkeypatch):
     table = pd.DataFrame(
         {"stage": ["CAM"], "hours": [2.0]} | {"disk (GiB)": 3.0, "memory (GiB)": 1}
     )
-    monkeypatch.setattr(estimate, "table", lambda study: table)
+    monkeypatch.setattr(check, "table", lambda study: table)
     assert reproduce.main([*SMALL, "--check"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("mini: 2 images to score, 4 to train on, 2 to tune on")
@@ -177,20 +180,23 @@ FALSE_SUCCESSES = {
     "a killed kernel": (("import os\nos.kill(os.getpid(), 9)",), "its process died"),
     "an interrupted cell": (("raise KeyboardInterrupt",), "KeyboardInterrupt"),
     "our own error": (
-        ("from ribkit.errors import InputError\nraise InputError('x is bad;\\nmend it.')",),
+        ("from ribkit.runtime.errors import InputError\nraise InputError('x is bad;\\nmend it.')",),
         "01_one.ipynb stopped: x is bad; mend it.",
     ),
     "a machine that lacks memory": (
-        ("from ribkit.errors import starving\nwith starving('seeds'):\n    raise MemoryError",),
+        (
+            "from ribkit.runtime.errors import starving\n"
+            "with starving('seeds'):\n    raise MemoryError",
+        ),
         "01_one.ipynb stopped: seeds: memory ran out (MemoryError); let fewer work at once "
         "(RIBKIT_WORKERS=1) and run the same command again: it goes on from there.",
     ),
     "a figure that is not drawn": (
-        ("class study:\n    show = print", "if profile != 'mini': study.show('gain', 1)"),
+        ("class figures:\n    show = print", "if profile != 'mini': figures.show(1, 'gain', 1)"),
         "it did not store",
     ),
     "a figure that is an old one": (
-        ("class study:\n    show = print", "study.show('old')"),
+        ("class figures:\n    show = print", "figures.show(1, 'old')"),
         "it did not store",
     ),
 }
@@ -292,9 +298,11 @@ def executed(study, tmp_path):
     """A notebook that ran and drew a figure."""
     figures = study.folder / "figures"
     draw = f"import pathlib\nfolder = pathlib.Path({str(figures)!r})\n"
-    draw += "class study:\n    def show(name):\n        for s in ('.csv', '.png', '.pdf'):\n"
+    draw += (
+        "class figures:\n    def show(study, name):\n        for s in ('.csv', '.png', '.pdf'):\n"
+    )
     draw += "            (folder / f'{name}{s}').write_text(name)"
-    write(tmp_path / "notebooks", draw, "study.show('gain')")
+    write(tmp_path / "notebooks", draw, "figures.show(1, 'gain')")
     figures.mkdir(parents=True)
     (target,) = reproduce.reproduce(study, PARAMETERS)
     assert set(recorded(study)["stored"]) == {"gain.csv", "gain.png", "gain.pdf"}
@@ -353,7 +361,7 @@ def test_a_second_run_leaves_with_the_first_ones_process(study, tmp_path, monkey
     study.folder.parent.mkdir(parents=True)
     monkeypatch.setattr(reproduce, "opened", lambda options: study)
     monkeypatch.setattr(notebooks, "run", lambda *_: pytest.fail("a notebook ran"))
-    holding = "import sys, time, pathlib; from ribkit.files import locked\n"
+    holding = "import sys, time, pathlib; from ribkit.runtime.files import locked\n"
     holding += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     lock = study.folder.with_name("mini.lock")
     with subprocess.Popen([sys.executable, "-c", holding, lock], stdout=subprocess.PIPE) as first:

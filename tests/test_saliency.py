@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ribkit import saliency
-from ribkit.errors import InputError
-from ribkit.images import ImageSet
+from ribkit.data.images import ImageSet
+from ribkit.refinement import saliency
+from ribkit.runtime.errors import InputError
 
 
 class Plain:

@@ -7,10 +7,16 @@ import pytest
 import torch
 from fabricated import last_unlabelled, stored
 
-from ribkit import adaptation, classifier, evaluation, parallel, scenes, seeds, store
-from ribkit.architectures import Weights
-from ribkit.errors import InputError
-from ribkit.images import ImageSet
+from ribkit.data import scenes
+from ribkit.data.images import ImageSet
+from ribkit.evaluation import miou
+from ribkit.method import adaptation
+from ribkit.method.others import OtherImageSampler
+from ribkit.networks import classifier
+from ribkit.networks.architectures import Weights
+from ribkit.runtime import parallel, store
+from ribkit.runtime.errors import InputError
+from ribkit.study import maps as seeds
 
 SCALES = (1.0, 0.5)
 SETTINGS = adaptation.Settings(pooling="gap", steps=2, rate=1e-3, others=3, margin=1e9)
@@ -184,7 +190,7 @@ def numbered_pool():
 
 
 def drawn(label, name="a", seed=0, count=5, steps=6):
-    draw = seeds.Draw(numbered_pool(), torch.tensor(label), count, name, seed)
+    draw = OtherImageSampler(numbered_pool(), torch.tensor(label), count, name, seed)
     return [[tensor.squeeze() for tensor in draw(step)] for step in range(steps)]
 
 
@@ -212,14 +218,14 @@ def test_a_draw_is_seeded_by_name_and_seed():
     assert numbers() == numbers()
     assert numbers(name="b") != numbers()
     assert numbers(seed=1) != numbers()
-    draw = seeds.Draw(numbered_pool(), torch.tensor([1.0, 0, 0, 0]), 5, "a", 0)
+    draw = OtherImageSampler(numbered_pool(), torch.tensor([1.0, 0, 0, 0]), 5, "a", 0)
     assert draw(3)[0].flatten().tolist() == numbers()[3]  # whatever was asked for before
 
 
 def test_fewer_are_drawn_if_no_more_exist():
     features, _ = drawn([1.0, 1, 1, 0], count=20)[0]
     assert sorted(features.tolist()) == [3, 7, 11, 15, 19, 23, 27]
-    nobody, labels = seeds.Draw(numbered_pool(), torch.ones(4), 5, "a", 0)(0)
+    nobody, labels = OtherImageSampler(numbered_pool(), torch.ones(4), 5, "a", 0)(0)
     assert nobody.shape == (0, 1, 1, 1)
     assert labels.shape == (0, 4)
 
@@ -231,7 +237,7 @@ def test_a_step_draws_each_image_of_the_data_set_as_often_as_any_other():
         own = np.random.default_rng(seed).permutation(12)[:6]
         features = torch.from_numpy(own).float().view(6, 1, 1, 1)
         pool = {"features": features, "labels": torch.tensor([[0.0, 1.0]]).expand(6, 2)}
-        chosen, _ = seeds.Draw(pool, torch.tensor([1.0, 0]), 2, "a", seed)(0)
+        chosen, _ = OtherImageSampler(pool, torch.tensor([1.0, 0]), 2, "a", seed)(0)
         times[chosen.flatten().long().numpy()] += 1
     assert times.sum() == 6000
     assert np.abs(times - 500).max() < 4 * np.sqrt(500)
@@ -260,7 +266,7 @@ def saved(made, folder):
 
 
 def swept(images, result):
-    return evaluation.Swept(len(images), 9, **seeds.score(images, result)["rows"])
+    return miou.Swept(len(images), 9, **seeds.score(images, result)["rows"])
 
 
 def test_seeds_are_scored_at_every_threshold(images, made, tmp_path):
@@ -270,7 +276,7 @@ def test_seeds_are_scored_at_every_threshold(images, made, tmp_path):
     maps = made["maps"]["0"].astype(np.float32)
     winner = np.flatnonzero(images.labels[0])[maps.argmax(axis=0)] + 1
     guess = np.where(maps.max(axis=0) > 0.4, winner, 0)
-    expected = evaluation.counts(evaluation.confusion(guess, images.mask(0), 9))
+    expected = miou.counts(miou.confusion(guess, images.mask(0), 9))
     assert (found.at(40)[0] == expected).all()
     assert (found.at(0)[5, 2, 1:] == 0).all()  # no label: background everywhere
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from ribkit import scenes, segmentation, training
-from ribkit.errors import InputError
-from ribkit.segmentation import ASPP, Training, balanced_cross_entropy
-from ribkit.store import Store
+from ribkit.data import scenes
+from ribkit.networks import deeplab, training
+from ribkit.networks.deeplab import ASPP, Training, balanced_cross_entropy
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.store import Store
+from ribkit.study import predictions
 
 SMALL = Training(
     aspp_rates=(1, 2, 4), iterations=6, batch=3, rate=0.01, crop=48, scales=(0.75, 1.25),
@@ -27,7 +29,7 @@ def images():
 
 def trained(images, scratch, training=SMALL, labels=None, n_labels=9):
     scratch.mkdir(exist_ok=True)
-    return segmentation.train("small", n_labels, ((images, labels),), training, None, scratch)
+    return deeplab.train("small", n_labels, ((images, labels),), training, None, scratch)
 
 
 # ---- the loss, by hand --------------------------------------------------------------------------
@@ -84,10 +86,10 @@ def test_aspp_is_the_sum_of_its_branches():
     assert (one.bias == 0).all()
 
 
-@pytest.mark.parametrize("head", segmentation.HEADS)
+@pytest.mark.parametrize("head", deeplab.HEADS)
 def test_both_heads_give_logits_and_learn_the_whole_network(head):
     training = dataclasses.replace(SMALL, head=head)
-    segmenter = segmentation.build("small", 4, training).train()
+    segmenter = deeplab.build("small", 4, training).train()
     logits = segmenter(255 * torch.rand(2, 3, 32, 32))
     assert logits.shape == (2, 4, 8, 8)
     logits.square().sum().backward()
@@ -99,9 +101,9 @@ def test_both_heads_give_logits_and_learn_the_whole_network(head):
 
 def test_unknown_heads_and_batches_that_cannot_work_are_told():
     with pytest.raises(InputError, match="head 'unet' is unknown; use one of deeplabv2, deeplabv3"):
-        segmentation.build("small", 4, dataclasses.replace(SMALL, head="unet"))
+        deeplab.build("small", 4, dataclasses.replace(SMALL, head="unet"))
     with pytest.raises(InputError, match=r"set network\.batch to 2 or more"):
-        segmentation.build("small", 4, dataclasses.replace(SMALL, head="deeplabv3", batch=1))
+        deeplab.build("small", 4, dataclasses.replace(SMALL, head="deeplabv3", batch=1))
 
 
 def test_the_settings_are_the_papers():
@@ -118,7 +120,7 @@ def test_training_lowers_the_loss(images, tmp_path):
     assert losses[30:].mean() < losses[:10].mean()
 
 
-@pytest.mark.parametrize("head", segmentation.HEADS)  # deeplabv3 has dropout, which draws too
+@pytest.mark.parametrize("head", deeplab.HEADS)  # deeplabv3 has dropout, which draws too
 def test_an_interrupted_training_ends_with_the_same_bits(head, images, tmp_path, monkeypatch):
     training_ = dataclasses.replace(SMALL, head=head)
     torch.manual_seed(1)
@@ -157,27 +159,27 @@ def test_labels_that_do_not_suit_are_refused_before_the_first_iteration(images, 
 def model(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("network")
     weights = Store(folder).run("network", lambda: trained(images, folder / "scratch"))
-    return segmentation.Model(weights, "small", 9, SMALL)
+    return deeplab.Model(weights, "small", 9, SMALL)
 
 
 def test_probabilities_sum_to_one_and_mirrors_commute(images, model):
     segmenter, image = model.load(), images.image(0)
-    found = segmentation.probabilities(segmenter, image, (0.5, 1.0), None)
+    found = deeplab.probabilities(segmenter, image, (0.5, 1.0), None)
     assert found.shape == (9, 64, 64)
     torch.testing.assert_close(found.sum(dim=0), torch.ones(64, 64))
-    mirrored = segmentation.probabilities(segmenter, image[:, ::-1].copy(), (0.5, 1.0), None)
+    mirrored = deeplab.probabilities(segmenter, image[:, ::-1].copy(), (0.5, 1.0), None)
     torch.testing.assert_close(mirrored.flip(-1), found, atol=1e-5, rtol=1e-4)
 
 
 def test_predictions_are_scored_against_the_masks(images, model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
     some = images.take([1, 3])
-    found = segmentation.predict(model, some, (1.0,), 64, tmp_path)
+    found = predictions.predict(model, some, (1.0,), 64, tmp_path)
     assert found.keys() == {"labels", "refined"}
     assert found["labels"]["3"].shape == (64, 64)
     right = {name: some.mask(i)[::2, ::2] for i, name in enumerate(some.ids)}
     result = Store(tmp_path).run("p", lambda: {"labels": right})
-    counts = segmentation.score(some, result, "labels")["counts"]["counts"]
+    counts = predictions.score(some, result, "labels")["counts"]["counts"]
     assert counts.shape == (2, 3, 9)
     hits, target, predicted = counts.sum(axis=(0, 2))
     assert target == predicted == 2 * 64 * 64
@@ -187,12 +189,12 @@ def test_predictions_are_scored_against_the_masks(images, model, monkeypatch, tm
 def test_a_missing_prediction_is_told(images, tmp_path):
     result = Store(tmp_path).run("p", lambda: {"labels": {"0": images.mask(0)}})
     with pytest.raises(InputError, match="has no labels of image 1; compute them first"):
-        segmentation.score(images, result, "labels")
+        predictions.score(images, result, "labels")
 
 
 def test_objects_and_their_saliency(images, model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
-    objects = segmentation.objects(images)["labels"]["0"]
+    objects = predictions.objects(images)["labels"]["0"]
     assert ((objects == 1) == (images.mask(0) > 0)).all()
-    maps = segmentation.foreground(model, images.take([0]), None, tmp_path)["maps"]["0"]
+    maps = predictions.foreground(model, images.take([0]), None, tmp_path)["maps"]["0"]
     assert (maps.shape, maps.dtype) == ((64, 64), np.uint8)

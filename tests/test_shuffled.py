@@ -12,27 +12,21 @@ import pytest
 import torch
 from fabricated import last_unlabelled
 
-from ribkit import (
-    ablations,
-    adaptation,
-    classifier,
-    information,
-    irn,
-    psa,
-    refinement,
-    scenes,
-    seeds,
-    segmentation,
-)
-from ribkit.images import ImageSet
-from ribkit.refinement import WALKS, Affine
-from ribkit.store import Store
+from ribkit.data import scenes
+from ribkit.data.images import ImageSet
+from ribkit.method import adaptation
+from ribkit.networks import classifier, deeplab
+from ribkit.refinement import irn, psa, stages
+from ribkit.refinement.stages import WALKS, Affine
+from ribkit.runtime.store import Store
+from ribkit.study import ablations, information, predictions
+from ribkit.study import maps as seeds
 
 COUNT, SCALES = 8, (1.0, 0.5)
 SETTINGS = adaptation.Settings(pooling="gap", steps=2, rate=1e-3, others=3, margin=1e9)
 POOL = {"long_sides": (40, 56), "side": 32, "seed": 0}
 SEEN = {"scales": SCALES, "long_side": 56}
-TRAINING = segmentation.Training(crop=48)
+TRAINING = deeplab.Training(crop=48)
 N_LABELS = len(scenes.CLASSES) + 1
 TOTALS = ("confusion",)  # counted over all images
 
@@ -69,15 +63,15 @@ def given(images, tmp_path_factory) -> dict:
     arguments = {"images": images, "model": model, **SEEN}
     maps = keep("maps", seeds.compute, **arguments, settings=SETTINGS, pool=pool)
     half = {"images": images, "seeds": maps, "threshold": 0.5, "long_side": 56}
-    keep("labels", refinement.plain, **half)
+    keep("labels", stages.plain, **half)
     for kind, made in (("irn", irn), ("psa", psa)):
         _, heads = made.build("small", None, "", 0)
         kept[kind] = Affine(kind, weights(kind, heads), "small", 4, 0)
-    made = segmentation.build("small", N_LABELS, TRAINING)
+    made = deeplab.build("small", N_LABELS, TRAINING)
     about = (weights("network", made), "small", N_LABELS, TRAINING)
-    kept["network"] = network = segmentation.Model(*about)
-    keep("predicted", segmentation.predict, model=network, images=images, **SEEN)
-    keep("salient", segmentation.foreground, model=network, images=images, long_side=48)
+    kept["network"] = network = deeplab.Model(*about)
+    keep("predicted", predictions.predict, model=network, images=images, **SEEN)
+    keep("salient", predictions.foreground, model=network, images=images, long_side=48)
     return kept
 
 
@@ -93,20 +87,18 @@ STAGES = {
     ),
     "score": lambda i, s, g: seeds.score(i, g["maps"]),
     "cover": lambda i, s, g: seeds.cover(i, g["maps"], 0.4),
-    "plain": lambda i, s, g: refinement.plain(i, g["maps"], 0.5, 56, s),
-    "crf": lambda i, s, g: refinement.crf_on_maps(i, g["maps"], 0.5, 56, s),
-    "irn-labels": lambda i, s, g: refinement.irn_labels(i, g["maps"], 0.5, 56, s),
-    "psa-labels": lambda i, s, g: refinement.psa_labels(i, g["maps"], 56, s),
-    "irn-walk": lambda i, s, g: refinement.irn_walk(
-        g["irn"], i, g["maps"], WALKS["official"], 56, s
-    ),
-    "psa-walk": lambda i, s, g: refinement.psa_walk(g["psa"], i, g["maps"], 4.0, 3, 56, s),
-    "saliency": lambda i, s, g: refinement.with_saliency(i, g["labels"], g["salient"], s),
-    "score-labels": lambda i, s, g: refinement.score(i, g["labels"]),
-    "predict": lambda i, s, g: segmentation.predict(g["network"], i, **SEEN, scratch=s),
-    "foreground": lambda i, s, g: segmentation.foreground(g["network"], i, 56, s),
-    "score-network": lambda i, s, g: segmentation.score(i, g["predicted"], "refined"),
-    "objects": lambda i, s, g: segmentation.objects(i),
+    "plain": lambda i, s, g: stages.plain(i, g["maps"], 0.5, 56, s),
+    "crf": lambda i, s, g: stages.crf_on_maps(i, g["maps"], 0.5, 56, s),
+    "irn-labels": lambda i, s, g: stages.irn_labels(i, g["maps"], 0.5, 56, s),
+    "psa-labels": lambda i, s, g: stages.psa_labels(i, g["maps"], 56, s),
+    "irn-walk": lambda i, s, g: stages.irn_walk(g["irn"], i, g["maps"], WALKS["official"], 56, s),
+    "psa-walk": lambda i, s, g: stages.psa_walk(g["psa"], i, g["maps"], 4.0, 3, 56, s),
+    "saliency": lambda i, s, g: stages.with_saliency(i, g["labels"], g["salient"], s),
+    "score-labels": lambda i, s, g: stages.score(i, g["labels"]),
+    "predict": lambda i, s, g: predictions.predict(g["network"], i, **SEEN, scratch=s),
+    "foreground": lambda i, s, g: predictions.foreground(g["network"], i, 56, s),
+    "score-network": lambda i, s, g: predictions.score(i, g["predicted"], "refined"),
+    "objects": lambda i, s, g: predictions.objects(i),
     "ablation": lambda i, s, g: ablations.measure(
         g["model"], i, **SEEN, scratch=s, settings=SETTINGS, pool=g["pool"]
     ),
@@ -212,9 +204,9 @@ def test_the_callers_number_of_threads_does_not_matter_and_stays(
 
 
 def test_totals_of_shards_add_up_to_those_of_the_whole(images, given):
-    expected = refinement.score(images, given["labels"])["scores"]["confusion"]
+    expected = stages.score(images, given["labels"])["scores"]["confusion"]
     for count in (2, 4):
-        parts = [refinement.score(s, given["labels"]) for s in shards(images, count)]
+        parts = [stages.score(s, given["labels"]) for s in shards(images, count)]
         assert (sum(p["scores"]["confusion"] for p in parts) == expected).all()
 
 

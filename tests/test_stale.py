@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +17,16 @@ from PIL import Image
 from test_digits import write_mnist
 from test_study import voc_folder
 
-from ribkit import chain, keys, photographs, reproduce, seeds, segmentation
-from ribkit.ablations import NO_MARGIN
-from ribkit.chain import Refinement
-from ribkit.store import Result, Store
-from ribkit.study import RIB, ROOT, Study
+from ribkit import reproduce
+from ribkit.data import photographs
+from ribkit.runtime import keys
+from ribkit.runtime.store import Result, Store
+from ribkit.study import maps as seeds
+from ribkit.study import pipeline
+from ribkit.study.ablations import NO_MARGIN
+from ribkit.study.pipeline import Refinement
+from ribkit.study.predictions import score
+from ribkit.study.study import RIB, ROOT, Study
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 TINY = {"train_images": 16, "score_images": 2, "tune_images": 2, "val_images": 2}
@@ -50,7 +54,7 @@ def _chosen(monkeypatch):
     monkeypatch.setattr(Study, "scales", property(lambda self: self.profile.scale_sets[0]))
     monkeypatch.setattr(Refinement, "threshold", 0.4)
     monkeypatch.setattr(Refinement, "irn_threshold", 0.3)
-    monkeypatch.setattr(chain, "SALIENT_SCENES", 2)
+    monkeypatch.setattr(pipeline, "SALIENT_SCENES", 2)
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
 
 
@@ -61,7 +65,7 @@ def all_keys(profile="mini", data="", overrides=TINY):
     rib = Refinement(study, RIB)
     images, maps = rib.maps[0]
     walked = rib.irn_maps(images, maps)
-    predictions = chain.predictions(study, "RIB")
+    predictions = pipeline.predictions(study, "RIB")
     results = {
         "classifier": study.classifier,
         "pool": study.pool(),
@@ -77,13 +81,13 @@ def all_keys(profile="mini", data="", overrides=TINY):
         "psa-labels": rib.psa_labels()[0][1],
         "psa": rib.psa.weights,
         "psa-walk": rib._psa_walk(images, maps, p.psa_alphas[0], p.psa_log2_steps[0]),
-        "saliency": chain.saliency_maps(study, images),
+        "saliency": pipeline.saliency_maps(study, images),
         "saliency-labels": rib._irn_saliency(images, maps)[0],
-        "network": chain.network(study, "RIB").weights,
+        "network": pipeline.network(study, "RIB").weights,
         "predictions": predictions,
         "score-network": study.store.run(
             "score-network",
-            segmentation.score,
+            score,
             images=study.validation,
             predictions=predictions,
             value="labels",
@@ -466,8 +470,11 @@ def imported(text):
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    heads = {name.split(".")[1] for name in names if name.startswith("ribkit.")}
-    return {name for name in heads if (keys.PACKAGE / f"{name}.py").is_file()}
+    return {name for name in names if name.startswith("ribkit.") and is_module(name)}
+
+
+def is_module(name):
+    return keys._file(keys.PACKAGE, name).is_file()
 
 
 def used_by_notebooks():
@@ -486,11 +493,11 @@ def test_notebooks_run_again_after_an_edit_of_any_module_that_they_import(monkey
     reproduce.notebook_key(NOTEBOOKS[0], Study("mini", "", TINY), {})
     hashed = set().union(*(keys.imports(keys.PACKAGE, module) for module in asked))
     used = used_by_notebooks()
-    assert {"bottleneck", "chain", "export", "report", "study", "tables"} <= used
-    assert {f"ribkit.{module}" for module in used} <= hashed
+    assert {"ribkit.study.pipeline", "ribkit.data.export", "ribkit.results.report"} <= used
+    assert used <= hashed
 
 
-@pytest.mark.parametrize("path", sorted(keys.PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(keys.PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_every_import_of_the_package_is_one_that_the_hash_follows(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
@@ -502,6 +509,8 @@ def test_every_import_of_the_package_is_one_that_the_hash_follows(path):
         assert called not in ("eval", "exec")
 
 
-def test_all_of_the_package_lies_in_one_folder_where_the_hash_looks():
-    inner = [path for path in Path(keys.PACKAGE).iterdir() if path.is_dir()]
-    assert [path.name for path in inner if path.name != "__pycache__"] == []
+def test_all_of_the_package_is_where_the_hash_looks():
+    for path in keys.PACKAGE.rglob("*.py"):
+        parts = path.relative_to(keys.PACKAGE.parent).with_suffix("").parts
+        name = ".".join(parts).removesuffix(".__init__")
+        assert keys._file(keys.PACKAGE, name) == path

@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from ribkit import per_image, scenes
-from ribkit.errors import InputError, StarvedError, out_of_memory, starving
-from ribkit.store import Store
+from ribkit.data import scenes
+from ribkit.runtime import per_image
+from ribkit.runtime.errors import InputError, StarvedError, out_of_memory, starving
+from ribkit.runtime.store import Store
 
 CALLS = []
 SENTENCES = {

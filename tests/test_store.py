@@ -7,9 +7,9 @@ import pytest
 import torch
 from fabricated import stored
 
-from ribkit import store
-from ribkit.errors import InputError
-from ribkit.store import Store
+from ribkit.runtime import store
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.store import Store
 
 CALLS = []
 

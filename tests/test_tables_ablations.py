@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from fabricated import swept_from
 
-from ribkit import chain, evaluation, figures, intervals, tables_ablations
-from ribkit.adaptation import Settings
-from ribkit.chain import Refined
-from ribkit.study import Study
-from ribkit.tables_ablations import Found
+from ribkit.evaluation import intervals, miou
+from ribkit.method.adaptation import Settings
+from ribkit.results import figures, tables_ablations
+from ribkit.results.tables_ablations import Found
+from ribkit.study import pipeline
+from ribkit.study.pipeline import Refined
+from ribkit.study.study import Study
 
 COUNT = 30
 
@@ -99,13 +101,13 @@ def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
 
         return type("Own", (), {"title": title, "stage": staticmethod(stage)})
 
-    monkeypatch.setattr(chain, "refinements", lambda s: (refinement("CAM"), refinement("RIB")))
+    monkeypatch.setattr(pipeline, "refinements", lambda s: (refinement("CAM"), refinement("RIB")))
     table = tables_ablations.interaction(study).set_index("stage")
     row = table.loc["+ CRF"]
     assert row["beyond"] == pytest.approx(row["on RIB"] - row["on CAM"])
     assert row["beyond_low"] > 0
     assert table.loc["+ PSA", "beyond"] == 0
-    assert set(table.index) == set(chain.STAGES) - {"seed"}
+    assert set(table.index) == set(pipeline.STAGES) - {"seed"}
 
 
 def test_the_best_of_many_equal_settings_looks_too_good(study, monkeypatch):
@@ -137,6 +139,6 @@ def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
     row = [value for name, value in table.items() if name.endswith("apart, paired")]
     assert row == [intervals.images_needed(error, COUNT)]
     optimism = [value for name, value in table.items() if name.startswith("oracle")]
-    best = evaluation.miou(after.total()[40]) - evaluation.miou(after.total()[35])
+    best = miou.miou(after.total()[40]) - miou.miou(after.total()[35])
     assert optimism[0] == pytest.approx(best, abs=0.2)
     assert table["the same of its gain over CAM"] == 0

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ribkit import views
+from ribkit.data import views
 
 RANDOM = np.random.default_rng(0)
 PHOTOGRAPH = RANDOM.integers(0, 256, (30, 40, 3), np.uint8)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ribkit import voc
-from ribkit.errors import InputError
+from ribkit.data import voc
+from ribkit.runtime.errors import InputError
 
 IDS = ("one", "two")
 NAMES = ("ant", "bee", "cow")
@@ -309,13 +309,13 @@ def test_several_problems_are_told_at_once_in_twenty_lines(root):
 
 
 def test_fingerprint_follows_the_content_and_not_the_place(root, tmp_path_factory):
-    before = voc.read(root, "train", ["bee", "cow"]).fingerprint()
+    before = voc.read(root, "train", ["bee", "cow"]).checksum()
     moved = tmp_path_factory.mktemp("elsewhere") / "copy"
     root.rename(moved)
     images = voc.read(moved, "train", ["bee", "cow"])
-    assert images.fingerprint() == before
-    seen = {before, voc.read(moved, "train", ["cow", "bee"]).fingerprint()}
-    seen |= {images.take([1, 0]).fingerprint(), images.take([0]).fingerprint()}
+    assert images.checksum() == before
+    seen = {before, voc.read(moved, "train", ["cow", "bee"]).checksum()}
+    seen |= {images.take([1, 0]).checksum(), images.take([0]).fingerprint()}
     for change in (
         lambda: Image.new("RGB", (8, 8)).save(image_of(moved, "one")),
         lambda: save_mask(mask_of(moved, "one"), MASK_TWO),
@@ -324,5 +324,5 @@ def test_fingerprint_follows_the_content_and_not_the_place(root, tmp_path_factor
         lambda: annotate(moved, "one", "<annotation/>"),
     ):
         change()
-        seen.add(images.fingerprint())
+        seen.add(images.checksum())
     assert len(seen) == 9

@@ -6,29 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from ribkit import (
-    ablations,
-    adaptation,
-    bottleneck,
-    classifier,
-    digits,
-    information,
-    irn,
-    psa,
-    refinement,
-    scenes,
-    seeds,
-    segmentation,
-)
-from ribkit.affinity import Training
-from ribkit.refinement import WALKS, Affine
-from ribkit.store import Result, Store
+from ribkit.data import digits, scenes
+from ribkit.method import adaptation
+from ribkit.networks import classifier, deeplab
+from ribkit.refinement import irn, psa, stages
+from ribkit.refinement.affinity import Training
+from ribkit.refinement.stages import WALKS, Affine
+from ribkit.runtime.store import Result, Store
+from ribkit.study import ablations, information, predictions
+from ribkit.study import maps as seeds
+from ribkit.study import toy as bottleneck
 
 COUNT, N_LABELS = 4, len(scenes.CLASSES) + 1
 SIZES = {"long_sides": (40, 56), "crop": 48}
 CLASSIFIER = classifier.Training(epochs=2, batch=4, rate=0.01, momentum=0.9, **SIZES)
 HEADS = Training(stride=4, radius=3, epochs=2, batch=4, rate=0.05, crop=48)
-NETWORK = segmentation.Training(aspp_rates=(1, 2), iterations=3, batch=4, rate=0.01, crop=48)
+NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=3, batch=4, rate=0.01, crop=48)
 RIB = adaptation.Settings(steps=2, rate=1e-3, others=2, margin=1e9)
 
 
@@ -36,7 +29,7 @@ def run(store: Store) -> Iterator[Result]:
     """The results, each as soon as it is stored."""
     images, others = (scenes.generate(seed, COUNT, size=48) for seed in (0, 1))
     sets, n_classes = {"images": images}, len(scenes.CLASSES)
-    start = {"stream": 2, "count": 32, "epochs": 1, "seed": 0}
+    start = {"scenes": scenes.Pretext(2, 32), "epochs": 1, "seed": 0}
     yield (pretext := store.run("pretext", classifier.pretrain, **start))
     begun = {"backbone": "small", "pretext": pretext}
     learns = sets | {"watched": others, "training": CLASSIFIER} | begun
@@ -57,11 +50,11 @@ def run(store: Store) -> Iterator[Result]:
     plain = sets | {"seeds": maps, "long_side": None}
     learns = begun | {"n_labels": N_LABELS, "long_side": None}
     labels = {
-        "irn": store.run("irn-labels", refinement.irn_labels, **plain, threshold=0.4),
-        "psa": store.run("psa-labels", refinement.psa_labels, **plain),
+        "irn": store.run("irn-labels", stages.irn_labels, **plain, threshold=0.4),
+        "psa": store.run("psa-labels", stages.psa_labels, **plain),
     }
-    walks = {"irn": (refinement.irn_walk, {"walk": WALKS["official"]})}
-    walks["psa"] = refinement.psa_walk, {"alpha": 4.0, "log2_steps": 3}
+    walks = {"irn": (stages.irn_walk, {"walk": WALKS["official"]})}
+    walks["psa"] = stages.psa_walk, {"alpha": 4.0, "log2_steps": 3}
     for kind, trained in (("irn", irn), ("psa", psa)):
         yield labels[kind]
         parts = ((images, labels[kind]),)
@@ -71,12 +64,12 @@ def run(store: Store) -> Iterator[Result]:
         affine = Affine(kind, weights, "small", HEADS.stride, HEADS.seed, pretext)
         yield store.run(f"{kind}-walk", walk, **plain, model=affine, **how)
     learns |= {"parts": ((images, None),), "training": NETWORK}
-    yield (weights := store.run("network", segmentation.train, **learns))
-    network = segmentation.Model(weights, "small", N_LABELS, NETWORK, pretext)
+    yield (weights := store.run("network", deeplab.train, **learns))
+    network = deeplab.Model(weights, "small", N_LABELS, NETWORK, pretext)
     seen |= {"model": network}
-    yield (predicted := store.run("predict", segmentation.predict, **seen))
+    yield (predicted := store.run("predict", predictions.predict, **seen))
     yield store.run(
-        "score-network", segmentation.score, **sets, predictions=predicted, value="refined"
+        "score-network", predictions.score, **sets, predictions=predicted, value="refined"
     )
     toy = {"digits": digits.load(n_train=40, n_test=8), "seeds": (0,), "steps": 5}
     yield store.run("toy", bottleneck.experiment, **toy, activations=("sigmoid",))

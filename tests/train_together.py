@@ -3,9 +3,12 @@
 import sys
 from pathlib import Path
 
-from ribkit import affinity, classifier, distributed, irn, psa, scenes, segmentation
-from ribkit.parallel import alone
-from ribkit.store import Store
+from ribkit.data import scenes
+from ribkit.networks import classifier, deeplab
+from ribkit.refinement import affinity, irn, psa
+from ribkit.runtime import distributed
+from ribkit.runtime.device import alone
+from ribkit.runtime.store import Store
 
 IMAGES = scenes.generate(3, 6, size=48)
 PARTS = ((IMAGES, None),)  # the masks
@@ -25,9 +28,9 @@ STAGES = {
     "psa": SHARED | {"stage": psa.train, "parts": PARTS, "training": HEADS},
     "network": SHARED
     | {
-        "stage": segmentation.train,
+        "stage": deeplab.train,
         "parts": PARTS,
-        "training": segmentation.Training(
+        "training": deeplab.Training(
             aspp_rates=(1, 2), iterations=5, batch=4, rate=0.01, crop=48, checkpoint=2
         ),
     },

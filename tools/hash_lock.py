@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel
 from packaging.version import Version
 from tqdm import tqdm
 
-from ribkit.files import whole
+from ribkit.runtime.files import whole
 
 LOCK = Path(__file__).parents[1] / "requirements.lock"
 JSON = {"Accept": "application/vnd.pypi.simple.v1+json"}

@@ -1,0 +1,1 @@
+"""Images, labels and masks: every data set behind one form."""

@@ -1,0 +1,186 @@
+"""Images with image-level labels and, for scoring only, masks: the one form all data sets take."""
+
+import hashlib
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from PIL.Image import Transpose
+
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.files import known_digest
+from ribkit.runtime.progress import bar
+
+ORIENTATION = 0x0112  # the EXIF tag, and what turns an image upright; 5 to 8 swap its sides
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of all that Pillow reads; EPS runs a program
+LONGEST = 20_000  # pixels of a side
+
+
+class Source(Protocol):
+    """Where pixels come from; picklable, so that worker processes can read for themselves."""
+
+    def image(self, id: str) -> np.ndarray:
+        """``(H, W, 3)`` uint8, RGB."""
+
+    def mask(self, id: str) -> np.ndarray:
+        """``(H, W)`` uint8: 0 background, k + 1 for ``classes[k]``, 255 ignored."""
+
+    def fingerprint(self, ids: Sequence[str]) -> str:
+        """SHA-256 (hex) of everything these images are made of."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """``N`` images of one data set in a fixed order.
+
+    ids: ``N`` names. classes: ``C`` names, without background. labels: ``(N, C)`` bool.
+    """
+
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    source: Source
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> np.ndarray:
+        """``(H, W, 3)`` uint8 of the image at ``index``."""
+        return self.source.image(self.ids[index])
+
+    def mask(self, index: int) -> np.ndarray:
+        """``(H, W)`` uint8: 0 background, k + 1 for ``classes[k]``, 255 ignored."""
+        return self.source.mask(self.ids[index])
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
+        """The images at ``indices``, in that order."""
+        indices = np.asarray(indices, dtype=int)
+        ids = tuple(self.ids[i] for i in indices)
+        return ImageSet(ids, self.classes, self.labels[indices], self.source)
+
+    def checksum(self) -> str:
+        """SHA-256 (hex) of the pixels and masks."""
+        return self.source.fingerprint(self.ids)
+
+    def fingerprint(self) -> list:
+        """What the set is made of: pixels and masks, names, classes, labels."""
+        labels = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes()).hexdigest()
+        return [self.checksum(), list(self.ids), list(self.classes), labels]
+
+    @property
+    def read_by(self) -> str:
+        """The module whose code reads the pixels."""
+        return type(self.source).__module__
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """An image file opened with Pillow, pixels not read yet.
+
+    InputError: what goes wrong here or while the pixels are read, told with the file's name; also
+    for a format that is none of ``FORMATS``, and, by what the header says, for a side longer than
+    ``LONGEST`` or more pixels than Pillow's limit against decompression bombs.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise InputError(f"{path} is not a file; put the image in its place.")
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _refuse_large(image)
+            yield image
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; add it or take its name off the list.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{path} is too large ({error}); shrink it.") from None
+    except Image.UnidentifiedImageError:
+        raise InputError(
+            f"{path} is not an image of a known format; save it as one of {', '.join(FORMATS)}."
+        ) from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise InputError(f"{path} cannot be decoded ({error}); get the file again.") from None
+
+
+def _refuse_large(image: Image.Image) -> None:
+    width, height = image.size
+    for size, limit, words in (
+        (max(width, height), LONGEST, "a side"),
+        (width * height, Image.MAX_IMAGE_PIXELS, "in all"),
+    ):
+        if size > limit:
+            raise Image.DecompressionBombError(
+                f"{width} x {height} pixels, over the limit of {limit:,} {words}"
+            )
+
+
+def decode(path: Path, long_side: int = 0) -> np.ndarray:
+    """``(H, W, 3)`` uint8 RGB of an image file, turned as its EXIF orientation says.
+
+    long_side: shrink to at most this many pixels on the longer side (0: keep); never enlarges.
+    Grey, palette and CMYK images become RGB; transparency is dropped. InputError: ``open_image``.
+    """
+    with open_image(path) as image:
+        if long_side:
+            image.draft("RGB", (long_side, long_side))
+        image.load()  # which turns a TIFF and takes its orientation away
+        orientation = image.getexif().get(ORIENTATION)
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if orientation in TURNS:  # exif_transpose would write the whole block anew, or fail to
+            image = image.transpose(TURNS[orientation])
+        image = image.convert("RGB")
+        if long_side:
+            image.thumbnail((long_side, long_side), Image.Resampling.BICUBIC)
+        return np.array(image)
+
+
+def verify(path: Path) -> tuple[int, int]:
+    """Read every byte of an image file, without its pixels where possible; ``(H, W)`` of decode.
+
+    A JPEG is decoded at an eighth of its size, which reads it all but computes a 64th of it.
+    InputError: truncated or unreadable, see ``open_image``.
+    """
+    with open_image(path) as image:
+        width, height = image.size
+        image.draft(None, (1, 1))
+        image.load()
+        if image.getexif().get(ORIENTATION) in (5, 6, 7, 8):
+            width, height = height, width
+    return height, width
+
+
+def over_files(function: Callable, items: Sequence, words: str) -> list:
+    """``[function(item) for item in items]`` in threads, for work that waits on files."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(bar(pool.map(function, items), words, len(items)))
+
+
+def hash_files(paths: Sequence[Path], *words: str) -> str:
+    """SHA-256 (hex) of words and of the content, not the place, of files in order.
+
+    A file that does not exist counts as such.
+    """
+
+    def digest(path: Path) -> bytes:
+        return bytes.fromhex(known_digest(path)) if path.is_file() else b"absent"
+
+    total = hashlib.sha256(repr(words).encode())
+    for value in over_files(digest, paths, "fingerprint"):
+        total.update(value)
+    return total.hexdigest()

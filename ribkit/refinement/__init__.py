@@ -1,0 +1,1 @@
+"""From a localisation map to pseudo ground truth: CRF, PSA, IRN, saliency."""

@@ -1,0 +1,109 @@
+"""Dense CRF (Krähenbühl and Koltun 2011, by pydensecrf): labels or scores snap to colour edges.
+
+    E(x) = sum_i -log p_i(x_i) + sum over pairs of [x_i != x_j] k(i, j)
+    k(i, j) = a exp(-d^2 / 2 s_a^2)  +  b exp(-d^2 / 2 s_b^2 - |colour_i - colour_j|^2 / 2 c^2)
+
+with d the distance of two pixels. Mean-field inference; cost grows with pixels times labels, so an
+image gets only the labels that it can have.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ribkit.runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The two pairwise terms and how often they are applied; defaults: the paper's, on labels.
+
+    gaussian_sxy: s_a, in pixels; gaussian_weight: a. bilateral_sxy: s_b, in pixels; bilateral_srgb:
+    c, in grey values; bilateral_weight: b.
+    """
+
+    iterations: int = 10
+    gaussian_sxy: float = 3
+    gaussian_weight: float = 3
+    bilateral_sxy: float = 50
+    bilateral_srgb: float = 5
+    bilateral_weight: float = 10
+
+
+LABELS = Kernels()
+PSA = Kernels(bilateral_sxy=80, bilateral_srgb=13)  # on scores, for affinity labels
+NETWORK = Kernels(  # after the segmentation network; deeplab-pytorch's default
+    gaussian_sxy=1, bilateral_sxy=67, bilateral_srgb=3, bilateral_weight=4
+)
+
+
+def refine_labels(
+    image: np.ndarray,
+    labels: np.ndarray,
+    n_labels: int,
+    *,
+    gt_prob: float = 0.7,
+    kernels: Kernels = LABELS,
+) -> np.ndarray:
+    """CRF on a label map: each pixel's own label has probability ``gt_prob``, the others share.
+
+    image: ``(H, W, 3)`` uint8. labels: ``(H, W)`` integers in ``0 .. n_labels - 1``. n_labels: the
+    image's classes and background, whether or not each occurs in the map. One label: nothing to do.
+    Returns ``(H, W)`` of the type of ``labels``. Raises InputError for sizes that differ or labels
+    out of range.
+    """
+    from pydensecrf.utils import unary_from_labels
+
+    labels = np.asarray(labels)
+    _require_size(image, labels.shape)
+    if labels.size and not 0 <= labels.min() <= labels.max() < n_labels:
+        raise InputError(
+            f"labels {labels.min()} to {labels.max()} are not all among the CRF's 0 to "
+            f"{n_labels - 1}; give as many labels as the map can have."
+        )
+    if n_labels == 1:
+        return labels.copy()
+    unary = unary_from_labels(labels, n_labels, gt_prob=gt_prob, zero_unsure=False)
+    return _infer(image, unary, kernels).argmax(axis=0).astype(labels.dtype)
+
+
+def refine_scores(image: np.ndarray, scores: np.ndarray, kernels: Kernels) -> np.ndarray:
+    """CRF on scores: ``(L, H, W)``, not negative -> probabilities ``(L, H, W)`` float32.
+
+    image: ``(H, W, 3)`` uint8. At each pixel the scores are divided by their sum; where all are 0,
+    each label is as likely. Raises InputError for sizes that differ.
+    """
+    from pydensecrf.utils import unary_from_softmax
+
+    scores = np.asarray(scores, np.float32)
+    _require_size(image, scores.shape[1:])
+    total = scores.sum(axis=0, keepdims=True)
+    probabilities = np.where(total > 0, scores / np.where(total > 0, total, 1), 1 / len(scores))
+    if len(scores) == 1:
+        return probabilities
+    return _infer(image, unary_from_softmax(probabilities.astype(np.float32)), kernels)
+
+
+def _infer(image: np.ndarray, unary: np.ndarray, kernels: Kernels) -> np.ndarray:
+    """Unary energies ``(L, H W)`` -> probabilities ``(L, H, W)``."""
+    from pydensecrf.densecrf import DenseCRF2D
+
+    height, width = image.shape[:2]
+    crf = DenseCRF2D(width, height, len(unary))
+    crf.setUnaryEnergy(np.ascontiguousarray(unary))
+    crf.addPairwiseGaussian(sxy=kernels.gaussian_sxy, compat=kernels.gaussian_weight)
+    crf.addPairwiseBilateral(
+        sxy=kernels.bilateral_sxy,
+        srgb=kernels.bilateral_srgb,
+        rgbim=np.ascontiguousarray(image),
+        compat=kernels.bilateral_weight,
+    )
+    return np.array(crf.inference(kernels.iterations), np.float32).reshape(-1, height, width)
+
+
+def _require_size(image: np.ndarray, size: tuple[int, ...]) -> None:
+    if image.shape[:2] != tuple(size):
+        (h, w), (map_h, map_w) = image.shape[:2], size
+        raise InputError(
+            f"a map of {map_w} x {map_h} pixels does not fit its image of {w} x {h}; resize it."
+        )

@@ -1,0 +1,1 @@
+"""What runs a study and keeps its results. It knows no image and no network."""

@@ -1,0 +1,43 @@
+"""The device that computes, and with how many threads."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_most = sys.maxsize  # threads, within `threads`
+
+
+def device() -> torch.device:
+    """The device that computes: ``RIBKIT_DEVICE``, else CUDA where there is one, else CPU.
+
+    ``cuda`` stands for all GPUs of the machine, ``cuda:1`` for one.
+    """
+    asked = os.environ.get("RIBKIT_DEVICE")
+    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def alone(task: Callable[[Any], Any], item: Any) -> Any:
+    """``task(item)`` with one thread."""
+    with threads(1):
+        return task(item)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Within this, torch computes with so many threads, or fewer where it is within fewer.
+
+    On a CPU their number decides the last bits.
+    """
+    global _most
+    before, most = torch.get_num_threads(), _most
+    _most = min(count, most)
+    torch.set_num_threads(_most)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _most = most

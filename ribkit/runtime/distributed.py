@@ -1,0 +1,109 @@
+"""The processes that torchrun started, while they train one network together.
+
+Only within `together` do they count as several. Elsewhere, and without torchrun, a process is rank
+0 of 1, and nothing here does anything: what is computed image by image has processes of its own.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ribkit.runtime.device import device
+from ribkit.runtime.errors import InputError
+
+PATIENCE = timedelta(days=30)  # of those that wait for what rank 0 computes by itself
+_state: dict[str, Any] = {"waiting": None, "together": False}
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the others that torchrun started, if any: NCCL on CUDA, gloo on a CPU.
+
+    On CUDA each process computes on the GPU of its local rank. Raises InputError without one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    cuda, local = device().type == "cuda", int(os.environ["LOCAL_RANK"])
+    if cuda:
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local} has no GPU, there are {torch.cuda.device_count()}; "
+                "lower --nproc-per-node."
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    if not leads():
+        os.environ.pop("RIBKIT_PROGRESS", None)
+    _state["waiting"] = dist.new_group(backend="gloo", timeout=PATIENCE)
+    yield
+    _state["waiting"] = None
+    dist.destroy_process_group()  # not after an error: others may still wait for this process
+
+
+def several() -> bool:
+    """Whether this process has joined others."""
+    return _state["waiting"] is not None
+
+
+def leads() -> bool:
+    """Whether this process is the one that computes, writes and speaks for all."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Within this, all processes that have joined do the same, each its share of every batch."""
+    _state["together"] = several()
+    try:
+        yield
+    finally:
+        _state["together"] = False
+
+
+def rank() -> int:
+    """The number of this process among those that train together."""
+    return dist.get_rank() if _state["together"] else 0
+
+
+def world() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if _state["together"] else 1
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum of the processes' tensors, without gradient; the tensor itself in one process."""
+    if world() == 1:
+        return tensor
+    tensor = tensor.detach().clone()
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def barrier() -> None:
+    """Wait for all that train together."""
+    if world() > 1:
+        dist.barrier(_state["waiting"])
+
+
+def agreed(found: Callable[[], bool]) -> bool:
+    """What the first process finds, in all that train together."""
+    if world() == 1:
+        return found()
+    told = torch.tensor([int(leads() and found())])
+    dist.broadcast(told, 0, _state["waiting"])
+    return bool(told)
+
+
+def first(function: Callable[[], Any]) -> None:
+    """Call the function in rank 0 alone; the others wait, then find what it has stored."""
+    if leads():
+        function()
+    if several():
+        dist.barrier(_state["waiting"])

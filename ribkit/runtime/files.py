@@ -1,0 +1,152 @@
+"""Files that are written whole or not at all, by one process at a time, and known by a checksum.
+
+A lock is the operating system's (flock): it ends with the process that holds it, however that ends,
+so nothing has to be cleaned up by hand. What a killed process left of a file is written over.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from ribkit.runtime.errors import InputError
+
+DIGITS = 64  # of a SHA-256 in hex
+BLOCK = 1 << 20
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file ``<name>.partial`` to write to; at the end it takes the place of ``path``.
+
+    It is on the disk before it does. Another process that writes ``path`` waits.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    with locked(partial):
+        yield partial
+        flush(partial)
+        partial.replace(path)
+
+
+def flush(path: Path) -> None:
+    """Have the system write a file to the disk, so that it outlives a power cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+# ---- locks --------------------------------------------------------------------------------------
+class Busy(InputError):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def locked(path: Path, waiting: str = "", wait: bool = True) -> Iterator[None]:
+    """Hold the file ``path`` as the only process; it is gone afterwards, unless it was moved.
+
+    waiting: what to say on stderr when another process holds it; ``{}`` is its process id.
+    wait: wait for that process; else raise Busy with these words.
+    """
+    while True:
+        with path.open("a+") as file:  # closed, the lock is given back
+            _lock(file, waiting, wait)
+            if not _same(file, path):  # moved or removed by the one before
+                continue
+            try:
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+                yield
+            finally:
+                if _same(file, path):
+                    path.unlink()
+            return
+
+
+def _lock(file: IO[str], waiting: str, wait: bool) -> None:
+    """Lock an open file, at once or when the process that holds it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        file.seek(0)
+        words = waiting.replace("{}", file.read() or "?")
+        if not wait:
+            raise Busy(words) from None
+    except OSError as error:
+        raise InputError(
+            f"{file.name} cannot be locked ({error.strerror}); use a file system with flock."
+        ) from error
+    if words:
+        print(words, file=sys.stderr, flush=True)
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _same(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+# ---- checksums ----------------------------------------------------------------------------------
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def known_digest(path: Path) -> str:
+    """`digest`, remembered until the file is written anew."""
+    return _known(path, state(path))
+
+
+@cache
+def _known(path: Path, state: tuple) -> str:
+    return digest(path)
+
+
+def state(path: Path) -> tuple:
+    """What differs once a file is written anew; empty if it is not there."""
+    try:
+        about = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def checksum(content: Any) -> str:
+    """SHA-256 (hex) of something that JSON can write."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def seal(path: Path) -> None:
+    """Add the SHA-256 of name and content at a file's end. Readers of zip and npz pass over it."""
+    found = _seal(path, path.stat().st_size)
+    with path.open("ab") as file:
+        file.write(found)
+
+
+def sealed(path: Path) -> bool:
+    """Whether the file is there and ends with the seal of its name and of what comes before."""
+    if not path.is_file():
+        return False
+    size = path.stat().st_size - DIGITS
+    with path.open("rb") as file:
+        file.seek(max(0, size))
+        return file.read() == _seal(path, size)
+
+
+def _seal(path: Path, size: int) -> bytes:
+    """Of a file's name, which may still be a partial one, and of its first ``size`` bytes."""
+    found = hashlib.sha256(path.name.removesuffix(".partial").encode())
+    with path.open("rb") as file:
+        while size > 0 and (block := file.read(min(BLOCK, size))):
+            found.update(block)
+            size -= len(block)
+    return found.hexdigest().encode()

@@ -1,0 +1,175 @@
+"""One notebook through papermill, to its end or not at all.
+
+papermill lets pass for success: a parameter that the notebook has not, `sys.exit(0)`, a cell that
+may fail or did not run. Here these are failures, and so is a figure that was not drawn. A notebook
+that failed is kept, for reading; only one that ran to its end bears a record.
+"""
+
+import ast
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from IPython.core.inputtransformer2 import TransformerManager
+from traitlets.config import Config
+
+from ribkit.runtime.errors import InputError, StarvedError, StudyError, starving
+from ribkit.runtime.files import checksum, digest, flush, state
+from ribkit.runtime.keys import code
+
+RECORD = "ribkit"
+SUFFIXES = (".csv", ".png", ".pdf")
+START = 600  # seconds that a kernel may take to start, on a machine that is busy
+OURS = (InputError.__name__, StarvedError.__name__)  # their sentence is enough
+
+
+class NotebookError(StudyError):
+    """A notebook that did not do what it says, and why, in one line."""
+
+
+def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path, about: dict):
+    """Execute a notebook in ``root``; it ends up at ``target``, with a record if it succeeded.
+
+    figures: where it draws. about: goes into the record. Raises NotebookError.
+    """
+    check_parameters(source, parameters)
+    before = {path: state(path) for path in promised(source, figures)}
+    running, started = target.with_name(f"{target.stem}.running.ipynb"), time.perf_counter()
+    try:
+        with starving(str(target)):
+            _execute(source, running, root, parameters)
+        missing = [path for path, when in before.items() if state(path) in ((), when)]
+        if missing:
+            raise NotebookError(f"it did not store {missing[0]}, as its cells say it does.")
+    except (NotebookError, StarvedError) as error:
+        if running.is_file():  # it is not where its process died at its start
+            running.replace(target)
+        raise NotebookError(f"{target} stopped: {error}") from error
+    record = about | {"seconds": time.perf_counter() - started}
+    _sign(running, record | {"stored": {path.name: digest(path) for path in before}})
+    running.replace(target)
+
+
+def _sign(path: Path, record: dict) -> None:
+    """Put a record into a notebook, with the checksum of all of it."""
+    notebook = json.loads(path.read_text())
+    notebook["metadata"][RECORD] = record
+    record["sha256"] = checksum(notebook)
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    flush(path)
+
+
+def recorded(target: Path, figures: Path) -> dict[str, Any] | None:
+    """The record of a notebook that ran to its end; None if it, or what it stored, is damaged."""
+    try:
+        notebook = json.loads(target.read_text())
+        record = notebook["metadata"][RECORD]
+        expected = record.pop("sha256")
+        sound = checksum(notebook) == expected and all(
+            digest(figures / name) == one for name, one in record["stored"].items()
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return record if sound else None
+
+
+def cells(source: Path) -> list[tuple[str, str]]:
+    """Kind and text of a notebook's cells, without outputs."""
+    found = json.loads(source.read_text())["cells"]
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in found]
+
+
+def check_parameters(source: Path, parameters: dict) -> None:
+    """Raises NotebookError unless the notebook has these parameters, with values of these types."""
+    found = json.loads(source.read_text())["cells"]
+    tagged = [cell for cell in found if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise NotebookError(f"{source} has {len(tagged)} cells tagged 'parameters'; tag one.")
+    defaults = {}
+    for line in _parsed(source, "".join(tagged[0]["source"])).body:
+        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
+            defaults[line.targets[0].id] = _literal(line.value)
+    for name, value in parameters.items():
+        if name not in defaults:
+            known = ", ".join(defaults)
+            raise NotebookError(f"{source} has no parameter {name!r}; its parameters are {known}.")
+        if type(value) is not type(defaults[name]):
+            kind = type(defaults[name]).__name__
+            raise NotebookError(f"{source}: parameter {name}={value!r} is not of type {kind}.")
+
+
+def promised(source: Path, figures: Path) -> list[Path]:
+    """What the cells say is stored: each ``figures.show(study, "name", ...)`` draws a figure."""
+    plain = TransformerManager().transform_cell  # without IPython's magic
+    text = "".join(plain(text) for kind, text in cells(source) if kind == "code")
+    calls = [node for node in ast.walk(_parsed(source, text)) if isinstance(node, ast.Call)]
+    shown = [call.args[1:2] for call in calls if getattr(call.func, "attr", "") == "show"]
+    names = [name.value for (name,) in filter(None, shown) if isinstance(name, ast.Constant)]
+    return [figures / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+
+
+def _parsed(source: Path, text: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        raise NotebookError(f"{source} has a cell that is not Python ({error}).") from error
+
+
+def _literal(value: ast.expr) -> Any:
+    """A parameter's default, or None where it is computed."""
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return None
+
+
+def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
+    """Have papermill execute a notebook into ``running``. Raises NotebookError."""
+    import papermill  # takes seconds, which a run with nothing to do need not wait for
+    from nbclient.exceptions import CellTimeoutError
+
+    os.environ["RIBKIT_CODE"] = code()  # for the notebook's process, and what that starts
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # else it has the last word
+    try:
+        notebook = papermill.execute_notebook(
+            source,
+            running,
+            parameters,
+            cwd=root,
+            kernel_name="python3",
+            progress_bar=False,
+            start_timeout=START,
+            extra_arguments=["--log-level=50"],
+            config=Config({"KernelManager": {"transport": "ipc"}}),  # no port for others to read
+        )
+    except papermill.PapermillExecutionError as error:
+        raise NotebookError(_told(error.ename, error.evalue)) from error
+    except CellTimeoutError as error:
+        raise NotebookError(_told("CellTimeoutError", error)) from error
+    except RuntimeError as error:  # a DeadKernelError, or what a start that fails raises
+        raise NotebookError(
+            f"its process died or did not start ({_told(type(error).__name__, error)}), as happens "
+            "when memory runs out or somebody ends it; run the same command again: it goes on from "
+            "there."
+        ) from error
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and cell.source.strip():
+            _require_finished(cell)
+
+
+def _require_finished(cell) -> None:
+    for output in cell.outputs:
+        if output.output_type == "error":
+            raise NotebookError(_told(output.ename, output.evalue))
+    status = cell.metadata.get("papermill", {}).get("status")
+    if cell.execution_count is None or status != "completed":
+        line = cell.source.strip().splitlines()[0]
+        raise NotebookError(f"the cell that begins {line!r} did not run to its end.")
+
+
+def _told(name: str, value: str) -> str:
+    """An error in one line."""
+    text = " ".join(str(value).split())
+    return text if name in OURS else f"{name}: {text}"

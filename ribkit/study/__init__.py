@@ -1,0 +1,1 @@
+"""The study: its settings, its stages, and the order in which they hang together."""

@@ -1,0 +1,283 @@
+"""The toy experiment of Figure 1: where does the gradient of a network lose a region? HGR.
+
+``G_k = |d sum(output of layer k) / dx| / max`` for layers 1..6 of five convolutions and one fully
+connected layer, and HGR of a region: the share of its pixels at which ``G_k`` exceeds a threshold.
+
+What STUDY.md leaves open is measured side by side. A layer is read *before* or *after* its own
+activation; "after" throughout comes closest to the paper's curve. The last one has an output per
+digit, and is read as the *sum* of both (Figure 1's words) or at the image's own *target* (what a
+CAM of that class explains). Maps are scaled by the maximum of each *image* or of the whole *set*.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ribkit.data.digits import REGIONS, Digits, DigitSet, digits_only, shapes_only
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.progress import bar
+
+LAYERS = 6
+EXAMPLE_MAPS = {f"G{k}": (k, "after", "sum") for k in range(1, LAYERS + 1)} | {
+    "G6, sum of logits": (LAYERS, "before", "sum"),
+    "G6, own class": (LAYERS, "after", "target"),
+}
+"""Name in the picture -> (layer, reading, output)."""
+PAPER_HGR = {
+    "discriminative": (1.0, 1.0, 1.0, 0.93, 0.62, 0.39),
+    "non-discriminative": (1.0, 1.0, 1.0, 1.0, 0.88, 0.12),
+    "irrelevant": (1.0, 0.05, 0.09, 0.03, 0.03, 0.05),
+}
+"""HGR of G1..G6, measured on the official Figure 1 (STUDY.md, provenance [F])."""
+
+
+def _sigmoid(z: Tensor) -> Tensor:
+    """sigmoid(z), differentiated as s(z) s(-z): torch.sigmoid takes y (1 - y), 0 where y rounds
+    to 1, and a map would lose by rounding what the network does not lose."""
+    return F.logsigmoid(z).exp()
+
+
+ACTIVATIONS = {
+    "sigmoid": (_sigmoid, F.binary_cross_entropy_with_logits),
+    "softmax": (lambda z: _sigmoid(z - z.flip(1)), F.cross_entropy),
+    "tanh": (
+        lambda z: 2 * _sigmoid(2 * z) - 1,
+        lambda z, t: F.binary_cross_entropy_with_logits(2 * z, t),
+    ),
+    "softsign": (F.softsign, lambda z, t: F.binary_cross_entropy((F.softsign(z) + 1) / 2, t)),
+    "none": (lambda z: z, lambda z, t: F.mse_loss(z, 2 * t - 1)),
+}
+"""Last activation -> (function of the logits, loss of the logits and 0/1 targets).
+
+sigmoid: binary cross-entropy. softmax (of two, so a sigmoid of the difference): cross-entropy.
+tanh, softsign: binary cross-entropy of (a + 1) / 2, for tanh in the stable form, as
+(tanh z + 1) / 2 = sigmoid(2z). none: squared error to targets -1 and 1, so that
+nothing saturates in training either. To take the activation off a network that was *trained* with
+one, read it ``before``.
+"""
+
+
+class Network(nn.Module):
+    """Five 3x3 convolutions (no bias, stride 1, ReLU), then one fully connected layer.
+
+    No bias: black input gives exactly 0 everywhere, and ReLU's gradient at 0 is 0, as the paper's
+    curve for the irrelevant region asks. No stride and no pooling: they would print a
+    checkerboard on the gradient. ``(N, 1, H, W)`` in [0, 1] -> logits ``(N, 2)``.
+    """
+
+    def __init__(self, seed: int, channels: int = 8, side: int = 28) -> None:
+        super().__init__()
+        inputs = (1, *[channels] * 4)
+        with torch.random.fork_rng(devices=[]):  # torch's own initial weights draw globally
+            self.convolutions = nn.ModuleList(
+                nn.Conv2d(i, channels, 3, padding=1, bias=False) for i in inputs
+            )
+            self.head = nn.Linear(channels * side * side, 2)
+        generator = torch.Generator().manual_seed(seed)
+        for layer in (*self.convolutions, self.head):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def layers(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each convolution its output before and after ReLU; last ``(logits, logits)``."""
+        outputs = []
+        for convolution in self.convolutions:
+            z = convolution(x)
+            x = z.relu()
+            outputs.append((z, x))
+        z = self.head(x.flatten(1))
+        return [*outputs, (z, z)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)[-1][0]
+
+
+def as_input(images: np.ndarray) -> Tensor:
+    """``(N, H, W)`` uint8 -> ``(N, 1, H, W)`` float32 in [0, 1]."""
+    return torch.from_numpy(images).float()[:, None] / 255
+
+
+def train(
+    digits: DigitSet, activation: str, seed: int, steps: int, batch: int = 16, lr: float = 1e-3
+) -> tuple[Network, float]:
+    """A network trained by Adam with the activation's loss, and the mean loss of the last 20 steps.
+
+    ``seed`` fixes initial weights and batches. Raises InputError for an unknown activation.
+    """
+    loss_of = _activation(activation)[1]
+    network = Network(seed)
+    optimiser = torch.optim.Adam(network.parameters(), lr)
+    generator = torch.Generator().manual_seed(seed)
+    images, targets = as_input(digits.images), _one_hot(digits.labels)
+    losses = []
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (batch,), generator=generator)
+        loss = loss_of(network(images[chosen]), targets[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return network, float(np.mean(losses[-20:])) if losses else float("nan")
+
+
+def gradient_maps(
+    network: Network, images: np.ndarray, labels: np.ndarray, activation: str
+) -> Iterator[tuple[int, str, str, np.ndarray]]:
+    """Yields (layer 1..6, reading, output, ``(N, H, W)`` absolute gradient, not yet scaled).
+
+    Layers 1..5: reading before, after ReLU; output "sum". Layer 6: before, after the last
+    activation; "sum", "target". In double precision.
+    """
+    double = Network(0, network.convolutions[0].out_channels, images.shape[-1]).double()
+    double.load_state_dict(network.state_dict())
+    x = as_input(images).double().requires_grad_()
+    outputs = double.layers(x)
+    logits = outputs.pop()[0]
+    for k, pair in enumerate(outputs, 1):
+        for reading, y in zip(("before", "after"), pair, strict=True):
+            yield k, reading, "sum", _gradient(y.sum(), x)
+    target = _one_hot(labels).double()
+    for reading, y in (("before", logits), ("after", _activation(activation)[0](logits))):
+        yield LAYERS, reading, "sum", _gradient(y.sum(), x)
+        yield LAYERS, reading, "target", _gradient((y * target).sum(), x)
+
+
+def scaled(maps: np.ndarray, per: str = "image") -> np.ndarray:
+    """``(N, H, W)`` >= 0 divided by the maximum of each "image", or of the whole "set".
+
+    By the maximum, not from minimum to maximum: G1 is nearly constant, and is 1 in the paper. A
+    map of zeros stays 0.
+    """
+    if per not in ("image", "set"):
+        raise InputError(f"per = {per!r} is neither 'image' nor 'set'.")
+    top = maps.max(axis=(1, 2) if per == "image" else None, keepdims=True)
+    return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
+
+
+def hgr(maps: np.ndarray, regions: np.ndarray, threshold: float = 0.3) -> dict[str, float]:
+    """High gradient ratio: per region the share of its pixels (all images) above ``threshold``.
+
+    maps: ``(N, H, W)`` in [0, 1]; regions: same shape, index in REGIONS. NaN for an empty region.
+    """
+    high = maps > threshold
+    return {
+        name: float(high[regions == r].mean()) if (regions == r).any() else float("nan")
+        for r, name in enumerate(REGIONS)
+    }
+
+
+def experiment(
+    digits: Digits,
+    activations: Sequence[str] = tuple(ACTIVATIONS),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    steps: int = 100,
+    thresholds: Sequence[float] = (0.3, 0.2, 0.6),
+) -> dict:
+    """The whole toy experiment, a stage.
+
+    Trains a network for each activation and seed; beside them, for the first activation, two
+    controls: "untrained", and "random shapes", trained where the shape says nothing of the digit.
+    All are read on ``digits.test``. Returns
+
+    - "hgr": activation, condition, seed, layer, reading, output, scale, threshold, region, hgr,
+      magnitude (mean absolute gradient in the region, not scaled). NaN where the gradient is 0 by
+      construction and only rounding is left: the sum of a softmax.
+    - "networks": activation, condition, seed, loss, accuracy, digit_only, shape_only (accuracies
+      with the other part wiped out), vanished (share of test images whose own output rounds to 1
+      in single precision, where the usual sigmoid' = y (1 - y) is exactly 0).
+    - "example": arrays of one test image per digit: images, labels, regions, maps (2, 8, H, W):
+      the maps of EXAMPLE_MAPS for the first activation and seed, each scaled to [0, 1].
+    """
+    first, test = activations[0], digits.test
+    jobs = [(a, "trained", s) for a, s in product(activations, seeds)]
+    jobs += [(first, c, s) for c, s in product(("untrained", "random shapes"), seeds)]
+    rows, networks, example = [], [], {}
+    for activation, condition, seed in bar(jobs, "toy networks"):
+        images = digits.control if condition == "random shapes" else digits.train
+        network, loss = train(images, activation, seed, 0 if condition == "untrained" else steps)
+        about = {"activation": activation, "condition": condition, "seed": seed}
+        networks.append({**about, "loss": loss, **_accuracies(network, test, activation)})
+        maps = list(_clean(gradient_maps(network, test.images, test.labels, activation)))
+        rows += [{**about, **row} for row in _rows(maps, test.regions, thresholds)]
+        if not example:
+            example = _example(test, maps)
+    return {"hgr": pd.DataFrame(rows), "networks": pd.DataFrame(networks), "example": example}
+
+
+def _activation(name: str):
+    if name not in ACTIVATIONS:
+        raise InputError(f"Unknown last activation {name!r}: choose from {', '.join(ACTIVATIONS)}.")
+    return ACTIVATIONS[name]
+
+
+def _one_hot(labels: np.ndarray) -> Tensor:
+    return F.one_hot(torch.from_numpy(labels).long(), 2).float()
+
+
+def _gradient(y: Tensor, x: Tensor) -> np.ndarray:
+    return torch.autograd.grad(y, x, retain_graph=True)[0].abs()[:, 0].numpy()
+
+
+def _clean(maps):
+    """The maps, with NaN for what is 0 by construction: below 1e-13 of the target's logit map."""
+    logit = 0.0
+    for layer, reading, output, values in maps:
+        if (layer, reading, output) == (LAYERS, "before", "target"):
+            logit = values.max()
+        if layer == LAYERS and values.max() < 1e-13 * logit:
+            values = np.full_like(values, np.nan)
+        yield layer, reading, output, values
+
+
+def _rows(maps, regions: np.ndarray, thresholds: Sequence[float]) -> Iterator[dict]:
+    """Rows of the table "hgr" for one network."""
+    for layer, reading, output, values in maps:
+        magnitude = {name: values[regions == r].mean() for r, name in enumerate(REGIONS)}
+        for scale, threshold in product(("image", "set"), thresholds):
+            for region, share in hgr(scaled(values, scale), regions, threshold).items():
+                yield {
+                    "layer": layer,
+                    "reading": reading,
+                    "output": output,
+                    "scale": scale,
+                    "threshold": threshold,
+                    "region": region,
+                    "hgr": share if np.isfinite(magnitude[region]) else float("nan"),
+                    "magnitude": float(magnitude[region]),
+                }
+
+
+@torch.no_grad()
+def _accuracies(network: Network, test: DigitSet, activation: str) -> dict[str, float]:
+    """What the network gets right with both parts, with one of them; and where it saturates."""
+    labels = torch.from_numpy(test.labels).long()
+    views = {
+        "accuracy": test.images,
+        "digit_only": digits_only(test),
+        "shape_only": shapes_only(test),
+    }
+    shares = {
+        name: float((network(as_input(view)).argmax(1) == labels).float().mean())
+        for name, view in views.items()
+    }
+    y = _activation(activation)[0](network(as_input(test.images)))
+    full = y[torch.arange(len(labels)), labels] == 1
+    return {**shares, "vanished": float(full.float().mean())}
+
+
+def _example(test: DigitSet, maps) -> dict[str, np.ndarray]:
+    """One test image per digit with its maps, scaled by their maximum."""
+    chosen = [int(np.flatnonzero(test.labels == label)[0]) for label in (0, 1)]
+    found = {tuple(key): values for *key, values in maps}
+    stack = np.stack([scaled(found[key][chosen]) for key in EXAMPLE_MAPS.values()], axis=1)
+    return {
+        "images": test.images[chosen],
+        "labels": test.labels[chosen],
+        "regions": test.regions[chosen],
+        "maps": stack.astype(np.float32),
+    }
