@@ -11,7 +11,7 @@ from pathlib import Path
 
 import measuring
 
-from ribkit.runtime.files import whole
+from ribkit.runtime.files import atomic_write
 
 HERE = Path(__file__).parent
 
@@ -26,7 +26,7 @@ def main(names: list[str]) -> None:
         for entry in found:
             print(measuring.words(entry), flush=True)
         entries += found
-        with whole(target) as partial:
+        with atomic_write(target) as partial:
             partial.write_text(json.dumps(entries, indent=1) + "\n")
 
 

@@ -27,7 +27,7 @@ from ribkit.method.adaptation import Settings
 from ribkit.method.others import OtherImageSampler
 from ribkit.networks import classifier
 from ribkit.networks.backbone import Network, from_classifier
-from ribkit.runtime.device import alone, device
+from ribkit.runtime.device import device, single_threaded
 from ribkit.runtime.parallel import map_images, workers
 
 SETTINGS = Settings(margin=1e9, area_ratio=1.0)  # the paper's for VOC, without its stops
@@ -48,12 +48,12 @@ class Size:
 
     @property
     def settings(self) -> Settings:
-        return dataclasses.replace(SETTINGS, steps=self.steps, others=self.others)
+        return dataclasses.replace(SETTINGS, steps=self.steps, n_others=self.n_others)
 
 
 VOC = Size("resnet50", (375, 500), (1.0, 0.5, 1.5, 2.0), (320, 640), 512)
 LITE = Size("efficientnet_lite0", (192, 256), (1.0,), (192, 320), 160)
-COCO = dataclasses.replace(VOC, image=(480, 640), classes=80, others=15)
+COCO = dataclasses.replace(VOC, image=(480, 640), classes=80, n_others=15)
 
 
 @lru_cache(maxsize=1)
@@ -73,7 +73,7 @@ def network(size: Size, precision: torch.dtype | None) -> Network:
 def label(size: Size, others: bool = False) -> Tensor:
     """Two classes in the image, one in each of the others."""
     found = torch.eye(size.classes)
-    rows = torch.arange(size.others) % (size.classes - 2) + 2
+    rows = torch.arange(size.n_others) % (size.classes - 2) + 2
     return (found[rows] if others else found[0] + found[1]).to(device())
 
 
@@ -83,14 +83,14 @@ def image(size: Size) -> Tensor:
     return views.resize(pixels, size.image).to(device())
 
 
-def load(size: Size, files: list[Path], seed: int, step: int) -> tuple[Tensor, Tensor]:
+def load(size: Size, files: list[Path], rng_seed: int, step: int) -> tuple[Tensor, Tensor]:
     """The others of a step decoded and cropped, as the official code does it in its loop."""
     seen = []
-    for k in range(size.others):
-        pixels = views.to_tensor(images.decode(files[(step * size.others + k) % len(files)]))
-        generator = torch.Generator().manual_seed(seed + step * size.others + k)
+    for k in range(size.n_others):
+        pixels = views.to_tensor(images.decode(files[(step * size.n_others + k) % len(files)]))
+        generator = torch.Generator().manual_seed(rng_seed + step * size.n_others + k)
         seen.append(views.random_crop(pixels, size.long_sides, size.side, (0.0,) * 3, generator))
-    return torch.stack(seen).to(device()), label(size, others=True)
+    return torch.stack(seen).to(device()), label(size, n_others=True)
 
 
 def theirs(size: Size, others: Callable, index: int = 0) -> dict[float, Tensor]:
@@ -105,7 +105,7 @@ def ours(size: Size, precision, pool: dict[str, Tensor], index: int = 0) -> dict
     net = network(size, precision)
     pairs = views.scaled_pairs(image(size), size.scales)
     features = {scale: net.features(pair) for scale, pair in pairs.items()}
-    draw = OtherImageSampler(pool, label(size), size.others, str(index), 0)
+    draw = OtherImageSampler(pool, label(size), size.n_others, str(index), 0)
     return adaptation.adapt(net, features, label(size), draw, size.settings).maps
 
 
@@ -185,7 +185,7 @@ def agreement(one: dict[float, Tensor], other: dict[float, Tensor]) -> float:
 
 def growth(size: Size, precision: torch.dtype | None) -> dict[str, dict[str, float]]:
     """Seconds of one short adaptation as each part of its size grows, the rest kept."""
-    size = dataclasses.replace(size, steps=4, others=8)
+    size = dataclasses.replace(size, steps=4, n_others=8)
     height, width = size.image
     axes = {
         "image": [(height // 2, width // 2), size.image, (2 * height, 2 * width)],
@@ -200,9 +200,9 @@ def growth(size: Size, precision: torch.dtype | None) -> dict[str, dict[str, flo
 
 
 def _short(size: Size, precision: torch.dtype | None) -> float:
-    others = torch.zeros(size.others, 3, size.side, size.side, device=device())
-    features = pool(size, precision, (others, label(size, others=True)))
-    way = partial(alone, partial(ours, size, precision, features), 0)
+    others = torch.zeros(size.n_others, 3, size.side, size.side, device=device())
+    features = pool(size, precision, (others, label(size, n_others=True)))
+    way = partial(single_threaded, partial(ours, size, precision, features), 0)
     return measuring.alternate({"ours": way}, 2)[0]["ours"]
 
 
@@ -211,7 +211,7 @@ def measure() -> list[dict]:
     gpu = device().type == "cuda"
     size, precision = (VOC, torch.bfloat16) if gpu else (LITE, None)
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, f"{k}.jpg") for k in range(4 * size.others)]
+        files = [Path(folder, f"{k}.jpg") for k in range(4 * size.n_others)]
         photograph = Image.fromarray(data.chelsea()).resize((500, 375))
         for file in files:
             photograph.save(file, quality=95)

@@ -31,15 +31,15 @@ from ribkit.study import maps as seeds
 
 COUNT, STEPS = 32, 20
 N_LABELS = len(scenes.CLASSES) + 1
-ADAPTATION = adaptation.Settings(rate=1e-3, others=10, margin=1e9)  # GNDRP, 10 steps
+ADAPTATION = adaptation.Settings(lr=1e-3, n_others=10, margin=1e9)  # GNDRP, 10 steps
 EPOCHS = STEPS * 8 // COUNT
 CLASSIFIER = classifier.Training(
-    epochs=EPOCHS, batch=8, rate=0.05, momentum=0.9, long_sides=(56, 72), crop=64
+    epochs=EPOCHS, batch=8, lr=0.05, momentum=0.9, long_sides=(56, 72), crop=64
 )
 HEADS = affinity.Training(
-    radius=5, epochs=EPOCHS, batch=8, rate=0.05, momentum=0.9, scales=(1.0, 1.0), crop=64
+    radius=5, epochs=EPOCHS, batch=8, lr=0.05, momentum=0.9, scales=(1.0, 1.0), crop=64
 )
-NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=STEPS, batch=8, rate=0.01, crop=64)
+NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=STEPS, batch=8, lr=0.01, crop=64)
 
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -88,8 +88,8 @@ def adapted(precision: str) -> Found:
     pool = {"features": network.features(pixels.to(device())), "labels": labels}
     found = {}
     for index in range(2):
-        _, pairs = seeds.see(network, images.image(index), (1.0, 0.5), None)
-        draw = OtherImageSampler(pool, labels[index], ADAPTATION.others, images.ids[index], 0)
+        _, pairs = seeds.frozen_features(network, images.image(index), (1.0, 0.5), None)
+        draw = OtherImageSampler(pool, labels[index], ADAPTATION.n_others, images.ids[index], 0)
         made = adaptation.adapt(network, pairs, labels[index], draw, ADAPTATION)
         found |= {f"{index} {scale}": maps for scale, maps in made.maps.items()}
     return found

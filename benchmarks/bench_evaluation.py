@@ -16,9 +16,9 @@ SIZE, CLASSES, SHOWN, IMAGES = (375, 500), 20, 2, 8
 SHARED = range(0, 90, 3)  # the thresholds of the official way
 
 
-def image(size: tuple[int, int], classes: int, seed: int) -> tuple[np.ndarray, ...]:
+def image(size: tuple[int, int], classes: int, rng_seed: int) -> tuple[np.ndarray, ...]:
     """Maps ``(2, H, W)`` float16, the classes they are of, and a mask with 255 at its edges."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(rng_seed)
     coarse = torch.rand(1, SHOWN, 6, 8, generator=generator)
     maps = F.interpolate(coarse, size, mode="bicubic").clamp(0, 1)[0].half().numpy()
     keys = torch.randperm(classes, generator=generator)[:SHOWN].sort().values.numpy()
@@ -50,7 +50,7 @@ def ours(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray) -> dict[str, np.n
 
 def seconds(size: tuple[int, int], classes: int) -> dict[str, float]:
     """Of both ways, for `IMAGES` images; that both say the same is checked."""
-    images = [image(size, classes, seed) for seed in range(IMAGES)]
+    images = [image(size, classes, rng_seed) for rng_seed in range(IMAGES)]
     ways = {
         "official": lambda: np.stack([official(*one, classes) for one in images]),
         "ours": lambda: miou.gathered([ours(*one) for one in images]),

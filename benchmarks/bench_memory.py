@@ -13,19 +13,19 @@ import measuring
 import torch
 from bench_adaptation import COCO, VOC, Size, label, ours, pool, theirs
 
-from ribkit.check import peak
+from ribkit.check import peak_memory
 from ribkit.runtime.device import device
 
 
 def held(size: Size, official: bool) -> float:
     """Peak of two steps in MiB: the official way's in float32, or ours in bfloat16."""
     size = dataclasses.replace(size, steps=2)
-    others = torch.zeros(size.others, 3, size.side, size.side, device=device())
-    drawn = others, label(size, others=True)
+    others = torch.zeros(size.n_others, 3, size.side, size.side, device=device())
+    drawn = others, label(size, n_others=True)
     if official:
-        return peak(partial(theirs, size, lambda step: drawn))
+        return peak_memory(partial(theirs, size, lambda step: drawn))
     features = pool(size, torch.bfloat16, drawn)
-    return peak(partial(ours, size, torch.bfloat16, features))
+    return peak_memory(partial(ours, size, torch.bfloat16, features))
 
 
 def measure() -> list[dict]:

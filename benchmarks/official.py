@@ -24,16 +24,16 @@ def adapt(
 ) -> dict[float, Tensor]:
     """One adaptation (official variant, GNDRP, no stop): scale -> summed maps ``(C, h, w)``.
 
-    views: scale -> *pixels* ``(2, 3, h, w)`` of the image and its mirror image. others: step ->
+    views: scale -> *pixels* ``(2, 3, h, w)`` of the image and its horizontal flip. others: step ->
     pixels ``(B, 3, s, s)`` and labels ``(B, C)``. The network is changed.
     """
     present = [c for c in range(len(labels)) if labels[c].item()]
     optimiser = torch.optim.SGD(
         [
             {"params": network.adapted.parameters(), "factor": 1.0},
-            {"params": network.classifier.parameters(), "factor": settings.head_factor},
+            {"params": network.classifier.parameters(), "factor": settings.head_lr_mult},
         ],
-        lr=settings.rate,
+        lr=settings.lr,
         momentum=settings.variant.momentum,
         weight_decay=settings.weight_decay,
     )
@@ -51,7 +51,7 @@ def adapt(
             break
         for group in optimiser.param_groups:
             left = (1 - step / settings.steps) ** settings.poly_power
-            group["lr"] = settings.rate * group["factor"] * left
+            group["lr"] = settings.lr * group["factor"] * left
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

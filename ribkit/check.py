@@ -21,9 +21,9 @@ from ribkit.networks import classifier as classifiers
 from ribkit.networks import deeplab
 from ribkit.networks.training import steps
 from ribkit.refinement import irn, psa, stages
-from ribkit.refinement.stages import WALKS, Affine
+from ribkit.refinement.stages import WALKS, AffinityModel
 from ribkit.runtime import parallel
-from ribkit.runtime.device import alone, device
+from ribkit.runtime.device import device, single_threaded
 from ribkit.runtime.store import Result, Store
 from ribkit.study import ablations, pipeline, predictions
 from ribkit.study import maps as seeds
@@ -56,7 +56,7 @@ class Cost:
         return self.count * self.seconds / side_by_side / 3600
 
 
-def peak(way: Callable[[], Any]) -> float:
+def peak_memory(way: Callable[[], Any]) -> float:
     """Most memory in MiB while ``way()`` ran: of the GPU, or what a process on Linux took more."""
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -80,7 +80,7 @@ class Counts:
 
     images: int
     tuning: int
-    further: int
+    remaining_images: int
     validation: int
     pretext: int
     classifier: int
@@ -96,24 +96,31 @@ class Counts:
 def counts(study: Study) -> Counts:
     """Of all notebooks."""
     p = study.profile
-    n, tuning, further = len(study.scored), len(study.tuning), sum(map(len, study.further))
-    labelled = n + tuning + further
-    tried = len(p.rates) + len(p.margins) + len(p.others) - 2
+    n, tuning, remaining_images = (
+        len(study.scored),
+        len(study.tuning),
+        sum(map(len, study.remaining_images)),
+    )
+    labelled = n + tuning + remaining_images
+    tried = len(p.lrs) + len(p.margins) + len(p.n_others) - 2
     ribs = len(METHODS) - 1
-    example = p.settings("gndrp", "official", p.rates[0], 1.0, p.others[0])
+    example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
     runs = ablations.grid(example, example, 1.0, 1.0, len(study.scored.classes), p.ablations)
     own = min(n, p.ablations.images or n)
     return Counts(
         images=n,
         tuning=tuning,
-        further=further,
+        remaining_images=remaining_images,
         validation=len(study.validation),
         pretext=p.pretext_epochs * (p.pretext_scenes // 32),
         classifier=p.replicas * p.epochs * steps(len(study.train), p.batch),
-        pool=p.replicas * min(p.pool_images, len(study.train)),
-        cams=len(p.scale_sets) * tuning + p.replicas * n + (p.replicas - 1) * tuning + further,
+        pool=p.replicas * min(p.bank_images, len(study.train)),
+        cams=len(p.scale_sets) * tuning
+        + p.replicas * n
+        + (p.replicas - 1) * tuning
+        + remaining_images,
         ribs=ribs * (tried * tuning + p.replicas * n + (p.replicas - 1) * tuning)
-        + further
+        + remaining_images
         + own * sum(run.settings is not None for run in runs),
         irn=2 * p.replicas * p.irn.epochs * steps(labelled, p.irn.batch),
         psa=2 * p.psa.epochs * steps(labelled, p.psa.batch),
@@ -154,7 +161,7 @@ def words(found: pd.DataFrame) -> str:
 def costs(study: Study) -> list[Cost]:
     """Each stage of a run, measured on a sample."""
     with tempfile.TemporaryDirectory() as folder, _in_this_process():
-        return alone(_costs, Sample(study, Store(folder)))
+        return single_threaded(_costs, Sample(study, Store(folder)))
 
 
 @contextmanager
@@ -184,7 +191,7 @@ class Sample:
         """Measure a per-image stage; its result on both images."""
         first, second = (self.images.take([k]) for k in range(len(self.images)))
         self.store.run(name, stage, images=first, **more)
-        memory = peak(lambda: self.store.run(name, stage, images=second, **more))
+        memory = peak_memory(lambda: self.store.run(name, stage, images=second, **more))
         result = self.store.run(name, stage, images=second, **more)
         self._add(words, count, "image", result.seconds, _bytes(result), memory, gpu)
         return self.store.run(name, stage, images=self.images, **more)
@@ -194,14 +201,14 @@ class Sample:
         short = replace(training, **{longer: 1})
         result = self.store.run(name, training=short, **asked)
         more = replace(training, **{longer: 3})
-        memory = peak(lambda: self.store.run(name, training=more, **asked))
+        memory = peak_memory(lambda: self.store.run(name, training=more, **asked))
         seconds = max(0.0, self.store.run(name, training=more, **asked).seconds - result.seconds)
         self._add(words, count, "iteration", seconds / 2, 0, memory)
         return result
 
     def pretext(self, count: int = 0) -> Result:
         """`mini`'s pretext task on two batches; measured if it is asked for ``count`` batches."""
-        asked = {"stage": classifiers.pretrain, "scenes": scenes.Pretext(0, 64), "seed": 0}
+        asked = {"stage": classifiers.pretrain, "scenes": scenes.Pretext(0, 64), "rng_seed": 0}
         result = self.store.run("pretext", **asked, epochs=1)
         if count:
             longer = self.store.run("pretext", **asked, epochs=3)
@@ -223,11 +230,11 @@ def _costs(sample: Sample) -> list[Cost]:
     made, scales = _classifier(sample, many), max(p.scale_sets, key=sum)
     seen = {"scales": scales, "long_side": p.long_side, "map_stride": p.map_stride}
     pool = sample.each(
-        "frozen features of the others", many.pool, "pool", seeds.pool, model=made,
-        long_sides=p.long_sides, side=p.pool_side, seed=p.seed,
+        "frozen features of the others", many.pool, "pool", seeds.feature_bank, model=made,
+        long_sides=p.long_sides, side=p.bank_side, rng_seed=p.rng_seed,
     )  # fmt: skip
     maps = sample.each("CAM", many.cams, "seeds", seeds.compute, model=made, **seen)
-    settings = p.settings("gndrp", "official", p.rates[0], ablations.NO_MARGIN, p.others[0])
+    settings = p.settings("gndrp", "official", p.lrs[0], ablations.NO_MARGIN, p.n_others[0])
     sample.each(
         f"RIB, {p.steps} steps", many.ribs, "seeds", seeds.compute, model=made, **seen,
         settings=settings, pool=pool,
@@ -253,7 +260,7 @@ def _classifier(sample: Sample, many: Counts) -> seeds.Model:
 
 def _refinement(sample: Sample, many: Counts, maps: Result) -> Result:
     p = sample.profile
-    labelled = 2 * (many.images + many.tuning + many.further)
+    labelled = 2 * (many.images + many.tuning + many.remaining_images)
     on_maps = {"seeds": maps, "long_side": p.long_side}
     cores = on_maps | {"gpu": False}
     at = {"threshold": THRESHOLD}
@@ -284,8 +291,8 @@ def _refinement(sample: Sample, many: Counts, maps: Result) -> Result:
             backbone=p.backbone, parts=parts, n_labels=len(sample.images.classes) + 1,
             long_side=p.long_side, pretext=pretext, weights=file,
         )  # fmt: skip
-        about = (p.backbone, training.stride, training.seed, pretext, file)
-        model = Affine(kind, weights, *about)
+        about = (p.backbone, training.stride, training.rng_seed, pretext, file)
+        model = AffinityModel(kind, weights, *about)
         sample.each(
             f"{kind.upper()}'s walk", count, f"{kind}-walk", walk, model=model, **on_maps, **how
         )

@@ -107,11 +107,11 @@ def compare_images(
     plain, adapted = {}, {}
     for i, name in enumerate(bar(images.ids, "CAM and RIB")):
         label = pool["labels"][i]
-        pixels, pairs = seeds.see(network, images.image(i), scales, None)
+        pixels, pairs = seeds.frozen_features(network, images.image(i), scales, None)
         size = tuple(pixels.shape[-2:])
-        draw = OtherImageSampler(pool, label, settings.others, name, seed=0)
+        draw = OtherImageSampler(pool, label, settings.n_others, name, rng_seed=0)
         result = adaptation.adapt(network, pairs, label, draw, settings)
-        plain[name] = cam.merge(adaptation.plain(network, pairs, label), size).cpu().numpy()
+        plain[name] = cam.merge(adaptation.cam_maps(network, pairs, label), size).cpu().numpy()
         adapted[name] = cam.merge(result.maps, size).cpu().numpy()
     return Comparison(images, plain, adapted)
 

@@ -29,7 +29,7 @@ from scipy.io import loadmat
 
 from ribkit.data import voc
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.files import whole
+from ribkit.runtime.files import atomic_write
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.progress import bar
 
@@ -205,7 +205,11 @@ def unpack(path: Path, folder: Path, wanted: tuple[str, ...]) -> None:
         for member in bar(missing, f"unpacking {path.name}"):
             target = folder / member.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with member.open() as source, whole(target) as written, written.open("wb") as file:
+            with (
+                member.open() as source,
+                atomic_write(target) as written,
+                written.open("wb") as file,
+            ):
                 shutil.copyfileobj(source, file, BLOCK)
                 if file.tell() != member.size:
                     raise EOFError(f"{member.name} has not the {member.size:,} bytes promised")

@@ -23,7 +23,7 @@ import torch
 
 from ribkit.results import claims, figures
 from ribkit.runtime import device, notebooks, parallel
-from ribkit.runtime.errors import InputError, starving
+from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
 from ribkit.runtime.progress import bar
@@ -67,7 +67,7 @@ def record_of(study: Study, parameters: dict) -> dict:
         "versions": {package: version(package) for package in PACKAGES},
         "machine": {"system": platform.platform(), "cores": parallel.workers(), "cuda": cuda},
         "parameters": parameters,
-        "seed": study.profile.seed,
+        "seed": study.profile.rng_seed,
         "settings": describe(study.profile),
     }
 
@@ -121,7 +121,7 @@ def main(words: list[str] | None = None) -> int:
     """Do what the command line asks for. Returns the exit status."""
     options = arguments(words)
     try:
-        with starving("ribkit"):
+        with resource_errors("ribkit"):
             study = opened(options)
             if options.check:
                 estimated(study)

@@ -13,30 +13,30 @@ from collections.abc import Sequence
 from ribkit.networks.training import share
 from ribkit.reproduce import opened, parser
 from ribkit.runtime import distributed
-from ribkit.runtime.device import alone
-from ribkit.runtime.errors import InputError, starving
+from ribkit.runtime.device import single_threaded
+from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.study import pipeline
 from ribkit.study.pipeline import TRAINED
 from ribkit.study.study import Study
 
 
 def train(study: Study, name: str) -> None:
-    """Train all of one of `chain.TRAINED` that are missing, on all processes that have joined."""
-    if not distributed.several():
+    """Train what is missing of one of `pipeline.TRAINED`, on all processes that have joined."""
+    if not distributed.is_distributed():
         pipeline.train(study, name)
         return
     for asked in pipeline.trainings(study, name):
-        distributed.first(asked)
+        distributed.main_process_first(asked)
         stage = asked()  # what it needs is stored now, in rank 0 and elsewhere
-        with distributed.together():
-            alone(lambda stage: study.store.run(**stage), stage)
+        with distributed.collective():
+            single_threaded(lambda stage: study.store.run(**stage), stage)
 
 
 def check_batches(study: Study, names: Sequence[str]) -> None:
     """Raises InputError, before anything is computed, for a batch that cannot be shared."""
     p = study.profile
     batches = {"classifier": p.batch} | {name: getattr(p, name).batch for name in TRAINED[1:]}
-    with distributed.together():
+    with distributed.collective():
         for name in names:
             share(batches[name])
 
@@ -51,17 +51,17 @@ def main(words: list[str] | None = None) -> int:
         unknown = sorted(set(names) - set(TRAINED))
         if unknown:
             raise InputError(f"'{unknown[0]}' is not trained; use one of {', '.join(TRAINED)}.")
-        with starving("ribkit.train"):
+        with resource_errors("ribkit.train"):
             study = opened(options)
             with distributed.joined():
                 check_batches(study, names)
-                distributed.first(lambda: print(study.check(), flush=True))
+                distributed.main_process_first(lambda: print(study.check(), flush=True))
                 for name in names:
                     train(study, name)
-                    if distributed.leads():
+                    if distributed.is_main_process():
                         print(f"{name}: trained.", flush=True)
     except (InputError, RuntimeError) as error:
-        if not distributed.leads():
+        if not distributed.is_main_process():
             time.sleep(10)  # torchrun ends this process first if rank 0 has an error to tell
         print(error, file=sys.stderr)
         return 1

@@ -10,13 +10,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
-    "epochs": 1, "batch": 8, "score_images": 6, "tune_images": 4, "pool_images": 8,
-    "pretext_scenes": 64, "pretext_epochs": 1, "scale_sets": "1.0", "steps": 2, "rates": "1e-5",
-    "others": 2, "irn.epochs": 1, "irn.batch": 4, "psa.epochs": 1, "psa.batch": 4,
+    "epochs": 1, "batch": 8, "score_images": 6, "tune_images": 4, "bank_images": 8,
+    "pretext_scenes": 64, "pretext_epochs": 1, "scale_sets": "1.0", "steps": 2, "lrs": "1e-5",
+    "n_others": 2, "irn.epochs": 1, "irn.batch": 4, "psa.epochs": 1, "psa.batch": 4,
     "network.iterations": 4, "network.batch": 2, "network.aspp_rates": "1,2",
     "toy_seeds": 2, "toy_train": 24, "toy_test": 12, "toy_steps": 4,
-    "ablations.images": 3, "ablations.taus": 0.4, "ablations.steps": 1, "ablations.rates": 3.0,
-    "ablations.margins": 0.0, "ablations.others": 1,
+    "ablations.images": 3, "ablations.taus": 0.4, "ablations.steps": 1, "ablations.lrs": 3.0,
+    "ablations.margins": 0.0, "ablations.n_others": 1,
 }  # fmt: skip
 MINI = SMALL | {
     "train_images": 24, "margins": 0.0, "replicas": 2, "psa_alphas": 8, "psa_log2_steps": 4,

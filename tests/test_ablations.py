@@ -17,8 +17,8 @@ from ribkit.study import maps as seeds
 from ribkit.study.ablations import Grid, grid, measure, reference
 from ribkit.study.maps import Model
 
-SMALL = Grid(taus=(0.3,), steps=(3,), rates=(3.0,), margins=(0.0, 2.0), others=(0,))
-RIB = Settings(rate=1e-5, others=2, steps=2, margin=1e9)
+SMALL = Grid(taus=(0.3,), steps=(3,), lrs=(3.0,), margins=(0.0, 2.0), n_others=(0,))
+RIB = Settings(lr=1e-5, n_others=2, steps=2, margin=1e9)
 PAPERS = replace(RIB, variant=PAPER)
 
 
@@ -35,7 +35,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def pool(model, tmp_path):
-    made = seeds.pool(model, scenes.generate(9, 6), (64, 64), 64, 0)
+    made = seeds.feature_bank(model, scenes.generate(9, 6), (64, 64), 64, 0)
     return stored(tmp_path, "pool", **made)
 
 
@@ -46,7 +46,7 @@ def _in_process(monkeypatch):
 
 def test_a_run_gives_the_scores_of_the_seeds_stage(model, pool, tmp_path):
     images = scenes.generate(8, 3)
-    arguments = {"settings": RIB, "pool": pool, "seed": 1}
+    arguments = {"settings": RIB, "pool": pool, "rng_seed": 1}
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     found = measure(model, images, (1.0,), None, scratch=tmp_path / "one", **arguments)

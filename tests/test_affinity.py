@@ -57,8 +57,8 @@ def test_means_are_over_all_that_was_added():
 
 def test_labels_on_the_grid_are_those_in_the_middle_of_its_cells():
     fine = torch.arange(36).view(1, 6, 6)
-    assert affinity.reduced(fine, 3).tolist() == [[[7, 10], [25, 28]]]
-    assert affinity.reduced(fine[:, :5, :5], 4).shape == (1, 2, 2)
+    assert affinity.downsample_labels(fine, 3).tolist() == [[[7, 10], [25, 28]]]
+    assert affinity.downsample_labels(fine[:, :5, :5], 4).shape == (1, 2, 2)
 
 
 def test_boundary_loss_by_hand(labels):

@@ -81,8 +81,8 @@ def test_a_label_map_that_is_no_map_is_told(tmp_path):
 def test_views_cut_image_and_labels_alike(side):
     labels = torch.arange(16 * 12, dtype=torch.uint8).view(16, 12)
     pixels = labels.float().expand(3, 16, 12)
-    for seed in range(8):
-        generator = torch.Generator().manual_seed(seed)
+    for rng_seed in range(8):
+        generator = torch.Generator().manual_seed(rng_seed)
         seen, cut = views.random_scaled_crop(
             pixels, labels, (1.0, 1.0), side, (9.0,) * 3, generator
         )
@@ -95,8 +95,8 @@ def test_views_cut_image_and_labels_alike(side):
 def test_views_have_every_scale_between_the_two():
     labels = torch.zeros(10, 10, dtype=torch.uint8)
     sizes = set()
-    for seed in range(40):
-        generator = torch.Generator().manual_seed(seed)
+    for rng_seed in range(40):
+        generator = torch.Generator().manual_seed(rng_seed)
         _, cut = views.random_scaled_crop(labels.expand(3, 10, 10).float(), labels, (0.5, 2.0), 30,
                                    (0.0,) * 3, generator)  # fmt: skip
         sizes.add(int((cut == 0).sum()) ** 0.5)
@@ -105,12 +105,12 @@ def test_views_have_every_scale_between_the_two():
 
 
 def test_an_epoch_sees_every_image_once_and_the_order_is_a_function_of_the_iteration():
-    drawn = [training.order(7, 3, i, seed=5) for i in range(7)]
+    drawn = [training.order(7, 3, i, rng_seed=5) for i in range(7)]
     flat = [x for rows in drawn for x in rows]
     for epoch in range(3):
         assert sorted(flat[7 * epoch : 7 * epoch + 7]) == list(range(7))
-    assert training.order(7, 3, 4, seed=5) == drawn[4]
-    assert len(training.order(2, 5, 0, seed=0)) == 5
+    assert training.order(7, 3, 4, rng_seed=5) == drawn[4]
+    assert len(training.order(2, 5, 0, rng_seed=0)) == 5
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "rotated"])

@@ -13,8 +13,8 @@ from ribkit.networks.backbone import Network, from_classifier
 from ribkit.runtime.errors import InputError
 
 
-def pixels(side=64, count=1, seed=0):
-    return 255 * torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+def pixels(side=64, count=1, rng_seed=0):
+    return 255 * torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(rng_seed))
 
 
 def randomise_statistics(model):
@@ -93,7 +93,7 @@ def test_batch_norm_stays_in_evaluation_mode(resnet):
     before = {k: v.clone() for k, v in ours.state_dict().items() if "running" in k}
     ours.train()
     assert not any(module.training for module in ours.modules())
-    ours(pixels(seed=1))
+    ours(pixels(rng_seed=1))
     assert all(torch.equal(ours.state_dict()[k], v) for k, v in before.items())
 
 
@@ -217,14 +217,14 @@ def test_a_copy_to_adapt_shares_the_frozen_part_and_owns_the_rest():
 
 def test_new_classes_get_a_seeded_classifier_and_leave_the_rest():
     _, network = narrow()
-    other = network.with_classes(7, seed=1)
+    other = network.with_classes(7, rng_seed=1)
     assert other(pixels(32)).shape == (1, 7, 8, 8)
     assert other.classifier.bias is None
     assert network.classifier.out_channels == 3
     weight = other.classifier.weight
-    assert torch.equal(weight, network.with_classes(7, seed=1).classifier.weight)
-    assert not torch.equal(weight, network.with_classes(7, seed=2).classifier.weight)
-    many = network.with_classes(900, seed=0).classifier.weight
+    assert torch.equal(weight, network.with_classes(7, rng_seed=1).classifier.weight)
+    assert not torch.equal(weight, network.with_classes(7, rng_seed=2).classifier.weight)
+    many = network.with_classes(900, rng_seed=0).classifier.weight
     assert float(many.detach().std()) == pytest.approx(0.01, rel=0.1)
     for one, two in zip(other.adapted.parameters(), network.adapted.parameters(), strict=True):
         assert torch.equal(one, two)
@@ -263,7 +263,7 @@ def test_an_error_without_words_is_told_in_words():
 @torch.no_grad()
 def test_levels_of_a_resnet_are_those_after_its_pooling_and_its_stages(resnet):
     theirs, ours, _ = resnet
-    levels = backbone.Levels(ours)
+    levels = backbone.FeaturePyramid(ours)
     assert levels.strides == [4, 4, 8, 16, 16]
     assert levels.channels == [64, 256, 512, 1024, 2048]
     x = theirs.maxpool(
@@ -277,7 +277,7 @@ def test_levels_of_a_resnet_are_those_after_its_pooling_and_its_stages(resnet):
 @torch.no_grad()
 def test_levels_of_the_small_network_end_with_its_features():
     _, network = narrow()
-    levels = backbone.Levels(network)
+    levels = backbone.FeaturePyramid(network)
     assert (levels.strides, levels.channels) == ([2, 4, 4], [4, 6, 8])
     found = levels(pixels(32))
     assert torch.equal(found[0], network.features(pixels(32)))

@@ -154,11 +154,11 @@ def test_interval_is_student_t():
 
 def test_last_drop_of_the_papers_own_curve():
     rows = [
-        {"activation": "sigmoid", "condition": "trained", "seed": seed, "layer": layer,
+        {"activation": "sigmoid", "condition": "trained", "seed": rng_seed, "layer": layer,
          "reading": "after", "output": "sum", "scale": "image", "threshold": 0.3,
-         "region": region, "hgr": curve[layer - 1] - 0.01 * seed * (layer == 6)}
+         "region": region, "hgr": curve[layer - 1] - 0.01 * rng_seed * (layer == 6)}
         for region, curve in toy.PAPER_HGR.items()
-        for layer in range(1, 7) for seed in range(3)
+        for layer in range(1, 7) for rng_seed in range(3)
     ]  # fmt: skip
     row = answers.last_drop(pd.DataFrame(rows)).iloc[0]
     assert row["mean"] == pytest.approx(0.76 - 0.23)

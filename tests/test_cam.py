@@ -9,7 +9,7 @@ EPSILON = cam.EPSILON
 
 
 def small_network():
-    """A convolution of stride 4 whose maps of an image and of its mirror image differ."""
+    """A convolution of stride 4 whose maps of an image and of its horizontal flip differ."""
     torch.manual_seed(0)
     frozen = nn.Conv2d(3, 4, 4, stride=4)
     adapted = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1))

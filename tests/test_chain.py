@@ -14,7 +14,7 @@ from ribkit.study import pipeline
 from ribkit.study.pipeline import Refinement
 from ribkit.study.study import CAM, RIB, Study
 
-HEADS = Training(stride=4, radius=3, epochs=1, batch=4, rate=0.05, crop=48)
+HEADS = Training(stride=4, radius=3, epochs=1, batch=4, lr=0.05, crop=48)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def study(tmp_path_factory):
                 if self.method == CAM:
                     shown = [m & (np.cumsum(m.any(axis=1))[:, None] <= 8) for m in shown]
                 arrays[name] = 0.8 * np.stack(shown).astype(np.float16)
-            key = f"seeds-{self.title}-{images.source.seed}"
+            key = f"seeds-{self.title}-{images.source.rng_seed}"
             sets.append((images, self.study.store.run(key, lambda a=arrays: {"maps": a})))
         return tuple(sets)
 
@@ -68,7 +68,7 @@ def test_scores_are_of_each_stage_and_paired(study):
     words = tables_rq4.readable(table.reset_index())
     assert words["gain over the seed"][0] == ""
     assert tables_rq4.answer_refinement(study).count("over its seed") >= 10
-    assert set(tables_rq4.teachers(study)["network"]) == {"IRN", "PSA"}
+    assert set(tables_rq4.training_label_quality(study)["network"]) == {"IRN", "PSA"}
     assert len(tables_rq4.psa_tried(study)) == 2 * 2 * 3
 
 
@@ -93,28 +93,31 @@ def test_networks_are_scored_on_images_of_their_own(study):
     assert set(table["seeds"]) == {2}
     assert set(table["images"]) == {3}
     sets = (study.scored, study.tuning, study.train, study.validation)
-    assert len({images.source.seed for images in sets}) == 4
+    assert len({images.source.rng_seed for images in sets}) == 4
     assert tables_rq4.answer_network(study).count("\n") == 3
     assert set(tables_rq4.curves(study)["seed"]) == {0, 1}
 
 
 def test_networks_learn_from_further_images_too(study, monkeypatch):
-    further = scenes.generate(99, 2)
-    shown = {n: further.labels[i].sum() for i, n in enumerate(further.ids)}
+    remaining_images = scenes.generate(99, 2)
+    shown = {n: remaining_images.labels[i].sum() for i, n in enumerate(remaining_images.ids)}
     maps = {n: np.full((k, 64, 64), 0.8, np.float16) for n, k in shown.items()}
     seeds = study.store.run("further", lambda: {"maps": maps})
     plain = pipeline.labelled(study, "RIB")
     assert [images for images, _ in plain] == [study.scored]
-    monkeypatch.setattr(study, "further", (further,))
-    monkeypatch.setattr(Refinement, "further", ((further, seeds),))
+    monkeypatch.setattr(study, "further", (remaining_images,))
+    monkeypatch.setattr(Refinement, "further", ((remaining_images, seeds),))
     rib = Refinement(study, RIB)
     assert [len(images) for images, _ in rib.irn_labels()] == [4, 2, 2]
     assert [len(images) for images, _ in rib.psa_labels()] == [4, 2, 2]
     parts = rib.pseudo("seed")
-    assert [images for images, _ in parts] == [study.scored, further]
-    assert set(parts[1][1].arrays("labels")) == set(further.ids)
+    assert [images for images, _ in parts] == [study.scored, remaining_images]
+    assert set(parts[1][1].arrays("labels")) == set(remaining_images.ids)
     assert rib.stage("seed").labels == parts[0][1]
-    assert pipeline.labelled(study, "ground truth") == ((study.scored, None), (further, None))
+    assert pipeline.labelled(study, "ground truth") == (
+        (study.scored, None),
+        (remaining_images, None),
+    )
 
 
 def test_every_picture_is_drawn(study, tmp_path):

@@ -12,7 +12,7 @@ from ribkit.networks import training as fitting
 from ribkit.networks.classifier import Training
 from ribkit.runtime.errors import InputError
 
-TRAINING = Training(epochs=2, batch=4, rate=0.05, momentum=0.9, long_sides=(40, 56), crop=48)
+TRAINING = Training(epochs=2, batch=4, lr=0.05, momentum=0.9, long_sides=(40, 56), crop=48)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,9 @@ def test_an_unknown_backbone_is_told():
 def test_a_network_depends_on_its_seed_and_on_nothing_else():
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    one, same, other = (classifier.build("small", 3, seed).state_dict() for seed in (0, 0, 1))
+    one, same, other = (
+        classifier.build("small", 3, rng_seed).state_dict() for rng_seed in (0, 0, 1)
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
@@ -46,7 +48,7 @@ def test_a_network_depends_on_its_seed_and_on_nothing_else():
 
 def test_1000_classes_keep_the_imagenet_head_and_others_get_a_new_one():
     head = classifier.build("efficientnet_lite0", 1000).classifier.weight
-    new = classifier.build("efficientnet_lite0", 5, seed=1).classifier.weight
+    new = classifier.build("efficientnet_lite0", 5, rng_seed=1).classifier.weight
     assert head.shape[0] == 1000
     assert new.shape[0] == 5
     assert float(head.detach().std()) > 2 * float(new.detach().std())
@@ -55,7 +57,7 @@ def test_1000_classes_keep_the_imagenet_head_and_others_get_a_new_one():
 def test_training_moves_the_upper_parts_and_leaves_frozen_part_and_statistics(
     images, held_out, tmp_path
 ):
-    start = classifier.build("small", 8, seed=0).state_dict()
+    start = classifier.build("small", 8, rng_seed=0).state_dict()
     made = classifier.train("small", images, held_out, TRAINING, tmp_path)
     assert start.keys() == made["weights"].keys()
     for name, value in made["weights"].items():
@@ -71,11 +73,11 @@ def test_training_tells_its_losses(images, held_out, tmp_path):
 
 
 def test_training_is_reproducible_and_seeded(images, held_out, tmp_path):
-    def weights(seed=0):
-        training = dataclasses.replace(TRAINING, epochs=1, seed=seed)
+    def weights(rng_seed=0):
+        training = dataclasses.replace(TRAINING, epochs=1, rng_seed=rng_seed)
         return classifier.train("small", images, held_out, training, tmp_path)["weights"]
 
-    one, same, other = weights(), weights(), weights(seed=1)
+    one, same, other = weights(), weights(), weights(rng_seed=1)
     assert all(torch.equal(one[k], same[k]) for k in one)
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
 
@@ -98,7 +100,7 @@ def colours(count):
 
 def test_a_classifier_learns_to_tell_red_from_blue(tmp_path):
     training = Training(
-        epochs=6, batch=8, rate=0.05, momentum=0.9, long_sides=(16, 16), crop=16
+        epochs=6, batch=8, lr=0.05, momentum=0.9, long_sides=(16, 16), crop=16
     )  # fmt: skip
     history = classifier.train("small", colours(32), colours(8), training, tmp_path)["history"]
     assert history["exact"].iloc[-1] == 100
@@ -108,11 +110,11 @@ def test_a_classifier_learns_to_tell_red_from_blue(tmp_path):
 def test_the_rate_falls_to_zero_by_the_poly_schedule_and_the_head_is_ten_times_as_fast(
     images, held_out, tmp_path, monkeypatch
 ):
-    rates = []
+    lrs = []
 
     class Recording(torch.optim.SGD):
         def step(self, closure=None):
-            rates.append([group["lr"] for group in self.param_groups])
+            lrs.append([group["lr"] for group in self.param_groups])
             return super().step(closure)
 
     monkeypatch.setattr(torch.optim, "SGD", Recording)
@@ -120,19 +122,19 @@ def test_the_rate_falls_to_zero_by_the_poly_schedule_and_the_head_is_ten_times_a
     factors = [
         (1 - i / 4) ** 0.9 for i in range(4)
     ]  # two epochs of two batches of four; one is left
-    assert np.array(rates) == pytest.approx(np.outer(factors, [0.05, 0.5]))
+    assert np.array(lrs) == pytest.approx(np.outer(factors, [0.05, 0.5]))
 
 
 def test_the_pretext_task_gives_the_features_that_training_starts_from(images, held_out, tmp_path):
     made = classifier.pretrain(
-        scenes.Pretext(0, 8), epochs=1, batch=4, rate=0.05, seed=0, scratch=tmp_path
+        scenes.Pretext(0, 8), epochs=1, batch=4, lr=0.05, rng_seed=0, scratch=tmp_path
     )
     (tmp_path / "classifier").mkdir()
     attributes = len(scenes.CLASSES) + len(scenes.TEXTURES)
     assert made["weights"]["linear.weight"].shape[0] == attributes
     assert made["history"]["epoch"].tolist() == [1]
     pretext = stored(tmp_path, weights=made["weights"])
-    network = classifier.start("small", 8, pretext, None, seed=0)
+    network = classifier.start("small", 8, pretext, None, rng_seed=0)
     assert network.classifier.out_channels == 8
     weights = [v for k, v in made["weights"].items() if v.ndim == 4]
     kept = [p for n, p in network.named_parameters() if p.ndim == 4][:-1]
@@ -147,7 +149,7 @@ def test_the_pretext_task_gives_the_features_that_training_starts_from(images, h
 def test_the_pretext_task_is_reproducible_and_goes_on_where_it_was_killed(tmp_path, monkeypatch):
     def pretrain(name):
         (tmp_path / name).mkdir(exist_ok=True)
-        asked = {"epochs": 3, "batch": 4, "rate": 0.05, "seed": 3, "scratch": tmp_path / name}
+        asked = {"epochs": 3, "batch": 4, "lr": 0.05, "rng_seed": 3, "scratch": tmp_path / name}
         return classifier.pretrain(scenes.Pretext(0, 8), **asked)
 
     def killed(*arguments):

@@ -285,7 +285,7 @@ def test_the_study_reads_coco(make, classes, labelled, tmp_path, monkeypatch):
     )
     assert study.data.parent == tmp_path / "build/data"
     assert Study("coco", str(study.data), changes).data == study.data
-    sets = [study.scored, study.tuning, *study.further]
+    sets = [study.scored, study.tuning, *study.remaining_images]
     names = [name for images in sets for name in images.ids]
     assert sorted(names) == sorted(study.train.ids)
     for images in sets:

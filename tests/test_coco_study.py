@@ -13,8 +13,8 @@ from ribkit.data import scenes
 from ribkit.results.claims import CLAIMS
 
 SETTINGS = SMALL | {
-    "backbone": "small", "network_backbone": "small", "rate": 0.01, "momentum": 0.9, "crop": 64,
-    "long_sides": "64,64", "pool_side": 64, "map_stride": 1,
+    "backbone": "small", "network_backbone": "small", "lr": 0.01, "momentum": 0.9, "crop": 64,
+    "long_sides": "64,64", "bank_side": 64, "map_stride": 1,
     "irn.crop": 64, "irn.stride": 2, "irn.radius": 4,
     "psa.crop": 64, "psa.stride": 4, "psa.radius": 3, "network.crop": 64, "test_scales": "1.0",
 }  # fmt: skip
@@ -23,11 +23,11 @@ SETTINGS = SMALL | {
 def write_coco(root, classes):
     """Scenes as COCO has photographs; object k of a scene is of some category of ``classes``."""
     (root / "annotations").mkdir(parents=True)
-    for split, seed, count in (("train", 1, 16), ("val", 2, 4)):
+    for split, rng_seed, count in (("train", 1, 16), ("val", 2, 4)):
         (root / f"{split}2014").mkdir()
         images, annotations = [], []
         for index in range(count):
-            scene = scenes.draw(seed, index, 64)
+            scene = scenes.draw(rng_seed, index, 64)
             name = f"COCO_{split}2014_{index:012d}.jpg"
             Image.fromarray(scene.image).save(root / f"{split}2014" / name, quality=95)
             images.append({"id": index, "file_name": name, "height": 64, "width": 64})

@@ -44,8 +44,8 @@ def model():
         )  # fmt: skip
 
 
-def settings(rate=1e-2):
-    return adaptation.Settings(pooling="gap", rate=rate, steps=2, others=2, margin=1e9)
+def settings(lr=1e-2):
+    return adaptation.Settings(pooling="gap", lr=lr, steps=2, n_others=2, margin=1e9)
 
 
 def test_maps_have_the_size_of_their_photographs_and_differ(folder, model):
@@ -170,7 +170,7 @@ def test_a_label_that_is_no_class_is_told_and_so_is_a_missing_one(folder, model)
 
 
 def test_the_default_is_a_rate_at_which_the_maps_of_an_imagenet_head_grow():
-    assert (SETTINGS.pooling, SETTINGS.rate, SETTINGS.others) == ("gap", 1e-4, 4)
+    assert (SETTINGS.pooling, SETTINGS.lr, SETTINGS.n_others) == ("gap", 1e-4, 4)
 
 
 def test_names_labels_and_scales_that_do_not_fit_are_told(folder, model):

@@ -17,7 +17,7 @@ from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
 
 COUNTS = {"damaged": 0, "refused": 0, "computed again": 0}
-SETTINGS = Training(batch=2, rate=0.1, checkpoint=2)
+SETTINGS = Training(batch=2, lr=0.1, checkpoint=2)
 
 
 def stage(number):
@@ -112,12 +112,12 @@ def mean(index):
 def test_a_damaged_image_is_made_again(tmp_path_factory, how):
     folder = tmp_path_factory.mktemp("scratch")
     images = scenes.generate(0, 3, size=48)
-    per_image.make(mean, images, folder, "means")
+    per_image.map_to_disk(mean, images, folder, "means")
     whole = (folder / "1.npz").read_bytes()
     damage(folder / "1.npz", *how)
     with pytest.raises(InputError, match=r"1\.npz is damaged"):
-        per_image.Made(folder, images.ids).table("n")
-    per_image.make(mean, images, folder, "means")
+        per_image.PerImageResult(folder, images.ids).table("n")
+    per_image.map_to_disk(mean, images, folder, "means")
     assert (folder / "1.npz").read_bytes() == whole
 
 
@@ -132,12 +132,12 @@ class Objective(torch.nn.Module):
 
 def fit(folder, iterations):
     objective = Objective()
-    groups = [{"params": objective.parameters(), "factor": 1.0}]
+    groups = [{"params": objective.parameters(), "lr_mult": 1.0}]
 
     def view(row, generator):
         return (torch.randn(3, generator=generator),)
 
-    training.fit(objective, groups, view, 4, iterations, SETTINGS, folder, "toy", "rate")
+    training.fit(objective, groups, view, 4, iterations, SETTINGS, folder, "toy", "lr")
     return objective.weight.detach()
 
 
@@ -148,5 +148,5 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path_factory, how):
     folder = tmp_path_factory.mktemp("scratch")
     fit(folder, 4)
     damage(folder / training.STATE, *how)
-    assert not files.sealed(folder / training.STATE)
+    assert not files.has_checksum(folder / training.STATE)
     assert torch.equal(fit(folder, 6), fit(tmp_path_factory.mktemp("fresh"), 6))

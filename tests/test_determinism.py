@@ -82,10 +82,10 @@ def states() -> list:
 
 def test_global_random_states_change_no_byte_and_stay_as_they_are(chain, tmp_path):
     results = tiny_chain.run(Store(tmp_path))
-    for seed in range(100):
-        torch.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        random.seed(seed)
+    for rng_seed in range(100):
+        torch.manual_seed(rng_seed)
+        np.random.seed(rng_seed)  # noqa: NPY002
+        random.seed(rng_seed)
         before = states()
         if next(results, None) is None:
             break
@@ -100,7 +100,7 @@ def test_a_network_is_made_without_touching_a_gpu_s_random_state(monkeypatch, tm
     irn.build("small", None, None, 0)
     psa.build("small", None, None, 0)
     deeplab.build("small", 3, deeplab.Training())
-    classifier.pretrain(scenes.Pretext(0, 4), 1, seed=0, scratch=tmp_path, batch=4)
+    classifier.pretrain(scenes.Pretext(0, 4), 1, rng_seed=0, scratch=tmp_path, batch=4)
     assert seeded == []
 
 

@@ -73,7 +73,7 @@ def test_train_and_test_share_no_image(data):
 
 def test_seeded_and_fingerprinted(data):
     again = digits.load(n_train=120, n_test=40)
-    other = digits.load(n_train=120, n_test=40, seed=1)
+    other = digits.load(n_train=120, n_test=40, rng_seed=1)
     assert data.fingerprint() == again.fingerprint() != other.fingerprint()
     one = np.zeros(4, np.uint8)
     assert digits.checksum(one) != digits.checksum(one.reshape(2, 2))

@@ -68,11 +68,11 @@ def test_the_loss_curve_and_the_weights_are_those_of_one_process(stores, name, m
 
 def test_by_itself_a_process_is_the_first_of_one():
     tensor = torch.ones(2)
-    with distributed.joined(), distributed.together():
+    with distributed.joined(), distributed.collective():
         assert (distributed.rank(), distributed.world()) == (0, 1)
-        assert distributed.total(tensor) is tensor
-        assert distributed.leads()
-        assert not distributed.several()
+        assert distributed.all_reduce_sum(tensor) is tensor
+        assert distributed.is_main_process()
+        assert not distributed.is_distributed()
 
 
 def test_the_command_trains_what_the_study_looks_for(tmp_path):

@@ -12,9 +12,9 @@ from ribkit.evaluation.miou import THRESHOLDS, Swept, confusion, counts, iou, me
 CLASSES = 7
 
 
-def random_map(seed):
+def random_map(rng_seed):
     """Prediction and target with ignored pixels; classes occur on both sides, one, or none."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(rng_seed)
     in_target = random.choice(CLASSES, random.integers(1, CLASSES), replace=False)
     in_prediction = random.choice(CLASSES, random.integers(1, CLASSES), replace=False)
     target = random.choice(in_target, (13, 17)).astype(np.uint8)
@@ -25,7 +25,7 @@ def random_map(seed):
     return prediction, target
 
 
-MAPS = [random_map(seed) for seed in range(100)]
+MAPS = [random_map(rng_seed) for rng_seed in range(100)]
 
 
 def test_the_random_maps_have_ignored_pixels_and_absent_classes():

@@ -52,11 +52,11 @@ def thresholds():
 
 
 def tuning():
-    rows = [{"method": "CAM", "stage": "scales", "rate": np.nan, "miou": 38.0}]
+    rows = [{"method": "CAM", "stage": "scales", "lr": np.nan, "miou": 38.0}]
     rows += [
-        {"method": method, "stage": stage, "rate": rate, "miou": 38 + rate * 1e4}
+        {"method": method, "stage": stage, "lr": lr, "miou": 38 + lr * 1e4}
         for method in METHODS[1:]
-        for stage, rate in (("rate", 1e-5), ("rate", 3e-5), ("rate", 1e-4), ("margin", 3e-5))
+        for stage, lr in (("lr", 1e-5), ("lr", 3e-5), ("lr", 1e-4), ("margin", 3e-5))
     ]
     return pd.DataFrame(rows)
 
@@ -148,9 +148,9 @@ def network():
 
 def network_curves():
     rows = [
-        {"trained on": source, "seed": seed, "iteration": i, "loss": 1 / i + 0.1 * seed}
+        {"trained on": source, "seed": rng_seed, "iteration": i, "loss": 1 / i + 0.1 * rng_seed}
         for source in ("CAM", "RIB")
-        for seed in (0, 1)
+        for rng_seed in (0, 1)
         for i in (1, 2, 3)
     ]
     return pd.DataFrame(rows)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ribkit.runtime import files, store
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.files import Busy, locked, seal, sealed, whole
+from ribkit.runtime.files import Busy, append_checksum, atomic_write, has_checksum, locked
 
 HOLD = """
 import pathlib, sys, time
@@ -37,10 +37,10 @@ def hold(path, seconds):
 # ---- whole or not at all ------------------------------------------------------------------------
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.txt"
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("one")
         assert not path.exists()
-    with pytest.raises(UnicodeEncodeError), whole(path) as partial:
+    with pytest.raises(UnicodeEncodeError), atomic_write(path) as partial:
         partial.write_text("two\udc80")
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
@@ -48,7 +48,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 
 def test_what_a_killed_process_left_is_written_over(tmp_path):
     (tmp_path / "a.txt.partial").write_text("half of something that is longer")
-    with whole(tmp_path / "a.txt") as partial:
+    with atomic_write(tmp_path / "a.txt") as partial:
         partial.write_text("all")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "all"
@@ -59,7 +59,7 @@ def test_writers_of_one_file_wait_for_each_other(tmp_path):
 
     def write(letter):
         for _ in range(20):
-            with whole(path) as partial, partial.open("w") as file:
+            with atomic_write(path) as partial, partial.open("w") as file:
                 for _ in range(20):
                     file.write(letter)
                     file.flush()
@@ -137,17 +137,17 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
 def test_a_seal_is_the_sha256_of_the_name_and_of_what_comes_before(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"content")
-    assert not sealed(path)
-    seal(path)
+    assert not has_checksum(path)
+    append_checksum(path)
     assert path.read_bytes() == b"content" + hashlib.sha256(b"acontent").hexdigest().encode()
-    assert sealed(path)
+    assert has_checksum(path)
     path.rename(tmp_path / "b")  # in another's place
-    assert not sealed(tmp_path / "b")
-    with whole(path) as partial:
+    assert not has_checksum(tmp_path / "b")
+    with atomic_write(path) as partial:
         partial.write_bytes(b"content")
-        seal(partial)
-    assert sealed(path)
-    assert not sealed(tmp_path / "missing")
+        append_checksum(partial)
+    assert has_checksum(path)
+    assert not has_checksum(tmp_path / "missing")
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -155,16 +155,16 @@ def test_a_seal_is_the_sha256_of_the_name_and_of_what_comes_before(tmp_path):
 def test_a_seal_holds_for_no_other_content(tmp_path_factory, content, data):
     path = tmp_path_factory.mktemp("seal") / "a"
     path.write_bytes(content)
-    seal(path)
+    append_checksum(path)
     whole_file = path.read_bytes()
     at = data.draw(st.integers(0, len(whole_file) - 1))
     flipped = whole_file[at] ^ (1 << data.draw(st.integers(0, 7)))
     path.write_bytes(whole_file[:at] + bytes([flipped]) + whole_file[at + 1 :])
-    assert not sealed(path)
+    assert not has_checksum(path)
     path.write_bytes(whole_file[:at])
-    assert not sealed(path)
+    assert not has_checksum(path)
     path.write_bytes(whole_file)
-    assert sealed(path)
+    assert has_checksum(path)
 
 
 def test_a_large_file_is_sealed_block_by_block(tmp_path, monkeypatch):
@@ -172,13 +172,13 @@ def test_a_large_file_is_sealed_block_by_block(tmp_path, monkeypatch):
     for size in (0, 15, 16, 17, 100):
         path = tmp_path / str(size)
         path.write_bytes(b"x" * size)
-        seal(path)
-        assert sealed(path)
+        append_checksum(path)
+        assert has_checksum(path)
 
 
 def test_numpy_reads_a_sealed_npz(tmp_path):
     store.save_arrays(tmp_path / "a.npz", {"x": np.arange(3), "y": np.ones(2)})
-    seal(tmp_path / "a.npz")
+    append_checksum(tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
         assert {name: array.tolist() for name, array in arrays.items()} == {
             "x": [0, 1, 2],

@@ -8,9 +8,9 @@ from ribkit.evaluation.intervals import bootstrap, gain, images_needed, replicat
 from ribkit.evaluation.miou import counts, iou, miou
 
 
-def correlated(count=60, seed=0):
+def correlated(count=60, rng_seed=0):
     """Counts of two methods on the same images: images differ much, methods by a little."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(rng_seed)
     right = random.integers(20, 90, count)
     better = np.minimum(right + random.integers(1, 4, count), 100)
     matrices = [np.zeros((count, 2, 2), np.int32) for _ in range(2)]
@@ -30,8 +30,8 @@ def test_a_paired_interval_is_narrower_on_correlated_images():
 
 
 def test_an_interval_holds_its_point_estimate():
-    for seed in range(5):
-        for matrices in correlated(seed=seed):
+    for rng_seed in range(5):
+        for matrices in correlated(rng_seed=rng_seed):
             point, low, high = bootstrap(miou, matrices)
             assert low < point < high
 
@@ -39,7 +39,7 @@ def test_an_interval_holds_its_point_estimate():
 def test_an_interval_is_reproducible_and_seeded():
     (after, before) = correlated()
     assert bootstrap(gain, after, before) == bootstrap(gain, after, before)
-    assert bootstrap(gain, after, before, seed=1) != bootstrap(gain, after, before)
+    assert bootstrap(gain, after, before, rng_seed=1) != bootstrap(gain, after, before)
 
 
 def test_an_interval_is_as_wide_as_the_theory_of_means_says():

@@ -19,7 +19,7 @@ from ribkit.runtime.keys import describe, imports, syntax
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    rate: float
+    lr: float
     scales: tuple[float, ...] = (1.0,)
 
 

@@ -19,7 +19,7 @@ from ribkit.runtime import per_image
 from ribkit.runtime.store import Store
 
 IMAGES, ITERATIONS, CHECKPOINT = 3, 5, 2
-SETTINGS = Training(batch=2, rate=0.1, checkpoint=CHECKPOINT)
+SETTINGS = Training(batch=2, lr=0.1, checkpoint=CHECKPOINT)
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(
     ["ribkit.runtime.per_image", "ribkit.data.scenes", "ribkit.networks.training"]
@@ -38,7 +38,7 @@ def mean(images, index):
 
 
 def maps(images, scratch):
-    made = per_image.make(partial(mean, images), images, scratch, "means")
+    made = per_image.map_to_disk(partial(mean, images), images, scratch, "means")
     return {"means": made.arrays("mean"), "numbers": made.table("n")}
 
 
@@ -55,14 +55,14 @@ class Objective(torch.nn.Module):
 def train(maps, scratch):
     every = np.stack(list(maps.arrays("means").values()))
     objective = Objective()
-    groups = [{"params": objective.parameters(), "factor": 1.0}]
+    groups = [{"params": objective.parameters(), "lr_mult": 1.0}]
 
     def view(row, generator):
         noise = torch.randn(3, generator=generator)
         return (torch.from_numpy(every[row]).float() / 255 + noise,)
 
     losses, _ = training.fit(
-        objective, groups, view, IMAGES, ITERATIONS, SETTINGS, scratch, "toy", "rate"
+        objective, groups, view, IMAGES, ITERATIONS, SETTINGS, scratch, "toy", "lr"
     )
     return {"weights": objective.state_dict(), "losses": pd.DataFrame({"loss": losses.numpy()})}
 

@@ -19,8 +19,8 @@ from torchvision import models
 from ribkit.networks import architectures
 from ribkit.runtime import store
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.files import digest, seal
-from ribkit.runtime.per_image import Made
+from ribkit.runtime.files import append_checksum, digest
+from ribkit.runtime.per_image import PerImageResult
 from ribkit.runtime.store import Result, save, save_arrays
 
 ROOT = Path(__file__).parents[1]
@@ -220,7 +220,7 @@ def read_arrays(path: Path) -> None:
 
 
 def read_image(path: Path) -> None:
-    dict(Made(path.parent, ("one",)).arrays("a"))
+    dict(PerImageResult(path.parent, ("one",)).arrays("a"))
 
 
 def read_tensors(path: Path) -> None:
@@ -242,7 +242,7 @@ def write_resnet(path: Path) -> None:
 def accept(path: Path) -> None:
     """Give a file a checksum that is right, so that its reader itself must refuse it."""
     if path.parent.name == "scratch":
-        seal(path)
+        append_checksum(path)
     elif path.name != store.MANIFEST:
         manifest = {"seconds": 1.0, "sha256": {path.name: digest(path)}}
         (path.parent / store.MANIFEST).write_text(store._with_checksum(manifest))

@@ -224,7 +224,7 @@ def test_the_device_is_chosen_by_itself_and_can_be_set(monkeypatch, asked, there
 def test_ahead_keeps_the_order_and_its_distance(monkeypatch, count):
     monkeypatch.setenv("RIBKIT_WORKERS", count)
     asked = []
-    results = parallel.ahead(square, (asked.append(i) or i for i in range(20)), 4)
+    results = parallel.prefetch(square, (asked.append(i) or i for i in range(20)), 4)
     for i, found in enumerate(results):
         assert found == i**2
         assert len(asked) - (i + 1) <= 4
@@ -232,7 +232,7 @@ def test_ahead_keeps_the_order_and_its_distance(monkeypatch, count):
 
 
 def test_an_error_comes_out_in_its_items_place():
-    results = parallel.ahead(lambda i: refusing(i) if i == 2 else i, range(5), 2)
+    results = parallel.prefetch(lambda i: refusing(i) if i == 2 else i, range(5), 2)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(InputError, match="item 2 is bad"):
         next(results)
@@ -240,7 +240,7 @@ def test_an_error_comes_out_in_its_items_place():
 
 def test_the_threads_end_when_the_consumer_stops():
     before = threading.active_count()
-    results = parallel.ahead(square, range(100), 8)
+    results = parallel.prefetch(square, range(100), 8)
     next(results)
     results.close()
     assert threading.active_count() == before
@@ -338,16 +338,16 @@ def test_a_missing_ray_and_an_absent_cluster_are_told(monkeypatch):
 # ---- a real stage -------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def rib(tmp_path_factory):
-    """RIB on four scenes: what `seeds.compute` needs but scratch; the network is untrained."""
+    """RIB on four scenes: what `maps.compute` needs but scratch; the network is untrained."""
     folder = tmp_path_factory.mktemp("rib")
     results = store.Store(folder)
-    network = classifier.build("small", len(scenes.CLASSES), seed=0)
+    network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     weights = results.run("w", lambda: {"weights": network.state_dict()})
     model = seeds.Model(weights, "small", len(scenes.CLASSES))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RIBKIT_WORKERS", "1")
-        made = seeds.pool(model, scenes.generate(1, 8, size=48), (40, 56), 32, seed=0)
-    settings = adaptation.Settings(pooling="gap", steps=2, rate=1e-3, others=3, margin=1e9)
+        made = seeds.feature_bank(model, scenes.generate(1, 8, size=48), (40, 56), 32, rng_seed=0)
+    settings = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
     pool = results.run("p", lambda: made)
     return {"model": model, "images": scenes.generate(0, 4, size=48), "scales": (1.0, 0.5),
             "long_side": None, "settings": settings, "pool": pool}  # fmt: skip

@@ -39,10 +39,10 @@ def sized(images, index):
 
 def test_each_image_is_made_once_and_kept(images, tmp_path):
     CALLS.clear()
-    per_image.make(partial(sized, images), images, tmp_path, "sizes")
+    per_image.map_to_disk(partial(sized, images), images, tmp_path, "sizes")
     assert CALLS == [0, 1, 2, 3]
     (tmp_path / "1.npz").unlink()
-    made = per_image.make(partial(sized, images), images, tmp_path, "sizes")
+    made = per_image.map_to_disk(partial(sized, images), images, tmp_path, "sizes")
     assert CALLS == [0, 1, 2, 3, 1]
     assert [len(array) for array in made.arrays("size").values()] == [0, 1, 2, 3]
     table = made.table("n", "word", "extra")
@@ -54,7 +54,11 @@ def test_each_image_is_made_once_and_kept(images, tmp_path):
 
 def test_what_a_stage_returns_is_stored_as_a_dictionary_would_be(images, tmp_path):
     def lazy(scratch):
-        return {"maps": per_image.make(partial(sized, images), images, scratch, "").arrays("size")}
+        return {
+            "maps": per_image.map_to_disk(partial(sized, images), images, scratch, "").arrays(
+                "size"
+            )
+        }
 
     def eager():
         return {"maps": {name: np.zeros((i, 2)) for i, name in enumerate(images.ids)}}
@@ -115,14 +119,14 @@ class Grey:
 
 def test_labels_of_coarse_maps_have_the_size_that_is_seen(tmp_path):
     images = ImageSet(("x",), ("a", "b"), np.array([[True, True]]), Grey())
-    assert views.seen_size((30, 50), 25) == (15, 25)
-    assert views.seen_size((30, 50)) == (30, 50)
+    assert views.resized_size((30, 50), 25) == (15, 25)
+    assert views.resized_size((30, 50)) == (30, 50)
     maps = np.zeros((2, 4, 7), np.float16)  # ceil(15 / 4), ceil(25 / 4)
     maps[1] = 0.9
     result = Store(tmp_path).run("seeds", lambda: {"maps": {"x": maps}})
     arguments = {"images": images, "seeds": result, "long_side": 25}
     stages = {
-        refinement.plain: {"threshold": 0.5},
+        refinement.threshold_labels: {"threshold": 0.5},
         refinement.crf_on_maps: {"threshold": 0.5},
         refinement.irn_labels: {"threshold": 0.5},
         refinement.psa_labels: {},
@@ -140,7 +144,7 @@ def test_seeds_are_stored_at_the_stride_asked_for(tmp_path):
     images.labels[1] = False
     from ribkit.networks import classifier
 
-    network = classifier.build("small", len(scenes.CLASSES), seed=0)
+    network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     weights = Store(tmp_path).run("w", lambda: {"weights": network.state_dict()})
     model = seeds.Model(weights, "small", len(scenes.CLASSES))
     (tmp_path / "s").mkdir()

@@ -26,15 +26,15 @@ def test_a_profile_without_overrides_is_the_named_one(name):
     ("setting", "text", "value"),
     [
         ("steps", "5", 5),
-        ("rate", "1e-6", 1e-6),  # what YAML makes of 1e-6
-        ("rate", "1", 1.0),
-        ("rate", 1, 1.0),
+        ("lr", "1e-6", 1e-6),  # what YAML makes of 1e-6
+        ("lr", "1", 1.0),
+        ("lr", 1, 1.0),
         ("steps", 5.0, 5),
-        ("rates", "1e-6, 3e-6", (1e-6, 3e-6)),
-        ("rates", "1e-6", (1e-6,)),
-        ("rates", ["1e-6", 2], (1e-6, 2.0)),
-        ("others", "2,4,", (2, 4)),
-        ("others", [2], (2,)),
+        ("lrs", "1e-6, 3e-6", (1e-6, 3e-6)),
+        ("lrs", "1e-6", (1e-6,)),
+        ("lrs", ["1e-6", 2], (1e-6, 2.0)),
+        ("n_others", "2,4,", (2, 4)),
+        ("n_others", [2], (2,)),
         ("long_sides", "64,96", (64, 96)),
         ("scale_sets", "1.0; 0.5,1.0", ((1.0,), (0.5, 1.0))),
         ("scale_sets", [[1], [0.5, 1.0]], ((1.0,), (0.5, 1.0))),
@@ -57,13 +57,13 @@ def test_a_setting_may_be_given_as_value_or_as_text(setting, text, value):
 
 
 def test_text_and_value_make_the_same_profile():
-    assert profiles.load("mini", {"rates": "1e-6,2e-6", "steps": "3"}) == profiles.load(
-        "mini", {"rates": (1e-6, 2e-6), "steps": 3}
+    assert profiles.load("mini", {"lrs": "1e-6,2e-6", "steps": "3"}) == profiles.load(
+        "mini", {"lrs": (1e-6, 2e-6), "steps": 3}
     )
 
 
 def test_a_loaded_profile_has_only_values_that_can_be_hashed():
-    hash(profiles.load("voc-lite", {"scale_sets": [[1.0]], "rates": [1e-6], "classes": ["cat"]}))
+    hash(profiles.load("voc-lite", {"scale_sets": [[1.0]], "lrs": [1e-6], "classes": ["cat"]}))
 
 
 def test_an_unknown_profile_is_told_with_those_there_are():
@@ -91,10 +91,10 @@ def test_the_name_of_a_profile_is_no_setting():
         ("steps", True, "int"),
         ("steps", "2.5", "int"),
         ("steps", None, "int"),
-        ("rate", "fast", "float"),
-        ("rate", [1.0], "float"),
-        ("rates", "1e-6,fast", "tuple[float, ...]"),
-        ("rates", 1e-6, "tuple[float, ...]"),
+        ("lr", "fast", "float"),
+        ("lr", [1.0], "float"),
+        ("lrs", "1e-6,fast", "tuple[float, ...]"),
+        ("lrs", 1e-6, "tuple[float, ...]"),
         ("long_sides", "64", "tuple[int, int]"),
         ("long_sides", "1,2,3", "tuple[int, int]"),
         ("long_side", "wide", "int | None"),
@@ -113,9 +113,9 @@ def test_overrides_do_not_stay():
 
 
 def test_training_takes_what_the_profile_says_and_the_papers_values_for_the_rest():
-    training = profiles.load("mini", {"epochs": 2, "rate": 0.3, "seed": 7, "crop": 32}).training
-    assert (training.epochs, training.rate, training.seed, training.crop) == (2, 0.3, 7, 32)
-    assert training.head_factor == Training().head_factor
+    training = profiles.load("mini", {"epochs": 2, "lr": 0.3, "rng_seed": 7, "crop": 32}).training
+    assert (training.epochs, training.lr, training.rng_seed, training.crop) == (2, 0.3, 7, 32)
+    assert training.head_lr_mult == Training().head_lr_mult
 
 
 def test_a_named_file_of_weights_is_the_classifiers_backbone_and_no_other():
@@ -131,7 +131,7 @@ def test_an_adaptation_takes_what_the_profile_says(variant):
     profile = profiles.load("mini", {"steps": 3, "tau": 0.5, "area_ratio": 0.8})
     settings = profile.settings("gap", variant, 1e-5, 40.0, 6)
     assert settings == adaptation.Settings(
-        pooling="gap", tau=0.5, steps=3, rate=1e-5, others=6, margin=40.0, area_ratio=0.8,
+        pooling="gap", tau=0.5, steps=3, lr=1e-5, n_others=6, margin=40.0, area_ratio=0.8,
         variant=adaptation.VARIANTS[variant],
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ def test_an_adaptation_takes_what_the_profile_says(variant):
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 def test_every_profile_can_do_what_its_settings_say(profile):
     assert all(1.0 in scales for scales in profile.scale_sets)
-    assert profile.rates == tuple(sorted(profile.rates))
+    assert profile.lrs == tuple(sorted(profile.lrs))
     assert profile.margins[0] == 0 or profile.margin_unit == 1
     assert profile.toy_seeds >= 5
     assert profile.backbone in ("small", "efficientnet_lite0", "resnet50")
@@ -151,14 +151,14 @@ def test_every_profile_can_do_what_its_settings_say(profile):
         ("scale_sets", "0.5"),
         ("batch", 0),
         ("steps", -1),
-        ("rate", "nan"),
+        ("lr", "nan"),
         ("backbone", "large"),
         ("train_images", 8),
         ("train_images", -3),
         ("crop", 0),
-        ("others", ""),
-        ("rates", ""),
-        ("rates", "inf"),
+        ("n_others", ""),
+        ("lrs", ""),
+        ("lrs", "inf"),
         ("toy_seeds", 0),
         ("data", "photographs"),
         ("label_split", "train"),
@@ -179,7 +179,7 @@ def test_settings_of_a_group_are_given_with_a_point():
     profile = profiles.load("mini", changes)
     assert (profile.network.iterations, profile.network.scales) == (7, (0.5, 1.0))
     assert profile.irn.radius == 4
-    assert profile.network.rate == PROFILES["mini"].network.rate
+    assert profile.network.lr == PROFILES["mini"].network.lr
     assert "did you mean network.iterations" in problem("mini", {"network.iteration": 7})
     assert "network.batch='x' is not of type int" in problem("mini", {"network.batch": "x"})
     assert "no setting 'network'; " in problem("mini", {"network": 5})

@@ -29,20 +29,20 @@ BETAS = st.floats(0, 20)
 VARIANTS = ("paper", "official")
 
 
-def drawn(*size, seed=0):
+def drawn(*size, rng_seed=0):
     """Uniform numbers in [0, 1), in double precision."""
-    return torch.rand(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    return torch.rand(*size, generator=torch.Generator().manual_seed(rng_seed), dtype=torch.double)
 
 
-def with_walls(edge, seed):
+def with_walls(edge, rng_seed):
     """Some of an edge map's pixels made 0 or 1, its ends."""
-    kind = drawn(*edge.shape, seed=seed)
+    kind = drawn(*edge.shape, rng_seed=rng_seed)
     return edge.where(kind > 0.2, 0).where(kind < 0.8, 1)
 
 
 # ---- CAM --------------------------------------------------------------------------------------
 def small_network():
-    """A convolution of stride 4 whose maps of an image and of its mirror image differ."""
+    """A convolution of stride 4 whose maps of an image and of its horizontal flip differ."""
     torch.manual_seed(0)
     frozen = nn.Conv2d(3, 4, 4, stride=4)
     adapted = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1))
@@ -50,17 +50,17 @@ def small_network():
 
 
 # The mirrored pair is the pair with its rows swapped, so the sum m0 + flip(m1) becomes
-# m1 + flip(m0), which is its mirror image. Resizing and the maximum commute with mirrors.
+# m1 + flip(m0), which is its horizontal flip. Resizing and the maximum commute with mirrors.
 @always
 @given(SEEDS, st.sampled_from([(16, 16), (32, 16), (16, 48)]), st.sampled_from([1, 4]))
-def test_a_mirrored_photograph_has_the_mirrored_cam(seed, size, stride):
+def test_a_mirrored_photograph_has_the_mirrored_cam(rng_seed, size, stride):
     network, labels = small_network(), torch.ones(2)
-    pixels = 255 * drawn(3, *size, seed=seed).float()
+    pixels = 255 * drawn(3, *size, rng_seed=rng_seed).float()
 
     def maps(image):
         pairs = views.scaled_pairs(image, (1.0, 0.5))
         features = {scale: network.features(pair) for scale, pair in pairs.items()}
-        return cam.merge(adaptation.plain(network, features, labels), size, stride)
+        return cam.merge(adaptation.cam_maps(network, features, labels), size, stride)
 
     torch.testing.assert_close(maps(pixels.flip(-1)), maps(pixels).flip(-1), atol=1e-5, rtol=0)
 
@@ -68,8 +68,10 @@ def test_a_mirrored_photograph_has_the_mirrored_cam(seed, size, stride):
 # 0 <= m <= max m, and max m / (max m + 1e-5) <= 1; bilinear weights are not negative.
 @always
 @given(SEEDS, st.floats(0, 1e4), st.sampled_from([(1, 1), (9, 20), (33, 16)]))
-def test_normalised_maps_lie_between_0_and_1(seed, height, size):
-    raw = {scale: height * drawn(2, 3, 5, seed=seed + k) for k, scale in enumerate((1.0, 0.5))}
+def test_normalised_maps_lie_between_0_and_1(rng_seed, height, size):
+    raw = {
+        scale: height * drawn(2, 3, 5, rng_seed=rng_seed + k) for k, scale in enumerate((1.0, 0.5))
+    }
     for found in (cam.normalise(raw[1.0]), cam.merge(raw, size), cam.merge(raw, size, 4)):
         assert found.min() >= 0
         assert found.max() <= 1
@@ -135,13 +137,13 @@ def test_without_a_margin_the_loss_is_the_plain_sum(logits, labels, margin):
 # No logit clamped, no sum of logits beyond it: neither variant can tell 1e9 from infinity.
 @settings(always, max_examples=10)
 @given(SEEDS, st.sampled_from(VARIANTS), st.sampled_from(["gap", "gndrp"]))
-def test_no_margin_is_an_infinite_margin_to_an_adaptation(seed, variant, kind):
+def test_no_margin_is_an_infinite_margin_to_an_adaptation(rng_seed, variant, kind):
     network, labels = small_network(), torch.tensor([1.0, 0.0])
-    pixels = 255 * drawn(3, 16, 16, seed=seed).float()
+    pixels = 255 * drawn(3, 16, 16, rng_seed=rng_seed).float()
     features = {1.0: network.features(views.scaled_pairs(pixels, (1.0,))[1.0])}
     nothing = torch.zeros(0, *features[1.0].shape[1:]), torch.zeros(0, 2)
     own = adaptation.Settings(
-        pooling=kind, steps=3, rate=1e-5, variant=adaptation.VARIANTS[variant], margin=math.inf
+        pooling=kind, steps=3, lr=1e-5, variant=adaptation.VARIANTS[variant], margin=math.inf
     )
     found = [
         adaptation.adapt(network, features, labels, lambda step: nothing, chosen)
@@ -156,9 +158,9 @@ def test_no_margin_is_an_infinite_margin_to_an_adaptation(seed, variant, kind):
 # Affinities depend on a pair and its path alone, and paths of mirrored pairs are mirrored paths.
 @always
 @given(SIDES, SIDES, SEEDS, RADII, BETAS, st.integers(0, 4))
-def test_a_mirrored_walk_walks_to_the_mirror_image(height, width, seed, radius, beta, steps):
-    edge = with_walls(drawn(height, width, seed=seed), seed + 1)
-    maps = drawn(2, height, width, seed=seed + 2)
+def test_a_mirrored_walk_walks_to_the_mirror_image(height, width, rng_seed, radius, beta, steps):
+    edge = with_walls(drawn(height, width, rng_seed=rng_seed), rng_seed + 1)
+    maps = drawn(2, height, width, rng_seed=rng_seed + 2)
     ways = (radius, beta, steps)
     mirrored = random_walk.propagate(maps.flip(-1), edge.flip(-1), *ways).flip(-1)
     torch.testing.assert_close(random_walk.propagate(maps, edge, *ways), mirrored)
@@ -173,8 +175,11 @@ def psa_walk(maps, features, radius, beta, steps):
 # exp(-|f_i - f_j|) knows nothing of places.
 @always
 @given(SIDES, SIDES, SEEDS, RADII, BETAS, st.integers(0, 4))
-def test_a_mirrored_psa_walk_too(height, width, seed, radius, beta, steps):
-    features, maps = drawn(3, height, width, seed=seed), drawn(2, height, width, seed=seed + 1)
+def test_a_mirrored_psa_walk_too(height, width, rng_seed, radius, beta, steps):
+    features, maps = (
+        drawn(3, height, width, rng_seed=rng_seed),
+        drawn(2, height, width, rng_seed=rng_seed + 1),
+    )
     mirrored = psa_walk(maps.flip(-1), 3 * features.flip(-1), radius, beta, steps).flip(-1)
     torch.testing.assert_close(psa_walk(maps, 3 * features, radius, beta, steps), mirrored)
 
@@ -192,9 +197,9 @@ def test_where_there_are_no_edges_a_constant_map_stays(height, width, c, radius,
 @always
 @given(SIDES, SIDES, SEEDS, RADII, BETAS, st.integers(0, 8))
 def test_the_walk_itself_keeps_a_constant_whatever_the_edges(
-    height, width, seed, radius, beta, steps
+    height, width, rng_seed, radius, beta, steps
 ):
-    edge = with_walls(drawn(height, width, seed=seed), seed + 1)
+    edge = with_walls(drawn(height, width, rng_seed=rng_seed), rng_seed + 1)
     ones = torch.ones(1, height, width, dtype=torch.double)
     affinity = random_walk.edge_affinity(edge, radius)
     torch.testing.assert_close(random_walk.walk(ones, affinity, beta, steps), ones)
@@ -203,13 +208,13 @@ def test_the_walk_itself_keeps_a_constant_whatever_the_edges(
 # A weighted mean is no more than its largest value, and 0 <= 1 - edge <= 1.
 @always
 @given(SIDES, SIDES, SEEDS, RADII, BETAS, st.integers(0, 8))
-def test_no_walk_raises_a_maximum(height, width, seed, radius, beta, steps):
-    edge = with_walls(drawn(height, width, seed=seed), seed + 1)
-    maps = 10 * drawn(2, height, width, seed=seed + 2) ** 8  # peaked
+def test_no_walk_raises_a_maximum(height, width, rng_seed, radius, beta, steps):
+    edge = with_walls(drawn(height, width, rng_seed=rng_seed), rng_seed + 1)
+    maps = 10 * drawn(2, height, width, rng_seed=rng_seed + 2) ** 8  # peaked
     walked = random_walk.propagate(maps, edge, radius, beta, steps)
     assert (walked.amax(dim=(1, 2)) <= maps.amax(dim=(1, 2)) * (1 + 1e-12)).all()
     assert walked.min() >= 0
-    behind = psa_walk(maps / 10, drawn(3, height, width, seed=seed), radius, beta, steps)
+    behind = psa_walk(maps / 10, drawn(3, height, width, rng_seed=rng_seed), radius, beta, steps)
     before = psa.background(maps / 10, 4.0)
     assert (behind.amax(dim=(1, 2)) <= before.amax(dim=(1, 2)) * (1 + 1e-12)).all()
 
@@ -239,8 +244,8 @@ def test_miou_does_not_depend_on_the_order_of_classes(prediction, target, order)
 # {pixels above t} shrinks as t grows: each class's predictions fall, the background's rise.
 @always
 @given(SEEDS, st.sampled_from([(), (2,), (0, 3)]), with_ignored)
-def test_a_higher_threshold_never_predicts_more_of_a_class(seed, keys, target):
-    maps = drawn(len(keys), 4, 6, seed=seed).float()
+def test_a_higher_threshold_never_predicts_more_of_a_class(rng_seed, keys, target):
+    maps = drawn(len(keys), 4, 6, rng_seed=rng_seed).float()
     labels, found = sweep(maps, np.array(keys), target)
     predicted, hits = counts(found)[:, 2], counts(found)[:, 0]
     own = labels > 0
@@ -306,8 +311,8 @@ equal_values = st.builds(np.full, st.integers(1, 30), st.sampled_from([0.1, 1 / 
 # The same, with one value, equal values, and sums that round.
 @always
 @given(values | equal_values, st.integers(0, 3))
-def test_every_interval_over_numbers_holds_its_point_estimate(found, seed):
-    assert holds(intervals.bootstrap_mean(found, seed=seed, draws=100))
+def test_every_interval_over_numbers_holds_its_point_estimate(found, rng_seed):
+    assert holds(intervals.bootstrap_mean(found, rng_seed=rng_seed, draws=100))
     if len(found) > 1:
         for images in (1, 2, 50):
             assert holds(intervals.combined(found, 0.1, images))

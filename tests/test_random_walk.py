@@ -8,8 +8,8 @@ from ribkit.refinement import random_walk
 from ribkit.refinement.random_walk import edge_affinity, offsets, path, propagate
 
 
-def random_maps(*size, seed=0):
-    return torch.rand(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+def random_maps(*size, rng_seed=0):
+    return torch.rand(*size, generator=torch.Generator().manual_seed(rng_seed), dtype=torch.double)
 
 
 def dense(edge, radius):
@@ -93,7 +93,7 @@ def test_affinities_are_those_of_the_definition():
 
 
 def test_the_walk_is_a_power_of_the_transition_matrix():
-    edge, cam = random_maps(5, 6), random_maps(2, 5, 6, seed=1)
+    edge, cam = random_maps(5, 6), random_maps(2, 5, 6, rng_seed=1)
     affinity = dense(edge, 3) ** 8
     transition = affinity / affinity.sum(dim=0, keepdim=True)
     expected = (cam * (1 - edge)).flatten(1) @ torch.linalg.matrix_power(transition, 2**5)

@@ -9,11 +9,11 @@ from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou
 from ribkit.refinement import affinity, irn, psa, stages
 from ribkit.refinement.affinity import Training
-from ribkit.refinement.stages import WALKS, Affine
+from ribkit.refinement.stages import WALKS, AffinityModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
 
-TRAINING = Training(stride=2, radius=3, epochs=2, batch=2, rate=0.05, momentum=0.9, crop=48)
+TRAINING = Training(stride=2, radius=3, epochs=2, batch=2, lr=0.05, momentum=0.9, crop=48)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
         "crf": stages.crf_on_maps(images, seeds, 0.5, None, scratch["crf"]),
         "irn": stages.irn_labels(images, seeds, 0.5, None, scratch["irn"]),
         "psa": stages.psa_labels(images, seeds, None, scratch["psa"]),
-        "plain": stages.plain(images, seeds, 0.5, None, scratch["plain"]),
+        "plain": stages.threshold_labels(images, seeds, 0.5, None, scratch["plain"]),
     }
     for found in labels.values():
         assert found["labels"]["x"].shape == size
@@ -116,7 +116,7 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
 def test_missing_maps_are_told(images, seeds, tmp_path):
     more = scenes.generate(5, 6)
     with pytest.raises(InputError, match="has no maps of image 4; compute them first"):
-        stages.plain(more, seeds, 0.5, None, tmp_path)
+        stages.threshold_labels(more, seeds, 0.5, None, tmp_path)
 
 
 # ---- networks and walks -------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def trained(kind, images, seeds, store):
     labels = store.run(f"{kind}-labels", make)
     parts = ((images, labels),)
     weights = store.run(kind, lambda scratch: train("small", parts, 9, None, TRAINING, scratch))
-    return Affine(kind, weights, "small", TRAINING.stride, TRAINING.seed)
+    return AffinityModel(kind, weights, "small", TRAINING.stride, TRAINING.rng_seed)
 
 
 @pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)

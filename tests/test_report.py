@@ -25,9 +25,9 @@ IMAGES = 40
 NEVER = {"rib-seed-coco", "rib-network-coco"}  # no COCO run yet
 
 
-def confusions(level, seed=0):
+def confusions(level, rng_seed=0):
     """Confusions ``(40, 2, 2)`` whose object is found more the higher the level (points)."""
-    base = np.random.default_rng(seed).integers(30, 50, IMAGES)
+    base = np.random.default_rng(rng_seed).integers(30, 50, IMAGES)
     made = np.zeros((IMAGES, 2, 2), int)
     made[:, 1, 1], made[:, 1, 0], made[:, 0, 0] = base + level, 100 - base - level, 100
     return made
@@ -37,17 +37,17 @@ def toy_hgr(sign):
     """HGR of three toy networks in which the claims of RQ1 hold (1) or the opposite does (-1)."""
     rows = []
     for condition in ("trained", "random shapes"):
-        for seed in range(3):
+        for rng_seed in range(3):
             for layer, reading in ((5, "after"), (6, "after"), (6, "before")):
                 for region in ("discriminative", "non-discriminative", "irrelevant"):
-                    hgr = 0.8 + 0.01 * seed
+                    hgr = 0.8 + 0.01 * rng_seed
                     if layer == 6:
                         lost = 0.3 + 0.2 * sign * (region == "non-discriminative")
                         hgr -= lost if reading == "after" else 0.3
                         if condition == "random shapes":
                             hgr = 0.5
                     rows.append(
-                        {"activation": "sigmoid", "condition": condition, "seed": seed}
+                        {"activation": "sigmoid", "condition": condition, "seed": rng_seed}
                         | {"layer": layer, "reading": reading, "output": "sum", "scale": "image"}
                         | {"threshold": 0.3, "region": region, "hgr": hgr, "magnitude": hgr}
                     )

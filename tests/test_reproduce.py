@@ -11,7 +11,7 @@ import torch
 from ribkit import check, reproduce
 from ribkit.data import scenes
 from ribkit.runtime import notebooks
-from ribkit.runtime.errors import InputError, starving
+from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.notebooks import NotebookError
 from ribkit.study import profiles
 
@@ -84,7 +84,7 @@ def test_overrides_are_names_and_texts():
     assert reproduce.overrides(["steps=5", "digits=a=b", "rates="]) == {
         "steps": "5",
         "digits": "a=b",
-        "rates": "",
+        "lrs": "",
     }
     with pytest.raises(InputError, match="'steps:5' is not of the form name=value"):
         reproduce.overrides(["steps=5", "steps:5"])
@@ -211,7 +211,7 @@ def test_a_false_success_is_a_failure_and_the_notebook_is_kept(study, tmp_path, 
         (study.folder / "figures" / f"old{suffix}").touch()
     with pytest.raises(NotebookError) as caught:
         reproduce.reproduce(study, PARAMETERS)
-    with pytest.raises(NotebookError) as again, starving("ribkit"):
+    with pytest.raises(NotebookError) as again, resource_errors("ribkit"):
         raise caught.value
     assert again.value is caught.value  # told once
     (line,) = str(caught.value).splitlines()

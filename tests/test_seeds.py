@@ -19,7 +19,7 @@ from ribkit.runtime.errors import InputError
 from ribkit.study import maps as seeds
 
 SCALES = (1.0, 0.5)
-SETTINGS = adaptation.Settings(pooling="gap", steps=2, rate=1e-3, others=3, margin=1e9)
+SETTINGS = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,14 +37,14 @@ def images():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    network = classifier.build("small", len(scenes.CLASSES), seed=0)
+    network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     weights = stored(tmp_path_factory.mktemp("m"), weights=network.state_dict())
     return seeds.Model(weights, "small", len(scenes.CLASSES))
 
 
 @pytest.fixture(scope="module")
 def pool(model, tmp_path_factory):
-    made = seeds.pool(model, scenes.generate(1, 12, size=48), (40, 56), 32, seed=0)
+    made = seeds.feature_bank(model, scenes.generate(1, 12, size=48), (40, 56), 32, rng_seed=0)
     return stored(tmp_path_factory.mktemp("p"), **made)
 
 
@@ -122,7 +122,7 @@ def test_the_number_of_threads_does_not_matter(model, pool, images, made, tmp_pa
 
 
 def test_another_seed_draws_other_images(model, pool, images, made, tmp_path):
-    again = compute(model, pool, images, tmp_path / "scratch", seed=1)
+    again = compute(model, pool, images, tmp_path / "scratch", rng_seed=1)
     assert any((again["maps"][name] != made["maps"][name]).any() for name in images.ids)
 
 
@@ -164,7 +164,7 @@ def test_without_settings_a_seed_is_cam_and_so_is_rib_without_steps(model, pool,
 def test_bfloat16_passes_give_nearly_the_same_maps(model, pool, images, tmp_path):
     images = images.take([0, 1])
     mixed = dataclasses.replace(model, precision="bfloat16")
-    made = seeds.pool(mixed, scenes.generate(1, 12, size=48), (40, 56), 32, seed=0)
+    made = seeds.feature_bank(mixed, scenes.generate(1, 12, size=48), (40, 56), 32, rng_seed=0)
     assert made["features"]["features"].dtype == torch.bfloat16
     low = compute(mixed, stored(tmp_path / "p", "p", **made), images, tmp_path / "low")
     full = compute(model, pool, images, tmp_path / "full")
@@ -189,8 +189,8 @@ def numbered_pool():
     return {"features": torch.arange(30.0).view(30, 1, 1, 1), "labels": labels}
 
 
-def drawn(label, name="a", seed=0, count=5, steps=6):
-    draw = OtherImageSampler(numbered_pool(), torch.tensor(label), count, name, seed)
+def drawn(label, name="a", rng_seed=0, count=5, steps=6):
+    draw = OtherImageSampler(numbered_pool(), torch.tensor(label), count, name, rng_seed)
     return [[tensor.squeeze() for tensor in draw(step)] for step in range(steps)]
 
 
@@ -217,7 +217,7 @@ def test_a_draw_is_seeded_by_name_and_seed():
 
     assert numbers() == numbers()
     assert numbers(name="b") != numbers()
-    assert numbers(seed=1) != numbers()
+    assert numbers(rng_seed=1) != numbers()
     draw = OtherImageSampler(numbered_pool(), torch.tensor([1.0, 0, 0, 0]), 5, "a", 0)
     assert draw(3)[0].flatten().tolist() == numbers()[3]  # whatever was asked for before
 
@@ -233,11 +233,11 @@ def test_fewer_are_drawn_if_no_more_exist():
 def test_a_step_draws_each_image_of_the_data_set_as_often_as_any_other():
     # The pool is drawn from the data set first, then the step from the pool: 12 -> 6 -> 2.
     times = np.zeros(12)
-    for seed in range(3000):
-        own = np.random.default_rng(seed).permutation(12)[:6]
+    for rng_seed in range(3000):
+        own = np.random.default_rng(rng_seed).permutation(12)[:6]
         features = torch.from_numpy(own).float().view(6, 1, 1, 1)
         pool = {"features": features, "labels": torch.tensor([[0.0, 1.0]]).expand(6, 2)}
-        chosen, _ = OtherImageSampler(pool, torch.tensor([1.0, 0]), 2, "a", seed)(0)
+        chosen, _ = OtherImageSampler(pool, torch.tensor([1.0, 0]), 2, "a", rng_seed)(0)
         times[chosen.flatten().long().numpy()] += 1
     assert times.sum() == 6000
     assert np.abs(times - 500).max() < 4 * np.sqrt(500)
@@ -245,11 +245,11 @@ def test_a_step_draws_each_image_of_the_data_set_as_often_as_any_other():
 
 def test_the_pool_sees_each_image_in_one_random_view_of_its_own(model):
     images = scenes.generate(1, 4, size=48)
-    made = seeds.pool(model, images, (40, 56), 32, seed=0)["features"]
-    again = seeds.pool(model, images.take([2]), (40, 56), 32, seed=0)["features"]
+    made = seeds.feature_bank(model, images, (40, 56), 32, rng_seed=0)["features"]
+    again = seeds.feature_bank(model, images.take([2]), (40, 56), 32, rng_seed=0)["features"]
     assert made["features"].shape[0] == 4
     assert torch.equal(made["features"][2], again["features"][0])
-    other = seeds.pool(model, images.take([2]), (40, 56), 32, seed=1)["features"]
+    other = seeds.feature_bank(model, images.take([2]), (40, 56), 32, rng_seed=1)["features"]
     assert not torch.equal(made["features"][2], other["features"][0])
     torch.testing.assert_close(made["labels"], torch.from_numpy(images.labels).float())
 
@@ -348,7 +348,7 @@ def test_growth_starts_with_cam_and_ends_with_the_sum_of_all_steps(model, pool, 
 
 
 def test_a_job_can_travel_to_another_process(model, pool, images):
-    job = seeds.Job(model, images, SCALES, None, SETTINGS, pool)
+    job = seeds.AdaptationTask(model, images, SCALES, None, SETTINGS, pool)
     assert parallel.map_images(partial(_ids, job), [0], "job") == [("0", 8)]
 
 

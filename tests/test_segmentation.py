@@ -17,7 +17,7 @@ from ribkit.runtime.store import Store
 from ribkit.study import predictions
 
 SMALL = Training(
-    aspp_rates=(1, 2, 4), iterations=6, batch=3, rate=0.01, crop=48, scales=(0.75, 1.25),
+    aspp_rates=(1, 2, 4), iterations=6, batch=3, lr=0.01, crop=48, scales=(0.75, 1.25),
     checkpoint=2,
 )  # fmt: skip
 
@@ -108,13 +108,13 @@ def test_unknown_heads_and_batches_that_cannot_work_are_told():
 
 def test_the_settings_are_the_papers():
     paper = Training()
-    assert (paper.iterations, paper.batch, paper.rate, paper.crop) == (30_000, 10, 2.5e-4, 321)
+    assert (paper.iterations, paper.batch, paper.lr, paper.crop) == (30_000, 10, 2.5e-4, 321)
     assert (paper.aspp_rates, paper.scales) == ((6, 12, 18, 24), (0.5, 2.0))
 
 
 # ---- training -----------------------------------------------------------------------------------
 def test_training_lowers_the_loss(images, tmp_path):
-    training = dataclasses.replace(SMALL, iterations=40, momentum=0.9, rate=0.02)
+    training = dataclasses.replace(SMALL, iterations=40, momentum=0.9, lr=0.02)
     losses = trained(images, tmp_path / "s", training)["history"]["loss"]
     assert len(losses) == 40
     assert losses[30:].mean() < losses[:10].mean()

@@ -17,14 +17,14 @@ from ribkit.data.images import ImageSet
 from ribkit.method import adaptation
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import irn, psa, stages
-from ribkit.refinement.stages import WALKS, Affine
+from ribkit.refinement.stages import WALKS, AffinityModel
 from ribkit.runtime.store import Store
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
 
 COUNT, SCALES = 8, (1.0, 0.5)
-SETTINGS = adaptation.Settings(pooling="gap", steps=2, rate=1e-3, others=3, margin=1e9)
-POOL = {"long_sides": (40, 56), "side": 32, "seed": 0}
+SETTINGS = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
+POOL = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
 SEEN = {"scales": SCALES, "long_side": 56}
 TRAINING = deeplab.Training(crop=48)
 N_LABELS = len(scenes.CLASSES) + 1
@@ -56,17 +56,17 @@ def given(images, tmp_path_factory) -> dict:
     def weights(name: str, network: torch.nn.Module):
         return keep(f"{name} weights", lambda: {"weights": network.state_dict()})
 
-    network = classifier.build("small", len(scenes.CLASSES), seed=0)
+    network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     kept["model"] = model = seeds.Model(weights("cam", network), "small", len(scenes.CLASSES))
     others = scenes.generate(1, COUNT, size=48)
-    pool = keep("pool", seeds.pool, model=model, images=others, **POOL)
+    pool = keep("pool", seeds.feature_bank, model=model, images=others, **POOL)
     arguments = {"images": images, "model": model, **SEEN}
     maps = keep("maps", seeds.compute, **arguments, settings=SETTINGS, pool=pool)
     half = {"images": images, "seeds": maps, "threshold": 0.5, "long_side": 56}
-    keep("labels", stages.plain, **half)
+    keep("labels", stages.threshold_labels, **half)
     for kind, made in (("irn", irn), ("psa", psa)):
         _, heads = made.build("small", None, "", 0)
-        kept[kind] = Affine(kind, weights(kind, heads), "small", 4, 0)
+        kept[kind] = AffinityModel(kind, weights(kind, heads), "small", 4, 0)
     made = deeplab.build("small", N_LABELS, TRAINING)
     about = (weights("network", made), "small", N_LABELS, TRAINING)
     kept["network"] = network = deeplab.Model(*about)
@@ -77,7 +77,7 @@ def given(images, tmp_path_factory) -> dict:
 
 # a stage of images, a scratch folder and what is given
 STAGES = {
-    "pool": lambda i, s, g: seeds.pool(g["model"], i, **POOL),
+    "pool": lambda i, s, g: seeds.feature_bank(g["model"], i, **POOL),
     "cam": lambda i, s, g: seeds.compute(g["model"], i, **SEEN, scratch=s),
     "rib": lambda i, s, g: seeds.compute(
         g["model"], i, **SEEN, scratch=s, settings=SETTINGS, pool=g["pool"], map_stride=4
@@ -87,7 +87,7 @@ STAGES = {
     ),
     "score": lambda i, s, g: seeds.score(i, g["maps"]),
     "cover": lambda i, s, g: seeds.cover(i, g["maps"], 0.4),
-    "plain": lambda i, s, g: stages.plain(i, g["maps"], 0.5, 56, s),
+    "plain": lambda i, s, g: stages.threshold_labels(i, g["maps"], 0.5, 56, s),
     "crf": lambda i, s, g: stages.crf_on_maps(i, g["maps"], 0.5, 56, s),
     "irn-labels": lambda i, s, g: stages.irn_labels(i, g["maps"], 0.5, 56, s),
     "psa-labels": lambda i, s, g: stages.psa_labels(i, g["maps"], 56, s),

@@ -48,7 +48,7 @@ def _chosen(monkeypatch):
 
     def tune(self, method):
         p = self.profile
-        return None, p.settings(method.pooling, method.variant, p.rates[0], NO_MARGIN, p.others[0])
+        return None, p.settings(method.pooling, method.variant, p.lrs[0], NO_MARGIN, p.n_others[0])
 
     monkeypatch.setattr(Study, "tune", tune)
     monkeypatch.setattr(Study, "scales", property(lambda self: self.profile.scale_sets[0]))
@@ -274,8 +274,8 @@ PARAMETERS = {
     "pretext_epochs=11": ({"pretext"} | CLASSIFIER_ON, {"toy"}),
     "rate=0.02": (CLASSIFIER_ON, {"pretext", "saliency", "toy"}),
     "epochs=4": (CLASSIFIER_ON, {"pretext", "saliency", "toy"}),
-    "pool_side=48": ({"pool"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
-    "pool_images=8": ({"pool"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
+    "bank_side=48": ({"pool"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
+    "bank_images=8": ({"pool"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
     "precision=bfloat16": ({"pool", "CAM seeds"} | SEEDS_ON, TRAINED | {"toy"}),
     "scale_sets=1.0,1.5": ({"CAM seeds"} | SEEDS_ON, TRAINED | {"pool", "toy"}),
     "map_stride=4": ({"CAM seeds"} | SEEDS_ON - {"growth"}, TRAINED | {"pool", "growth", "toy"}),
@@ -286,13 +286,13 @@ PARAMETERS = {
     "others=5": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
     "area_ratio=0.8": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
     "irn.epochs=11": (IRN_ON, TRAINED | SEEDS | {"irn-labels", "psa", "psa-walk", "crf", "toy"}),
-    "psa.rate=0.05": (
+    "psa.lr=0.05": (
         {"psa", "psa-walk", "notebooks"}, ALL - {"psa", "psa-walk", "notebooks"},
     ),
     "psa_alphas=5.0": ({"psa-walk", "notebooks"}, ALL - {"psa-walk", "notebooks"}),
     "psa_log2_steps=5": ({"psa-walk", "notebooks"}, ALL - {"psa-walk", "notebooks"}),
     "walk=paper": (IRN_ON - {"irn"}, TRAINED | SEEDS | {"irn", "psa", "psa-walk", "toy"}),
-    "network.rate=0.001": ({"saliency"} | END, TRAINED | SEEDS | OTHERS | {"toy"}),
+    "network.lr=0.001": ({"saliency"} | END, TRAINED | SEEDS | OTHERS | {"toy"}),
     "test_scales=1.0,1.5": (END - {"network"}, ALL - END | {"network"}),
     "val_images=3": (END - {"network"}, ALL - END | {"network"}),
     "toy_steps=50": ({"toy", "notebooks"}, ALL - {"toy", "notebooks"}),

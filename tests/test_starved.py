@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from ribkit.data import scenes
 from ribkit.runtime import per_image
-from ribkit.runtime.errors import InputError, StarvedError, out_of_memory, starving
+from ribkit.runtime.errors import InputError, ResourceError, out_of_memory, resource_errors
 from ribkit.runtime.store import Store
 
 CALLS = []
@@ -51,21 +51,21 @@ def _in_this_process(monkeypatch):
 @pytest.mark.parametrize("kind", SENTENCES)
 def test_what_is_lacking_is_told_in_one_sentence_with_a_remedy(kind):
     error, says, remedy = SENTENCES[kind]
-    with pytest.raises(StarvedError) as caught, starving("build/store/seeds"):
+    with pytest.raises(ResourceError) as caught, resource_errors("build/store/seeds"):
         raise error
     (line,) = str(caught.value).splitlines()
     assert line.startswith("build/store/seeds: ")
     assert says in line
     assert remedy in line
     assert line.endswith("run the same command again: it goes on from there.")
-    with pytest.raises(StarvedError) as again, starving("outer"):
+    with pytest.raises(ResourceError) as again, resource_errors("outer"):
         raise caught.value
     assert again.value is caught.value  # told once
 
 
 @pytest.mark.parametrize("error", [InputError("x"), ValueError("x"), FileNotFoundError(2, "x")])
 def test_other_errors_pass(error):
-    with pytest.raises(type(error)) as caught, starving("build/store/seeds"):
+    with pytest.raises(type(error)) as caught, resource_errors("build/store/seeds"):
         raise error
     assert caught.value is error
     assert not out_of_memory(error)
@@ -83,7 +83,7 @@ def value(index):
 
 
 def stage(images, scratch):
-    made = per_image.make(value, images, scratch, "values")
+    made = per_image.map_to_disk(value, images, scratch, "values")
     return {"x": made.arrays("x"), "table": pd.DataFrame({"n": [1.0]})}
 
 
@@ -113,7 +113,7 @@ def limit(size):
 def attempt():
     try:
         store.run("values", stage, images=images)
-    except StarvedError as error:
+    except ResourceError as error:
         print(error)
 """
 
@@ -149,7 +149,7 @@ def without_the_right(root, images):
     setfsuid, nobody = ctypes.CDLL(None).setfsuid, 65534
     try:
         setfsuid(nobody)
-        with pytest.raises(StarvedError, match=r"access is not allowed at .*lock.*; allow it"):
+        with pytest.raises(ResourceError, match=r"access is not allowed at .*lock.*; allow it"):
             Store(root).run("values", stage, images=images)
     finally:
         setfsuid(0)
@@ -165,12 +165,12 @@ def hungry(images, scratch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
         return value(index)
 
-    made = per_image.make(once, images, scratch, "values")
+    made = per_image.map_to_disk(once, images, scratch, "values")
     return {"x": made.arrays("x")}
 
 
 def test_memory_that_runs_out_loses_no_image(tmp_path, images):
-    with pytest.raises(StarvedError, match=r"values-\w*: memory ran out \(CUDA out of memory"):
+    with pytest.raises(ResourceError, match=r"values-\w*: memory ran out \(CUDA out of memory"):
         Store(tmp_path).run("values", hungry, images=images)
     assert CALLS == [0, 1, 1, 1]
     assert len(Store(tmp_path).run("values", hungry, images=images).arrays("x")) == 3

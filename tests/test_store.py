@@ -36,7 +36,7 @@ def stage(number, text="", scale=None):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    rate: float
+    lr: float
     scales: tuple[float, ...] = (1.0,)
 
 

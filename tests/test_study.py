@@ -14,9 +14,13 @@ from ribkit.study.study import CAM, METHODS, RIB, RIBS, Seed, Study, some
 
 def test_scenes_to_train_tune_score_and_pretrain_on_are_others():
     study = Study("mini", "", {"train_images": 16, "score_images": 3, "tune_images": 3})
-    seeds = {study.train.source.seed, study.scored.source.seed, study.tuning.source.seed}
+    seeds = {
+        study.train.source.rng_seed,
+        study.scored.source.rng_seed,
+        study.tuning.source.rng_seed,
+    }
     assert len(seeds) == 3
-    assert study.train.source.seed != 0
+    assert study.train.source.rng_seed != 0
     assert Study("mini").profile.score_images == len(Study("mini").scored)
 
 
@@ -51,10 +55,10 @@ def test_too_few_images_to_tune_on_are_told(tmp_path):
 
 def test_some_images_are_drawn_once_and_kept_in_order():
     images = Study("mini").tuning
-    drawn = some(images, 5, seed=1)
+    drawn = some(images, 5, rng_seed=1)
     positions = [images.ids.index(name) for name in drawn.ids]
     assert positions == sorted(set(positions))
-    assert some(images, 0, seed=1) is images
+    assert some(images, 0, rng_seed=1) is images
 
 
 @pytest.fixture
@@ -64,23 +68,23 @@ def chosen(monkeypatch):
 
     def tried(self, scales, settings):
         asked.append(settings)
-        miou = {1e-6: 1.0, 1e-5: 3.0, 1e-4: 2.0}[settings.rate]
-        miou += 0.5 * (settings.margin < 1e6) + 0.25 * (settings.others == 8)
+        miou = {1e-6: 1.0, 1e-5: 3.0, 1e-4: 2.0}[settings.lr]
+        miou += 0.5 * (settings.margin < 1e6) + 0.25 * (settings.n_others == 8)
         return {"miou": miou, "threshold": 0.3}
 
     monkeypatch.setattr(Study, "_tried", tried)
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 2.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
-    overrides = {"rates": (1e-6, 1e-5, 1e-4), "margins": (0.0, 3.0), "others": (4, 8)}
+    overrides = {"lrs": (1e-6, 1e-5, 1e-4), "margins": (0.0, 3.0), "n_others": (4, 8)}
     return Study("mini", "", overrides), asked
 
 
 def test_first_the_rate_then_the_margin_then_the_others(chosen):
     study, asked = chosen
     table, settings = study.tune(RIB)
-    assert (settings.rate, settings.margin, settings.others) == (1e-5, 6.0, 8)
+    assert (settings.lr, settings.margin, settings.n_others) == (1e-5, 6.0, 8)
     assert (settings.pooling, settings.variant.gndrp) == ("gndrp", "official")
-    assert table["stage"].tolist() == ["rate"] * 3 + ["margin", "others"]
+    assert table["stage"].tolist() == ["lr"] * 3 + ["margin", "n_others"]
     assert len(asked) == 5  # nothing is tried twice
     assert table["chosen"].tolist() == [False] * 4 + [True]
 
@@ -90,7 +94,7 @@ def test_the_first_of_equals_wins(chosen, monkeypatch):
     same = {"miou": 1.0, "threshold": 0.3}
     monkeypatch.setattr(Study, "_tried", lambda self, scales, settings: same)
     _, settings = study.tune(RIB)
-    assert (settings.rate, settings.others) == (1e-6, 4)
+    assert (settings.lr, settings.n_others) == (1e-6, 4)
     assert settings.margin > 1e6
 
 
@@ -101,7 +105,7 @@ def test_a_profile_with_one_candidate_of_each_tries_one_setting_once(tmp_path, m
     monkeypatch.setattr(Study, "margin_unit", None)  # an absolute margin: nothing is measured
     for name, expected in (("voc", (8e-6, 600.0, 20, 0.4)), ("coco", (5e-6, 1000.0, 15, 0.5))):
         _, settings = Study(name, str(tmp_path)).tune(RIB)
-        assert (settings.rate, settings.margin, settings.others, settings.tau) == expected
+        assert (settings.lr, settings.margin, settings.n_others, settings.tau) == expected
     assert len(asked) == 2
 
 
@@ -116,11 +120,11 @@ def test_further_images_are_neither_scored_nor_tuned_on(tmp_path, monkeypatch):
     monkeypatch.setattr("ribkit.study.study.PART", 3)
     folder = voc_folder(tmp_path, {"train": 6, "train_aug": 16})
     study = Study("voc", str(folder), {"tune_images": 3})
-    assert [len(images) for images in study.further] == [3, 3, 1]
-    sets = (study.scored, study.tuning, *study.further)
+    assert [len(images) for images in study.remaining_images] == [3, 3, 1]
+    sets = (study.scored, study.tuning, *study.remaining_images)
     names = [name for images in sets for name in images.ids]
     assert len(names) == len(set(names)) == 16
-    assert Study("voc-lite", str(folder)).further == ()
+    assert Study("voc-lite", str(folder)).remaining_images == ()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import nn
 from ribkit.networks import deeplab, training
 from ribkit.runtime.errors import InputError
 
-SETTINGS = deeplab.Training(batch=2, rate=0.1, momentum=0.9, weight_decay=0.0, checkpoint=3)
+SETTINGS = deeplab.Training(batch=2, lr=0.1, momentum=0.9, weight_decay=0.0, checkpoint=3)
 
 
 class Line(nn.Module):
@@ -35,15 +35,15 @@ def view(row, generator):
 def fitted(scratch, settings=SETTINGS, see=view, iterations=8, **more):
     scratch.mkdir(exist_ok=True)
     line = Line()
-    groups = [{"params": [line.a], "factor": 2.0}]
+    groups = [{"params": [line.a], "lr_mult": 2.0}]
     found = training.fit(
-        line, groups, see, 5, iterations, settings, scratch, "line", "line.rate", **more
+        line, groups, see, 5, iterations, settings, scratch, "line", "line.lr", **more
     )
     return line.a.detach(), *found
 
 
 def test_the_first_steps_by_hand(tmp_path):
-    settings = deeplab.Training(batch=1, rate=0.1, momentum=0.0, weight_decay=0.0)
+    settings = deeplab.Training(batch=1, lr=0.1, momentum=0.0, weight_decay=0.0)
     a, losses, _ = fitted(tmp_path, settings, lambda *_: (torch.ones(()),), iterations=2)
     # loss (a - 2)^2, gradient 2 (a - 2), rates 2 * 0.1 and 2 * 0.1 * (1/2)^0.9
     first = 0.2 * 4
@@ -90,7 +90,7 @@ def test_a_loss_that_is_not_finite_is_told_with_its_setting_and_not_kept(tmp_pat
     def broken(row, generator):
         return (torch.tensor(float("nan")),)
 
-    with pytest.raises(InputError, match=r"line.s loss is nan at iteration 0: .* lower line\.rate"):
+    with pytest.raises(InputError, match=r"line.s loss is nan at iteration 0: .* lower line\.lr"):
         fitted(tmp_path, see=broken)
     assert not list(tmp_path.iterdir())
 

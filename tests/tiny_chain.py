@@ -11,7 +11,7 @@ from ribkit.method import adaptation
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.affinity import Training
-from ribkit.refinement.stages import WALKS, Affine
+from ribkit.refinement.stages import WALKS, AffinityModel
 from ribkit.runtime.store import Result, Store
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
@@ -19,24 +19,24 @@ from ribkit.study import toy as bottleneck
 
 COUNT, N_LABELS = 4, len(scenes.CLASSES) + 1
 SIZES = {"long_sides": (40, 56), "crop": 48}
-CLASSIFIER = classifier.Training(epochs=2, batch=4, rate=0.01, momentum=0.9, **SIZES)
-HEADS = Training(stride=4, radius=3, epochs=2, batch=4, rate=0.05, crop=48)
-NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=3, batch=4, rate=0.01, crop=48)
-RIB = adaptation.Settings(steps=2, rate=1e-3, others=2, margin=1e9)
+CLASSIFIER = classifier.Training(epochs=2, batch=4, lr=0.01, momentum=0.9, **SIZES)
+HEADS = Training(stride=4, radius=3, epochs=2, batch=4, lr=0.05, crop=48)
+NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=3, batch=4, lr=0.01, crop=48)
+RIB = adaptation.Settings(steps=2, lr=1e-3, n_others=2, margin=1e9)
 
 
 def run(store: Store) -> Iterator[Result]:
     """The results, each as soon as it is stored."""
-    images, others = (scenes.generate(seed, COUNT, size=48) for seed in (0, 1))
+    images, others = (scenes.generate(rng_seed, COUNT, size=48) for rng_seed in (0, 1))
     sets, n_classes = {"images": images}, len(scenes.CLASSES)
-    start = {"scenes": scenes.Pretext(2, 32), "epochs": 1, "seed": 0}
+    start = {"scenes": scenes.Pretext(2, 32), "epochs": 1, "rng_seed": 0}
     yield (pretext := store.run("pretext", classifier.pretrain, **start))
     begun = {"backbone": "small", "pretext": pretext}
     learns = sets | {"watched": others, "training": CLASSIFIER} | begun
     yield (weights := store.run("classifier", classifier.train, **learns))
     model = seeds.Model(weights, "small", n_classes)
-    view = {"long_sides": (40, 56), "side": 32, "seed": 0}
-    yield (pool := store.run("pool", seeds.pool, model=model, images=others, **view))
+    view = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
+    yield (pool := store.run("pool", seeds.feature_bank, model=model, images=others, **view))
     seen = sets | {"model": model, "scales": (1.0, 0.5), "long_side": None}
     adapted = seen | {"settings": RIB, "pool": pool}
     yield store.run("cam", seeds.compute, **seen)
@@ -61,7 +61,7 @@ def run(store: Store) -> Iterator[Result]:
         weights = store.run(kind, trained.train, **learns, parts=parts, training=HEADS)
         yield weights
         walk, how = walks[kind]
-        affine = Affine(kind, weights, "small", HEADS.stride, HEADS.seed, pretext)
+        affine = AffinityModel(kind, weights, "small", HEADS.stride, HEADS.rng_seed, pretext)
         yield store.run(f"{kind}-walk", walk, **plain, model=affine, **how)
     learns |= {"parts": ((images, None),), "training": NETWORK}
     yield (weights := store.run("network", deeplab.train, **learns))

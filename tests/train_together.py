@@ -7,7 +7,7 @@ from ribkit.data import scenes
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import affinity, irn, psa
 from ribkit.runtime import distributed
-from ribkit.runtime.device import alone
+from ribkit.runtime.device import single_threaded
 from ribkit.runtime.store import Store
 
 IMAGES = scenes.generate(3, 6, size=48)
@@ -21,7 +21,7 @@ STAGES = {
         "images": IMAGES,
         "watched": IMAGES.take([0, 1]),
         "training": classifier.Training(
-            epochs=3, batch=4, rate=0.01, momentum=0.9, long_sides=(40, 56), crop=48
+            epochs=3, batch=4, lr=0.01, momentum=0.9, long_sides=(40, 56), crop=48
         ),
     },
     "irn": SHARED | {"stage": irn.train, "parts": PARTS, "training": HEADS},
@@ -31,7 +31,7 @@ STAGES = {
         "stage": deeplab.train,
         "parts": PARTS,
         "training": deeplab.Training(
-            aspp_rates=(1, 2), iterations=5, batch=4, rate=0.01, crop=48, checkpoint=2
+            aspp_rates=(1, 2), iterations=5, batch=4, lr=0.01, crop=48, checkpoint=2
         ),
     },
 }
@@ -40,8 +40,8 @@ STAGES = {
 def train(store: Store) -> None:
     """All of them, on the processes that have joined."""
     for name, asked in STAGES.items():
-        with distributed.together():
-            alone(lambda asked, name=name: store.run(name, **asked), asked)
+        with distributed.collective():
+            single_threaded(lambda asked, name=name: store.run(name, **asked), asked)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def load(
     root: str = "",
     n_train: int = 240,
     n_test: int = 100,
-    seed: int = 0,
+    rng_seed: int = 0,
     share: float = 0.1,
     size: int = 7,
     download: bool = False,
@@ -94,7 +94,7 @@ def load(
     else:
         pools = [_bundled()] * 2
         name = "bundled digits"
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(rng_seed)
     orders = [rng.permutation(len(pools[0][1]))]
     orders.append(rng.permutation(len(pools[1][1])) if root else orders[0][max(n_train, 0) :])
     for what, n, order in (("train", n_train, orders[0]), ("test", n_test, orders[1])):
@@ -147,9 +147,9 @@ def _shaped(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.nd
     return chosen
 
 
-def _draw(images, labels, kinds, shaped, size: int, seed: int) -> DigitSet:
+def _draw(images, labels, kinds, shaped, size: int, rng_seed: int) -> DigitSet:
     """The images with shape ``kinds[i]`` drawn where ``shaped[i]``, off the digit."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(rng_seed)
     images = images.copy()
     regions = (images >= INK).astype(np.uint8)
     for i in np.flatnonzero(shaped):

@@ -17,7 +17,7 @@ from ribkit.data import voc
 from ribkit.data.images import ImageSet
 from ribkit.data.views import resize_labels
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.files import whole
+from ribkit.runtime.files import atomic_write
 
 COMP6 = "results/VOC2012/Segmentation/comp6_test_cls"
 
@@ -145,5 +145,5 @@ def _require(images: ImageSet, index: int, labels: np.ndarray | None) -> None:
 def _write(path: Path, content: bytes) -> None:
     """A file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)

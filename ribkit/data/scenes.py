@@ -42,26 +42,26 @@ class Scene:
 class Scenes:
     """The source of scenes: scene ``id`` of ``seed``, ``size`` pixels wide and high."""
 
-    seed: int
+    rng_seed: int
     size: int
 
     def image(self, id: str) -> np.ndarray:
         """``(size, size, 3)`` uint8."""
-        return draw(self.seed, int(id), self.size).image
+        return draw(self.rng_seed, int(id), self.size).image
 
     def mask(self, id: str) -> np.ndarray:
         """``(size, size)`` uint8: 0 background, class + 1 on objects."""
-        return draw(self.seed, int(id), self.size).mask
+        return draw(self.rng_seed, int(id), self.size).mask
 
     def heads(self, id: str) -> np.ndarray:
         """``(size, size)`` uint8: class + 1 on heads, the discriminative part, else 0."""
-        return draw(self.seed, int(id), self.size).heads
+        return draw(self.rng_seed, int(id), self.size).heads
 
     def fingerprint(self, ids: Sequence[str]) -> str:
         """SHA-256 (hex) of images and masks."""
         digest = hashlib.sha256()
         for id in ids:
-            scene = draw(self.seed, int(id), self.size)
+            scene = draw(self.rng_seed, int(id), self.size)
             for array in (scene.image, scene.mask, scene.heads):
                 digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
@@ -71,26 +71,26 @@ class Scenes:
 class Pretext:
     """The first ``count`` scenes of ``seed`` and their attributes, drawn when asked for."""
 
-    seed: int
+    rng_seed: int
     count: int
 
     def fingerprint(self) -> list[int]:
         """What decides the scenes, beside the code."""
-        return [self.seed, self.count]
+        return [self.rng_seed, self.count]
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Images ``(N, S, S, 3)`` uint8 and attributes ``(N, 12)`` bool."""
-        drawn = [draw(self.seed, index, SIZE) for index in range(self.count)]
+        drawn = [draw(self.rng_seed, index, SIZE) for index in range(self.count)]
         return np.stack([s.image for s in drawn]), np.stack([s.attributes for s in drawn])
 
 
-def generate(seed: int, count: int, size: int = SIZE) -> ImageSet:
+def generate(rng_seed: int, count: int, size: int = SIZE) -> ImageSet:
     """``count`` scenes of ``seed``. Raises InputError for a size that no object fits into."""
     if size < 48:
         raise InputError(
             f"scenes of {size} pixels are too small for their objects; use 48 or more."
         )
-    source = Scenes(seed, size)
+    source = Scenes(rng_seed, size)
     ids = tuple(str(i) for i in range(count))
     labels = np.zeros((count, len(CLASSES)), dtype=bool)
     for i, id in enumerate(ids):
@@ -99,9 +99,9 @@ def generate(seed: int, count: int, size: int = SIZE) -> ImageSet:
 
 
 @lru_cache(maxsize=4096)
-def draw(seed: int, index: int, size: int) -> Scene:
+def draw(rng_seed: int, index: int, size: int) -> Scene:
     """Scene ``index`` of ``seed``: one to three objects of different classes, side by side."""
-    random = np.random.default_rng([seed, index])
+    random = np.random.default_rng([rng_seed, index])
     image = _background(random, size)
     mask = np.zeros((size, size), dtype=np.uint8)
     heads = np.zeros_like(mask)

@@ -1,4 +1,4 @@
-"""From a photograph to what a network sees: scales, mirror images, crops, normalisation."""
+"""From a photograph to what a network sees: scales, horizontal flips, crops, normalisation."""
 
 from collections.abc import Sequence
 
@@ -21,10 +21,10 @@ def to_tensor(image: np.ndarray, long_side: int | None = None) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     if long_side is None:
         return tensor
-    return resize(tensor, seen_size(image.shape[:2], long_side))
+    return resize(tensor, resized_size(image.shape[:2], long_side))
 
 
-def seen_size(size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
+def resized_size(size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
     """The size (h, w) at which an image of a size (H, W) is seen, ``long_side`` long, if given."""
     height, width = size
     if long_side is None:
@@ -40,7 +40,7 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def scaled_pairs(image: Tensor, scales: Sequence[float]) -> dict[float, Tensor]:
-    """Multi-scale, flipped views: scale -> ``(2, 3, h, w)``, image and mirror image."""
+    """Multi-scale, flipped views: scale -> ``(2, 3, h, w)``, image and horizontal flip."""
     views = {}
     for scale in scales:
         size = tuple(max(1, round(side * scale)) for side in image.shape[-2:])
@@ -65,7 +65,7 @@ def random_crop(
     fill: Sequence[float],
     generator: torch.Generator,
 ) -> Tensor:
-    """Training view: random long side, mirror image half of the time, random crop.
+    """Training view: random long side, horizontal flip half of the time, random crop.
 
     ``(3, H, W)`` -> ``(3, side, side)``. long_side: least and greatest, in pixels. fill: the colour
     around an image that is smaller than the crop, the mean colour that becomes 0.
@@ -100,13 +100,13 @@ def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
     )
 
 
-def fit(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Maps ``(K, h, w)`` -> ``(K, *size)`` float32, bilinear."""
-    return resized(torch.from_numpy(maps.astype(np.float32)), size).numpy()
+    return resize_map_tensor(torch.from_numpy(maps.astype(np.float32)), size).numpy()
 
 
-def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """`fit` of a tensor, on its device."""
+def resize_map_tensor(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize_maps` of a tensor, on its device."""
     maps = maps.float()
     if tuple(maps.shape[-2:]) == tuple(size) or not len(maps):
         return maps if len(maps) else maps.new_zeros(0, *size)
@@ -121,7 +121,7 @@ def random_scaled_crop(
     fill: Sequence[float],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Training view: random scale, mirror image half of the time, random crop, padded where short.
+    """Training view: random scale, horizontal flip half of the time, random crop, padding.
 
     ``(3, H, W)``, ``(H, W)`` -> ``(3, side, side)``, ``(side, side)``. scales: least and greatest.
     fill: the colour around an image that is smaller than the crop; its labels are 255 there.

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ribkit.data.images import ImageSet, decode, hash_files, open_image, over_files, verify
 from ribkit.runtime.errors import InputError, Problems
-from ribkit.runtime.files import whole
+from ribkit.runtime.files import atomic_write
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -151,19 +151,19 @@ def check(root: str | Path, splits: Sequence[str], classes: Sequence[str] = ()) 
 
 def write_mask(root: Path, id: str, mask: np.ndarray) -> None:
     """Write an image's mask, ``(H, W)`` uint8, as the folder holds it."""
-    with whole(mask_path(root, id)) as path:
+    with atomic_write(mask_path(root, id)) as path:
         Image.fromarray(mask).save(path, format="PNG")
 
 
 def write_labels(root: Path, classes: Sequence[str], labels: dict[str, list[str]]) -> None:
     """Write ``image_labels.json``. labels: image name -> the names of its classes."""
-    with whole(_json_path(root)) as path:
+    with atomic_write(_json_path(root)) as path:
         path.write_text(json.dumps({"classes": list(classes), "labels": labels}))
 
 
 def write_list(root: Path, split: str, ids: Sequence[str]) -> None:
     """Write a split's list of image names."""
-    with whole(list_path(root, split)) as path:
+    with atomic_write(list_path(root, split)) as path:
         path.write_text("".join(f"{id}\n" for id in ids))
 
 

@@ -26,7 +26,7 @@ def gain(after: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def resample(
-    statistic: Statistic, *counts: np.ndarray, seed: int = 0, draws: int = 2000
+    statistic: Statistic, *counts: np.ndarray, rng_seed: int = 0, draws: int = 2000
 ) -> tuple[float, np.ndarray]:
     """Point estimate, and the statistic ``(draws,)`` over images drawn with replacement.
 
@@ -34,7 +34,7 @@ def resample(
     images in all (paired), and so do all calls with this N and seed.
     """
     flat = [c.reshape(len(c), -1).astype(float) for c in counts]
-    blocks = [[drawn @ c for c in flat] for drawn in _drawn(len(counts[0]), seed, draws)]
+    blocks = [[drawn @ c for c in flat] for drawn in _drawn(len(counts[0]), rng_seed, draws)]
     sums = [
         np.concatenate(parts).reshape(draws, *c.shape[1:])
         for parts, c in zip(zip(*blocks, strict=True), counts, strict=True)
@@ -42,22 +42,22 @@ def resample(
     return float(statistic(*(c.sum(axis=0) for c in counts))), statistic(*sums)
 
 
-def _drawn(count: int, seed: int, draws: int) -> Iterator[np.ndarray]:
+def _drawn(count: int, rng_seed: int, draws: int) -> Iterator[np.ndarray]:
     """How often each of ``count`` images is in each draw, ``(b, count)``: all draws, in blocks.
 
     The numbers do not depend on the size of the blocks.
     """
-    random, most = np.random.default_rng(seed), max(1, BLOCK // count)
+    random, most = np.random.default_rng(rng_seed), max(1, BLOCK // count)
     for start in range(0, draws, most):
         size = min(most, draws - start)
         yield random.multinomial(count, np.full(count, 1 / count), size=size).astype(float)
 
 
 def bootstrap(
-    statistic: Statistic, *counts: np.ndarray, seed: int = 0, draws: int = 2000
+    statistic: Statistic, *counts: np.ndarray, rng_seed: int = 0, draws: int = 2000
 ) -> Interval:
     """Point estimate and 95 % percentile interval over images. See `resample`."""
-    point, values = resample(statistic, *counts, seed=seed, draws=draws)
+    point, values = resample(statistic, *counts, rng_seed=rng_seed, draws=draws)
     return _holding(point, *np.nanpercentile(values, [2.5, 97.5]))
 
 
@@ -70,15 +70,15 @@ def _holding(point: float, low: float, high: float) -> Interval:
     return point, float(min(low, point)), float(max(high, point))
 
 
-def bootstrap_mean(values: np.ndarray, seed: int = 0, draws: int = 2000) -> Interval:
+def bootstrap_mean(values: np.ndarray, rng_seed: int = 0, draws: int = 2000) -> Interval:
     """Mean of one value per image, ``(N,)``, and its 95 % percentile interval over images."""
     count = len(values)
-    means = np.concatenate([drawn @ values / count for drawn in _drawn(count, seed, draws)])
+    means = np.concatenate([drawn @ values / count for drawn in _drawn(count, rng_seed, draws)])
     return _holding(float(np.mean(values)), *np.percentile(means, [2.5, 97.5]))
 
 
 def replicated(
-    statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]], seed: int = 0
+    statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]], rng_seed: int = 0
 ) -> Interval:
     """Mean over training seeds, and its 95 % interval over images and seeds.
 
@@ -88,8 +88,8 @@ def replicated(
     interval over images alone.
     """
     if len(replicas) == 1:
-        return bootstrap(statistic, *replicas[0], seed=seed)
-    found = [resample(statistic, *one, seed=seed) for one in replicas]
+        return bootstrap(statistic, *replicas[0], rng_seed=rng_seed)
+    found = [resample(statistic, *one, rng_seed=rng_seed) for one in replicas]
     points = np.array([point for point, _ in found])
     values = np.mean([values for _, values in found], axis=0)
     return combined(points, float(np.nanstd(values, ddof=1)), len(replicas[0][0]))
@@ -112,7 +112,10 @@ def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
 
 
 def simultaneous(
-    statistic: Statistic, family: Sequence[tuple[np.ndarray, ...]], seed: int = 0, draws: int = 2000
+    statistic: Statistic,
+    family: Sequence[tuple[np.ndarray, ...]],
+    rng_seed: int = 0,
+    draws: int = 2000,
 ) -> list[Interval]:
     """Intervals of a family of comparisons on the same images, corrected for their number.
 
@@ -120,7 +123,7 @@ def simultaneous(
     interval is so many of its own standard errors wide (max-t; Romano and Wolf 2005): comparisons
     that go together cost less than Bonferroni's correction, and a family of one costs nothing.
     """
-    found = [resample(statistic, *one, seed=seed, draws=draws) for one in family]
+    found = [resample(statistic, *one, rng_seed=rng_seed, draws=draws) for one in family]
     points = np.array([point for point, _ in found])
     values = np.stack([values for _, values in found])
     errors = np.nanstd(values, axis=1, ddof=1)

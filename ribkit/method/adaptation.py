@@ -23,7 +23,7 @@ class Variant:
     """Where paper and official code part, a switch for each difference (numbered as in the README).
 
     9 (whose threshold decides a seed) and 11 (what 255 counts) are scored both ways, always; 10 is
-    the walk's: `refinement.WALKS`.
+    the walk's: `stages.WALKS`.
     """
 
     clamp_at_margin: bool  # 1: each logit is clamped; else the run ends once their sum exceeds it
@@ -33,7 +33,7 @@ class Variant:
     loss_on_half_scale: bool  # 5: scales below 1 enter the loss; else they only give a map
     stop_by_area: bool  # 6: end once the map of a step covers too much
     momentum: float  # 7: of SGD; 1e-4 in effect in the official code
-    fresh_others: bool  # 8: other images drawn anew at each step
+    resample_others_each_step: bool  # 8: other images drawn anew at each step
 
 
 PAPER = Variant(True, "paper", None, True, False, False, 0.9, True)
@@ -48,9 +48,9 @@ class Settings:
     pooling: str = "gndrp"  # "gap", "gmp" or "gndrp"
     tau: float = 0.4
     steps: int = 10  # K
-    rate: float = 8e-6  # of SGD; the classifier's is head_factor times as large
-    head_factor: float = 10.0
-    others: int = 20  # B
+    lr: float = 8e-6  # of SGD; the classifier's is head_lr_mult times as large
+    head_lr_mult: float = 10.0
+    n_others: int = 20  # B
     margin: float = 600.0  # on each logit (paper) or on their absolute sum (official)
     area_level: float = 0.3  # a pixel is covered above this share of its map's maximum
     area_ratio: float = 0.7  # official: stop when more than this share of the pixels is covered
@@ -59,7 +59,9 @@ class Settings:
     variant: Variant = OFFICIAL
     # for ablations
     activation: str = "none"  # put back after the logits; one of `losses.ACTIVATIONS`
-    matched: bool = False  # the rate scaled so that the first update is as long as without it
+    match_first_update: bool = (
+        False  # the rate scaled so that the first update is as long as without it
+    )
     last_map: bool = False  # the last step's map instead of the sum over the steps
 
 
@@ -103,7 +105,7 @@ def trajectory(
     """The steps of one adaptation; a step's update is made only when the next one is asked for.
 
     network: trained, changed in place (pass `Network.adaptable`). views: scale -> *frozen features*
-    ``(2, c, h, w)`` of the image and its mirror image. labels: ``(C,)`` of the image.
+    ``(2, c, h, w)`` of the image and its horizontal flip. labels: ``(C,)`` of the image.
     others: step -> frozen features ``(B, c, h, w)`` and labels ``(B, C)`` of the other images.
     Yields steps 0..K, that is, K updates in all if all are asked for.
     """
@@ -118,10 +120,14 @@ def trajectory(
         if last:
             return
         rows, targets = _rows(
-            network, logits, labels, others(step if variant.fresh_others else 0), settings
+            network,
+            logits,
+            labels,
+            others(step if variant.resample_others_each_step else 0),
+            settings,
         )
         loss = _loss(rows, targets, settings)
-        if settings.matched and step == 0:
+        if settings.match_first_update and step == 0:
             stretch = _match(
                 loss, _loss(rows, targets, replace(settings, activation="none")), optimiser
             )
@@ -139,7 +145,7 @@ def _see(
             signed = network.maps(features)
         maps[scale] = signed.detach()
         if in_loss:
-            pooled.append(pool(signed, labels.expand(2, -1), settings))
+            pooled.append(pool_maps(signed, labels.expand(2, -1), settings))
     return maps, torch.cat(pooled)
 
 
@@ -154,7 +160,7 @@ def _rows(
     features, other_labels = others
     rows, targets = [logits], [labels.expand(len(logits), -1)]
     if len(features):
-        rows.append(pool(network.maps(features), other_labels, settings))
+        rows.append(pool_maps(network.maps(features), other_labels, settings))
         targets.append(other_labels)
     return torch.cat(rows), torch.cat(targets)
 
@@ -166,7 +172,7 @@ def _loss(rows: Tensor, targets: Tensor, settings: Settings) -> Tensor:
 
 def _update(optimiser: torch.optim.SGD, loss: Tensor, factor: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = group["rate"] * factor
+        group["lr"] = group["base_lr"] * factor
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     optimiser.step()
@@ -174,13 +180,13 @@ def _update(optimiser: torch.optim.SGD, loss: Tensor, factor: float) -> None:
 
 def _optimiser(network: Network, settings: Settings) -> torch.optim.SGD:
     groups = [
-        {"params": network.adapted.parameters(), "rate": settings.rate},
-        {"params": network.classifier.parameters(), "rate": settings.rate * settings.head_factor},
+        {"params": network.adapted.parameters(), "base_lr": settings.lr},
+        {"params": network.classifier.parameters(), "base_lr": settings.lr * settings.head_lr_mult},
     ]
     groups = [dict(g, params=[p for p in g["params"] if p.requires_grad]) for g in groups]
     return torch.optim.SGD(
         [g for g in groups if g["params"]],
-        lr=settings.rate,
+        lr=settings.lr,
         momentum=settings.variant.momentum,
         weight_decay=settings.weight_decay,
     )
@@ -193,7 +199,7 @@ def _match(loss: Tensor, other: Tensor, optimiser: torch.optim.SGD) -> float:
         total = 0.0
         for group in optimiser.param_groups:
             parts = torch.autograd.grad(value, group["params"], retain_graph=True)
-            total += group["rate"] ** 2 * sum(float(part.square().sum()) for part in parts)
+            total += group["base_lr"] ** 2 * sum(float(part.square().sum()) for part in parts)
         lengths.append(total**0.5)
     return lengths[1] / lengths[0] if lengths[0] > 0 else 1.0
 
@@ -219,7 +225,7 @@ def adapt_set(
     return network
 
 
-def pool(maps: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+def pool_maps(maps: Tensor, labels: Tensor, settings: Settings) -> Tensor:
     """Signed maps ``(N, C, h, w)``, labels ``(N, C)`` -> logits ``(N, C)``, as chosen."""
     if settings.pooling in ("gap", "gmp"):
         return getattr(pooling, settings.pooling)(maps)
@@ -289,7 +295,7 @@ def adapt(
     return aggregate(steps, labels, settings)
 
 
-def plain(network: Network, views: dict[float, Tensor], labels: Tensor) -> dict[float, Tensor]:
+def cam_maps(network: Network, views: dict[float, Tensor], labels: Tensor) -> dict[float, Tensor]:
     """CAM: the raw maps, scale -> ``(C, h, w)``, of the trained weights. See `trajectory`."""
     present = labels.nonzero().flatten()
     with torch.no_grad():
@@ -309,7 +315,7 @@ def demonstration() -> pd.DataFrame:
     network = Network(nn.Identity(), nn.Identity(), classifier)
     features = torch.tensor([[1.0, 0.0, 0.0], [0.5, 1.0, 0.0]]).view(2, 1, 3)
     views = {1.0: torch.stack([features, features.flip(-1)])}
-    settings = Settings(pooling="gap", steps=4, rate=0.01, weight_decay=0.0, margin=100.0)
+    settings = Settings(pooling="gap", steps=4, lr=0.01, weight_decay=0.0, margin=100.0)
     nothing = torch.zeros(0, 2, 1, 3), torch.zeros(0, 1)
     steps = trajectory(network, views, torch.ones(1), lambda step: nothing, settings)
     rows = []

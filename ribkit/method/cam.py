@@ -1,4 +1,4 @@
-"""Class activation maps: M_c = ReLU(w_c . f(x)), over scales and mirror images (Section 2).
+"""Class activation maps: M_c = ReLU(w_c . f(x)), over scales and horizontal flips (Section 2).
 
 For the image's own classes only. Maps are kept *raw* (summed, not normalised) until the end, so
 that plain CAM is RIB stopped before its first update.
@@ -15,7 +15,7 @@ EPSILON = 1e-5
 
 
 def flip_sum(maps: Tensor) -> Tensor:
-    """Maps of an image and of its mirror image ``(2, C, h, w)`` -> their ReLU sum ``(C, h, w)``."""
+    """Maps of an image and its horizontal flip ``(2, C, h, w)`` -> their ReLU sum ``(C, h, w)``."""
     maps = maps.relu()
     return maps[0] + maps[1].flip(-1)
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 
-def image_rng_seed(seed: int, name: str) -> int:
+def image_rng_seed(rng_seed: int, name: str) -> int:
     """An image's own seed."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:6], "big")
+    return int.from_bytes(hashlib.sha256(f"{rng_seed} {name}".encode()).digest()[:6], "big")
 
 
 class OtherImageSampler:
@@ -17,15 +17,17 @@ class OtherImageSampler:
     Anew at each step, from a generator seeded by the image's name. Fewer than B, if no more exist.
     """
 
-    def __init__(self, pool: dict[str, Tensor], labels: Tensor, count: int, name: str, seed: int):
+    def __init__(
+        self, pool: dict[str, Tensor], labels: Tensor, count: int, name: str, rng_seed: int
+    ):
         self.pool, self.count = pool, count
         disjoint = (pool["labels"] @ labels.to(pool["labels"])) == 0
         self.candidates = disjoint.nonzero().flatten().cpu()
-        self.seed = image_rng_seed(seed, name)
+        self.rng_seed = image_rng_seed(rng_seed, name)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Frozen features ``(B, c, h, w)`` and labels ``(B, C)`` of this step's others."""
-        generator = torch.Generator().manual_seed(self.seed + step)
+        generator = torch.Generator().manual_seed(self.rng_seed + step)
         order = torch.randperm(len(self.candidates), generator=generator)[: self.count]
         # the copy of the few numbers must not wait for what the device is doing
         chosen = _pinned(self.candidates[order], self.pool["labels"].device)

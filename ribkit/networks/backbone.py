@@ -81,11 +81,11 @@ class Network(nn.Module):
         network.precision = self.precision
         return network
 
-    def with_classes(self, n_classes: int, seed: int) -> "Network":
+    def with_classes(self, n_classes: int, rng_seed: int) -> "Network":
         """A copy with a new classifier for ``n_classes``: normal weights of deviation 0.01."""
         network = self.adaptable()
         network.classifier = _unfilled(self.classifier.in_channels, n_classes)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(rng_seed)
         nn.init.normal_(network.classifier.weight, std=0.01, generator=generator)
         return network
 
@@ -96,13 +96,13 @@ def _unfilled(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(rng_seed: int) -> Iterator[None]:
     """Within this, weights that torch draws on the CPU come of the seed.
 
     Afterwards torch's own generator is where it was; those of GPUs are left alone.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(rng_seed)
         yield
 
 
@@ -236,7 +236,7 @@ def _part(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> fx.GraphModu
     return part
 
 
-class Levels(nn.Module):
+class FeaturePyramid(nn.Module):
     """A network's feature levels, fine to coarse, and what they are: for IRN, PSA and DeepLab.
 
     A level is the last tensor that alone carries everything before the network gets wider (after
@@ -254,7 +254,7 @@ class Levels(nn.Module):
             with torch.no_grad():
                 ShapeProp(traced).propagate(pixels)
                 pixels = traced(pixels)
-            parts.append((traced, _lone(traced)))
+            parts.append((traced, _bottleneck_nodes(traced)))
         found = [(traced, node) for traced, nodes in parts for node in nodes]
         width = [node.meta["tensor_meta"].shape[1] for _, node in found]
         wider = [after > before for before, after in itertools.pairwise(width)]
@@ -271,7 +271,7 @@ class Levels(nn.Module):
             self.parts.append(traced)
         self.eval()
 
-    def train(self, mode: bool = True) -> "Levels":
+    def train(self, mode: bool = True) -> "FeaturePyramid":
         """Batch norm and dropout stay in evaluation mode whatever is asked for."""
         return super().train(False)
 
@@ -287,7 +287,7 @@ class Levels(nn.Module):
         return levels
 
 
-def _lone(traced: fx.GraphModule) -> list[fx.Node]:
+def _bottleneck_nodes(traced: fx.GraphModule) -> list[fx.Node]:
     """The nodes of a part that alone carry everything: the last one of each run of one shape."""
     nodes = list(traced.graph.nodes)
     position = {node: i for i, node in enumerate(nodes)}

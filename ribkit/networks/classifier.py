@@ -27,15 +27,15 @@ class Training:
 
     epochs: int = 5
     batch: int = 16
-    rate: float = 0.1
-    head_factor: float = 10.0
+    lr: float = 0.1
+    head_lr_mult: float = 10.0
     momentum: float = 1e-4  # in effect, in the official code (difference 7)
     weight_decay: float = 1e-4
     poly_power: float = 0.9
     long_sides: tuple[int, int] = (320, 640)
     crop: int = 512
     checkpoint: int = 1000
-    seed: int = 0
+    rng_seed: int = 0
 
 
 BACKBONES = ("small", "efficientnet_lite0", "resnet50", "resnet101")
@@ -44,7 +44,7 @@ BACKBONES = ("small", "efficientnet_lite0", "resnet50", "resnet101")
 def build(
     name: str,
     n_classes: int,
-    seed: int = 0,
+    rng_seed: int = 0,
     weights: Weights | None = None,
     output_stride: int = 16,
 ) -> Network:
@@ -56,14 +56,14 @@ def build(
     """
     if name not in BACKBONES:
         raise InputError(f"backbone '{name}' is unknown; use one of {', '.join(BACKBONES)}.")
-    with seeded(seed):
+    with seeded(rng_seed):
         if name == "small":
             return small(SmallResNet(n_classes))
         if name == "efficientnet_lite0":
             network = efficientnet_lite0(weights)
         else:
             network = resnet(int(name.removeprefix("resnet")), weights, output_stride)
-    return network if n_classes == 1000 else network.with_classes(n_classes, seed)
+    return network if n_classes == 1000 else network.with_classes(n_classes, rng_seed)
 
 
 def small(model: SmallResNet) -> Network:
@@ -84,10 +84,10 @@ class Pretext(Protocol):
 def pretrain(
     scenes: Pretext,
     epochs: int,
-    seed: int,
+    rng_seed: int,
     scratch: Path,
     batch: int = 32,
-    rate: float = 0.2,
+    lr: float = 0.2,
 ) -> dict:
     """`mini`'s stand-in for ImageNet: a small residual network learns which heads, body textures
     and body shapes a scene shows, so that features for more than the heads exist.
@@ -100,16 +100,16 @@ def pretrain(
     count, pixels = len(images), torch.from_numpy(images).permute(0, 3, 1, 2).float()
     pixels = views.normalise(pixels, SMALL_MEAN, SMALL_STD)
     targets = torch.from_numpy(attributes).float()
-    with seeded(seed):
+    with seeded(rng_seed):
         model = SmallResNet(targets.shape[1]).to(device())
     model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=rate, momentum=0.9, nesterov=True, weight_decay=5e-4
+        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
     steps = count // batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=epochs * steps)
     generator, losses = (
-        torch.Generator().manual_seed(seed),
+        torch.Generator().manual_seed(rng_seed),
         torch.zeros(epochs * steps, device=device()),
     )
     done, _ = fitting.resume(scratch, model, optimiser, losses)
@@ -136,17 +136,17 @@ def start(
     n_classes: int,
     pretext: Result | None,
     weights: Weights | None,
-    seed: int,
+    rng_seed: int,
     output_stride: int = 16,
 ) -> Network:
     """The network before its training: ImageNet weights, or the pretext task's (``small``)."""
     if pretext is None:
-        return build(name, n_classes, seed, weights, output_stride)
+        return build(name, n_classes, rng_seed, weights, output_stride)
     state = pretext.tensors("weights")
-    with seeded(seed):
+    with seeded(rng_seed):
         model = SmallResNet(len(state["linear.bias"]))
     model.load_state_dict(state)
-    return small(model).with_classes(n_classes, seed)
+    return small(model).with_classes(n_classes, rng_seed)
 
 
 def train(
@@ -165,10 +165,10 @@ def train(
     whole `Network`) and ``history``: per epoch the loss, and on the watched images the loss and the
     share (in %) whose labels are all right at 0.5.
     """
-    network = start(backbone, len(images.classes), pretext, weights, training.seed).to(device())
+    network = start(backbone, len(images.classes), pretext, weights, training.rng_seed).to(device())
     groups = [
-        {"params": network.adapted.parameters(), "factor": 1.0},
-        {"params": network.classifier.parameters(), "factor": training.head_factor},
+        {"params": network.adapted.parameters(), "lr_mult": 1.0},
+        {"params": network.classifier.parameters(), "lr_mult": training.head_lr_mult},
     ]
     labels = torch.from_numpy(images.labels).float()
     steps = fitting.steps(len(images), training.batch)
@@ -187,7 +187,7 @@ def train(
         training,
         scratch,
         "classifier",
-        "rate",
+        "lr",
         watch=lambda: _watch(network, watched, training),
         period=steps,
     )

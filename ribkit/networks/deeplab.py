@@ -3,7 +3,7 @@
     logits = sum over rates r of conv3x3, dilated by r, of f(x)
     L = (mean CE over background pixels + mean CE over foreground pixels) / 2
 
-with the poly schedule. Prediction: softmax averaged over scales and mirror images, then the CRF.
+with the poly schedule. Prediction: softmax averaged over scales and horizontal flips, then the CRF.
 """
 
 from dataclasses import dataclass
@@ -45,15 +45,15 @@ class Training:
     output_stride: int = 8
     iterations: int = 30_000
     batch: int = 10
-    rate: float = 2.5e-4
-    head_factor: float = 10.0
+    lr: float = 2.5e-4
+    head_lr_mult: float = 10.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     poly_power: float = 0.9
     crop: int = 321
     scales: tuple[float, float] = (0.5, 2.0)
     checkpoint: int = 1000
-    seed: int = 0
+    rng_seed: int = 0
 
 
 class ASPP(nn.Module):
@@ -126,10 +126,10 @@ def build(
         raise InputError(f"head '{training.head}' is unknown; use one of {', '.join(HEADS)}.")
     if training.head == "deeplabv3" and training.batch < 2:
         raise InputError("deeplabv3's batch norm needs two images; set network.batch to 2 or more.")
-    seed, stride = training.seed, training.output_stride
-    network = classifier.start(backbone, 1, pretext, weights, seed, stride)
+    rng_seed, stride = training.rng_seed, training.output_stride
+    network = classifier.start(backbone, 1, pretext, weights, rng_seed, stride)
     inputs = network.classifier.in_channels
-    with seeded(seed):
+    with seeded(rng_seed):
         if training.head == "deeplabv2":
             head = ASPP(inputs, n_labels, training.aspp_rates)
         else:
@@ -150,7 +150,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
     loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
     halves = [
-        (loss * chosen).sum() / distributed.total(chosen.sum()).clamp(min=1)
+        (loss * chosen).sum() / distributed.all_reduce_sum(chosen.sum()).clamp(min=1)
         for chosen in (labels == 0, (labels > 0) & (labels != IGNORE))
     ]
     return sum(halves) / 2 * distributed.world()
@@ -168,7 +168,7 @@ def train(
 ) -> dict:
     """Train on label maps of image sets, or on their masks.
 
-    parts: see `augmentation.Labelled`. scratch: see `training.fit`. Returns ``weights`` and
+    parts: see `labelled.Labelled`. scratch: see `training.fit`. Returns ``weights`` and
     ``history``: the mean loss of up to 50 equal stretches.
     """
     data = Labelled(parts, n_labels, long_side)
@@ -176,8 +176,8 @@ def train(
     segmenter = build(backbone, n_labels, training, pretext, weights).to(device()).train()
     trunk = [*segmenter.frozen.parameters(), *segmenter.adapted.parameters()]
     groups = [
-        {"params": trunk, "factor": 1.0},
-        {"params": segmenter.head.parameters(), "factor": training.head_factor},
+        {"params": trunk, "lr_mult": 1.0},
+        {"params": segmenter.head.parameters(), "lr_mult": training.head_lr_mult},
     ]
     losses, _ = fitting.fit(
         Objective(segmenter),
@@ -188,7 +188,7 @@ def train(
         training,
         scratch,
         "segmentation network",
-        "network.rate",
+        "network.lr",
     )
     return {"weights": segmenter.state_dict(), "history": _history(losses)}
 
@@ -220,7 +220,7 @@ def probabilities(
 ) -> Tensor:
     """An image ``(H, W, 3)`` uint8 -> ``(L, h, w)`` at the size at which it is seen.
 
-    Softmax, averaged over scales and mirror images.
+    Softmax, averaged over scales and horizontal flips.
     """
     pixels = views.to_tensor(image, long_side).to(device())
     total = 0

@@ -1,6 +1,6 @@
 """The one training loop: SGD with the poly schedule, resumable, on one or several processes.
 
-    rate(i) = rate factor (1 - i / iterations)^poly_power
+    lr(i) = lr lr_mult (1 - i / iterations)^poly_power
 
 What is trained is an *objective*, a module whose forward pass takes a batch and returns the loss.
 A batch is a function of the iteration's number, and each of its views of its place in the batch
@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.files import DIGITS, seal, sealed, whole
-from ribkit.runtime.parallel import ahead
+from ribkit.runtime.files import DIGITS, append_checksum, atomic_write, has_checksum
+from ribkit.runtime.parallel import prefetch
 from ribkit.runtime.progress import bar
 
 CHECKED = 50  # after how many iterations the losses are looked at, for which a GPU must wait
@@ -37,12 +37,12 @@ class Settings(Protocol):
     """
 
     batch: int
-    rate: float
+    lr: float
     momentum: float
     weight_decay: float
     poly_power: float
     checkpoint: int
-    seed: int
+    rng_seed: int
 
 
 View = Callable[[int, torch.Generator], tuple[Tensor, ...]]
@@ -78,7 +78,7 @@ def fit(
     """
     own = share(training.batch)
     optimiser = torch.optim.SGD(
-        groups, lr=training.rate, momentum=training.momentum, weight_decay=training.weight_decay
+        groups, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
     )
     losses = torch.zeros(iterations, device=device())
     start, watched = resume(scratch, objective, optimiser, losses)
@@ -90,12 +90,14 @@ def fit(
     with torch.random.fork_rng(gpus):  # what a network draws is a function of the iteration too
         for iteration, batch in zip(bar(range(start, iterations), words), views, strict=True):
             _set_rate(optimiser, training, iteration / iterations)
-            torch.manual_seed(_seed(training.seed, iteration, training.batch + distributed.rank()))
+            torch.manual_seed(
+                _seed(training.rng_seed, iteration, training.batch + distributed.rank())
+            )
             loss = model(*map(_to_device, batch))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            losses[iteration] = distributed.total(loss.detach()) / distributed.world()
+            losses[iteration] = distributed.all_reduce_sum(loss.detach()) / distributed.world()
             done = iteration + 1
             if watch and done % period == 0:
                 watched.append(watch())
@@ -125,17 +127,17 @@ def batches(
 
     def one(place: tuple[int, int]) -> tuple[Tensor, ...]:
         iteration, position = place
-        row = order(count, training.batch, iteration, training.seed)[position]
-        generator = torch.Generator().manual_seed(_seed(training.seed, iteration, position))
+        row = order(count, training.batch, iteration, training.rng_seed)[position]
+        generator = torch.Generator().manual_seed(_seed(training.rng_seed, iteration, position))
         return view(row, generator)
 
     places = ((iteration, position) for iteration in iterations for position in own)
-    views = ahead(one, places, 2 * len(own))
+    views = prefetch(one, places, 2 * len(own))
     for _ in iterations:
         yield [torch.stack(parts) for parts in zip(*(next(views) for _ in own), strict=True)]
 
 
-def order(count: int, batch: int, iteration: int, seed: int) -> list[int]:
+def order(count: int, batch: int, iteration: int, rng_seed: int) -> list[int]:
     """Which images iteration ``iteration`` sees: all of them, in an order drawn anew each epoch.
 
     A batch may span two epochs. A function of its arguments, so that a training can resume.
@@ -144,13 +146,13 @@ def order(count: int, batch: int, iteration: int, seed: int) -> list[int]:
     drawn = []
     for position in range(first, first + batch):
         epoch, place = divmod(position, count)
-        drawn.append(_permutation(count, epoch, seed)[place])
+        drawn.append(_permutation(count, epoch, rng_seed)[place])
     return drawn
 
 
 @lru_cache(maxsize=4)
-def _permutation(count: int, epoch: int, seed: int) -> list[int]:
-    return np.random.default_rng([seed, epoch]).permutation(count).tolist()
+def _permutation(count: int, epoch: int, rng_seed: int) -> list[int]:
+    return np.random.default_rng([rng_seed, epoch]).permutation(count).tolist()
 
 
 def _seed(*numbers: int) -> int:
@@ -168,7 +170,7 @@ def _to_device(tensor: Tensor) -> Tensor:
 def _set_rate(optimiser: torch.optim.Optimizer, training: Settings, done: float) -> None:
     """The poly schedule's rate when a share ``done`` of all iterations is over."""
     for group in optimiser.param_groups:
-        group["lr"] = training.rate * group["factor"] * (1 - done) ** training.poly_power
+        group["lr"] = training.lr * group["lr_mult"] * (1 - done) ** training.poly_power
 
 
 def _check(losses: Tensor, words: str, setting: str) -> None:
@@ -190,9 +192,9 @@ def keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, watched
         if momentum is not None:
             state[f"momentum.{number}"] = momentum
     state |= {"losses": losses, "watched": torch.tensor(watched)}
-    with whole(scratch / STATE) as partial:
+    with atomic_write(scratch / STATE) as partial:
         partial.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
-        seal(partial)
+        append_checksum(partial)
 
 
 def resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
@@ -200,7 +202,7 @@ def resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tu
 
     Returns the iterations done and what was watched. A damaged state counts as none.
     """
-    if not sealed(scratch / STATE):
+    if not has_checksum(scratch / STATE):
         return 0, []
     state = load((scratch / STATE).read_bytes()[:-DIGITS])
     own = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ribkit.data.labelled import IGNORE, Labelled
 from ribkit.networks import training as fitting
-from ribkit.networks.backbone import Levels
+from ribkit.networks.backbone import FeaturePyramid
 from ribkit.refinement import random_walk
 from ribkit.runtime import distributed
 
@@ -29,22 +29,22 @@ class Training:
     """How the heads are trained. Defaults: IRN's, for VOC.
 
     stride: of the grid on which pairs are formed. radius: pairs are closer than this, in its
-    positions. factor: how much faster IRN's displacement branch learns.
+    positions. displacement_lr_mult: how much faster IRN's displacement branch learns.
     """
 
     stride: int = 4
     radius: int = 10
     epochs: int = 3
     batch: int = 32
-    rate: float = 0.1
-    factor: float = 10.0
+    lr: float = 0.1
+    displacement_lr_mult: float = 10.0
     momentum: float = 1e-4  # in effect, in the official code (difference 7)
     weight_decay: float = 1e-4
     poly_power: float = 0.9
     scales: tuple[float, float] = (0.5, 1.5)
     crop: int = 512
     checkpoint: int = 1000
-    seed: int = 0
+    rng_seed: int = 0
 
 
 def confident(foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -91,11 +91,11 @@ class Means:
         self.counts[name] = self.counts[name] + mask.sum()
 
     def __getitem__(self, name: str) -> Tensor:
-        count = distributed.total(self.counts[name]).clamp(min=1)
+        count = distributed.all_reduce_sum(self.counts[name]).clamp(min=1)
         return self.sums[name] / count * distributed.world()
 
 
-def reduced(labels: Tensor, stride: int) -> Tensor:
+def downsample_labels(labels: Tensor, stride: int) -> Tensor:
     """Labels ``(N, H, W)`` at the middle of each cell of the grid: ``(N, H / stride, ...)``."""
     size = [-(-side // stride) for side in labels.shape[-2:]]
     return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
@@ -107,14 +107,14 @@ class Objective(nn.Module):
     heads: the module that is trained. loss: of heads, levels and labels ``(N, h, w)`` on the grid.
     """
 
-    def __init__(self, levels: Levels, heads: nn.Module, loss: Loss, stride: int):
+    def __init__(self, levels: FeaturePyramid, heads: nn.Module, loss: Loss, stride: int):
         super().__init__()
         self.levels, self.heads, self.loss, self.stride = levels, heads, loss, stride
 
     def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
             found = self.levels(pixels)
-        return self.loss(self.heads, found, reduced(labels, self.stride))
+        return self.loss(self.heads, found, downsample_labels(labels, self.stride))
 
 
 def fit(
@@ -139,7 +139,7 @@ def fit(
         training,
         scratch,
         name.upper(),
-        f"{name}.rate",
+        f"{name}.lr",
     )
     epochs = losses.view(training.epochs, steps).mean(dim=1).tolist()
     return pd.DataFrame({"epoch": range(1, training.epochs + 1), "loss": epochs})

@@ -22,7 +22,7 @@ from ribkit.data.images import ImageSet
 from ribkit.data.labelled import Labelled
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
-from ribkit.networks.backbone import Levels, seeded
+from ribkit.networks.backbone import FeaturePyramid, seeded
 from ribkit.refinement import affinity, random_walk
 from ribkit.refinement.affinity import Means, Training
 from ribkit.runtime.device import device
@@ -108,11 +108,13 @@ def loss(heads: Heads, levels: list[Tensor], labels: Tensor, radius: int) -> Ten
 
 
 def build(
-    backbone: str, pretext: Result | None, weights: Weights | None, seed: int
-) -> tuple[Levels, Heads]:
+    backbone: str, pretext: Result | None, weights: Weights | None, rng_seed: int
+) -> tuple[FeaturePyramid, Heads]:
     """The backbone before any training on image labels, and fresh heads."""
-    levels = Levels(classifier.start(backbone, 1, pretext, weights, seed)).requires_grad_(False)
-    with seeded(seed):
+    levels = FeaturePyramid(
+        classifier.start(backbone, 1, pretext, weights, rng_seed)
+    ).requires_grad_(False)
+    with seeded(rng_seed):
         return levels.to(device()), Heads(levels.channels).to(device())
 
 
@@ -128,16 +130,19 @@ def train(
 ) -> dict:
     """Train the heads on confident labels.
 
-    parts: image sets with their stored labels (`refinement.irn_labels`). backbone, pretext,
+    parts: image sets with their stored labels (`stages.irn_labels`). backbone, pretext,
     weights: see `classifier.start`. scratch: see `training.fit`. Returns ``weights``
     (of the heads) and ``history``.
     """
     data = Labelled(parts, n_labels, long_side)
-    levels, heads = build(backbone, pretext, weights, training.seed)
+    levels, heads = build(backbone, pretext, weights, training.rng_seed)
 
     slow = [*heads.edge.parameters(), *heads.edge_out.parameters()]
     quick = [p for m in (heads.shift, heads.shift_mix, heads.shift_out) for p in m.parameters()]
-    groups = [{"params": slow, "factor": 1.0}, {"params": quick, "factor": training.factor}]
+    groups = [
+        {"params": slow, "lr_mult": 1.0},
+        {"params": quick, "lr_mult": training.displacement_lr_mult},
+    ]
     objective = affinity.Objective(
         levels, heads, partial(loss, radius=training.radius), training.stride
     )
@@ -147,7 +152,7 @@ def train(
 
 
 @torch.no_grad()
-def _mean_displacement(levels: Levels, heads: Heads, data: Labelled, stride: int) -> Tensor:
+def _mean_displacement(levels: FeaturePyramid, heads: Heads, data: Labelled, stride: int) -> Tensor:
     """Over the training images, so that displacements sum to about nothing (IRN's code)."""
     means = []
     for position in range(len(data)):
@@ -164,10 +169,12 @@ def grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def predict(levels: Levels, heads: Heads, pixels: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+def predict(
+    levels: FeaturePyramid, heads: Heads, pixels: Tensor, stride: int
+) -> tuple[Tensor, Tensor]:
     """Pixels ``(3, H, W)`` in [0, 255] -> boundaries ``(h, w)`` and displacements ``(2, h, w)``.
 
-    Boundaries in [0, 1], from the logits' mean over the image and its mirror image.
+    Boundaries in [0, 1], from the logits' mean over the image and its horizontal flip.
     """
     size = grid(pixels.shape[-2:], stride)
     found = levels(torch.stack([pixels, pixels.flip(-1)]))

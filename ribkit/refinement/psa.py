@@ -19,7 +19,7 @@ from ribkit.data.images import ImageSet
 from ribkit.data.labelled import Labelled
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
-from ribkit.networks.backbone import Levels, seeded
+from ribkit.networks.backbone import FeaturePyramid, seeded
 from ribkit.refinement import affinity, random_walk
 from ribkit.refinement.affinity import Means, Training
 from ribkit.refinement.irn import grid
@@ -75,11 +75,13 @@ def loss(features: Tensor, labels: Tensor, radius: int) -> Tensor:
 
 
 def build(
-    backbone: str, pretext: Result | None, weights: Weights | None, seed: int
-) -> tuple[Levels, Head]:
+    backbone: str, pretext: Result | None, weights: Weights | None, rng_seed: int
+) -> tuple[FeaturePyramid, Head]:
     """The backbone before any training on image labels, and a fresh head."""
-    levels = Levels(classifier.start(backbone, 1, pretext, weights, seed)).requires_grad_(False)
-    with seeded(seed):
+    levels = FeaturePyramid(
+        classifier.start(backbone, 1, pretext, weights, rng_seed)
+    ).requires_grad_(False)
+    with seeded(rng_seed):
         return levels.to(device()), Head(levels.channels).to(device())
 
 
@@ -95,8 +97,8 @@ def train(
 ) -> dict:
     """Train the head on confident labels; arguments and result as `irn.train`."""
     data = Labelled(parts, n_labels, long_side)
-    levels, head = build(backbone, pretext, weights, training.seed)
-    groups = [{"params": list(head.parameters()), "factor": 1.0}]
+    levels, head = build(backbone, pretext, weights, training.rng_seed)
+    groups = [{"params": list(head.parameters()), "lr_mult": 1.0}]
 
     def of(head: Head, found: list[Tensor], labels: Tensor) -> Tensor:
         return loss(head(found, tuple(labels.shape[-2:])), labels, training.radius)
@@ -113,7 +115,7 @@ def background(maps: Tensor, alpha: float) -> Tensor:
 
 
 @torch.no_grad()
-def predict(levels: Levels, head: Head, pixels: Tensor, stride: int, radius: int) -> Tensor:
+def predict(levels: FeaturePyramid, head: Head, pixels: Tensor, stride: int, radius: int) -> Tensor:
     """Pixels ``(3, H, W)`` in [0, 255] -> affinities, sparse ``(hw, hw)``, for the walk."""
     size = grid(pixels.shape[-2:], stride)
     features = head(levels(pixels[None]), size)[0]

@@ -134,7 +134,9 @@ def u2net(images: ImageSet, scratch: Path) -> dict:
     """
     path = model_path()
     _runtime()
-    made = per_image.make(partial(_u2net, images, path), images, scratch, "U2-Net-p", gpu=False)
+    made = per_image.map_to_disk(
+        partial(_u2net, images, path), images, scratch, "U2-Net-p", gpu=False
+    )
     return {"maps": made.arrays("maps")}
 
 

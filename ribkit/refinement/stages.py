@@ -2,7 +2,7 @@
 
 Maps become label maps at a threshold; CRF, PSA's and IRN's walk refine them; saliency cuts them
 out. Label maps are ``(h, w)`` uint8 at the size at which an image is seen: 0 background, k + 1
-class k, 255 no label. Maps may be stored coarser than that (`seeds.compute`): they are resized
+class k, 255 no label. Maps may be stored coarser than that (`maps.compute`): they are resized
 before they become labels, and walked maps are stored as coarse as the seeds. Each stage works image
 by image (`per_image`), and a worker reads an image's maps by its name.
 """
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet
-from ribkit.data.views import fit, resize_labels
+from ribkit.data.views import resize_labels, resize_maps
 from ribkit.evaluation import miou
 from ribkit.networks.architectures import Weights
-from ribkit.networks.backbone import Levels
+from ribkit.networks.backbone import FeaturePyramid
 from ribkit.refinement import affinity, crf, irn, psa, random_walk, saliency
 from ribkit.runtime import per_image
 from ribkit.runtime.device import device
@@ -55,21 +55,21 @@ PSA_RADIUS, PSA_BETA = 5, 8.0
 
 
 @dataclass(frozen=True)
-class Affine:
+class AffinityModel:
     """A trained IRN or PSA on disk. kind: ``"irn"`` or ``"psa"``; the rest as in their `train`."""
 
     kind: str
     weights: Result
     backbone: str
     stride: int
-    seed: int
+    rng_seed: int
     pretext: Result | None = None
     file: Weights | None = None
 
-    def load(self) -> tuple[Levels, nn.Module]:
+    def load(self) -> tuple[FeaturePyramid, nn.Module]:
         """Backbone and heads, on the device that computes."""
         build = {"irn": irn.build, "psa": psa.build}[self.kind]
-        levels, heads = build(self.backbone, self.pretext, self.file, self.seed)
+        levels, heads = build(self.backbone, self.pretext, self.file, self.rng_seed)
         heads.load_state_dict(self.weights.tensors("weights"))
         return levels, heads.eval()
 
@@ -80,21 +80,21 @@ def label_map(maps: np.ndarray, keys: np.ndarray, threshold: float) -> np.ndarra
 
     The class of the highest map, background where none exceeds the threshold.
     """
-    return names(np.argmax(_behind(maps, threshold), axis=0), keys)
+    return to_dataset_labels(np.argmax(_with_background(maps, threshold), axis=0), keys)
 
 
-def _behind(maps: np.ndarray, threshold: float) -> np.ndarray:
+def _with_background(maps: np.ndarray, threshold: float) -> np.ndarray:
     """The maps behind a constant background: ``(1 + K, h, w)``."""
     constant = np.full((1, *maps.shape[1:]), threshold, np.float32)
     return np.concatenate([constant, maps.astype(np.float32)])
 
 
-def names(local: np.ndarray, keys: np.ndarray) -> np.ndarray:
+def to_dataset_labels(local: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Labels among an image's own, 0 .. K, -> labels among all classes, uint8."""
     return np.concatenate([[0], np.asarray(keys, int) + 1]).astype(np.uint8)[local]
 
 
-def seen(images: ImageSet, index: int, long_side: int | None) -> np.ndarray:
+def resized_image(images: ImageSet, index: int, long_side: int | None) -> np.ndarray:
     """The image at the size at which it is seen, ``(h, w, 3)`` uint8."""
     pixels = views.to_tensor(images.image(index), long_side)
     return pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
@@ -108,11 +108,11 @@ def _made(
     scratch: Path,
     words: str,
     gpu: bool = False,
-) -> per_image.Made:
+) -> per_image.PerImageResult:
     """What ``task(index, array)`` makes of each image and its array of a stored result."""
     _require(images, result, value)
     task = partial(_read, task, images, result, value)
-    return per_image.make(task, images, scratch, words, gpu)
+    return per_image.map_to_disk(task, images, scratch, words, gpu)
 
 
 def _read(task: Callable, images: ImageSet, result: Result, value: str, index: int) -> dict:
@@ -127,7 +127,7 @@ def _require(images: ImageSet, result: Result, value: str) -> None:
         raise InputError(f"{result.path} has no {value} of image {missing[0]}; compute them first.")
 
 
-def plain(
+def threshold_labels(
     images: ImageSet, seeds: Result, threshold: float, long_side: int | None, scratch: Path
 ) -> dict:
     """``labels`` of the maps at a threshold."""
@@ -136,7 +136,7 @@ def plain(
 
 
 def _plain(images, long_side, threshold: float, index: int, maps: np.ndarray) -> dict:
-    fitted = fit(maps, views.seen_size(images.image(index).shape[:2], long_side))
+    fitted = resize_maps(maps, views.resized_size(images.image(index).shape[:2], long_side))
     return {"labels": label_map(fitted, np.flatnonzero(images.labels[index]), threshold)}
 
 
@@ -149,14 +149,14 @@ def crf_on_maps(
 
 
 def _crf(images, long_side, threshold: float, index: int, maps: np.ndarray) -> dict:
-    pixels, keys = seen(images, index, long_side), np.flatnonzero(images.labels[index])
-    return {"labels": _refined(pixels, fit(maps, pixels.shape[:2]), keys, threshold)}
+    pixels, keys = resized_image(images, index, long_side), np.flatnonzero(images.labels[index])
+    return {"labels": _refined(pixels, resize_maps(maps, pixels.shape[:2]), keys, threshold)}
 
 
 def _refined(pixels: np.ndarray, maps: np.ndarray, keys: np.ndarray, threshold: float):
     """The label map of maps ``(K, h, w)`` at a threshold, after the CRF."""
-    local = _behind(maps, threshold).argmax(axis=0)
-    return names(crf.refine_labels(pixels, local, len(keys) + 1), keys)
+    local = _with_background(maps, threshold).argmax(axis=0)
+    return to_dataset_labels(crf.refine_labels(pixels, local, len(keys) + 1), keys)
 
 
 def irn_labels(
@@ -171,8 +171,8 @@ def irn_labels(
 
 
 def _irn_labels(images, long_side, threshold: float, index: int, maps: np.ndarray) -> dict:
-    pixels, keys = seen(images, index, long_side), np.flatnonzero(images.labels[index])
-    fitted = fit(maps, pixels.shape[:2])
+    pixels, keys = resized_image(images, index, long_side), np.flatnonzero(images.labels[index])
+    fitted = resize_maps(maps, pixels.shape[:2])
     high, low = threshold + FOREGROUND_MARGIN, max(0.0, threshold - BACKGROUND_MARGIN)
     found = (_refined(pixels, fitted, keys, level) for level in (high, low))
     return {"labels": affinity.confident(*found)}
@@ -185,23 +185,23 @@ def psa_labels(images: ImageSet, seeds: Result, long_side: int | None, scratch: 
 
 
 def _psa_labels(images, long_side, index: int, maps: np.ndarray) -> dict:
-    keys, pixels = np.flatnonzero(images.labels[index]), seen(images, index, long_side)
-    fitted, found = torch.from_numpy(fit(maps, pixels.shape[:2])), []
+    keys, pixels = np.flatnonzero(images.labels[index]), resized_image(images, index, long_side)
+    fitted, found = torch.from_numpy(resize_maps(maps, pixels.shape[:2])), []
     for alpha in PSA_ALPHAS:
         scores = psa.background(fitted, alpha).numpy()
         refined = crf.refine_scores(pixels, scores, crf.PSA)
-        found.append(names(refined.argmax(axis=0), keys))
+        found.append(to_dataset_labels(refined.argmax(axis=0), keys))
     return {"labels": affinity.confident(*found)}
 
 
 # ---- walks --------------------------------------------------------------------------------------
 @lru_cache(maxsize=1)
-def _loaded(model: Affine) -> tuple[Levels, nn.Module]:
+def _loaded(model: AffinityModel) -> tuple[FeaturePyramid, nn.Module]:
     return model.load()
 
 
 def irn_walk(
-    model: Affine,
+    model: AffinityModel,
     images: ImageSet,
     seeds: Result,
     walk: Walk,
@@ -222,7 +222,7 @@ def _irn_walk(model, images, walk: Walk, long_side, index: int, maps: np.ndarray
     edge, _ = irn.predict(levels, heads, pixels, model.stride)
     coarse = _coarse(maps, edge.shape) ** walk.power
     walked = random_walk.propagate(coarse, edge, walk.radius, walk.beta, walk.log2_steps)
-    walked = fit(walked.cpu().numpy(), maps.shape[-2:])
+    walked = resize_maps(walked.cpu().numpy(), maps.shape[-2:])
     peak = walked.max(initial=0) if walk.one_maximum else walked.max(axis=(1, 2), keepdims=True)
     found = {"maps": walked / (peak + 1e-5), "edges": edge.cpu().numpy()}
     return {value: array.astype(np.float16) for value, array in found.items()}
@@ -237,7 +237,7 @@ def _coarse(maps: np.ndarray, size: tuple[int, int]) -> Tensor:
 
 
 def psa_walk(
-    model: Affine,
+    model: AffinityModel,
     images: ImageSet,
     seeds: Result,
     alpha: float,
@@ -257,8 +257,10 @@ def _psa_walk(model, images, alpha, log2_steps, long_side, index: int, maps: np.
     found = psa.predict(levels, head, pixels, model.stride, PSA_RADIUS)
     scores = psa.background(_coarse(maps, irn.grid(pixels.shape[-2:], model.stride)), alpha)
     walked = random_walk.walk(scores, found, PSA_BETA, log2_steps)
-    resized = fit(walked.cpu().numpy(), pixels.shape[-2:])
-    return {"labels": names(resized.argmax(axis=0), np.flatnonzero(images.labels[index]))}
+    resized = resize_maps(walked.cpu().numpy(), pixels.shape[-2:])
+    return {
+        "labels": to_dataset_labels(resized.argmax(axis=0), np.flatnonzero(images.labels[index]))
+    }
 
 
 # ---- saliency -----------------------------------------------------------------------------------
@@ -276,7 +278,7 @@ def with_saliency(
 
 def _with_saliency(images, maps: Result, threshold: float, index: int, labels: np.ndarray) -> dict:
     salient = maps.arrays("maps")[images.ids[index]]
-    resized = fit(salient[None].astype(np.float32) / 255, labels.shape)[0]
+    resized = resize_maps(salient[None].astype(np.float32) / 255, labels.shape)[0]
     return {"labels": saliency.combine(labels, resized, threshold)}
 
 
@@ -284,12 +286,12 @@ def _with_saliency(images, maps: Result, threshold: float, index: int, labels: n
 def score(images: ImageSet, labels: Result) -> dict:
     """How label maps fit the masks, 255 in a label map read both ways.
 
-    ``scores``: counts ``(N, 3, n)`` int32, see `evaluation.counts`: ``error``, where a pixel
+    ``scores``: counts ``(N, 3, n)`` int32, see `miou.counts`: ``error``, where a pixel
     without a label is predicted nowhere, and ``background``, where it is background (difference
     11). And ``confusion`` ``(n, n + 1)`` int64, summed over images, whose last column counts pixels
     without a label. n counts the background; label maps are resized to the masks, nearest.
     """
-    found = per_image.each(images, labels, "labels", _score, "scores of the labels")
+    found = per_image.measure_each(images, labels, "labels", _score, "scores of the labels")
     count = len(images.classes) + 1
     confusion = np.zeros(count * (count + 1), np.int64)
     for _, _, at, pixels in found:

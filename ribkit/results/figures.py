@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 
 from ribkit.results import figures_ablations, figures_rq4, figures_toy
 from ribkit.results.style import FIGURES, PALETTE, figure, gallery, pictures_table
-from ribkit.runtime.errors import InputError, starving
-from ribkit.runtime.files import whole
+from ribkit.runtime.errors import InputError, resource_errors
+from ribkit.runtime.files import atomic_write
 from ribkit.study.study import Study
 
 __all__ = [
@@ -40,14 +40,14 @@ def save(name: str, table: pd.DataFrame, folder: Path) -> Figure:
     """Write a figure's table, read it back, draw from it, write PNG and PDF; returns the figure."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.csv"
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
     return redraw(path)
 
 
 def show(study: Study, name: str, table: pd.DataFrame) -> Image:
     """Store a figure's table and picture under ``build/<profile>/figures``; the picture."""
-    with starving(name):
+    with resource_errors(name):
         drawn = save(name, table, study.folder / "figures")
     width = round(96 * drawn.get_figwidth())
     return Image(filename=study.folder / "figures" / f"{name}.png", width=width)
@@ -60,7 +60,7 @@ def redraw(path: Path) -> Figure:
     drawn = FIGURES[path.stem](pd.read_csv(path, keep_default_na=False, na_values=[""]))
     for suffix in SUFFIXES:
         look = {"format": suffix[1:], "bbox_inches": "tight", "metadata": NO_DATE[suffix]}
-        with whole(path.with_suffix(suffix)) as partial:
+        with atomic_write(path.with_suffix(suffix)) as partial:
             drawn.savefig(partial, **look)
     return drawn
 
@@ -72,7 +72,7 @@ def publish(source: Path, target: Path) -> None:
         if path.stem not in UNPUBLISHED.get(target.name, ()):
             for file in (path, *(path.with_suffix(suffix) for suffix in SUFFIXES)):
                 if file.is_file():
-                    with whole(target / file.name) as partial:
+                    with atomic_write(target / file.name) as partial:
                         shutil.copyfile(file, partial)
 
 
@@ -130,9 +130,9 @@ def tuning(table: pd.DataFrame) -> Figure:
     """mIoU on the tuning images against the learning rate, by method; the dashed line is CAM."""
     drawn = Figure((5.2, 3), layout="constrained")
     axis = drawn.subplots()
-    ribs = table[(table["method"] != "CAM") & (table["stage"] == "rate")]
+    ribs = table[(table["method"] != "CAM") & (table["stage"] == "lr")]
     sns.lineplot(
-        ribs, x="rate", y="miou", hue="method", style="method", markers=True, dashes=False,
+        ribs, x="lr", y="miou", hue="method", style="method", markers=True, dashes=False,
         palette=PALETTE[1 : 1 + ribs["method"].nunique()], ax=axis,
     )  # fmt: skip
     axis.axhline(

@@ -251,9 +251,9 @@ def settings(study: Study) -> pd.DataFrame:
     rows = [{"method": CAM.title, "scales": study.scales}]
     for method in RIBS:
         chosen = study.tune(method)[1]
-        row = {"method": method.title, "scales": study.scales, "rate": chosen.rate}
+        row = {"method": method.title, "scales": study.scales, "lr": chosen.lr}
         margin = f"{chosen.margin:g}" if chosen.margin < NO_MARGIN else "none"
-        rows.append(row | {"margin": margin, "others": chosen.others, "steps": chosen.steps})
+        rows.append(row | {"margin": margin, "n_others": chosen.n_others, "steps": chosen.steps})
     return pd.DataFrame(rows).fillna("")
 
 

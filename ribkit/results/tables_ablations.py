@@ -27,7 +27,7 @@ PAPER_RIB = RIBS[1]
 @cache
 def ablated(study: Study) -> ImageSet:
     """The images that ablations are measured on: some of the scored ones."""
-    return some(study.scored, study.profile.ablations.images, study.profile.seed)
+    return some(study.scored, study.profile.ablations.images, study.profile.rng_seed)
 
 
 @cache
@@ -65,11 +65,16 @@ def found(study: Study, run: Run) -> Found:
     model = study.model
     if run.once:
         once = study.store.run(
-            "adapted-once", ablations.adapt_once, model=model, **seen, **adapted, seed=p.seed
+            "adapted-once",
+            ablations.adapt_once,
+            model=model,
+            **seen,
+            **adapted,
+            rng_seed=p.rng_seed,
         )
         model, adapted = replace(model, weights=once), {}
     result = study.store.run(
-        "ablation", ablations.measure, model=model, **seen, **adapted, seed=p.seed
+        "ablation", ablations.measure, model=model, **seen, **adapted, rng_seed=p.rng_seed
     )
     swept = Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
     chosen, measured = miou.cross_fitted(swept), result.arrays("measured")
@@ -163,7 +168,7 @@ def sensitivity(study: Study) -> pd.DataFrame:
     table = scores(study)
     own = table[(table["question"] == "RQ3") & (table["factor"] != "adaptation")]
     base, settings = baselines(study, "RQ3"), runs(study)[1].settings
-    at = {"steps K": settings.steps, "learning rate": settings.rate, "others B": settings.others}
+    at = {"steps K": settings.steps, "learning rate": settings.lr, "others B": settings.n_others}
     unit = study.margin_unit(PAPER_RIB) * study.margin_rows(study.profile.ablations.scales)
     bounded = settings.margin < ablations.NO_MARGIN
     at["margin"] = round(settings.margin / unit, 2) if bounded else 0
@@ -369,7 +374,7 @@ def best_of(study: Study, draws: int = 300) -> pd.DataFrame:
     mIoU there is held against that on the other half. tried, bias (points), its standard error.
     """
     every = np.stack([found(study, run).counts for run in _distinct(study)])
-    random, rows = np.random.default_rng(study.profile.seed), []
+    random, rows = np.random.default_rng(study.profile.rng_seed), []
     halves = []
     for _ in range(draws):
         order = random.permutation(every.shape[1])

@@ -32,7 +32,7 @@ def refinement_scores(study: Study) -> pd.DataFrame:
     over images. Where labels hold 255, once as errors and once as background (difference 11).
     """
     rows = []
-    pipeline.train_affine((study,))
+    pipeline.train_affinity_models((study,))
     cam, rib = pipeline.refinements(study)
     for stage in pipeline.stages(study):
         both = {r.title: (r, r.stage(stage)) for r in (cam, rib)}
@@ -117,7 +117,7 @@ def error_shares(confusion: np.ndarray) -> dict[str, float]:
     return dict(zip(ERRORS, (100 * float(p / total) for p in parts), strict=True))
 
 
-def teachers(study: Study) -> pd.DataFrame:
+def training_label_quality(study: Study) -> pd.DataFrame:
     """What IRN and PSA learn from: what share of pixels is sure, and of these right (%)."""
     rows = []
     for own in pipeline.refinements(study):
@@ -285,7 +285,7 @@ def measured(study: Study) -> dict[str, Measured]:
         )
         setting = f"{images}, {_title(after, stage)} against {_title(before, other)}"
         found[name] = Measured(*values, "mIoU", f"{setting}, thresholds held out")
-    pipeline.train_affine(study.replicas, ("irn",))
+    pipeline.train_affinity_models(study.replicas, ("irn",))
     both = [pipeline.refinements(replica) for replica in study.replicas]
     pseudo = [tuple(own.stage(pipeline.PSEUDO).counts for own in pair[::-1]) for pair in both]
     setting = f"{images}, {seeds}, RIB + IRN against CAM + IRN, thresholds held out"

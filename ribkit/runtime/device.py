@@ -20,7 +20,7 @@ def device() -> torch.device:
     return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def alone(task: Callable[[Any], Any], item: Any) -> Any:
+def single_threaded(task: Callable[[Any], Any], item: Any) -> Any:
     """``task(item)`` with one thread."""
     with threads(1):
         return task(item)

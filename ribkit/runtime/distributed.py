@@ -1,6 +1,6 @@
 """The processes that torchrun started, while they train one network together.
 
-Only within `together` do they count as several. Elsewhere, and without torchrun, a process is rank
+Only within `collective` do they count as several. Elsewhere, and without torchrun, a process is
 0 of 1, and nothing here does anything: what is computed image by image has processes of its own.
 """
 
@@ -39,7 +39,7 @@ def joined() -> Iterator[None]:
             )
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if cuda else "gloo")
-    if not leads():
+    if not is_main_process():
         os.environ.pop("RIBKIT_PROGRESS", None)
     _state["waiting"] = dist.new_group(backend="gloo", timeout=PATIENCE)
     yield
@@ -47,20 +47,20 @@ def joined() -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: others may still wait for this process
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether this process has joined others."""
     return _state["waiting"] is not None
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that computes, writes and speaks for all."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def collective() -> Iterator[None]:
     """Within this, all processes that have joined do the same, each its share of every batch."""
-    _state["together"] = several()
+    _state["together"] = is_distributed()
     try:
         yield
     finally:
@@ -77,7 +77,7 @@ def world() -> int:
     return dist.get_world_size() if _state["together"] else 1
 
 
-def total(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """The sum of the processes' tensors, without gradient; the tensor itself in one process."""
     if world() == 1:
         return tensor
@@ -92,18 +92,18 @@ def barrier() -> None:
         dist.barrier(_state["waiting"])
 
 
-def agreed(found: Callable[[], bool]) -> bool:
+def broadcast_bool(found: Callable[[], bool]) -> bool:
     """What the first process finds, in all that train together."""
     if world() == 1:
         return found()
-    told = torch.tensor([int(leads() and found())])
+    told = torch.tensor([int(is_main_process() and found())])
     dist.broadcast(told, 0, _state["waiting"])
     return bool(told)
 
 
-def first(function: Callable[[], Any]) -> None:
+def main_process_first(function: Callable[[], Any]) -> None:
     """Call the function in rank 0 alone; the others wait, then find what it has stored."""
-    if leads():
+    if is_main_process():
         function()
-    if several():
+    if is_distributed():
         dist.barrier(_state["waiting"])

@@ -62,13 +62,13 @@ class StudyError(RuntimeError):
     """Why a run ended, told in one sentence."""
 
 
-class StarvedError(StudyError):
+class ResourceError(StudyError):
     """The machine lacks room, memory or a right, told in one sentence with the remedy."""
 
 
 @contextmanager
-def starving(doing: str) -> Iterator[None]:
-    """Turn errors of a machine that lacks something into a StarvedError; others pass.
+def resource_errors(doing: str) -> Iterator[None]:
+    """Turn errors of a machine that lacks something into a ResourceError; others pass.
 
     doing: what was going on, a file or a stage, with which the sentence begins.
     """
@@ -80,7 +80,7 @@ def starving(doing: str) -> Iterator[None]:
         words = _lack(error)
         if not words:
             raise
-        raise StarvedError(f"{doing}: {words} {AGAIN}") from error
+        raise ResourceError(f"{doing}: {words} {AGAIN}") from error
 
 
 def out_of_memory(error: BaseException) -> bool:

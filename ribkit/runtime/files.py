@@ -22,7 +22,7 @@ BLOCK = 1 << 20
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A file ``<name>.partial`` to write to; at the end it takes the place of ``path``.
 
     It is on the disk before it does. Another process that writes ``path`` waits.
@@ -125,14 +125,14 @@ def checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def seal(path: Path) -> None:
+def append_checksum(path: Path) -> None:
     """Add the SHA-256 of name and content at a file's end. Readers of zip and npz pass over it."""
     found = _seal(path, path.stat().st_size)
     with path.open("ab") as file:
         file.write(found)
 
 
-def sealed(path: Path) -> bool:
+def has_checksum(path: Path) -> bool:
     """Whether the file is there and ends with the seal of its name and of what comes before."""
     if not path.is_file():
         return False

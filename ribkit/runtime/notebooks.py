@@ -15,14 +15,14 @@ from typing import Any
 from IPython.core.inputtransformer2 import TransformerManager
 from traitlets.config import Config
 
-from ribkit.runtime.errors import InputError, StarvedError, StudyError, starving
+from ribkit.runtime.errors import InputError, ResourceError, StudyError, resource_errors
 from ribkit.runtime.files import checksum, digest, flush, state
 from ribkit.runtime.keys import code
 
 RECORD = "ribkit"
 SUFFIXES = (".csv", ".png", ".pdf")
 START = 600  # seconds that a kernel may take to start, on a machine that is busy
-OURS = (InputError.__name__, StarvedError.__name__)  # their sentence is enough
+OURS = (InputError.__name__, ResourceError.__name__)  # their sentence is enough
 
 
 class NotebookError(StudyError):
@@ -38,12 +38,12 @@ def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path,
     before = {path: state(path) for path in promised(source, figures)}
     running, started = target.with_name(f"{target.stem}.running.ipynb"), time.perf_counter()
     try:
-        with starving(str(target)):
+        with resource_errors(str(target)):
             _execute(source, running, root, parameters)
         missing = [path for path, when in before.items() if state(path) in ((), when)]
         if missing:
             raise NotebookError(f"it did not store {missing[0]}, as its cells say it does.")
-    except (NotebookError, StarvedError) as error:
+    except (NotebookError, ResourceError) as error:
         if running.is_file():  # it is not where its process died at its start
             running.replace(target)
         raise NotebookError(f"{target} stopped: {error}") from error

@@ -33,12 +33,12 @@ from typing import Any, Protocol
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
 
-from ribkit.runtime.device import alone, device
-from ribkit.runtime.errors import InputError, StarvedError, out_of_memory
+from ribkit.runtime.device import device, single_threaded
+from ribkit.runtime.errors import InputError, ResourceError, out_of_memory
 from ribkit.runtime.keys import code, require_same_code
 from ribkit.runtime.progress import bar
 
-THREADS = 8  # of `ahead`, at most
+THREADS = 8  # of `prefetch`, at most
 TRIES = 3  # of an item, before its error comes out
 CHUNK = 32  # items that are sent together, at most: what a worker that dies can lose
 SHARES = 8  # chunks for each worker of a list that is short
@@ -77,7 +77,7 @@ def map_images(task: Task, items: Sequence, words: str, gpu: bool = True) -> lis
     task, items: picklable; task is a function of a module, or a partial of one. gpu: whether the
     task uses a GPU where there is one; if not, it goes over all cores. An item whose worker dies,
     or that fails, is tried again; the third error comes out with a note that names the item.
-    InputError and StarvedError come out at once. Where memory runs out, one worker fewer goes on,
+    InputError and ResourceError come out at once. Where memory runs out, one worker fewer goes on,
     down to one: an item's result does not depend on how many there are.
     """
     gpu = gpu and _on_gpus()
@@ -91,7 +91,7 @@ def map_images(task: Task, items: Sequence, words: str, gpu: bool = True) -> lis
     return [done[position] for position in range(len(items))]
 
 
-def ahead(function: Callable[[Any], Any], items: Iterable, depth: int) -> Iterator:
+def prefetch(function: Callable[[Any], Any], items: Iterable, depth: int) -> Iterator:
     """``function(item)`` of each item, in order, computed in threads at most ``depth`` ahead.
 
     For work that leaves Python's lock alone: decoding, resizing. An error comes out in its item's
@@ -148,7 +148,7 @@ def _compute(task: Task, items: list) -> tuple[list, Exception | None]:
     require_same_code()
     for item in items:
         try:
-            results.append(alone(task, item))
+            results.append(single_threaded(task, item))
         except Exception as error:
             if not isinstance(error, InputError):
                 error.add_note(traceback.format_exc())  # does not travel by itself
@@ -203,7 +203,7 @@ def _outcome(future: Future) -> tuple[list, Exception | None, bool]:
 
 def _raise_at_last(error: Exception, chunk: Chunk, suspects: list) -> None:
     """Let an error out that trying again cannot mend."""
-    if isinstance(error, InputError | StarvedError):
+    if isinstance(error, InputError | ResourceError):
         raise error
     if chunk.failures + 1 == TRIES:
         about = f"item {suspects[0]!r}" if suspects else "a worker that does not start"

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.files import seal, sealed, whole
+from ribkit.runtime.files import append_checksum, atomic_write, has_checksum
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.store import Arrays, Npz, Result, save_arrays
 
 
 @dataclass(frozen=True)
-class Made:
+class PerImageResult:
     """What was made of each image of a set: the files ``<folder>/<index>.npz``."""
 
     folder: Path
@@ -50,37 +50,37 @@ class Made:
     def of(self, index: int) -> Npz:
         """The file of one image. Raises InputError if it is damaged."""
         path = self.folder / f"{index}.npz"
-        if not sealed(path):
+        if not has_checksum(path):
             raise InputError(f"{path} is damaged or missing; run the same command again.")
         return Npz(path)
 
 
-def make(
+def map_to_disk(
     task: Callable[[int], Mapping[str, np.ndarray]],
     images: Any,
     scratch: Path,
     words: str,
     gpu: bool = True,
-) -> Made:
+) -> PerImageResult:
     """What ``task(index)`` makes of each image, through `parallel.map_images`.
 
     task: picklable; returns named arrays, scalars among them as arrays without dimensions. scratch:
     an image whose file lies there, sound by its checksum, is not computed again.
     """
     map_images(partial(_keep, task, scratch), range(len(images)), words, gpu)
-    return Made(scratch, images.ids)
+    return PerImageResult(scratch, images.ids)
 
 
 def _keep(task: Callable[[int], Mapping[str, np.ndarray]], scratch: Path, index: int) -> None:
     path = scratch / f"{index}.npz"
-    if not sealed(path):
+    if not has_checksum(path):
         arrays = {name: np.asarray(array) for name, array in task(index).items()}
-        with whole(path) as partial_path:
+        with atomic_write(path) as partial_path:
             save_arrays(partial_path, arrays)
-            seal(partial_path)
+            append_checksum(partial_path)
 
 
-def each(
+def measure_each(
     images: Any,
     result: Result,
     value: str,

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from ribkit.runtime import distributed
 from ribkit.runtime.device import threads
-from ribkit.runtime.errors import InputError, starving
+from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import checksum, digest, flush, known_digest, locked, state
 from ribkit.runtime.keys import key_of
 from ribkit.runtime.progress import bar
@@ -161,14 +161,16 @@ class Store:
         parameters: numbers, strings, tuples, frozen dataclasses, data sets and Results. A stage may
         take ``scratch``, a folder that outlives an interrupted run, to resume from. If another
         process computes the same, this one waits and reads. Processes that train together all run
-        the stage; the first writes. Raises StarvedError where the machine lacks something.
+        the stage; the first writes. Raises ResourceError where the machine lacks something.
         """
         result, made_of = self._named(name, stage, parameters)
-        with starving(str(result.path)):
-            if not distributed.agreed(lambda: _settled(result)):
+        with resource_errors(str(result.path)):
+            if not distributed.broadcast_bool(lambda: _settled(result)):
                 self.root.mkdir(parents=True, exist_ok=True)
                 with _alone(result):
-                    if not distributed.agreed(lambda: _stored(result)):  # by another meanwhile
+                    if not distributed.broadcast_bool(
+                        lambda: _stored(result)
+                    ):  # by another meanwhile
                         self._compute(result, stage, parameters, made_of)
                     shutil.rmtree(_beside(result, "scratch"), ignore_errors=True)
         return result

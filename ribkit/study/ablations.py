@@ -3,7 +3,7 @@
 `grid` lists the runs of each research question; `measure` is the stage that makes one of them: the
 maps of the ablated images, scored at every threshold, with what they cover and what the adapted
 network's last layer still has a gradient for. A run's threshold is chosen on the other folds of the
-same images (`evaluation.cross_fitted`), so no run needs images of its own to tune on.
+same images (`miou.cross_fitted`), so no run needs images of its own to tune on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from ribkit.method.adaptation import OFFICIAL, PAPER, Settings
 from ribkit.method.others import OtherImageSampler
 from ribkit.networks.backbone import Network
 from ribkit.runtime import per_image
-from ribkit.runtime.device import alone, device
+from ribkit.runtime.device import device, single_threaded
 from ribkit.runtime.store import Result
 from ribkit.study import information
 from ribkit.study import maps as seeds
@@ -59,9 +59,9 @@ class Grid:
     scales: tuple[float, ...] = (1.0,)
     taus: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     steps: tuple[int, ...] = (1, 2, 5, 10, 20)
-    rates: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)  # times the chosen one
+    lrs: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)  # times the chosen one
     margins: tuple[float, ...] = (0.0, 2.0, 4.0, 8.0)  # times CAM's mean target logit; 0: none
-    others: tuple[int, ...] = (0, 2, 4, 10, 20)
+    n_others: tuple[int, ...] = (0, 2, 4, 10, 20)
 
 
 # ---- the stage ----------------------------------------------------------------------------------
@@ -73,18 +73,18 @@ def measure(
     scratch: Path,
     settings: Settings | None = None,
     pool: Result | None = None,
-    seed: int = 0,
+    rng_seed: int = 0,
 ) -> dict:
     """One run on all images; CAM without ``settings``.
 
-    Returns ``rows``, of an `evaluation.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share
+    Returns ``rows``, of an `miou.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share
     of each of `PARTS` that its class's map exceeds at each threshold (mean over the image's
     classes; NaN where there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of the
     network that made the last map. And ``images``, a row each: steps, and why it ended.
     """
-    job = seeds.Job(model, images, tuple(scales), long_side, settings, pool, seed)
+    job = seeds.AdaptationTask(model, images, tuple(scales), long_side, settings, pool, rng_seed)
     words = "CAM" if settings is None else "an ablation"
-    made = per_image.make(partial(_measure, job), images, scratch, words)
+    made = per_image.map_to_disk(partial(_measure, job), images, scratch, words)
     measured = {name: np.stack(list(made.arrays(name).values())) for name in MEASURES}
     return {
         "rows": miou.gathered(made.every(miou.ROWS)),
@@ -93,18 +93,20 @@ def measure(
     }
 
 
-def _measure(job: seeds.Job, index: int) -> dict:
+def _measure(job: seeds.AdaptationTask, index: int) -> dict:
     """One image: its arrays, and its row as scalars."""
     images, name = job.images, job.images.ids[index]
     network, others = _context(job.model, job.pool)
     labels = torch.from_numpy(images.labels[index]).float().to(device())
     row = {"steps": 0, "reason": "none"}
-    pixels, features = seeds.see(network, images.image(index), job.scales, job.long_side)
+    pixels, features = seeds.frozen_features(
+        network, images.image(index), job.scales, job.long_side
+    )
     if job.settings is None:
-        raw = adaptation.plain(network, features, labels)
+        raw = adaptation.cam_maps(network, features, labels)
     else:
         network = network.adaptable()
-        draw = OtherImageSampler(others, labels, job.settings.others, name, job.seed)
+        draw = OtherImageSampler(others, labels, job.settings.n_others, name, job.rng_seed)
         steps = adaptation.trajectory(network, features, labels, draw, job.settings)
         result = adaptation.aggregate(steps, labels, job.settings)
         raw = result.maps
@@ -116,7 +118,7 @@ def _measure(job: seeds.Job, index: int) -> dict:
 def _arrays(network: Network, images: ImageSet, index: int, maps: Tensor) -> dict:
     mask, label = images.mask(index), images.labels[index]
     keys, found = np.flatnonzero(label), information.regions(images, index)
-    fitted = views.resized(maps, mask.shape)
+    fitted = views.resize_map_tensor(maps, mask.shape)
     ratios = information.logit_ratios(network, images.image(index), label, found)
     return miou.rows(*miou.sweep(fitted, keys, mask)) | {
         "cover": _cover(fitted.cpu().numpy(), keys, mask, found),
@@ -155,25 +157,25 @@ def adapt_once(
     long_side: int | None,
     settings: Settings,
     pool: Result,
-    seed: int = 0,
+    rng_seed: int = 0,
 ) -> dict:
     """One adaptation for the whole set, an update for each image: ``weights``, as trained ones."""
-    job = seeds.Job(model, images, tuple(scales), long_side, settings, pool, seed)
-    return {"weights": alone(_adapt_once, job).state_dict()}
+    job = seeds.AdaptationTask(model, images, tuple(scales), long_side, settings, pool, rng_seed)
+    return {"weights": single_threaded(_adapt_once, job).state_dict()}
 
 
-def _adapt_once(job: seeds.Job) -> Network:
+def _adapt_once(job: seeds.AdaptationTask) -> Network:
     network, others = _context(job.model, job.pool)
     images = job.images
 
     def turns() -> Iterator[tuple]:
         for i, name in enumerate(images.ids):
             labels = torch.from_numpy(images.labels[i]).float().to(device())
-            _, features = seeds.see(network, images.image(i), job.scales, job.long_side)
+            _, features = seeds.frozen_features(network, images.image(i), job.scales, job.long_side)
             yield (
                 features,
                 labels,
-                OtherImageSampler(others, labels, job.settings.others, name, job.seed),
+                OtherImageSampler(others, labels, job.settings.n_others, name, job.rng_seed),
             )
 
     return adaptation.adapt_set(network, turns(), len(images), job.settings)
@@ -199,8 +201,8 @@ def grid(
     for name in losses.ACTIVATIONS:
         add("RQ1", "activation", name, replace(rib, activation=name))
     for name in list(losses.ACTIVATIONS)[1:]:
-        matched = replace(rib, activation=name, matched=True)
-        add("RQ1", "activation, rate matched", name, matched)
+        match_first_update = replace(rib, activation=name, match_first_update=True)
+        add("RQ1", "activation, rate matched", name, match_first_update)
     for name in ("gap", "gmp"):
         add("RQ2", "pooling", {"gap": "GAP", "gmp": "maximum"}[name], replace(rib, pooling=name))
     for kind in ("paper", "official"):
@@ -210,14 +212,14 @@ def grid(
     add("RQ3", "steps K", 0, None, 0)
     for steps in tried.steps:
         add("RQ3", "steps K", steps, replace(rib, steps=steps), steps)
-    for factor in tried.rates:
-        rate = rib.rate * factor
-        add("RQ3", "learning rate", f"{rate:.1e}", replace(rib, rate=rate), rate)
+    for factor in tried.lrs:
+        lr = rib.lr * factor
+        add("RQ3", "learning rate", f"{lr:.1e}", replace(rib, lr=lr), lr)
     for factor in tried.margins:
         margin = factor * unit * rows if factor else NO_MARGIN
         add("RQ3", "margin", factor or "none", replace(rib, margin=margin), factor)
-    for others in tried.others:
-        add("RQ3", "others B", others, replace(rib, others=others), others)
+    for others in tried.n_others:
+        add("RQ3", "others B", others, replace(rib, n_others=others), others)
     add("RQ3", "adaptation", "none (CAM)", None)
     add("RQ3", "adaptation", "once for the set", rib, once=True)
     add("RQ3", "adaptation", "each image, last map", replace(rib, last_map=True))
@@ -225,7 +227,7 @@ def grid(
     return runs + list(_ledger(paper, unit, rows, size, tried.scales))
 
 
-LEDGER = (
+PAPER_VS_CODE = (
     ("1 margin", {"clamp_at_margin": False}),
     ("2 GNDRP", {"gndrp": "official"}),
     ("3 classes", {}),
@@ -254,7 +256,7 @@ def _ledger(
         return Run("ledger", factor, value, changed, seen)
 
     yield run("paper", "paper")
-    for factor, switches in LEDGER:
+    for factor, switches in PAPER_VS_CODE:
         if switches:
             changed = replace(paper, margin=summed) if factor.startswith("1") else paper
             yield run(factor, "official", settings=changed, **switches)
@@ -262,10 +264,10 @@ def _ledger(
     yield run("3 classes", f"first {first} of {size} (the bug)", gndrp_classes=first)
     yield run("5 scale 0.5", "a map, no loss", seen=half)
     yield run("5 scale 0.5", "in the loss", seen=half, loss_on_half_scale=True)
-    quicker = replace(paper, rate=paper.rate / (1 - PAPER.momentum))
+    quicker = replace(paper, lr=paper.lr / (1 - PAPER.momentum))
     yield run("7 momentum", "official, rate x 10", settings=quicker, momentum=OFFICIAL.momentum)
-    yield run("8 the others", "drawn once", fresh_others=False)
-    everything = {k: v for _, switches in LEDGER for k, v in switches.items()}
+    yield run("8 the others", "drawn once", resample_others_each_step=False)
+    everything = {k: v for _, switches in PAPER_VS_CODE for k, v in switches.items()}
     yield run("all of 1-8", "official", settings=replace(paper, margin=summed), **everything)
 
 

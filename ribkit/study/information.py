@@ -25,7 +25,7 @@ from ribkit.data import views
 from ribkit.data.digits import REGIONS
 from ribkit.data.images import ImageSet
 from ribkit.method import pooling
-from ribkit.networks.backbone import Levels, Network
+from ribkit.networks.backbone import FeaturePyramid, Network
 from ribkit.runtime.device import device
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.store import Result
@@ -108,15 +108,17 @@ def _network(model: Model) -> Network:
 
 
 def _levels(network: Network, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
-    levels = Levels(network)
+    levels = FeaturePyramid(network)
     for k, (stride, output) in enumerate(zip(levels.strides, levels(pixels), strict=True), 1):
         yield f"level {k}\nstride {stride}", output
 
 
 # ---- mutual information -------------------------------------------------------------------------
-def bits(values: np.ndarray, kinds: np.ndarray, seed: int = 0) -> float:
+def bits(values: np.ndarray, kinds: np.ndarray, rng_seed: int = 0) -> float:
     """Mutual information of numbers ``(n,)`` and their kinds ``(n,)``, in bits; 0 at least."""
-    nats = mutual_info_classif(values[:, None], kinds, discrete_features=False, random_state=seed)
+    nats = mutual_info_classif(
+        values[:, None], kinds, discrete_features=False, random_state=rng_seed
+    )
     return float(nats[0] / np.log(2))
 
 
@@ -160,9 +162,9 @@ def estimate(
     return {"bits": pd.DataFrame(rows)}
 
 
-def _draw(found: np.ndarray, part: str, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _draw(found: np.ndarray, part: str, rng_seed: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Positions ``(n, 2)`` of a part and as many of the background, and which is which."""
-    random, own = np.random.default_rng(seed), np.argwhere(found == REGIONS.index(part))
+    random, own = np.random.default_rng(rng_seed), np.argwhere(found == REGIONS.index(part))
     rest = np.argwhere(found == 0)
     count = min(len(own), len(rest), POSITIONS)
     if count == 0:
@@ -217,5 +219,5 @@ def _map_values(images: ImageSet, index: int, arrays: dict, part: str):
     if drawn is None:
         return None
     where, kinds = drawn
-    highest = views.fit(arrays[images.ids[index]], found.shape).max(axis=0)
+    highest = views.resize_maps(arrays[images.ids[index]], found.shape).max(axis=0)
     return highest[where[:, 0], where[:, 1]], kinds

@@ -53,7 +53,9 @@ class Model:
         return network.to(device())
 
 
-def pool(model: Model, images: ImageSet, long_sides: tuple[int, int], side: int, seed: int) -> dict:
+def pool(
+    model: Model, images: ImageSet, long_sides: tuple[int, int], side: int, rng_seed: int
+) -> dict:
     """Frozen features of the images that adaptations draw their others from.
 
     Each image in one view as the classifier was trained on (`views.random_crop`), seeded by its
@@ -62,22 +64,24 @@ def pool(model: Model, images: ImageSet, long_sides: tuple[int, int], side: int,
     decodes and crops anew at each step. What the pool changes: steps, and images, share views.
     Returns ``features``: ``features`` ``(M, c, h, w)`` and ``labels`` ``(M, C)``, tensors.
     """
-    words, view = "frozen features of the other images", (long_sides, side, seed)
+    words, view = "frozen features of the other images", (long_sides, side, rng_seed)
     features = map_images(partial(_view, model, images, *view), range(len(images)), words)
     labels = torch.from_numpy(images.labels).float()
     return {"features": {"features": torch.stack(features), "labels": labels}}
 
 
-def _view(model: Model, images: ImageSet, long_sides, side: int, seed: int, index: int) -> Tensor:
+def _view(
+    model: Model, images: ImageSet, long_sides, side: int, rng_seed: int, index: int
+) -> Tensor:
     network, _ = _context(model, None)
-    generator = torch.Generator().manual_seed(image_rng_seed(seed, images.ids[index]))
+    generator = torch.Generator().manual_seed(image_rng_seed(rng_seed, images.ids[index]))
     pixels = views.to_tensor(images.image(index))
     pixels = views.random_crop(pixels, long_sides, side, network.mean, generator)
     return network.features(pixels[None].to(device()))[0].cpu()
 
 
 @dataclass(frozen=True)
-class Job:
+class AdaptationTask:
     """What one image needs: the trained model, how it is seen, and how it is adapted (or not)."""
 
     model: Model
@@ -86,7 +90,7 @@ class Job:
     long_side: int | None
     settings: adaptation.Settings | None = None
     pool: Result | None = None
-    seed: int = 0
+    rng_seed: int = 0
     map_stride: int = 1
 
 
@@ -101,7 +105,7 @@ def compute(
     scratch: Path,
     settings: adaptation.Settings | None = None,
     pool: Result | None = None,
-    seed: int = 0,
+    rng_seed: int = 0,
     map_stride: int = 1,
 ) -> dict:
     """Seeds of all images: CAM without ``settings``, else RIB with the others drawn from ``pool``.
@@ -112,26 +116,28 @@ def compute(
     each: steps, why it ended, its mean target logit and covered area at the start and at the end.
     An image without any class has a map of shape ``(0, h, w)``.
     """
-    job = Job(model, images, tuple(scales), long_side, settings, pool, seed, map_stride)
-    words = "CAM" if settings is None else f"RIB, {settings.pooling}, rate {settings.rate:g}"
-    made = per_image.make(partial(_seed, job), images, scratch, words)
+    job = AdaptationTask(
+        model, images, tuple(scales), long_side, settings, pool, rng_seed, map_stride
+    )
+    words = "CAM" if settings is None else f"RIB, {settings.pooling}, lr {settings.lr:g}"
+    made = per_image.map_to_disk(partial(_seed, job), images, scratch, words)
     return {"maps": made.arrays("maps"), "images": made.table(*SCALARS)}
 
 
-def _seed(job: Job, index: int) -> dict:
+def _seed(job: AdaptationTask, index: int) -> dict:
     """One image: its maps, and its row as scalars."""
     name = job.images.ids[index]
     network, bank = _context(job.model, job.pool)
     labels = torch.from_numpy(job.images.labels[index]).float().to(device())
-    pixels, features = see(network, job.images.image(index), job.scales, job.long_side)
+    pixels, features = frozen_features(network, job.images.image(index), job.scales, job.long_side)
     row = {"steps": 0, "reason": "none"}
     size, stride = pixels.shape[-2:], job.map_stride
     if not labels.any():
         maps = torch.zeros(0, *(math.ceil(side / stride) for side in size))
     elif job.settings is None:
-        maps = cam.merge(adaptation.plain(network, features, labels), size, stride)
+        maps = cam.merge(adaptation.cam_maps(network, features, labels), size, stride)
     else:
-        draw = OtherImageSampler(bank, labels, job.settings.others, name, job.seed)
+        draw = OtherImageSampler(bank, labels, job.settings.n_others, name, job.rng_seed)
         result = adaptation.adapt(network, features, labels, draw, job.settings)
         maps = cam.merge(result.maps, size, stride)
         row |= {"steps": result.steps, "reason": result.reason}
@@ -140,7 +146,7 @@ def _seed(job: Job, index: int) -> dict:
     return row | {"maps": maps.cpu().numpy().astype(np.float16)}
 
 
-def see(
+def frozen_features(
     network: Network, image: np.ndarray, scales: Sequence[float], long_side: int | None
 ) -> tuple[Tensor, dict[float, Tensor]]:
     """An image ``(H, W, 3)`` -> its pixels at scale 1, and scale -> frozen features."""
@@ -157,17 +163,17 @@ def _context(model: Model, pool: Result | None) -> tuple[Network, dict[str, Tens
 
 
 def score(images: ImageSet, seeds: Result) -> dict:
-    """Counts of every image at the 100 thresholds: ``rows`` of an `evaluation.Swept`.
+    """Counts of every image at the 100 thresholds: ``rows`` of an `miou.Swept`.
 
     The maps are resized to the mask, bilinearly.
     """
-    found = per_image.each(images, seeds, "maps", _sweep, "scores of the seeds", gpu=True)
+    found = per_image.measure_each(images, seeds, "maps", _sweep, "scores of the seeds", gpu=True)
     return {"rows": miou.gathered(found)}
 
 
 def _sweep(images: ImageSet, index: int, maps: np.ndarray) -> dict[str, np.ndarray]:
     mask, keys = images.mask(index), np.flatnonzero(images.labels[index])
-    fitted = views.resized(torch.tensor(maps).to(device()), mask.shape)
+    fitted = views.resize_map_tensor(torch.tensor(maps).to(device()), mask.shape)
     return miou.rows(*miou.sweep(fitted, keys, mask))
 
 
@@ -177,14 +183,14 @@ def cover(images: ImageSet, seeds: Result, threshold: float) -> dict:
     head, body (`mini`) or object: the share of its pixels where the class's map exceeds
     ``threshold``; outside: the share of the pixels off the object where it does.
     """
-    found = per_image.each(images, seeds, "maps", partial(_cover, threshold), "coverage")
+    found = per_image.measure_each(images, seeds, "maps", partial(_cover, threshold), "coverage")
     return {"coverage": pd.DataFrame([row for rows in found for row in rows])}
 
 
 def _cover(threshold: float, images: ImageSet, index: int, maps: np.ndarray) -> list[dict]:
     name, mask = images.ids[index], images.mask(index)
     heads = images.source.heads(name) if hasattr(images.source, "heads") else None
-    covered, rows = views.fit(maps, mask.shape) > threshold, []
+    covered, rows = views.resize_maps(maps, mask.shape) > threshold, []
     for key, one in zip(np.flatnonzero(images.labels[index]), covered, strict=True):
         whole = mask == key + 1
         parts = {"object": whole}
@@ -203,7 +209,7 @@ def growth(
     long_side: int | None,
     settings: adaptation.Settings,
     pool: Result,
-    seed: int = 0,
+    rng_seed: int = 0,
 ) -> dict:
     """Maps through the process, for a few images: after each step until it stops, and their sum.
 
@@ -211,7 +217,7 @@ def growth(
     name -> ``(K, h, w)`` float16: the seed) and ``process``, a row for each image and step: mean
     target logit, covered area.
     """
-    job = Job(model, images, tuple(scales), long_side, settings, pool, seed)
+    job = AdaptationTask(model, images, tuple(scales), long_side, settings, pool, rng_seed)
     grown = map_images(partial(_grow, job), range(len(images)), "maps through the process")
     return {
         "step": {name: maps for name, (maps, _, _) in zip(images.ids, grown, strict=True)},
@@ -220,13 +226,13 @@ def growth(
     }
 
 
-def _grow(job: Job, index: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:
+def _grow(job: AdaptationTask, index: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:
     """One image: maps of each step, their sum, a row for each step."""
     network, bank = _context(job.model, job.pool)
     name, settings = job.images.ids[index], job.settings
     labels = torch.from_numpy(job.images.labels[index]).float().to(device())
-    pixels, features = see(network, job.images.image(index), job.scales, job.long_side)
-    draw = OtherImageSampler(bank, labels, settings.others, name, job.seed)
+    pixels, features = frozen_features(network, job.images.image(index), job.scales, job.long_side)
+    draw = OtherImageSampler(bank, labels, settings.n_others, name, job.rng_seed)
     steps = adaptation.trajectory(network.adaptable(), features, labels, draw, settings)
     seen: list[adaptation.Step] = []
     watched = (seen.append(step) or step for step in steps)

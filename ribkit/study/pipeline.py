@@ -19,8 +19,8 @@ from ribkit.evaluation import miou
 from ribkit.networks import deeplab
 from ribkit.refinement import irn, psa, saliency
 from ribkit.refinement import stages as refinement
-from ribkit.refinement.stages import WALKS, Affine
-from ribkit.runtime.device import alone
+from ribkit.refinement.stages import WALKS, AffinityModel
+from ribkit.runtime.device import single_threaded
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.store import Result
 from ribkit.study.predictions import foreground, objects, predict, score
@@ -38,7 +38,7 @@ class Refined:
     """One stage's label maps of the scored images, and how well they fit.
 
     counts: ``(N, 3, n)``; background: the same with 255 read as background; confusion:
-    ``(n, n + 1)`` of all images, see `refinement.score`. threshold: of the maps, or alpha (PSA).
+    ``(n, n + 1)`` of all images, see `stages.score`. threshold: of the maps, or alpha (PSA).
     """
 
     labels: Result
@@ -65,9 +65,9 @@ class Refinement:
         return self._seeds(self.study.scored, self.study.tuning)
 
     @cached_property
-    def further(self) -> Parts:
+    def remaining_images(self) -> Parts:
         """Further images with their seeds."""
-        return self._seeds(*self.study.further)
+        return self._seeds(*self.study.remaining_images)
 
     def _seeds(self, *sets: ImageSet) -> Parts:
         study = self.study
@@ -87,7 +87,7 @@ class Refinement:
 
     def pseudo(self, name: str) -> Parts:
         """Scored and further images with their label maps after one of `STAGES`."""
-        parts = (self.maps[0], *self.further)
+        parts = (self.maps[0], *self.remaining_images)
         return tuple((images, self._labels(name, images, maps)[0]) for images, maps in parts)
 
     def _labels(self, name: str, images: ImageSet, maps: Result) -> tuple[Result, float]:
@@ -105,7 +105,7 @@ class Refinement:
         return self.study.store.run(name, stage, **parameters)
 
     def score(self, images: ImageSet, labels: Result) -> dict[str, np.ndarray]:
-        """How label maps fit, 255 read both ways: see `refinement.score`."""
+        """How label maps fit, 255 read both ways: see `stages.score`."""
         result = self._run("score-labels", refinement.score, images=images, labels=labels)
         return result.arrays("scores")
 
@@ -115,7 +115,7 @@ class Refinement:
     def _plain(self, images: ImageSet, maps: Result, threshold: float) -> Result:
         arguments = {"images": images, "seeds": maps, "threshold": threshold}
         side = self.profile.long_side
-        return self._run("labels", refinement.plain, **arguments, long_side=side)
+        return self._run("labels", refinement.threshold_labels, **arguments, long_side=side)
 
     def _crf(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         return self._crf_on(images, maps, self.threshold), self.threshold
@@ -141,11 +141,11 @@ class Refinement:
                     long_side=side,
                 ),
             )
-            for images, maps in (*self.maps, *self.further)
+            for images, maps in (*self.maps, *self.remaining_images)
         )
 
     @cached_property
-    def irn(self) -> Affine:
+    def irn(self) -> AffinityModel:
         """The trained IRN."""
         return self._affine("irn")
 
@@ -159,19 +159,19 @@ class Refinement:
             "parts": self.irn_labels() if kind == "irn" else self.psa_labels(),
             "n_labels": len(study.scored.classes) + 1,
             "long_side": p.long_side,
-            "training": replace(getattr(p, kind), seed=study.training_seed),
+            "training": replace(getattr(p, kind), rng_seed=study.training_seed),
             "pretext": study.pretext if p.backbone == "small" else None,
             "weights": p.imagenet_weights(p.backbone),
         }
 
-    def _affine(self, kind: str) -> Affine:
+    def _affine(self, kind: str) -> AffinityModel:
         asked = self.training(kind)
-        weights, training = alone(_stored, (self.study, asked)), asked["training"]
-        about = (self.profile.backbone, training.stride, training.seed)
-        return Affine(kind, weights, *about, asked["pretext"], asked["weights"])
+        weights, training = single_threaded(_stored, (self.study, asked)), asked["training"]
+        about = (self.profile.backbone, training.stride, training.rng_seed)
+        return AffinityModel(kind, weights, *about, asked["pretext"], asked["weights"])
 
     def irn_maps(self, images: ImageSet, maps: Result, walk: str = "") -> Result:
-        """Seeds after IRN's walk: one of `refinement.WALKS`, the profile's if none is named."""
+        """Seeds after IRN's walk: one of `stages.WALKS`, the profile's if none is named."""
         return self._run(
             "irn-walk",
             refinement.irn_walk,
@@ -217,11 +217,11 @@ class Refinement:
                     long_side=side,
                 ),
             )
-            for images, maps in (*self.maps, *self.further)
+            for images, maps in (*self.maps, *self.remaining_images)
         )
 
     @cached_property
-    def psa(self) -> Affine:
+    def psa(self) -> AffinityModel:
         """The trained PSA."""
         return self._affine("psa")
 
@@ -259,7 +259,9 @@ def refinements(study: Study) -> tuple[Refinement, Refinement]:
 
 
 @cache
-def train_affine(studies: tuple[Study, ...], kinds: tuple[str, ...] = ("irn", "psa")) -> None:
+def train_affinity_models(
+    studies: tuple[Study, ...], kinds: tuple[str, ...] = ("irn", "psa")
+) -> None:
     """Train the IRNs and PSAs of some replicas that are missing, side by side."""
     jobs = [(own, kind) for study in studies for own in refinements(study) for kind in kinds]
     missing = [job for job in jobs if not job[0].study.store.has(**job[0].training(job[1]))]
@@ -267,7 +269,7 @@ def train_affine(studies: tuple[Study, ...], kinds: tuple[str, ...] = ("irn", "p
         map_images(_affine, missing, " and ".join(kinds).upper())
 
 
-def _affine(job: tuple[Refinement, str]) -> Affine:
+def _affine(job: tuple[Refinement, str]) -> AffinityModel:
     return getattr(*job)
 
 
@@ -311,7 +313,7 @@ def sources(study: Study) -> tuple[str, ...]:
 def labelled(study: Study, source: str) -> tuple[tuple[ImageSet, Result | None], ...]:
     """Scored and further images with a source's label maps; None: their masks."""
     if source == "ground truth":
-        return tuple((images, None) for images in (study.scored, *study.further))
+        return tuple((images, None) for images in (study.scored, *study.remaining_images))
     cam, rib = refinements(study)
     name = "+ IRN + saliency" if source.endswith("saliency") else PSEUDO
     return (cam if source == "CAM" else rib).pseudo(name)
@@ -330,7 +332,7 @@ def _training(study: Study, source: str) -> dict:
 @cache
 def train_networks(studies: tuple[Study, ...]) -> None:
     """Train the networks of some replicas that are missing, side by side."""
-    train_affine(studies, ("irn",))
+    train_affinity_models(studies, ("irn",))
     jobs = [(study, source) for study in studies for source in sources(study)]
     missing = [job for job in jobs if not job[0].store.has(**_training(*job))]
     if missing:
@@ -350,7 +352,7 @@ def _on(study: Study, parts: tuple, n_labels: int) -> dict:
         "backbone": p.network_backbone,
         "n_labels": n_labels,
         "parts": parts,
-        "training": replace(p.network, seed=study.training_seed),
+        "training": replace(p.network, rng_seed=study.training_seed),
         "long_side": p.long_side,
         "pretext": study.pretext if p.network_backbone == "small" else None,
         "weights": p.imagenet_weights(p.network_backbone),
@@ -358,7 +360,7 @@ def _on(study: Study, parts: tuple, n_labels: int) -> dict:
 
 
 def _trained(study: Study, asked: dict) -> deeplab.Model:
-    weights = alone(_stored, (study, asked))
+    weights = single_threaded(_stored, (study, asked))
     given = (asked[k] for k in ("backbone", "n_labels", "training", "pretext", "weights"))
     return deeplab.Model(weights, *given)
 
@@ -403,7 +405,7 @@ def train(study: Study, name: str) -> None:
     elif name == "network":
         train_networks(study.replicas)
     else:
-        train_affine(study.replicas, (name,))
+        train_affinity_models(study.replicas, (name,))
 
 
 def trainings(study: Study, name: str) -> list[Callable[[], dict]]:

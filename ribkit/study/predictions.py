@@ -32,7 +32,7 @@ def predict(
     Image name -> ``(h, w)`` uint8 each. scratch: see `per_image`.
     """
     task = partial(_predict, model, images, scales, long_side)
-    made = per_image.make(task, images, scratch, "prediction and CRF")
+    made = per_image.map_to_disk(task, images, scratch, "prediction and CRF")
     return {value: made.arrays(value) for value in ("labels", "refined")}
 
 
@@ -46,11 +46,11 @@ def _predict(model, images: ImageSet, scales, long_side, index: int) -> dict:
 
 
 def score(images: ImageSet, predictions: Result, value: str) -> dict:
-    """How predictions fit the masks: ``counts``, ``(N, 3, n)`` int32, see `evaluation.counts`.
+    """How predictions fit the masks: ``counts``, ``(N, 3, n)`` int32, see `miou.counts`.
 
     value: ``"labels"`` or ``"refined"``. Predictions are resized to the masks, nearest.
     """
-    found = per_image.each(images, predictions, value, _score, "scores of the network")
+    found = per_image.measure_each(images, predictions, value, _score, "scores of the network")
     return {"counts": {"counts": np.stack(found)}}
 
 
@@ -77,7 +77,7 @@ def foreground(model: Model, images: ImageSet, long_side: int | None, scratch: P
     scratch: see `per_image`.
     """
     task = partial(_foreground, model, images, long_side)
-    return {"maps": per_image.make(task, images, scratch, "saliency").arrays("maps")}
+    return {"maps": per_image.map_to_disk(task, images, scratch, "saliency").arrays("maps")}
 
 
 def _foreground(model, images: ImageSet, long_side, index: int) -> dict:

@@ -34,7 +34,7 @@ EVERYTHING = Grid()
 DATA = ("scenes", "voc", "coco")
 # Photographs without masks, on which nothing can be tuned: a rate at which an ImageNet head's maps
 # visibly grow
-PHOTOGRAPH_SETTINGS = adaptation.Settings(pooling="gap", rate=1e-4, others=4, margin=1e9)
+PHOTOGRAPH_SETTINGS = adaptation.Settings(pooling="gap", lr=1e-4, n_others=4, margin=1e9)
 PHOTOGRAPH_SCALES = (0.5, 1.0)
 
 
@@ -54,9 +54,9 @@ class Profile:
     score_images: int = 0
     tune_images: int = 40  # of train_split, none of them scored
     label_split: str = ""  # pseudo ground truth is made of these too, for networks to learn from
-    pool_images: int = 256  # of train_split: what the others of an adaptation are drawn from
-    pool_side: int = 64  # and how wide they are seen, in pixels
-    seed: int = 0
+    bank_images: int = 256  # of train_split: what the others of an adaptation are drawn from
+    bank_side: int = 64  # and how wide they are seen, in pixels
+    rng_seed: int = 0
     replicas: int = 3  # how often everything is trained, from as many seeds, for the claims
     # network and its training
     backbone: str = "small"
@@ -65,7 +65,7 @@ class Profile:
     pretext_epochs: int = 0
     epochs: int = 5
     batch: int = 16
-    rate: float = 0.1
+    lr: float = 0.1
     momentum: float = 1e-4
     crop: int = 64
     long_sides: tuple[int, int] = (64, 64)
@@ -77,10 +77,10 @@ class Profile:
     steps: int = 10
     tau: float = 0.4
     area_ratio: float = 0.7
-    rates: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4)
+    lrs: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4)
     margins: tuple[float, ...] = (0.0, 2.0, 4.0)  # times the unit; 0: no margin
     margin_unit: float = 0.0  # 1: margins are absolute; 0: CAM's mean target logit, measured
-    others: tuple[int, ...] = (4, 8)
+    n_others: tuple[int, ...] = (4, 8)
     precision: str = "float32"  # of the classifier's passes for maps; or "bfloat16"
     # refinement
     irn: affinity.Training = IRN
@@ -110,7 +110,7 @@ class Profile:
             "replicas",
             "score_images",
             "tune_images",
-            "pool_images",
+            "bank_images",
             "batch",
             "crop",
             "steps",
@@ -122,14 +122,14 @@ class Profile:
             "toy_train",
             "toy_test",
             "toy_steps",
-            "pool_side",
+            "bank_side",
             "map_stride",
         ):
             self._require(name, getattr(self, name) >= 1, "positive")
         for name in (
-            "rate",
-            "rates",
-            "others",
+            "lr",
+            "lrs",
+            "n_others",
             "margins",
             "margin_unit",
             "tau",
@@ -155,8 +155,8 @@ class Profile:
         self._require("saliency", scenes, "u2netp or a folder where there are photographs")
         named = not self.weights or self.backbone.startswith("resnet")
         self._require("weights", named, "empty, unless backbone is resnet50 or resnet101")
-        further = not self.label_split or self.data != "scenes"
-        self._require("label_split", further, "empty where images are scenes")
+        remaining_images = not self.label_split or self.data != "scenes"
+        self._require("label_split", remaining_images, "empty where images are scenes")
         scales = self.ablations.scales
         self._require("ablations.scales", 1.0 in scales, "scales with 1.0 among them")
         for group in ("irn", "psa", "network", "ablations"):
@@ -178,7 +178,7 @@ class Profile:
         """Counts are 1 or more (0 where it means none or all), others finite, not negative."""
         value = attrgetter(name)(self)
         for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, int) and not name.endswith(("seed", ".others", ".images")):
+            if isinstance(one, int) and not name.endswith(("seed", ".n_others", ".images")):
                 self._require(name, one >= 1, "1 or more")
             elif isinstance(one, float):
                 self._require(name, 0 <= one < math.inf, "finite and not negative")
@@ -195,14 +195,14 @@ class Profile:
         """A backbone's ImageNet weights: the file that is named, if it is the classifier's."""
         return imagenet_weights(backbone, self.weights if backbone == self.backbone else "")
 
-    def settings(self, pooling: str, variant: str, rate: float, margin: float, others: int):
+    def settings(self, pooling: str, variant: str, lr: float, margin: float, others: int):
         """An adaptation of this profile. margin: in units of the variant; see `Settings`."""
         return adaptation.Settings(
             pooling=pooling,
             tau=self.tau,
             steps=self.steps,
-            rate=rate,
-            others=others,
+            lr=lr,
+            n_others=others,
             margin=margin,
             area_ratio=self.area_ratio,
             variant=adaptation.VARIANTS[variant],
@@ -219,12 +219,12 @@ MINI = Profile(
     pretext_scenes=3000,
     pretext_epochs=10,
     epochs=3,
-    rate=0.01,
+    lr=0.01,
     momentum=0.9,
     scale_sets=((1.0,), (1.0, 1.5), (0.5, 1.0, 1.5)),
-    rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
+    lrs=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
     margins=(0.0, 3.0),
-    others=(4,),
+    n_others=(4,),
     irn=affinity.Training(
         stride=2, radius=5, epochs=10, batch=16, momentum=0.9, scales=(0.75, 1.25), crop=64
     ),
@@ -238,12 +238,12 @@ MINI = Profile(
         images=32,
         taus=(0.1, 0.3, 0.5, 0.7, 0.9),
         steps=(2, 5, 20),
-        rates=(0.1, 0.3, 3.0, 10.0),
+        lrs=(0.1, 0.3, 3.0, 10.0),
         margins=(0.0, 2.0, 6.0),
-        others=(0, 2, 8, 20),
+        n_others=(0, 2, 8, 20),
     ),
     network=deeplab.Training(
-        aspp_rates=(1, 2, 4, 6), iterations=200, rate=5e-4, scales=(0.75, 1.25), crop=64
+        aspp_rates=(1, 2, 4, 6), iterations=200, lr=5e-4, scales=(0.75, 1.25), crop=64
     ),
     network_backbone="small",
     test_scales=(1.0,),
@@ -259,16 +259,16 @@ VOC_LITE = Profile(
     replicas=1,
     backbone="efficientnet_lite0",
     epochs=2,
-    rate=0.01,
+    lr=0.01,
     momentum=0.9,
     crop=192,
     long_sides=(192, 320),
     long_side=256,
-    pool_side=160,
+    bank_side=160,
     scale_sets=((1.0,), (0.5, 1.0)),
-    rates=(1e-5, 4e-5, 1.6e-4),
+    lrs=(1e-5, 4e-5, 1.6e-4),
     margins=(0.0, 3.0),
-    others=(4,),
+    n_others=(4,),
     irn=affinity.Training(epochs=10, batch=8, momentum=0.9, crop=192),
     psa=affinity.Training(
         stride=8, radius=5, epochs=10, batch=8, momentum=0.9, weight_decay=5e-4, crop=192
@@ -276,7 +276,7 @@ VOC_LITE = Profile(
     psa_alphas=(4.0, 8.0, 16.0),
     psa_log2_steps=(4, 6, 8),
     network=deeplab.Training(
-        aspp_rates=(3, 6, 9, 12), iterations=300, rate=5e-4, batch=8, crop=192, scales=(0.75, 1.5)
+        aspp_rates=(3, 6, 9, 12), iterations=300, lr=5e-4, batch=8, crop=192, scales=(0.75, 1.5)
     ),
     network_backbone="efficientnet_lite0",
     test_scales=(0.75, 1.0, 1.25),
@@ -288,26 +288,26 @@ VOC = Profile(
     score_split="train",
     label_split="train_aug",
     tune_images=100,
-    pool_images=512,
-    pool_side=512,
+    bank_images=512,
+    bank_side=512,
     replicas=1,
     backbone="resnet50",
     crop=512,
     long_sides=(320, 640),
     scale_sets=((0.5, 1.0, 1.5, 2.0),),
     map_stride=4,
-    rates=(8e-6,),
+    lrs=(8e-6,),
     margins=(600.0,),
     margin_unit=1.0,
-    others=(20,),
+    n_others=(20,),
     precision="bfloat16",
     ablations=Grid(
         images=200,
         taus=(0.1, 0.3, 0.5, 0.7, 0.9),
         steps=(2, 5),
-        rates=(0.3, 3.0),
+        lrs=(0.3, 3.0),
         margins=(0.0, 2.0),
-        others=(0, 5),
+        n_others=(0, 5),
     ),
 )
 COCO = replace(
@@ -320,10 +320,10 @@ COCO = replace(
     tune_images=400,
     tau=0.5,
     area_ratio=0.8,
-    rates=(5e-6,),
+    lrs=(5e-6,),
     margins=(1000.0,),
-    others=(15,),
-    network=replace(DEEPLAB, iterations=100_000, rate=2e-4, crop=481),
+    n_others=(15,),
+    network=replace(DEEPLAB, iterations=100_000, lr=2e-4, crop=481),
 )
 PROFILES = {profile.name: profile for profile in (MINI, VOC_LITE, VOC, COCO)}
 

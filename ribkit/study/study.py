@@ -61,7 +61,7 @@ RIB = RIBS[-1]  # the authors' own: official, GNDRP
 @dataclass(frozen=True)
 class Seed:
     """Seeds of the scored images. swept: how they fit at all thresholds; oracle, held_out: indices
-    into `evaluation.THRESHOLDS`."""
+    into `miou.THRESHOLDS`."""
 
     method: Method
     maps: Result
@@ -119,7 +119,7 @@ class Study:
     @property
     def training_seed(self) -> int:
         """What everything that is trained is seeded with."""
-        return self.profile.seed + self.number
+        return self.profile.rng_seed + self.number
 
     @cached_property
     def data(self) -> Path | None:
@@ -135,7 +135,7 @@ class Study:
             self._check_folder(problems)
         if p.saliency not in ("", "scenes"):
             problems.collect(saliency.ready, p.saliency)
-            for images in problems.collect(lambda: (self.scored, *self.further)) or ():
+            for images in problems.collect(lambda: (self.scored, *self.remaining_images)) or ():
                 problems.collect(saliency.check, images, p.saliency)
         for network in dict.fromkeys((p.backbone, p.network_backbone, PICTURED)):
             file = problems.collect(p.imagenet_weights, network)
@@ -143,13 +143,18 @@ class Study:
         problems.collect(photographs.shipped)
         problems.collect(self.digits)
         problems.tell()
-        counts, further = (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES)), ""
+        counts, remaining_images = (
+            (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES)),
+            "",
+        )
         if p.data != "scenes":
             parts = (self.scored, self.train, self.tuning, self.scored.classes)
             counts = tuple(len(part) for part in parts)
             if p.label_split:
-                further = f"{sum(map(len, self.further))} further to make labels for, "
-        words = "{} images to score, {} to train on, {} to tune on, " + further + "{} classes"
+                remaining_images = f"{sum(map(len, self.further))} further to make labels for, "
+        words = (
+            "{} images to score, {} to train on, {} to tune on, " + remaining_images + "{} classes"
+        )
         return f"{p.name}: {words.format(*counts)}"
 
     def _check_folder(self, problems: Problems) -> None:
@@ -166,9 +171,9 @@ class Study:
         """What the study reads, for a key; scenes are made by the code, from the profile."""
         p, parts = self.profile, []
         if p.data != "scenes":
-            parts = [self.train, self.tuning, self.scored, *self.further, self.validation]
+            parts = [self.train, self.tuning, self.scored, *self.remaining_images, self.validation]
         if p.saliency not in ("", "scenes", "u2netp"):
-            labelled = (self.scored, *self.further)
+            labelled = (self.scored, *self.remaining_images)
             parts += [saliency.Folder(p.saliency, images.ids) for images in labelled]
         parts += [p.imagenet_weights(backbone) for backbone in (p.backbone, p.network_backbone)]
         return [describe(part) for part in (*parts, self.digits(), p)]
@@ -180,7 +185,7 @@ class Study:
         if self.profile.data == "scenes":
             return scenes.generate(self.stream(1), self.profile.train_images)
         return some(
-            self._split(self.profile.train_split), self.profile.train_images, self.profile.seed
+            self._split(self.profile.train_split), self.profile.train_images, self.profile.rng_seed
         )
 
     @cached_property
@@ -189,7 +194,7 @@ class Study:
         if self.profile.data == "scenes":
             return scenes.generate(self.stream(2), self.profile.score_images)
         return some(
-            self._split(self.profile.score_split), self.profile.score_images, self.profile.seed
+            self._split(self.profile.score_split), self.profile.score_images, self.profile.rng_seed
         )
 
     @cached_property
@@ -209,10 +214,10 @@ class Study:
                 f"{len(free)} images that are not scored, and tune_images={count} are needed: "
                 "set score_images to fewer, or tune_images."
             )
-        return some(split.take(free), count, self.profile.seed)
+        return some(split.take(free), count, self.profile.rng_seed)
 
     @cached_property
-    def further(self) -> tuple[ImageSet, ...]:
+    def remaining_images(self) -> tuple[ImageSet, ...]:
         """Images of `label_split` neither scored nor tuned on, `PART` at a time; none without it.
 
         Pseudo ground truth is made of them too. A segmentation network learns from the scored and
@@ -231,7 +236,7 @@ class Study:
         p = self.profile
         if p.data == "scenes":
             return scenes.generate(self.stream(4), p.val_images)
-        return some(self._split(p.val_split), p.val_images, p.seed)
+        return some(self._split(p.val_split), p.val_images, p.rng_seed)
 
     def _split(self, name: str) -> ImageSet:
         images = voc.read(self.data, name, self.profile.classes)
@@ -245,13 +250,13 @@ class Study:
 
     def stream(self, number: int) -> int:
         """The seed of one of the study's sets of scenes."""
-        return 1000 * self.profile.seed + number
+        return 1000 * self.profile.rng_seed + number
 
     # ---- RQ1 ----------------------------------------------------------------------------------
     def digits(self) -> Digits:
         """2 and 8 with their shapes: MNIST if the profile names a folder, else the bundled ones."""
         p = self.profile
-        return digits.load(p.digits, p.toy_train, p.toy_test, p.seed)
+        return digits.load(p.digits, p.toy_train, p.toy_test, p.rng_seed)
 
     def toy(self) -> Result:
         """The toy experiment: high gradient ratios of digits and shapes, layer by layer."""
@@ -274,7 +279,7 @@ class Study:
             classifier.pretrain,
             scenes=scenes.Pretext(self.stream(0), p.pretext_scenes),
             epochs=p.pretext_epochs,
-            seed=p.seed,
+            rng_seed=p.rng_seed,
         )
 
     @cached_property
@@ -297,7 +302,7 @@ class Study:
             "weights": p.imagenet_weights(p.backbone),
             "images": self.train,
             "watched": self.tuning,
-            "training": replace(p.training, seed=self.training_seed),
+            "training": replace(p.training, rng_seed=self.training_seed),
         }
 
     @cached_property
@@ -310,15 +315,15 @@ class Study:
     # ---- seeds --------------------------------------------------------------------------------
     def pool(self) -> Result:
         """Frozen features of the images that adaptations draw their others from."""
-        images = some(self.train, self.profile.pool_images, self.profile.seed)
+        images = some(self.train, self.profile.bank_images, self.profile.rng_seed)
         return self.store.run(
             "pool",
-            seeds.pool,
+            seeds.feature_bank,
             model=self.model,
             images=images,
             long_sides=self.profile.long_sides,
-            side=self.profile.pool_side,
-            seed=self.profile.seed,
+            side=self.profile.bank_side,
+            rng_seed=self.profile.rng_seed,
         )
 
     def maps(self, images: ImageSet, scales: tuple, settings: adaptation.Settings | None) -> Result:
@@ -332,7 +337,7 @@ class Study:
             long_side=self.profile.long_side,
             settings=settings,
             pool=self.pool() if settings else None,
-            seed=self.profile.seed,
+            rng_seed=self.profile.rng_seed,
             map_stride=self.profile.map_stride,
         )
 
@@ -377,24 +382,24 @@ class Study:
         p = self.profile
         rows: list[dict] = []
 
-        def attempt(stage: str, rate: float, factor: float, others: int, unit: float) -> None:
+        def attempt(stage: str, lr: float, factor: float, others: int, unit: float) -> None:
             margin = factor * unit if factor else NO_MARGIN
-            settings = p.settings(method.pooling, method.variant, rate, margin, others)
+            settings = p.settings(method.pooling, method.variant, lr, margin, others)
             if all(row["settings"] != settings for row in rows):
-                row = {"method": method.title, "stage": stage, "rate": rate, "margin": factor}
-                row |= {"others": others, "settings": settings}
+                row = {"method": method.title, "stage": stage, "lr": lr, "margin": factor}
+                row |= {"n_others": others, "settings": settings}
                 rows.append(row | self._tried(self.scales, settings))
 
         def best() -> dict:
             return max(rows, key=lambda row: row["miou"])
 
         unit = p.margin_unit or self.margin_unit(method)
-        for rate in p.rates:
-            attempt("rate", rate, p.margins[0], p.others[0], unit)
+        for lr in p.lrs:
+            attempt("lr", lr, p.margins[0], p.n_others[0], unit)
         for factor in p.margins:
-            attempt("margin", best()["rate"], factor, p.others[0], unit)
-        for others in p.others:
-            attempt("others", best()["rate"], best()["margin"], others, unit)
+            attempt("margin", best()["lr"], factor, p.n_others[0], unit)
+        for others in p.n_others:
+            attempt("n_others", best()["lr"], best()["margin"], others, unit)
         table = pd.DataFrame(rows).drop(columns="settings")
         table["chosen"] = [row is best() for row in rows]
         return table, best()["settings"]
@@ -411,7 +416,7 @@ class Study:
         Read at step 0 of the GAP adaptation with the first rate, which is tried anyway.
         """
         p = self.profile
-        settings = p.settings("gap", method.variant, p.rates[0], NO_MARGIN, p.others[0])
+        settings = p.settings("gap", method.variant, p.lrs[0], NO_MARGIN, p.n_others[0])
         images = self.maps(self.tuning, self.scales, settings).table("images")
         mean = float(images["logit_first"].mean())
         if settings.variant.clamp_at_margin:
@@ -451,8 +456,8 @@ class Study:
         file = architectures.imagenet_weights(PICTURED)
         network = self.store.run("imagenet", classifier.imagenet, backbone=PICTURED, weights=file)
         model = seeds.Model(network, PICTURED, len(images.classes), file=file)
-        view = {"long_sides": (320, 320), "side": 224, "seed": self.profile.seed}
-        pool = self.store.run("pool", seeds.pool, model=model, images=images, **view)
+        view = {"long_sides": (320, 320), "side": 224, "rng_seed": self.profile.rng_seed}
+        pool = self.store.run("pool", seeds.feature_bank, model=model, images=images, **view)
         return images, self._grow(
             model, images, profiles.PHOTOGRAPH_SCALES, profiles.PHOTOGRAPH_SETTINGS, pool
         )
@@ -467,7 +472,7 @@ class Study:
             long_side=self.profile.long_side,
             settings=settings,
             pool=pool,
-            seed=self.profile.seed,
+            rng_seed=self.profile.rng_seed,
         )
 
 
@@ -475,9 +480,9 @@ def _classifier(study: Study) -> Result:
     return study.store.run(**study.training())
 
 
-def some(images: ImageSet, count: int, seed: int) -> ImageSet:
+def some(images: ImageSet, count: int, rng_seed: int) -> ImageSet:
     """``count`` of the images, drawn by the seed, in their old order; all of them if 0 or fewer."""
     if count == 0 or count >= len(images):
         return images
-    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    chosen = np.random.default_rng(rng_seed).permutation(len(images))[:count]
     return images.take(np.sort(chosen))

@@ -70,7 +70,7 @@ class Network(nn.Module):
     checkerboard on the gradient. ``(N, 1, H, W)`` in [0, 1] -> logits ``(N, 2)``.
     """
 
-    def __init__(self, seed: int, channels: int = 8, side: int = 28) -> None:
+    def __init__(self, rng_seed: int, channels: int = 8, side: int = 28) -> None:
         super().__init__()
         inputs = (1, *[channels] * 4)
         with torch.random.fork_rng(devices=[]):  # torch's own initial weights draw globally
@@ -78,7 +78,7 @@ class Network(nn.Module):
                 nn.Conv2d(i, channels, 3, padding=1, bias=False) for i in inputs
             )
             self.head = nn.Linear(channels * side * side, 2)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(rng_seed)
         for layer in (*self.convolutions, self.head):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
         nn.init.zeros_(self.head.bias)
@@ -103,16 +103,16 @@ def as_input(images: np.ndarray) -> Tensor:
 
 
 def train(
-    digits: DigitSet, activation: str, seed: int, steps: int, batch: int = 16, lr: float = 1e-3
+    digits: DigitSet, activation: str, rng_seed: int, steps: int, batch: int = 16, lr: float = 1e-3
 ) -> tuple[Network, float]:
     """A network trained by Adam with the activation's loss, and the mean loss of the last 20 steps.
 
     ``seed`` fixes initial weights and batches. Raises InputError for an unknown activation.
     """
     loss_of = _activation(activation)[1]
-    network = Network(seed)
+    network = Network(rng_seed)
     optimiser = torch.optim.Adam(network.parameters(), lr)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(rng_seed)
     images, targets = as_input(digits.images), _one_hot(digits.labels)
     losses = []
     for _ in range(steps):
@@ -197,10 +197,12 @@ def experiment(
     jobs = [(a, "trained", s) for a, s in product(activations, seeds)]
     jobs += [(first, c, s) for c, s in product(("untrained", "random shapes"), seeds)]
     rows, networks, example = [], [], {}
-    for activation, condition, seed in bar(jobs, "toy networks"):
+    for activation, condition, rng_seed in bar(jobs, "toy networks"):
         images = digits.control if condition == "random shapes" else digits.train
-        network, loss = train(images, activation, seed, 0 if condition == "untrained" else steps)
-        about = {"activation": activation, "condition": condition, "seed": seed}
+        network, loss = train(
+            images, activation, rng_seed, 0 if condition == "untrained" else steps
+        )
+        about = {"activation": activation, "condition": condition, "seed": rng_seed}
         networks.append({**about, "loss": loss, **_accuracies(network, test, activation)})
         maps = list(_clean(gradient_maps(network, test.images, test.labels, activation)))
         rows += [{**about, **row} for row in _rows(maps, test.regions, thresholds)]
