@@ -53,7 +53,7 @@ class Model:
         return network.to(device())
 
 
-def pool(
+def feature_bank(
     model: Model, images: ImageSet, long_sides: tuple[int, int], side: int, rng_seed: int
 ) -> dict:
     """Frozen features of the images that adaptations draw their others from.
