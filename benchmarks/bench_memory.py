@@ -13,8 +13,8 @@ import measuring
 import torch
 from bench_adaptation import COCO, VOC, Size, label, ours, pool, theirs
 
-from ribkit.check import peak_memory
 from ribkit.runtime.device import device
+from ribkit.runtime.measures import measured
 
 
 def held(size: Size, official: bool) -> float:
@@ -23,9 +23,12 @@ def held(size: Size, official: bool) -> float:
     others = torch.zeros(size.n_others, 3, size.side, size.side, device=device())
     drawn = others, label(size, n_others=True)
     if official:
-        return peak_memory(partial(theirs, size, lambda step: drawn))
-    features = pool(size, torch.bfloat16, drawn)
-    return peak_memory(partial(ours, size, torch.bfloat16, features))
+        run = partial(theirs, size, lambda step: drawn)
+    else:
+        run = partial(ours, size, torch.bfloat16, pool(size, torch.bfloat16, drawn))
+    with measured() as measures:
+        run()
+    return measures["memory"]
 
 
 def measure() -> list[dict]:

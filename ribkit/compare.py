@@ -25,14 +25,13 @@ from torch import nn
 from ribkit.data import photographs, views
 from ribkit.data.images import ImageSet
 from ribkit.method import adaptation, cam, pooling
-from ribkit.method.others import OtherImageSampler
 from ribkit.networks.backbone import IMAGENET, Network, from_classifier
 from ribkit.results import figures
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
-from ribkit.study import maps as seeds
 from ribkit.study import profiles
+from ribkit.study.maps import adapt_image, frozen_features, label_of
 
 SETTINGS, SCALES = profiles.PHOTOGRAPH_SETTINGS, profiles.PHOTOGRAPH_SCALES
 
@@ -103,16 +102,14 @@ def compare_images(
     side = min(min(images.image(i).shape[:2]) for i in range(len(images)))
     squares = [views.square(views.to_tensor(images.image(i)), side) for i in range(len(images))]
     features = torch.cat([network.features(s[None].to(device())) for s in squares])
-    pool = {"features": features, "labels": torch.from_numpy(images.labels).float().to(device())}
+    bank = {"features": features, "labels": torch.from_numpy(images.labels).float().to(device())}
     plain, adapted = {}, {}
-    for i, name in enumerate(bar(images.ids, "CAM and RIB")):
-        label = pool["labels"][i]
-        pixels, pairs = seeds.frozen_features(network, images.image(i), scales, None)
-        size = tuple(pixels.shape[-2:])
-        draw = OtherImageSampler(pool, label, settings.n_others, name, rng_seed=0)
-        result = adaptation.adapt(network, pairs, label, draw, settings)
-        plain[name] = cam.merge(adaptation.cam_maps(network, pairs, label), size).cpu().numpy()
-        adapted[name] = cam.merge(result.maps, size).cpu().numpy()
+    for image in bar(images, "CAM and RIB", len(images)):
+        size, pairs = frozen_features(network, image, scales, None)
+        raw = adaptation.cam_maps(network, pairs, label_of(image))
+        plain[image.name] = cam.merge(raw, size).cpu().numpy()
+        _, _, result = adapt_image(network, image, bank, scales, None, settings, rng_seed=0)
+        adapted[image.name] = cam.merge(result.maps, size).cpu().numpy()
     return Comparison(images, plain, adapted)
 
 

@@ -142,7 +142,7 @@ def estimated(study: Study) -> None:
     from ribkit import check  # what a run need not import
 
     print(study.check(), flush=True)
-    print(f"\n{check.words(check.table(study))}")
+    print(f"\n{check.summary(check.table(study))}")
 
 
 def _alone(study: Study) -> AbstractContextManager:

@@ -9,7 +9,8 @@ from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou
 from ribkit.refinement import affinity, irn, psa, stages
 from ribkit.refinement.affinity import Training
-from ribkit.refinement.stages import WALKS, AffinityModel
+from ribkit.refinement.random_walk import WALKS
+from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
 

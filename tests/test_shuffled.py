@@ -17,7 +17,8 @@ from ribkit.data.images import ImageSet
 from ribkit.method import adaptation
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import irn, psa, stages
-from ribkit.refinement.stages import WALKS, AffinityModel
+from ribkit.refinement.random_walk import WALKS
+from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.store import Store
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds

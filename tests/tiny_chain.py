@@ -11,7 +11,8 @@ from ribkit.method import adaptation
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.affinity import Training
-from ribkit.refinement.stages import WALKS, AffinityModel
+from ribkit.refinement.random_walk import WALKS
+from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.store import Result, Store
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds

@@ -60,6 +60,12 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, index: int) -> "LabelledImage":
+        return LabelledImage(self, index)
+
+    def __iter__(self) -> Iterator["LabelledImage"]:
+        return (self[index] for index in range(len(self)))
+
     def image(self, index: int) -> np.ndarray:
         """``(H, W, 3)`` uint8 of the image at ``index``."""
         return self.source.image(self.ids[index])
@@ -87,6 +93,42 @@ class ImageSet:
     def read_by(self) -> str:
         """The module whose code reads the pixels."""
         return type(self.source).__module__
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """One image of a set; pixels and mask are read when they are asked for."""
+
+    images: ImageSet
+    index: int
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.images.ids[self.index]
+
+    @property
+    def label(self) -> np.ndarray:
+        """``(C,)`` bool: which classes it shows."""
+        return self.images.labels[self.index]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """``(K,)``: the indices of the classes that it shows."""
+        return np.flatnonzero(self.label)
+
+    def pixels(self) -> np.ndarray:
+        """``(H, W, 3)`` uint8, RGB."""
+        return self.images.image(self.index)
+
+    def mask(self) -> np.ndarray:
+        """``(H, W)`` uint8: 0 background, k + 1 for class k, 255 ignored."""
+        return self.images.mask(self.index)
+
+    def heads(self) -> np.ndarray | None:
+        """``(H, W)`` uint8, k + 1 on what tells class k; None where the data set does not say."""
+        source = self.images.source
+        return source.heads(self.name) if hasattr(source, "heads") else None
 
 
 @contextmanager

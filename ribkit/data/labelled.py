@@ -10,7 +10,6 @@ from torch import Tensor
 from ribkit.data import views
 from ribkit.data.images import ImageSet
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.store import Result
 
 IGNORE = 255
 CACHED = 2000  # images kept in memory
@@ -19,7 +18,7 @@ CACHED = 2000  # images kept in memory
 class Labelled:
     """Images of one or more sets with a label map each, as pairs of tensors.
 
-    parts: image sets, each with a stored result whose ``labels`` are image name -> ``(h, w)`` uint8
+    parts: image sets, each with label maps, image name -> ``(h, w)`` uint8
     (0 background, k + 1 class k, 255 ignored), or None for the images' own masks. n_labels counts
     the background. long_side: images are seen this long (None: as they are); label maps are resized
     to that. Raises InputError, before anything is read, for a label map that is missing, out of
@@ -29,17 +28,16 @@ class Labelled:
 
     def __init__(
         self,
-        parts: Sequence[tuple[ImageSet, Result | None]],
+        parts: Sequence[tuple[ImageSet, Mapping[str, np.ndarray] | None]],
         n_labels: int,
         long_side: int | None,
     ):
         self.n_labels, self.long_side = n_labels, long_side
         self.items: list[tuple[ImageSet, int, Mapping[str, np.ndarray] | None]] = []
-        for images, labels in parts:
-            maps = labels.arrays("labels") if labels else None
+        for images, maps in parts:
             for index, name in enumerate(images.ids):
                 if maps is not None and name not in maps:
-                    raise InputError(f"image {name} has no label map in {labels.path}; make it.")
+                    raise InputError(f"image {name} has no label map in {maps}; make it.")
                 self.items.append((images, index, maps))
         if not self.items:
             raise InputError("there is no image to train on; give at least one.")

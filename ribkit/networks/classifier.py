@@ -1,5 +1,6 @@
 """Training the classifier on image labels: BCE, poly schedule, frozen batch norm (Section 4.1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +19,7 @@ from ribkit.networks.backbone import Network, from_classifier, seeded
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
-from ribkit.runtime.store import Result
+from ribkit.runtime.store import stage
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Pretext(Protocol):
         """Images ``(N, S, S, 3)`` uint8 and what each shows, ``(N, A)`` bool."""
 
 
+@stage("pretext")
 def pretrain(
     scenes: Pretext,
     epochs: int,
@@ -134,7 +136,7 @@ def pretrain(
 def start(
     name: str,
     n_classes: int,
-    pretext: Result | None,
+    pretext: Mapping[str, Tensor] | None,
     weights: Weights | None,
     rng_seed: int,
     output_stride: int = 16,
@@ -142,20 +144,21 @@ def start(
     """The network before its training: ImageNet weights, or the pretext task's (``small``)."""
     if pretext is None:
         return build(name, n_classes, rng_seed, weights, output_stride)
-    state = pretext.tensors("weights")
+    state = dict(pretext)
     with seeded(rng_seed):
         model = SmallResNet(len(state["linear.bias"]))
     model.load_state_dict(state)
     return small(model).with_classes(n_classes, rng_seed)
 
 
+@stage("classifier")
 def train(
     backbone: str,
     images: ImageSet,
     watched: ImageSet,
     training: Training,
     scratch: Path,
-    pretext: Result | None = None,
+    pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> dict:
     """Train the adapted part and the classifier with BCE on image labels.
@@ -226,6 +229,7 @@ def _watch(network: Network, images: ImageSet, training: Training) -> list[float
     return [float(loss), 100 * float(exact)]
 
 
+@stage("imagenet")
 def imagenet(backbone: str, weights: Weights | None = None) -> dict:
     """The weights of an ImageNet network with its own head, as `train` stores them."""
     return {"weights": build(backbone, 1000, weights=weights).state_dict()}

@@ -6,6 +6,7 @@
 with the poly schedule. Prediction: softmax averaged over scales and horizontal flips, then the CRF.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ribkit.networks.backbone import Network, seeded
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.store import Result
+from ribkit.runtime.store import stage
 
 HEADS = ("deeplabv2", "deeplabv3")
 POINTS = 50  # of a loss curve
@@ -96,17 +97,17 @@ class Segmenter(nn.Module):
 class Model:
     """A trained network on disk: a stored `train`, and what it was built with."""
 
-    weights: Result
+    weights: Mapping[str, Tensor]
     backbone: str
     n_labels: int
     training: Training
-    pretext: Result | None = None
+    pretext: Mapping[str, Tensor] | None = None
     file: Weights | None = None
 
     def load(self) -> Segmenter:
         """The network with its weights, on the device that computes, to predict with."""
         found = build(self.backbone, self.n_labels, self.training, self.pretext, self.file)
-        found.load_state_dict(self.weights.tensors("weights"))
+        found.load_state_dict(self.weights)
         return found.to(device()).train(False)
 
 
@@ -114,7 +115,7 @@ def build(
     backbone: str,
     n_labels: int,
     training: Training,
-    pretext: Result | None = None,
+    pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> Segmenter:
     """The network before its training. backbone, pretext, weights: see `classifier.start`.
@@ -156,14 +157,15 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return sum(halves) / 2 * distributed.world()
 
 
+@stage("network")
 def train(
     backbone: str,
     n_labels: int,
-    parts: tuple[tuple[ImageSet, Result | None], ...],
+    parts: tuple[tuple[ImageSet, Mapping[str, np.ndarray] | None], ...],
     training: Training,
     long_side: int | None,
     scratch: Path,
-    pretext: Result | None = None,
+    pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> dict:
     """Train on label maps of image sets, or on their masks.

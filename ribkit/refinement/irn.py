@@ -11,9 +11,11 @@ Displacements point to an instance's middle. They shape the training only: what 
 boundary map, semantic labels need no instances. The backbone stays as it is.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from ribkit.networks.backbone import FeaturePyramid, seeded
 from ribkit.refinement import affinity, random_walk
 from ribkit.refinement.affinity import Means, Training
 from ribkit.runtime.device import device
-from ribkit.runtime.store import Result
+from ribkit.runtime.store import stage
 
 EPSILON = 1e-5
 
@@ -108,7 +110,7 @@ def loss(heads: Heads, levels: list[Tensor], labels: Tensor, radius: int) -> Ten
 
 
 def build(
-    backbone: str, pretext: Result | None, weights: Weights | None, rng_seed: int
+    backbone: str, pretext: Mapping[str, Tensor] | None, weights: Weights | None, rng_seed: int
 ) -> tuple[FeaturePyramid, Heads]:
     """The backbone before any training on image labels, and fresh heads."""
     levels = FeaturePyramid(
@@ -118,14 +120,15 @@ def build(
         return levels.to(device()), Heads(levels.channels).to(device())
 
 
+@stage("irn")
 def train(
     backbone: str,
-    parts: tuple[tuple[ImageSet, Result], ...],
+    parts: tuple[tuple[ImageSet, Mapping[str, np.ndarray]], ...],
     n_labels: int,
     long_side: int | None,
     training: Training,
     scratch: Path,
-    pretext: Result | None = None,
+    pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> dict:
     """Train the heads on confident labels.

@@ -9,8 +9,10 @@ The walk carries the background too, whose score is (1 - highest map)^alpha. The
 it is (the authors' ResNet-38 was trained along; here IRN's way serves both).
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from ribkit.refinement import affinity, random_walk
 from ribkit.refinement.affinity import Means, Training
 from ribkit.refinement.irn import grid
 from ribkit.runtime.device import device
-from ribkit.runtime.store import Result
+from ribkit.runtime.store import stage
 
 EPSILON = 1e-5
 
@@ -75,7 +77,7 @@ def loss(features: Tensor, labels: Tensor, radius: int) -> Tensor:
 
 
 def build(
-    backbone: str, pretext: Result | None, weights: Weights | None, rng_seed: int
+    backbone: str, pretext: Mapping[str, Tensor] | None, weights: Weights | None, rng_seed: int
 ) -> tuple[FeaturePyramid, Head]:
     """The backbone before any training on image labels, and a fresh head."""
     levels = FeaturePyramid(
@@ -85,14 +87,15 @@ def build(
         return levels.to(device()), Head(levels.channels).to(device())
 
 
+@stage("psa")
 def train(
     backbone: str,
-    parts: tuple[tuple[ImageSet, Result], ...],
+    parts: tuple[tuple[ImageSet, Mapping[str, np.ndarray]], ...],
     n_labels: int,
     long_side: int | None,
     training: Training,
     scratch: Path,
-    pretext: Result | None = None,
+    pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> dict:
     """Train the head on confident labels; arguments and result as `irn.train`."""

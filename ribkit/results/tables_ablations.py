@@ -11,7 +11,7 @@ from ribkit.data.images import ImageSet
 from ribkit.evaluation import intervals, miou
 from ribkit.evaluation.miou import Swept
 from ribkit.method import pooling
-from ribkit.refinement.stages import WALKS
+from ribkit.refinement.random_walk import WALKS
 from ribkit.results import figures, tables
 from ribkit.results.claims import Measured
 from ribkit.results.tables import shrunk
@@ -61,21 +61,14 @@ def found(study: Study, run: Run) -> Found:
     """The result of one run; equal settings are one result, whatever they are called."""
     p, images = study.profile, ablated(study)
     seen = {"images": images, "scales": run.scales, "long_side": p.long_side}
-    adapted = {} if run.settings is None else {"settings": run.settings, "pool": study.pool()}
+    adapted = {} if run.settings is None else {"settings": run.settings, "bank": study.bank()}
     model = study.model
     if run.once:
         once = study.store.run(
-            "adapted-once",
-            ablations.adapt_once,
-            model=model,
-            **seen,
-            **adapted,
-            rng_seed=p.rng_seed,
+            ablations.adapt_once, model=model, **seen, **adapted, rng_seed=p.rng_seed
         )
-        model, adapted = replace(model, weights=once), {}
-    result = study.store.run(
-        "ablation", ablations.measure, model=model, **seen, **adapted, rng_seed=p.rng_seed
-    )
+        model, adapted = replace(model, weights=once.tensors("weights")), {}
+    result = study.store.run(ablations.measure, model=model, **seen, **adapted, rng_seed=p.rng_seed)
     swept = Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
     chosen, measured = miou.cross_fitted(swept), result.arrays("measured")
     cover = measured["cover"][np.arange(len(images)), chosen]
@@ -191,7 +184,7 @@ def gradient_pixels(study: Study, count: int = 3) -> pd.DataFrame:
     import torch
 
     images, pictures = ablated(study), {}
-    network = study.model.network()
+    network = study.model.load()
     for i in range(min(count, len(images))):
         pixels = torch.from_numpy(images.image(i)).permute(2, 0, 1)[None].float()
         with torch.no_grad():
@@ -213,9 +206,8 @@ def gradient_pixels(study: Study, count: int = 3) -> pd.DataFrame:
 
 def _layer_ratios(study: Study) -> pd.DataFrame:
     """HGR of the ablated images, see `information.layers`."""
-    return study.store.run(
-        "layers", information.layers, model=study.model, images=ablated(study)
-    ).table("hgr")
+    result = study.store.run(information.layers, model=study.model, images=ablated(study))
+    return result.table("hgr")
 
 
 def layers(study: Study) -> pd.DataFrame:
@@ -233,13 +225,12 @@ def layers(study: Study) -> pd.DataFrame:
 
 def bits(study: Study) -> pd.DataFrame:
     """RQ1: bits about the region, layer by layer, then in CAM's and RIB's maps."""
-    maps = {"CAM's map": study.seed(CAM).maps, "RIB's map": study.seed(RIB).maps}
+    maps = {f"{m.title[:3]}'s map": study.seed(m).maps.arrays("maps") for m in (CAM, RIB)}
     table = study.store.run(
-        "bits",
         information.estimate,
         model=study.model,
         images=study.scored,
-        teaching=study.tuning,
+        probe_train_images=study.tuning,
         maps=maps,
     ).table("bits")
     rows = []
@@ -314,7 +305,7 @@ def _unlabelled(study: Study) -> tuple[tuple, tuple | None]:
 def interaction(study: Study) -> pd.DataFrame:
     """RQ4: what each stage adds to RIB's seed beyond what it adds to CAM's, corrected intervals."""
     cam, rib = pipeline.refinements(study)
-    stages = [stage for stage in pipeline.stages(study) if stage != "seed"]
+    stages = [stage for stage in pipeline.available_stages(study) if stage != "seed"]
     seeds = rib.stage("seed").counts, cam.stage("seed").counts
     family = [(rib.stage(s).counts, cam.stage(s).counts, *seeds) for s in stages]
 

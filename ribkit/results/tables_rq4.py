@@ -11,7 +11,7 @@ from ribkit.evaluation import intervals
 from ribkit.evaluation import miou as evaluation
 from ribkit.evaluation.intervals import Interval
 from ribkit.refinement import irn, random_walk, stages
-from ribkit.refinement.stages import WALKS
+from ribkit.refinement.random_walk import WALKS
 from ribkit.results import figures
 from ribkit.results.claims import Measured
 from ribkit.results.style import HIT, KINDS
@@ -34,7 +34,7 @@ def refinement_scores(study: Study) -> pd.DataFrame:
     rows = []
     pipeline.train_affinity_models((study,))
     cam, rib = pipeline.refinements(study)
-    for stage in pipeline.stages(study):
+    for stage in pipeline.available_stages(study):
         both = {r.title: (r, r.stage(stage)) for r in (cam, rib)}
         for title, (own, refined) in both.items():
             seed = own.stage("seed")
@@ -98,7 +98,7 @@ def errors(study: Study) -> pd.DataFrame:
     """
     rows = []
     for own in pipeline.refinements(study):
-        for stage in pipeline.stages(study):
+        for stage in pipeline.available_stages(study):
             shares = error_shares(own.stage(stage).confusion)
             rows.append({"method": own.title, "stage": stage} | shares)
     return pd.DataFrame(rows)
@@ -121,9 +121,9 @@ def training_label_quality(study: Study) -> pd.DataFrame:
     """What IRN and PSA learn from: what share of pixels is sure, and of these right (%)."""
     rows = []
     for own in pipeline.refinements(study):
-        for kind, parts in (("IRN", own.irn_labels()), ("PSA", own.psa_labels())):
-            images, result = parts[0]
-            confusion = own.score(images, result)["confusion"]
+        for kind in ("IRN", "PSA"):
+            images, labels = own.training_labels(kind.lower())[0]
+            confusion = own.score(images, labels)["confusion"]
             count = len(confusion)
             said = confusion[:, :count].sum(axis=0)
             objects = np.trace(confusion[1:, 1:count])
@@ -143,7 +143,7 @@ def refined(study: Study, count: int = 2) -> pd.DataFrame:
     """Some scored images with each stage's labels, right and wrong: for `figures.refined`."""
     images, pictures = study.scored, {}
     for own in pipeline.refinements(study):
-        labels = {s: own.stage(s).labels.arrays("labels") for s in pipeline.stages(study)}
+        labels = {s: own.stage(s).labels.arrays("labels") for s in pipeline.available_stages(study)}
         for i in range(min(count, len(images))):
             title = f"{own.title}, {images.ids[i]}"
             pictures[title, "image"] = shrunk(images.image(i), 128)
@@ -154,7 +154,7 @@ def refined(study: Study, count: int = 2) -> pd.DataFrame:
 
 def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.ndarray:
     """Labels, resized to their mask, as colours ``(h, w, 3)`` uint8: see `style.KINDS`."""
-    mine = stages.resize_labels(torch.from_numpy(labels), mask.shape).numpy()
+    mine = views.resize_labels(torch.from_numpy(labels), mask.shape).numpy()
     kinds = np.zeros(mask.shape, int)
     kinds[(mask > 0) & (mine == mask)] = HIT
     kinds[(mask > 0) & (mine == 0)] = 2
@@ -169,15 +169,15 @@ def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.nda
 def walks(study: Study, count: int = 2) -> pd.DataFrame:
     """IRN's boundaries and displacements, and RIB's maps through its walk: for `figures.walks`."""
     own, pictures = pipeline.refinements(study)[1], {}
-    images, maps = own.maps[0]
+    images, arrays = own.maps[0]
     levels, heads = own.irn.load()
-    arrays, walk = maps.arrays("maps"), WALKS[study.profile.walk]
+    walk = WALKS[study.profile.walk]
     for i in range(min(count, len(images))):
         name = images.ids[i]
         pixels = views.to_tensor(images.image(i), study.profile.long_side).to(device())
         edge, shift = irn.predict(levels, heads, pixels, own.irn.stride)
         shift = shift / (2 * shift.abs().max() + 1e-6) + 0.5
-        coarse = stages._coarse(arrays[name], edge.shape) ** walk.power
+        coarse = stages.on_grid(arrays[name], edge.shape) ** walk.power
         for k, label in enumerate(np.flatnonzero(images.labels[i])):
             title = f"{name}, {images.classes[label]}"
             pictures[title, "image"] = shrunk(images.image(i), 128)
@@ -240,7 +240,7 @@ def curves(study: Study) -> pd.DataFrame:
     pipeline.train_networks(study.replicas)
     for source in pipeline.sources(study):
         for replica in study.replicas:
-            history = pipeline.network(replica, source).weights.table("history")
+            history = pipeline.network(replica, source).weights.result.table("history")
             seed = {"seed": replica.training_seed}
             tables.append(history.assign(**{"trained on": source}, **seed))
     return pd.concat(tables)
@@ -249,7 +249,9 @@ def curves(study: Study) -> pd.DataFrame:
 def predictions(study: Study, indices: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
     """Validation images and what each network says, first seed: for `figures.predictions`."""
     images, pictures = study.validation, {}
-    found = {s: pipeline.predictions(study, s).arrays("refined") for s in pipeline.sources(study)}
+    found = {
+        s: pipeline.network_labels(study, s).arrays("refined") for s in pipeline.sources(study)
+    }
     for i in indices:
         if i >= len(images):
             continue

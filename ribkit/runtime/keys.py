@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ def describe(value: Any) -> Any:
     if hasattr(value, "fingerprint"):
         reader = getattr(value, "read_by", type(value).__module__)
         return [value.fingerprint(), code_hash(reader)]
+    if isinstance(value, FunctionType):
+        return [value.__module__, value.__qualname__, code_hash(value.__module__)]
     if is_dataclass(value):
         described = {f.name: describe(getattr(value, f.name)) for f in fields(value)}
         return {type(value).__name__: described}

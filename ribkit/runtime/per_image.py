@@ -7,7 +7,7 @@ the number of images, and a run that is killed goes on where it was.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import append_checksum, atomic_write, has_checksum
 from ribkit.runtime.parallel import map_images
-from ribkit.runtime.store import Arrays, Npz, Result, save_arrays
+from ribkit.runtime.store import Arrays, Npz, StoredArrays, Values, save_arrays
 
 
 @dataclass(frozen=True)
@@ -25,29 +25,28 @@ class PerImageResult:
     """What was made of each image of a set: the files ``<folder>/<index>.npz``."""
 
     folder: Path
-    ids: tuple[str, ...]
+    images: Any
 
     def arrays(self, value: str) -> Arrays:
         """Image name -> its array of this name, read when it is asked for."""
-        positions = {name: index for index, name in enumerate(self.ids)}
-        return Arrays(self.ids, lambda name: self.of(positions[name]).read(value))
+        positions = {name: index for index, name in enumerate(self.images.ids)}
+        return Arrays(self.images.ids, lambda name: self[positions[name]].read(value))
 
-    def table(self, *columns: str) -> pd.DataFrame:
+    def table(self, columns: Sequence[str]) -> pd.DataFrame:
         """A row for each image: its name and those of these scalars that it has."""
         rows = []
-        for index, name in enumerate(self.ids):
-            npz = self.of(index)
-            own = set(npz.names())
-            found = {column: npz.read(column).item() for column in columns if column in own}
-            rows.append({"image": name} | found)
+        for index, name in enumerate(self.images.ids):
+            npz = self[index]
+            there = set(npz.names())
+            rows.append({"image": name} | {c: npz.read(c).item() for c in columns if c in there})
         return pd.DataFrame(rows)
 
-    def every(self, values: Sequence[str]) -> list[dict[str, np.ndarray]]:
-        """The arrays of these names of each image."""
-        files = map(self.of, range(len(self.ids)))
-        return [{value: npz.read(value) for value in values} for npz in files]
+    def each(self, *values: str) -> list[dict[str, np.ndarray]]:
+        """The arrays of these names, or all arrays, of each image."""
+        files = map(self.__getitem__, range(len(self.images)))
+        return [{value: npz.read(value) for value in values or npz.names()} for npz in files]
 
-    def of(self, index: int) -> Npz:
+    def __getitem__(self, index: int) -> Npz:
         """The file of one image. Raises InputError if it is damaged."""
         path = self.folder / f"{index}.npz"
         if not has_checksum(path):
@@ -55,20 +54,89 @@ class PerImageResult:
         return Npz(path)
 
 
+Gather = Callable[[PerImageResult], Values]
+
+
+def per_image(
+    name: str,
+    label: str,
+    *,
+    arrays: Sequence[str] = (),
+    scalars: Sequence[str] = (),
+    gather: Gather | None = None,
+    gpu: bool = True,
+) -> Callable[[Callable[..., Values]], Callable[..., Values]]:
+    """Decorate a function of one image as a stage over an image set.
+
+    The function takes an image and parameters and returns named arrays, scalars among them as
+    arrays without dimensions. The stage takes ``images`` in place of the image; a parameter that
+    is a result's arrays by image name is handed to the function as the image's own array.
+
+    Args:
+        name: Under which results are stored.
+        label: What the progress bar says.
+        arrays: Values that the stage returns, image name -> array.
+        scalars: Columns of the table ``images`` that it returns, a row for each image.
+        gather: What it returns in place of these, made of all images' arrays.
+        gpu: Whether the function uses a GPU where there is one; if not, it goes over all cores.
+
+    Returns:
+        The decorator. The function of one image stays within reach as ``__wrapped__``.
+    """
+
+    def decorate(function: Callable[..., Values]) -> Callable[..., Values]:
+        @wraps(function)
+        def whole(images: Any, scratch: Path, **parameters: Any) -> Values:
+            for value in parameters.values():
+                _require(images, value)
+            task = partial(_one, whole, images, parameters)
+            results = map_to_disk(task, images, scratch, label, gpu)
+            if gather:
+                return gather(results)
+            table = {"images": results.table(scalars)} if scalars else {}
+            return {value: results.arrays(value) for value in arrays} | table
+
+        whole.stage, whole.resumes = name, True
+        return whole
+
+    return decorate
+
+
+def _require(images: Any, value: Any) -> None:
+    """Raise InputError for stored arrays that lack an image."""
+    if isinstance(value, StoredArrays):
+        missing = [name for name in images.ids if name not in value]
+        if missing:
+            raise InputError(f"{value}: image {missing[0]} is missing; compute it first.")
+
+
+def _one(whole: Callable, images: Any, parameters: Values, index: int) -> Values:
+    image = images[index]
+    own = {k: v[image.name] if isinstance(v, StoredArrays) else v for k, v in parameters.items()}
+    return whole.__wrapped__(image, **own)
+
+
 def map_to_disk(
     task: Callable[[int], Mapping[str, np.ndarray]],
     images: Any,
     scratch: Path,
-    words: str,
+    label: str,
     gpu: bool = True,
 ) -> PerImageResult:
     """What ``task(index)`` makes of each image, through `parallel.map_images`.
 
-    task: picklable; returns named arrays, scalars among them as arrays without dimensions. scratch:
-    an image whose file lies there, sound by its checksum, is not computed again.
+    Args:
+        task: Picklable; returns named arrays.
+        images: A set with ``ids``.
+        scratch: An image whose file lies there, sound by its checksum, is not computed again.
+        label: What the progress bar says.
+        gpu: Whether the task uses a GPU where there is one.
+
+    Returns:
+        The images' files.
     """
-    map_images(partial(_keep, task, scratch), range(len(images)), words, gpu)
-    return PerImageResult(scratch, images.ids)
+    map_images(partial(_keep, task, scratch), range(len(images)), label, gpu)
+    return PerImageResult(scratch, images)
 
 
 def _keep(task: Callable[[int], Mapping[str, np.ndarray]], scratch: Path, index: int) -> None:
@@ -78,27 +146,3 @@ def _keep(task: Callable[[int], Mapping[str, np.ndarray]], scratch: Path, index:
         with atomic_write(path) as partial_path:
             save_arrays(partial_path, arrays)
             append_checksum(partial_path)
-
-
-def measure_each(
-    images: Any,
-    result: Result,
-    value: str,
-    measure: Callable[[Any, int, np.ndarray], Any],
-    words: str,
-    gpu: bool = False,
-) -> list:
-    """``measure(images, index, array)`` of every image, with its array in a stored result.
-
-    Raises InputError if the result lacks an image.
-    """
-    arrays = result.arrays(value)
-    missing = [name for name in images.ids if name not in arrays]
-    if missing:
-        raise InputError(f"{result.path} has no {value} of image {missing[0]}; compute them first.")
-    task = partial(_measured, measure, images, result, value)
-    return map_images(task, range(len(images)), words, gpu)
-
-
-def _measured(measure: Callable, images: Any, result: Result, value: str, index: int) -> Any:
-    return measure(images, index, result.arrays(value)[images.ids[index]])

@@ -9,10 +9,14 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
+from ribkit.runtime.measures import paced
+
 
 def bar(iterable: Iterable, words: str, total: int | None = None) -> Iterable:
     """The same iterable, behind a progress bar labelled ``words`` where bars are wanted."""
-    where = os.environ.get("RIBKIT_PROGRESS")
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    where, iterable = os.environ.get("RIBKIT_PROGRESS"), paced(iterable)
     if not where:
         yield from iterable
         return

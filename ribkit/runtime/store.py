@@ -3,20 +3,20 @@
 A result's manifest holds the SHA-256 of its files and of itself. No file is read before its
 checksum is found right: a damaged result is computed again, or refused by name.
 
-A *stage* is a function of plain parameters that returns a dictionary of values; it names its files.
-Its key (`ribkit.runtime.keys`) hashes its code and all that it is given. Files: CSV for tables, npz
-without pickles for arrays, safetensors for weights, JSON for the rest.
+A *stage* is a function, decorated with its name, of plain parameters. It returns a dictionary whose
+keys name its files: CSV for tables, npz without pickles for arrays, safetensors for weights, JSON
+for the rest. A result's key (`ribkit.runtime.keys`) hashes the stage's code and what it is given.
 """
 
+import inspect
 import json
 import shutil
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,29 @@ from ribkit.runtime.device import threads
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import checksum, digest, flush, known_digest, locked, state
 from ribkit.runtime.keys import key_of
+from ribkit.runtime.measures import measured
+from ribkit.runtime.parallel import map_images
 from ribkit.runtime.progress import bar
 
 MANIFEST = "manifest.json"
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of its text
 THREADS = 2  # a stage computes with so many, whatever the machine has: the same bytes everywhere
+Values = Mapping[str, Any]
+
+
+def stage(name: str) -> Callable[[Callable[..., Values]], Callable[..., Values]]:
+    """Decorate a function as a stage, whose results are stored under this name.
+
+    It stays an ordinary function. A stage that takes ``scratch`` gets a folder that outlives an
+    interrupted run, to resume from.
+    """
+
+    def decorate(function: Callable[..., Values]) -> Callable[..., Values]:
+        function.stage = name
+        function.resumes = "scratch" in inspect.signature(function).parameters
+        return function
+
+    return decorate
 
 
 class Arrays(Mapping[str, np.ndarray]):
@@ -78,13 +96,6 @@ class Npz:
             return np.lib.format.read_array(file, allow_pickle=False)
 
 
-@lru_cache(maxsize=16)
-def _opened(path: Path, changed: int) -> Arrays:
-    """An npz file, its list of names read once in each process."""
-    npz = Npz(path)
-    return Arrays(npz.names(), npz.read)
-
-
 @dataclass(frozen=True)
 class Result:
     """What a stage stored: a folder with one file for each value, and a manifest.
@@ -102,21 +113,20 @@ class Result:
 
     def table(self, value: str) -> pd.DataFrame:
         """A table."""
-        path = self._file(f"{value}.csv")
+        path = self.file(f"{value}.csv")
         return pd.read_csv(path, keep_default_na=False, na_values=["nan"])
 
-    def arrays(self, value: str) -> Arrays:
-        """Named arrays."""
-        path = self._file(f"{value}.npz")
-        return _opened(path, path.stat().st_mtime_ns)
+    def arrays(self, value: str) -> "StoredArrays":
+        """Named arrays, read one by one."""
+        return StoredArrays(self, value)
 
-    def tensors(self, value: str) -> dict[str, torch.Tensor]:
+    def tensors(self, value: str) -> "StoredTensors":
         """Named tensors, on the CPU."""
-        return load_file(self._file(f"{value}.safetensors"))
+        return StoredTensors(self, value)
 
     def json(self, value: str) -> Any:
         """Numbers, strings, lists and dictionaries."""
-        return json.loads(self._file(f"{value}.json").read_text())
+        return json.loads(self.file(f"{value}.json").read_text())
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -139,7 +149,7 @@ class Result:
         files = {self.path / name: expected for name, expected in found["sha256"].items()}
         return next((path for path, expected in files.items() if not _is(path, expected)), None)
 
-    def _file(self, name: str) -> Path:
+    def file(self, name: str) -> Path:
         """One of its files, known to be sound."""
         path, files = self.path / name, self.manifest["sha256"]
         if name not in files:
@@ -149,55 +159,130 @@ class Result:
         return path
 
 
+@dataclass(frozen=True)
+class Stored(Mapping[str, Any]):
+    """One value of a result, by name: a stage's parameter, which counts by what made the result."""
+
+    result: Result
+    value: str
+
+    suffix = ""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What made it, for the keys of what is made of it."""
+        return self.result.fingerprint() | {"value": self.value}
+
+    def _content(self) -> Mapping[str, Any]:
+        path = self.result.file(f"{self.value}.{self.suffix}")
+        return _read(path, path.stat().st_mtime_ns)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._content()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content())
+
+    def __len__(self) -> int:
+        return len(self._content())
+
+    def __str__(self) -> str:
+        return f"{self.value} in {self.result.path}"
+
+
+class StoredArrays(Stored):
+    """Arrays in a file that stays open, read one by one; memory holds none."""
+
+    suffix = "npz"
+
+
+class StoredTensors(Stored):
+    """Tensors, on the CPU."""
+
+    suffix = "safetensors"
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, changed: int) -> Mapping[str, Any]:
+    """A file's content; of an npz file the list of names, once in each process."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    npz = Npz(path)
+    return Arrays(npz.names(), npz.read)
+
+
 class Store:
     """A folder of results."""
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
 
-    def run(self, name: str, stage: Callable[..., Mapping[str, Any]], **parameters: Any) -> Result:
+    def run(self, stage: Callable[..., Values], **parameters: Any) -> Result:
         """The result of ``stage(**parameters)``: read if it is stored, else computed and stored.
 
-        parameters: numbers, strings, tuples, frozen dataclasses, data sets and Results. A stage may
-        take ``scratch``, a folder that outlives an interrupted run, to resume from. If another
-        process computes the same, this one waits and reads. Processes that train together all run
-        the stage; the first writes. Raises ResourceError where the machine lacks something.
+        If another process computes the same, this one waits and reads. Processes that train
+        together all run the stage; the first writes.
+
+        Args:
+            stage: A function decorated with `stage` or `per_image`.
+            **parameters: Numbers, strings, tuples, frozen dataclasses, functions, image sets,
+                and values of results.
+
+        Returns:
+            The stored result.
+
+        Raises:
+            InputError: A parameter is of another kind, or the code changed while it ran.
+            ResourceError: The machine lacks room, memory or a right.
         """
-        result, made_of = self._named(name, stage, parameters)
+        result, made_of = self._named(stage, parameters)
         with resource_errors(str(result.path)):
             if not distributed.broadcast_bool(lambda: _settled(result)):
                 self.root.mkdir(parents=True, exist_ok=True)
-                with _alone(result):
-                    if not distributed.broadcast_bool(
-                        lambda: _stored(result)
-                    ):  # by another meanwhile
+                with _lock_for(result):
+                    if not distributed.broadcast_bool(lambda: _stored(result)):  # by another
                         self._compute(result, stage, parameters, made_of)
                     shutil.rmtree(_beside(result, "scratch"), ignore_errors=True)
         return result
 
-    def has(self, name: str, stage: Callable[..., Mapping[str, Any]], **parameters: Any) -> bool:
+    def has(self, stage: Callable[..., Values], **parameters: Any) -> bool:
         """Whether `run` would read and not compute."""
-        return _stored(self._named(name, stage, parameters)[0])
+        return _stored(self._named(stage, parameters)[0])
 
-    def _named(self, name: str, stage: Callable, parameters: Mapping[str, Any]) -> tuple:
+    def run_all(self, calls: Sequence[partial], label: str) -> list[Result]:
+        """`run` of several stages, each a `partial` with its parameters; the missing side by side.
+
+        Args:
+            calls: ``partial(stage, **parameters)``, all of them picklable.
+            label: What the progress bar says.
+
+        Returns:
+            The results, in the order of the calls.
+        """
+        missing = [call for call in calls if not self.has(call.func, **call.keywords)]
+        if missing:
+            map_images(self._run, missing, label)
+        return [self._run(call) for call in calls]
+
+    def _run(self, call: partial) -> Result:
+        return self.run(call.func, **call.keywords)
+
+    def _named(self, stage: Callable[..., Values], parameters: Values) -> tuple[Result, dict]:
         """Where the result lies, and the manifest's account of what it is made of."""
-        key, described, code = key_of(name, stage, parameters)
-        result = Result(name, key, self.root / f"{name}-{key}")
+        key, described, code = key_of(stage.stage, stage, parameters)
+        result = Result(stage.stage, key, self.root / f"{stage.stage}-{key}")
         return result, {"parameters": described, "code": code}
 
-    def _compute(self, result: Result, stage: Callable, parameters: Mapping, made_of: dict) -> None:
+    def _compute(self, result: Result, stage: Callable, parameters: Values, made_of: dict) -> None:
         if result.path.is_dir():
             print(f"{result.damaged()} is damaged or missing; it is made anew.", file=sys.stderr)
-        scratch, extra = _beside(result, "scratch"), {}
-        if "scratch" in stage.__code__.co_varnames[: stage.__code__.co_argcount]:
-            scratch.mkdir(parents=True, exist_ok=True)
-            extra["scratch"] = scratch
-        started = time.perf_counter()
-        with threads(THREADS):
-            values = stage(**parameters, **extra)
-        seconds = time.perf_counter() - started
+        scratch = {}
+        if stage.resumes:
+            scratch["scratch"] = _beside(result, "scratch")
+            scratch["scratch"].mkdir(parents=True, exist_ok=True)
+        with threads(THREADS), measured() as measures:
+            values = stage(**parameters, **scratch)
         if distributed.rank() == 0:
-            _write(result, values, made_of | {"seconds": seconds})
+            _write(result, values, made_of | measures)
         distributed.barrier()
 
 
@@ -228,7 +313,7 @@ def _settled(result: Result) -> bool:
     return _stored(result) and not _beside(result, "lock").exists()
 
 
-def _alone(result: Result) -> AbstractContextManager:
+def _lock_for(result: Result) -> AbstractContextManager:
     """The right to compute a result; of processes that train together, the first holds it."""
     if distributed.rank() > 0:
         return nullcontext()
@@ -273,11 +358,9 @@ def save(folder: Path, value: str, content: Any) -> None:
     """One value as one file, in the format that its type asks for."""
     if isinstance(content, pd.DataFrame):
         content.to_csv(folder / f"{value}.csv", index=False, lineterminator="\n", na_rep="nan")
-    elif isinstance(content, Arrays) or (
-        isinstance(content, dict) and content and _all(content, np.ndarray)
-    ):
+    elif isinstance(content, Arrays) or _all(content, np.ndarray):
         save_arrays(folder / f"{value}.npz", content)
-    elif isinstance(content, dict) and content and _all(content, torch.Tensor):
+    elif _all(content, torch.Tensor):
         tensors = {k: v.detach().cpu().contiguous() for k, v in content.items()}
         save_file(tensors, folder / f"{value}.safetensors")
     else:
@@ -296,5 +379,10 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
 
-def _all(content: dict, kind: type) -> bool:
-    return all(isinstance(v, kind) for v in content.values())
+def _all(content: Any, kind: type) -> bool:
+    """Whether this is a dictionary of such values, and not empty."""
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(v, kind) for v in content.values())
+    )

@@ -8,30 +8,35 @@ same images (`miou.cross_fitted`), so no run needs images of its own to tune on.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ribkit.data import views
-from ribkit.data.images import ImageSet
+from ribkit.data.images import ImageSet, LabelledImage
 from ribkit.evaluation import miou
 from ribkit.method import adaptation, cam, losses
 from ribkit.method.adaptation import OFFICIAL, PAPER, Settings
 from ribkit.method.others import OtherImageSampler
 from ribkit.networks.backbone import Network
-from ribkit.runtime import per_image
-from ribkit.runtime.device import device, single_threaded
-from ribkit.runtime.store import Result
+from ribkit.runtime.device import single_threaded
+from ribkit.runtime.per_image import PerImageResult, per_image
+from ribkit.runtime.store import Values, stage
 from ribkit.study import information
-from ribkit.study import maps as seeds
-from ribkit.study.maps import Model
+from ribkit.study.maps import (
+    Bank,
+    Model,
+    adapt_image,
+    frozen_features,
+    label_of,
+    loaded,
+    on_device,
+)
 
-PARTS = ("head", "body", "outside")  # in the order of the columns of ``cover`` and ``hgr``
+NO_MARGIN = 1e9  # which no logit reaches
+REGION_OF = {"head": "discriminative", "body": "non-discriminative", "outside": "irrelevant"}
+PARTS = tuple(REGION_OF)  # in the order of the columns of ``cover`` and ``hgr``
 MEASURES = ("cover", "hgr")
-NO_MARGIN = 1e9
 
 
 @dataclass(frozen=True)
@@ -65,120 +70,108 @@ class Grid:
 
 
 # ---- the stage ----------------------------------------------------------------------------------
+def _measured(results: PerImageResult) -> Values:
+    return {
+        "rows": miou.gathered(results.each(*miou.ROWS)),
+        "measured": {name: np.stack(list(results.arrays(name).values())) for name in MEASURES},
+        "images": results.table(("steps", "reason")),
+    }
+
+
+@per_image("ablation", "an ablation", gather=_measured)
 def measure(
+    image: LabelledImage,
     model: Model,
-    images: ImageSet,
     scales: tuple[float, ...],
     long_side: int | None,
-    scratch: Path,
     settings: Settings | None = None,
-    pool: Result | None = None,
+    bank: Bank | None = None,
     rng_seed: int = 0,
-) -> dict:
-    """One run on all images; CAM without ``settings``.
+) -> Values:
+    """One run on all images.
 
-    Returns ``rows``, of an `miou.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share
-    of each of `PARTS` that its class's map exceeds at each threshold (mean over the image's
-    classes; NaN where there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of the
-    network that made the last map. And ``images``, a row each: steps, and why it ended.
+    Args:
+        image: One image.
+        model: The trained classifier.
+        scales: Of its views.
+        long_side: Of the image at scale 1, in pixels; None: as it is.
+        settings: Of the adaptation; None: CAM.
+        bank: What the others are drawn from.
+        rng_seed: The study's.
+
+    Returns:
+        ``rows``, of a `miou.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share of each of
+        `PARTS` that its class's map exceeds at each threshold (mean over the image's classes; NaN
+        where there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of the network
+        that made the last map. And ``images``, a row each: steps, and why it ended.
     """
-    job = seeds.AdaptationTask(model, images, tuple(scales), long_side, settings, pool, rng_seed)
-    words = "CAM" if settings is None else "an ablation"
-    made = per_image.map_to_disk(partial(_measure, job), images, scratch, words)
-    measured = {name: np.stack(list(made.arrays(name).values())) for name in MEASURES}
-    return {
-        "rows": miou.gathered(made.every(miou.ROWS)),
-        "measured": measured,
-        "images": made.table("steps", "reason"),
-    }
-
-
-def _measure(job: seeds.AdaptationTask, index: int) -> dict:
-    """One image: its arrays, and its row as scalars."""
-    images, name = job.images, job.images.ids[index]
-    network, others = _context(job.model, job.pool)
-    labels = torch.from_numpy(images.labels[index]).float().to(device())
-    row = {"steps": 0, "reason": "none"}
-    pixels, features = seeds.frozen_features(
-        network, images.image(index), job.scales, job.long_side
-    )
-    if job.settings is None:
-        raw = adaptation.cam_maps(network, features, labels)
+    network, row = loaded(model), {"steps": 0, "reason": "none"}
+    if settings is None:
+        size, features = frozen_features(network, image, scales, long_side)
+        raw = adaptation.cam_maps(network, features, label_of(image))
     else:
-        network = network.adaptable()
-        draw = OtherImageSampler(others, labels, job.settings.n_others, name, job.rng_seed)
-        steps = adaptation.trajectory(network, features, labels, draw, job.settings)
-        result = adaptation.aggregate(steps, labels, job.settings)
-        raw = result.maps
-        row |= {"steps": result.steps, "reason": result.reason}
-    maps = cam.merge(raw, pixels.shape[-2:])
-    return row | _arrays(network, images, index, maps)
+        size, network, adapted = adapt_image(
+            network, image, on_device(bank), scales, long_side, settings, rng_seed
+        )
+        raw, row = adapted.maps, {"steps": adapted.steps, "reason": adapted.reason}
+    mask, regions = image.mask(), information.regions(image)
+    maps = views.resize_map_tensor(cam.merge(raw, size), mask.shape)
+    ratios = information.logit_ratios(network, image, regions)
+    return (
+        row
+        | miou.rows(*miou.sweep(maps, image.classes, mask))
+        | {
+            "cover": _cover(maps.cpu().numpy(), image.classes, mask, regions),
+            "hgr": np.array([ratios[REGION_OF[part]] for part in PARTS]),
+        }
+    )
 
 
-def _arrays(network: Network, images: ImageSet, index: int, maps: Tensor) -> dict:
-    mask, label = images.mask(index), images.labels[index]
-    keys, found = np.flatnonzero(label), information.regions(images, index)
-    fitted = views.resize_map_tensor(maps, mask.shape)
-    ratios = information.logit_ratios(network, images.image(index), label, found)
-    return miou.rows(*miou.sweep(fitted, keys, mask)) | {
-        "cover": _cover(fitted.cpu().numpy(), keys, mask, found),
-        "hgr": np.array(
-            [ratios[k] for k in ("discriminative", "non-discriminative", "irrelevant")]
-        ),
-    }
-
-
-def _cover(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray, found: np.ndarray) -> np.ndarray:
+def _cover(
+    maps: np.ndarray, classes: np.ndarray, mask: np.ndarray, regions: np.ndarray
+) -> np.ndarray:
     """``(100, 3)``: shares of heads, bodies and all else above each threshold."""
-    shares = np.full((len(keys), 100, 3), np.nan)
-    for k, (key, one) in enumerate(zip(keys, maps, strict=True)):
-        own = mask == key + 1
-        for part, where in enumerate(
-            (own & (found == 1), own & (found == 2), ~own & (mask != 255))
-        ):
+    shares = np.full((len(classes), 100, 3), np.nan)
+    for k, (index, class_map) in enumerate(zip(classes, maps, strict=True)):
+        whole = mask == index + 1
+        parts = (whole & (regions == 1), whole & (regions == 2), ~whole & (mask != 255))
+        for part, where in enumerate(parts):
             if where.any():
-                above = np.searchsorted(np.sort(one[where]), miou.THRESHOLDS, side="right")
+                values = np.sort(class_map[where])
+                above = np.searchsorted(values, miou.THRESHOLDS, side="right")
                 shares[k, :, part] = 1 - above / where.sum()
     with np.errstate(invalid="ignore"):
         counted = (~np.isnan(shares)).sum(axis=0)
         return np.where(counted > 0, np.nansum(shares, axis=0) / np.maximum(counted, 1), np.nan)
 
 
-@lru_cache(maxsize=1)
-def _context(model: Model, pool: Result | None):
-    others = pool and {k: v.to(device()) for k, v in pool.tensors("features").items()}
-    return model.network(), others
-
-
+@stage("adapted-once")
 def adapt_once(
     model: Model,
     images: ImageSet,
     scales: tuple[float, ...],
     long_side: int | None,
     settings: Settings,
-    pool: Result,
+    bank: Bank,
     rng_seed: int = 0,
-) -> dict:
+) -> Values:
     """One adaptation for the whole set, an update for each image: ``weights``, as trained ones."""
-    job = seeds.AdaptationTask(model, images, tuple(scales), long_side, settings, pool, rng_seed)
-    return {"weights": single_threaded(_adapt_once, job).state_dict()}
+    task = partial(_adapt_once, images, scales, long_side, settings, bank, rng_seed)
+    return {"weights": single_threaded(task, model).state_dict()}
 
 
-def _adapt_once(job: seeds.AdaptationTask) -> Network:
-    network, others = _context(job.model, job.pool)
-    images = job.images
+def _adapt_once(images, scales, long_side, settings, bank, rng_seed, model: Model) -> Network:
+    network = loaded(model)
 
     def turns() -> Iterator[tuple]:
-        for i, name in enumerate(images.ids):
-            labels = torch.from_numpy(images.labels[i]).float().to(device())
-            _, features = seeds.frozen_features(network, images.image(i), job.scales, job.long_side)
-            yield (
-                features,
-                labels,
-                OtherImageSampler(others, labels, job.settings.n_others, name, job.rng_seed),
-            )
+        for image in images:
+            label = label_of(image)
+            _, features = frozen_features(network, image, scales, long_side)
+            n = settings.n_others
+            others = OtherImageSampler(on_device(bank), label, n, image.name, rng_seed)
+            yield features, label, others
 
-    return adaptation.adapt_set(network, turns(), len(images), job.settings)
+    return adaptation.adapt_set(network, turns(), len(images), settings)
 
 
 # ---- what is tried ------------------------------------------------------------------------------
@@ -258,7 +251,7 @@ def _ledger(
     yield run("paper", "paper")
     for factor, switches in PAPER_VS_CODE:
         if switches:
-            changed = replace(paper, margin=summed) if factor.startswith("1") else paper
+            changed = replace(paper, margin=summed) if factor == "1 margin" else paper
             yield run(factor, "official", settings=changed, **switches)
     first = max(1, size // 4)
     yield run("3 classes", f"first {first} of {size} (the bug)", gndrp_classes=first)

@@ -10,8 +10,8 @@ parts the two regions best (linear discriminant), fitted on other images: by the
 inequality this gives a lower bound, and the same kind of one for every layer.
 """
 
-from collections.abc import Iterator
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -23,29 +23,30 @@ from torch import Tensor
 
 from ribkit.data import views
 from ribkit.data.digits import REGIONS
-from ribkit.data.images import ImageSet
+from ribkit.data.images import ImageSet, LabelledImage
 from ribkit.method import pooling
 from ribkit.networks.backbone import FeaturePyramid, Network
 from ribkit.runtime.device import device
 from ribkit.runtime.parallel import map_images
-from ribkit.runtime.store import Result
+from ribkit.runtime.per_image import PerImageResult, per_image
+from ribkit.runtime.store import Values, stage
 from ribkit.study import toy
-from ribkit.study.maps import Model
+from ribkit.study.maps import Model, loaded
 
 HIGH = 0.3  # a gradient above this share of its map's maximum counts as high, as in the toy
 POSITIONS = 40  # of each region and image that enter an estimate, at most
 FOLDS = 4
 
 
-def regions(images: ImageSet, index: int) -> np.ndarray:
+def regions(image: LabelledImage) -> np.ndarray:
     """``(H, W)`` uint8, indices in `digits.REGIONS`: outside, head, body; 255 where none counts.
 
     Where heads are not known (photographs), the whole object is "non-discriminative": its body.
     """
-    mask = images.mask(index)
+    mask, heads = image.mask(), image.heads()
     found = np.where(mask == 255, 255, np.where(mask > 0, 2, 0)).astype(np.uint8)
-    if hasattr(images.source, "heads"):
-        found[images.source.heads(images.ids[index]) > 0] = 1
+    if heads is not None:
+        found[heads > 0] = 1
     return found
 
 
@@ -62,49 +63,46 @@ def high_ratios(gradients: np.ndarray, found: np.ndarray) -> dict[str, float]:
     return toy.hgr(gradients[None], found[None], HIGH)
 
 
-def logit_ratios(network: Network, image: np.ndarray, label: np.ndarray, found: np.ndarray):
+def logit_ratios(network: Network, image: LabelledImage, found: np.ndarray) -> dict[str, float]:
     """HGR of the image's own logits (GAP), summed: what a layer-by-layer curve ends in."""
-    pixels = views.to_tensor(image)[None].to(device()).requires_grad_()
+    pixels = views.to_tensor(image.pixels())[None].to(device()).requires_grad_()
     maps = network.maps(network.frozen(views.normalise(pixels, network.mean, network.std)))
-    own = torch.from_numpy(label).to(maps.device)
+    own = torch.from_numpy(image.label).to(maps.device)
     return high_ratios(gradient(pooling.gap(maps)[0, own].sum(), pixels), found)
 
 
-def layers(model: Model, images: ImageSet) -> dict:
+def _hgr(results: PerImageResult) -> Values:
+    rows = [
+        {"image": image.name, "layer": str(layer)}
+        | dict(zip(REGIONS, ratios.tolist(), strict=True))
+        for image, found in zip(results.images, results.each(), strict=True)
+        for layer, ratios in zip(found["layers"], found["ratios"], strict=True)
+    ]
+    return {"hgr": pd.DataFrame(rows)}
+
+
+@per_image("layers", "gradients by layer", gather=_hgr)
+def layers(image: LabelledImage, model: Model) -> Values:
     """HGR layer by layer: ``hgr``, a row for each image and layer, a column for each region.
 
     Layers: the feature levels, summed; then the logits, before and after the sigmoid, summed over
     all classes and over the image's own.
     """
-    rows = map_images(partial(_layers, model, images), range(len(images)), "gradients by layer")
-    return {"hgr": pd.DataFrame([row for part in rows for row in part])}
-
-
-def _layers(model: Model, images: ImageSet, index: int) -> list[dict]:
-    network = _network(model)
-    pixels = views.to_tensor(images.image(index))[None].to(device()).requires_grad_()
+    network = loaded(model)
+    pixels = views.to_tensor(image.pixels())[None].to(device()).requires_grad_()
     outputs = dict(_levels(network, pixels))
     maps = network.classifier(list(outputs.values())[-1])
     logits = pooling.gap(maps)[0]
-    own = torch.from_numpy(images.labels[index]).to(logits.device)
+    own = torch.from_numpy(image.label).to(logits.device)
     outputs |= {
         "logits": logits,
         "sigmoid": F.logsigmoid(logits).exp(),
         "own logits": logits[own],
         "own sigmoid": F.logsigmoid(logits[own]).exp(),
     }
-    found = regions(images, index)
-    return [
-        {"image": images.ids[index], "layer": name}
-        | high_ratios(gradient(output.sum(), pixels), found)
-        for name, output in outputs.items()
-    ]
-
-
-@lru_cache(maxsize=1)
-def _network(model: Model) -> Network:
-    """The trained classifier, read once in each process."""
-    return model.network()
+    where = regions(image)
+    ratios = [high_ratios(gradient(output.sum(), pixels), where) for output in outputs.values()]
+    return {"layers": list(outputs), "ratios": [[r[name] for name in REGIONS] for r in ratios]}
 
 
 def _levels(network: Network, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -128,17 +126,29 @@ def projection(features: np.ndarray, kinds: np.ndarray) -> LinearDiscriminantAna
     return fitted.fit(features, kinds)
 
 
+@stage("bits")
 def estimate(
-    model: Model, images: ImageSet, teaching: ImageSet, maps: dict[str, Result] | None = None
-) -> dict:
+    model: Model,
+    images: ImageSet,
+    probe_train_images: ImageSet,
+    maps: Mapping[str, Mapping[str, np.ndarray]],
+) -> Values:
     """Bits about the region, layer by layer: ``bits``, a row for each layer, contrast and fold.
 
-    teaching: images that the projections are fitted on. maps: name -> stored seeds of ``images``
-    that close the row of layers: what a map of the image's own class tells of its object. Equally
-    many positions of object part and background are drawn from each image, so 1 bit is all.
+    Equally many positions of object part and background are drawn from each image, so 1 bit is all.
+
+    Args:
+        model: The trained classifier.
+        images: Those of which the bits are told.
+        probe_train_images: Images that the projections are fitted on.
+        maps: Name -> seeds of ``images``, which close the row of layers: what a map of the image's
+            own class tells of its object.
+
+    Returns:
+        ``bits``.
     """
     parts = [map_images(partial(_sample, model, s), range(len(s)), "features of positions")
-             for s in (teaching, images)]  # fmt: skip
+             for s in (probe_train_images, images)]  # fmt: skip
     rows = []
     for part in REGIONS[:0:-1]:
         taught, tested = (_contrast(found, part) for found in parts)
@@ -150,9 +160,8 @@ def estimate(
                 features, kinds = _stack(own, name)
                 value = bits(fitted.decision_function(features), kinds)
                 rows.append({"layer": name, "part": part, "fold": fold, "bits": value})
-        for name, result in (maps or {}).items():
-            arrays = result.arrays("maps")
-            seen = [_map_values(images, i, arrays, part) for i in range(len(images))]
+        for name, arrays in maps.items():
+            seen = [_map_values(image, arrays[image.name], part) for image in images]
             for fold in range(FOLDS):
                 pairs = [pair for pair in seen[fold::FOLDS] if pair is not None]
                 if pairs:
@@ -176,8 +185,8 @@ def _draw(found: np.ndarray, part: str, rng_seed: int) -> tuple[np.ndarray, np.n
 @torch.no_grad()
 def _sample(model: Model, images: ImageSet, index: int) -> dict:
     """part -> (layer -> features ``(n, D)``, kinds ``(n,)``) of one image."""
-    network, found = _network(model), regions(images, index)
-    pixels = views.to_tensor(images.image(index))[None].to(device())
+    network, image = loaded(model), images[index]
+    found, pixels = regions(image), views.to_tensor(image.pixels())[None].to(device())
     outputs = {name: output[0].cpu().numpy() for name, output in _levels(network, pixels)}
     sampled = {}
     for part in REGIONS[1:]:
@@ -212,12 +221,12 @@ def _folds(found: list[tuple]) -> Iterator[tuple[int, list[tuple]]]:
             yield fold, own
 
 
-def _map_values(images: ImageSet, index: int, arrays: dict, part: str):
+def _map_values(image: LabelledImage, maps: np.ndarray, part: str):
     """Values of the highest own map at a part's positions and as many of the background."""
-    found = regions(images, index)
-    drawn = _draw(found, part, index)
+    found = regions(image)
+    drawn = _draw(found, part, image.index)
     if drawn is None:
         return None
     where, kinds = drawn
-    highest = views.resize_maps(arrays[images.ids[index]], found.shape).max(axis=0)
+    highest = views.resize_maps(maps, found.shape).max(axis=0)
     return highest[where[:, 0], where[:, 1]], kinds

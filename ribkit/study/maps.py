@@ -1,14 +1,13 @@
-"""Seeds for a whole image set: CAM or RIB maps of every image, and their counts and coverage.
+"""Localisation maps of image sets, the seeds: CAM's and RIB's, their scores, what they cover.
 
-A seed is computed image by image through `parallel.map_images`, each with its own random seed, so
-it does not depend on order, workers or resumption.
+Each image is a task of its own (`runtime.per_image`) with its own random numbers, so its map does
+not depend on order, workers or resumption.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -16,17 +15,20 @@ import torch
 from torch import Tensor
 
 from ribkit.data import views
-from ribkit.data.images import ImageSet
+from ribkit.data.images import LabelledImage
 from ribkit.evaluation import miou
 from ribkit.method import adaptation, cam
+from ribkit.method.adaptation import Adapted, Settings, Step
 from ribkit.method.others import OtherImageSampler, image_rng_seed
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import PRECISIONS, Network
-from ribkit.runtime import per_image
 from ribkit.runtime.device import device
-from ribkit.runtime.parallel import map_images
-from ribkit.runtime.store import Result
+from ribkit.runtime.per_image import PerImageResult, per_image
+from ribkit.runtime.store import Values
+
+SCALARS = ("steps", "reason", "logit_first", "logit_last", "area_first", "area_last")
+Bank = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,211 +39,316 @@ class Model:
     `backbone.PRECISIONS`. file: the ImageNet weights that it was trained from.
     """
 
-    weights: Result
+    weights: Mapping[str, Tensor]
     backbone: str
     n_classes: int
     precision: str = "float32"
     file: Weights | None = None
 
-    def network(self) -> Network:
+    def load(self) -> Network:
         """The network with its weights, on the device that computes."""
         network = classifier.build(self.backbone, self.n_classes, weights=self.file)
-        network.load_state_dict(self.weights.tensors("weights"))
+        network.load_state_dict(self.weights)
         network.precision = PRECISIONS[self.precision]
         if device().type == "cuda":  # where it is the faster order of the pixels
             network.to(memory_format=torch.channels_last)
         return network.to(device())
 
 
-def feature_bank(
-    model: Model, images: ImageSet, long_sides: tuple[int, int], side: int, rng_seed: int
-) -> dict:
-    """Frozen features of the images that adaptations draw their others from.
-
-    Each image in one view as the classifier was trained on (`views.random_crop`), seeded by its
-    name. A step draws B of the images of a pool of M, which were drawn from all, both without
-    repeats: that is a draw of B from all, each in a random view, which is what the official code
-    decodes and crops anew at each step. What the pool changes: steps, and images, share views.
-    Returns ``features``: ``features`` ``(M, c, h, w)`` and ``labels`` ``(M, C)``, tensors.
-    """
-    words, view = "frozen features of the other images", (long_sides, side, rng_seed)
-    features = map_images(partial(_view, model, images, *view), range(len(images)), words)
-    labels = torch.from_numpy(images.labels).float()
-    return {"features": {"features": torch.stack(features), "labels": labels}}
-
-
-def _view(
-    model: Model, images: ImageSet, long_sides, side: int, rng_seed: int, index: int
-) -> Tensor:
-    network, _ = _context(model, None)
-    generator = torch.Generator().manual_seed(image_rng_seed(rng_seed, images.ids[index]))
-    pixels = views.to_tensor(images.image(index))
-    pixels = views.random_crop(pixels, long_sides, side, network.mean, generator)
-    return network.features(pixels[None].to(device()))[0].cpu()
-
-
-@dataclass(frozen=True)
-class AdaptationTask:
-    """What one image needs: the trained model, how it is seen, and how it is adapted (or not)."""
-
-    model: Model
-    images: ImageSet
-    scales: tuple[float, ...]
-    long_side: int | None
-    settings: adaptation.Settings | None = None
-    pool: Result | None = None
-    rng_seed: int = 0
-    map_stride: int = 1
-
-
-SCALARS = ("steps", "reason", "logit_first", "logit_last", "area_first", "area_last")
-
-
-def compute(
-    model: Model,
-    images: ImageSet,
-    scales: tuple[float, ...],
-    long_side: int | None,
-    scratch: Path,
-    settings: adaptation.Settings | None = None,
-    pool: Result | None = None,
-    rng_seed: int = 0,
-    map_stride: int = 1,
-) -> dict:
-    """Seeds of all images: CAM without ``settings``, else RIB with the others drawn from ``pool``.
-
-    long_side: each image is seen this long at scale 1 (None: as it is). scratch: see `per_image`.
-    Returns ``maps`` (image name -> normalised maps of its classes in their order, ``(K, h, w)``
-    float16, (h, w) the size seen at scale 1 over ``map_stride``, rounded up) and ``images``, a row
-    each: steps, why it ended, its mean target logit and covered area at the start and at the end.
-    An image without any class has a map of shape ``(0, h, w)``.
-    """
-    job = AdaptationTask(
-        model, images, tuple(scales), long_side, settings, pool, rng_seed, map_stride
-    )
-    words = "CAM" if settings is None else f"RIB, {settings.pooling}, lr {settings.lr:g}"
-    made = per_image.map_to_disk(partial(_seed, job), images, scratch, words)
-    return {"maps": made.arrays("maps"), "images": made.table(*SCALARS)}
-
-
-def _seed(job: AdaptationTask, index: int) -> dict:
-    """One image: its maps, and its row as scalars."""
-    name = job.images.ids[index]
-    network, bank = _context(job.model, job.pool)
-    labels = torch.from_numpy(job.images.labels[index]).float().to(device())
-    pixels, features = frozen_features(network, job.images.image(index), job.scales, job.long_side)
-    row = {"steps": 0, "reason": "none"}
-    size, stride = pixels.shape[-2:], job.map_stride
-    if not labels.any():
-        maps = torch.zeros(0, *(math.ceil(side / stride) for side in size))
-    elif job.settings is None:
-        maps = cam.merge(adaptation.cam_maps(network, features, labels), size, stride)
-    else:
-        draw = OtherImageSampler(bank, labels, job.settings.n_others, name, job.rng_seed)
-        result = adaptation.adapt(network, features, labels, draw, job.settings)
-        maps = cam.merge(result.maps, size, stride)
-        row |= {"steps": result.steps, "reason": result.reason}
-        row |= {"logit_first": result.logits[0], "logit_last": result.logits[-1]}
-        row |= {"area_first": result.areas[0], "area_last": result.areas[-1]}
-    return row | {"maps": maps.cpu().numpy().astype(np.float16)}
-
-
-def frozen_features(
-    network: Network, image: np.ndarray, scales: Sequence[float], long_side: int | None
-) -> tuple[Tensor, dict[float, Tensor]]:
-    """An image ``(H, W, 3)`` -> its pixels at scale 1, and scale -> frozen features."""
-    pixels = views.to_tensor(image, long_side).to(device())
-    pairs = views.scaled_pairs(pixels, scales)
-    return pixels, {scale: network.features(pair) for scale, pair in pairs.items()}
+@lru_cache(maxsize=1)
+def loaded(model: Model) -> Network:
+    """A model's network, loaded once in each process."""
+    return model.load()
 
 
 @lru_cache(maxsize=1)
-def _context(model: Model, pool: Result | None) -> tuple[Network, dict[str, Tensor] | None]:
-    """Network and pool, read once in each process."""
-    bank = pool and {k: v.to(device()) for k, v in pool.tensors("features").items()}
-    return model.network(), bank
+def on_device(bank: Bank) -> dict[str, Tensor]:
+    """A stored feature bank on the device that computes, read once in each process."""
+    return {name: tensor.to(device()) for name, tensor in bank.items()}
 
 
-def score(images: ImageSet, seeds: Result) -> dict:
-    """Counts of every image at the 100 thresholds: ``rows`` of an `miou.Swept`.
+# ---- the other images of an adaptation ----------------------------------------------------------
+def _bank(results: PerImageResult) -> Values:
+    features = [torch.from_numpy(array) for array in results.arrays("features").values()]
+    features = [f.view(torch.bfloat16) if f.dtype == torch.int16 else f for f in features]
+    labels = torch.from_numpy(results.images.labels).float()
+    return {"features": {"features": torch.stack(features), "labels": labels}}
 
-    The maps are resized to the mask, bilinearly.
+
+@per_image("bank", "frozen features of the other images", gather=_bank)
+def feature_bank(
+    image: LabelledImage, model: Model, long_sides: tuple[int, int], side: int, rng_seed: int
+) -> Values:
+    """Frozen features of the images that adaptations draw their others from.
+
+    A step draws B of the M images of a bank, which were drawn from all, both without repeats: that
+    is a draw of B from all, each in a random view, as the official code decodes and crops them
+    anew at each step. What a bank changes: steps, and images, share views.
+
+    Args:
+        image: One of the M.
+        model: The trained classifier.
+        long_sides: Least and greatest size of the longer side, in pixels: the view is one as the
+            classifier was trained on (`views.random_crop`), seeded by the image's name.
+        side: Of the view, in pixels.
+        rng_seed: The study's.
+
+    Returns:
+        The stage returns ``features``: ``features`` ``(M, c, h, w)``, ``labels`` ``(M, C)``.
     """
-    found = per_image.measure_each(images, seeds, "maps", _sweep, "scores of the seeds", gpu=True)
-    return {"rows": miou.gathered(found)}
+    network = loaded(model)
+    generator = torch.Generator().manual_seed(image_rng_seed(rng_seed, image.name))
+    pixels = views.to_tensor(image.pixels())
+    pixels = views.random_crop(pixels, long_sides, side, network.mean, generator)
+    features = network.features(pixels[None].to(device()))[0].cpu()
+    if features.dtype == torch.bfloat16:  # which numpy has not
+        features = features.view(torch.int16)
+    return {"features": features.numpy()}
 
 
-def _sweep(images: ImageSet, index: int, maps: np.ndarray) -> dict[str, np.ndarray]:
-    mask, keys = images.mask(index), np.flatnonzero(images.labels[index])
-    fitted = views.resize_map_tensor(torch.tensor(maps).to(device()), mask.shape)
-    return miou.rows(*miou.sweep(fitted, keys, mask))
+# ---- one image ----------------------------------------------------------------------------------
+def label_of(image: LabelledImage) -> Tensor:
+    """Which classes an image shows, ``(C,)`` float, on the device that computes."""
+    return torch.from_numpy(image.label).float().to(device())
 
 
-def cover(images: ImageSet, seeds: Result, threshold: float) -> dict:
-    """What the maps cover: ``coverage``, a row for each image and class.
+def frozen_features(
+    network: Network, image: LabelledImage, scales: Sequence[float], long_side: int | None
+) -> tuple[tuple[int, int], dict[float, Tensor]]:
+    """What of an image's maps does not change while the network is adapted.
 
-    head, body (`mini`) or object: the share of its pixels where the class's map exceeds
-    ``threshold``; outside: the share of the pixels off the object where it does.
+    Args:
+        network: The classifier.
+        image: The image.
+        scales: Relative to the size at ``long_side``.
+        long_side: Of the image at scale 1, in pixels; None: as it is.
+
+    Returns:
+        The size (h, w) at scale 1, and scale -> frozen features ``(2, c, h', w')`` of the image and
+        its horizontal flip.
     """
-    found = per_image.measure_each(images, seeds, "maps", partial(_cover, threshold), "coverage")
-    return {"coverage": pd.DataFrame([row for rows in found for row in rows])}
+    pixels = views.to_tensor(image.pixels(), long_side).to(device())
+    pairs = views.scaled_pairs(pixels, scales)
+    return tuple(pixels.shape[-2:]), {scale: network.features(p) for scale, p in pairs.items()}
 
 
-def _cover(threshold: float, images: ImageSet, index: int, maps: np.ndarray) -> list[dict]:
-    name, mask = images.ids[index], images.mask(index)
-    heads = images.source.heads(name) if hasattr(images.source, "heads") else None
-    covered, rows = views.resize_maps(maps, mask.shape) > threshold, []
-    for key, one in zip(np.flatnonzero(images.labels[index]), covered, strict=True):
-        whole = mask == key + 1
-        parts = {"object": whole}
-        if heads is not None:
-            parts = {"head": heads == key + 1, "body": whole & (heads != key + 1)}
-        parts["outside"] = ~whole & (mask != 255)
-        shares = {part: float(one[where].mean()) for part, where in parts.items() if where.any()}
-        rows.append({"image": name, "class": images.classes[key]} | shares)
-    return rows
+def adapt_image(
+    network: Network,
+    image: LabelledImage,
+    bank: Bank,
+    scales: Sequence[float],
+    long_side: int | None,
+    settings: Settings,
+    rng_seed: int,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> tuple[tuple[int, int], Network, Adapted]:
+    """RIB for one image, from the trained weights, which stay as they are.
+
+    Args:
+        network: The trained classifier.
+        image: The image.
+        bank: Features and labels that the others are drawn from, on the device; see `feature_bank`.
+        scales: Of the image's views, 1.0 among them.
+        long_side: Of the image at scale 1, in pixels; None: as it is.
+        settings: Of the adaptation.
+        rng_seed: The study's; the image's draws are seeded by it and by the image's name.
+        on_step: Called with each step before its update.
+
+    Returns:
+        The size (h, w) at scale 1, the adapted network, and the maps summed over the steps.
+    """
+    size, features = frozen_features(network, image, scales, long_side)
+    label, network = label_of(image), network.adaptable()
+    others = OtherImageSampler(bank, label, settings.n_others, image.name, rng_seed)
+    steps = adaptation.trajectory(network, features, label, others, settings)
+    watched = (on_step(step) or step for step in steps)
+    return size, network, adaptation.aggregate(watched, label, settings)
 
 
-def growth(
+# ---- seeds --------------------------------------------------------------------------------------
+@per_image("cam", "CAM", arrays=("maps",))
+def cam_seeds(
+    image: LabelledImage,
     model: Model,
-    images: ImageSet,
     scales: tuple[float, ...],
     long_side: int | None,
-    settings: adaptation.Settings,
-    pool: Result,
-    rng_seed: int = 0,
-) -> dict:
-    """Maps through the process, for a few images: after each step until it stops, and their sum.
+    map_stride: int = 1,
+) -> Values:
+    """CAM of every image.
 
-    Returns ``step`` (image name -> ``(steps, K, h, w)`` float16, each normalised), ``sum`` (image
-    name -> ``(K, h, w)`` float16: the seed) and ``process``, a row for each image and step: mean
-    target logit, covered area.
+    Args:
+        image: One image; one without any class has a map of shape ``(0, h, w)``.
+        model: The trained classifier.
+        scales: Of its views.
+        long_side: Of the image at scale 1, in pixels; None: as it is.
+        map_stride: Maps are stored at the size at scale 1 over this, rounded up.
+
+    Returns:
+        ``maps``: image name -> ``(K, h, w)`` float16 in [0, 1] of its classes in their order.
     """
-    job = AdaptationTask(model, images, tuple(scales), long_side, settings, pool, rng_seed)
-    grown = map_images(partial(_grow, job), range(len(images)), "maps through the process")
-    return {
-        "step": {name: maps for name, (maps, _, _) in zip(images.ids, grown, strict=True)},
-        "sum": {name: total for name, (_, total, _) in zip(images.ids, grown, strict=True)},
-        "process": pd.DataFrame([row for _, _, rows in grown for row in rows]),
+    network = loaded(model)
+    size, features = frozen_features(network, image, scales, long_side)
+    if not image.label.any():
+        return _no_maps(size, map_stride)
+    return _maps(adaptation.cam_maps(network, features, label_of(image)), size, map_stride)
+
+
+@per_image("rib", "RIB", arrays=("maps",), scalars=SCALARS)
+def rib_seeds(
+    image: LabelledImage,
+    model: Model,
+    scales: tuple[float, ...],
+    long_side: int | None,
+    settings: Settings,
+    bank: Bank,
+    rng_seed: int,
+    map_stride: int = 1,
+) -> Values:
+    """RIB of every image: ``maps`` as `cam_seeds` gives them, and how each adaptation went.
+
+    Args:
+        image: One image.
+        model: The trained classifier.
+        scales: Of its views.
+        long_side: Of the image at scale 1, in pixels; None: as it is.
+        settings: Of the adaptation.
+        bank: What the others are drawn from.
+        rng_seed: The study's.
+        map_stride: See `cam_seeds`.
+
+    Returns:
+        ``maps``, and ``images``, a row each: steps, why it ended, its mean target logit and covered
+        area at the start and at the end.
+    """
+    network = loaded(model)
+    if not image.label.any():
+        size = views.resized_size(image.pixels().shape[:2], long_side)
+        return _no_maps(size, map_stride) | {"steps": 0, "reason": "none"}
+    size, _, adapted = adapt_image(
+        network, image, on_device(bank), scales, long_side, settings, rng_seed
+    )
+    return _maps(adapted.maps, size, map_stride) | {
+        "steps": adapted.steps,
+        "reason": adapted.reason,
+        "logit_first": adapted.logits[0],
+        "logit_last": adapted.logits[-1],
+        "area_first": adapted.areas[0],
+        "area_last": adapted.areas[-1],
     }
 
 
-def _grow(job: AdaptationTask, index: int) -> tuple[np.ndarray, np.ndarray, list[dict]]:
-    """One image: maps of each step, their sum, a row for each step."""
-    network, bank = _context(job.model, job.pool)
-    name, settings = job.images.ids[index], job.settings
-    labels = torch.from_numpy(job.images.labels[index]).float().to(device())
-    pixels, features = frozen_features(network, job.images.image(index), job.scales, job.long_side)
-    draw = OtherImageSampler(bank, labels, settings.n_others, name, job.rng_seed)
-    steps = adaptation.trajectory(network.adaptable(), features, labels, draw, settings)
-    seen: list[adaptation.Step] = []
-    watched = (seen.append(step) or step for step in steps)
-    result = adaptation.aggregate(watched, labels, settings)
-    size = tuple(pixels.shape[-2:])
-    maps = np.stack([cam.merge(step.maps, size).cpu().numpy() for step in seen[: result.steps]])
-    total = cam.merge(result.maps, size).cpu().numpy()
+def _maps(raw: Mapping[float, Tensor], size: tuple[int, int], stride: int) -> Values:
+    return {"maps": cam.merge(raw, size, stride).cpu().numpy().astype(np.float16)}
+
+
+def _no_maps(size: tuple[int, int], stride: int) -> Values:
+    return {"maps": np.zeros((0, *(math.ceil(side / stride) for side in size)), np.float16)}
+
+
+# ---- scores -------------------------------------------------------------------------------------
+def _rows(results: PerImageResult) -> Values:
+    return {"rows": miou.gathered(results.each(*miou.ROWS))}
+
+
+@per_image("score", "scores of the seeds", gather=_rows)
+def score(image: LabelledImage, maps: np.ndarray) -> Values:
+    """Counts of every image at the 100 thresholds: ``rows`` of a `miou.Swept`.
+
+    Args:
+        image: One image.
+        maps: ``(K, h, w)`` of its classes; resized to the mask, bilinearly.
+
+    Returns:
+        ``rows``: the arrays of a `miou.Swept`.
+    """
+    mask = image.mask()
+    fitted = views.resize_map_tensor(torch.tensor(maps).to(device()), mask.shape)
+    return miou.rows(*miou.sweep(fitted, image.classes, mask))
+
+
+def _coverage(results: PerImageResult) -> Values:
+    rows = []
+    for image, shares in zip(results.images, results.each(), strict=True):
+        names = [image.images.classes[k] for k in image.classes]
+        for k, name in enumerate(names):
+            here = {part: float(share[k]) for part, share in shares.items()}
+            rows.append({"image": image.name, "class": name} | here)
+    return {"coverage": pd.DataFrame(rows)}
+
+
+@per_image("coverage", "coverage", gather=_coverage, gpu=False)
+def cover(image: LabelledImage, maps: np.ndarray, threshold: float) -> Values:
+    """What the maps cover, class by class.
+
+    Args:
+        image: One image.
+        maps: ``(K, h, w)`` of its classes.
+        threshold: Above it a pixel is covered.
+
+    Returns:
+        ``coverage``, a row for each image and class. head, body (`mini`) or object: the share of
+        its pixels that the class's map covers, NaN where there are none; outside: the share of the
+        pixels off the object.
+    """
+    mask, heads = image.mask(), image.heads()
+    covered = views.resize_maps(maps, mask.shape) > threshold
+    shares: dict[str, list[float]] = {}
+    for k, class_map in zip(image.classes, covered, strict=True):
+        whole = mask == k + 1
+        parts = {"object": whole}
+        if heads is not None:
+            parts = {"head": heads == k + 1, "body": whole & (heads != k + 1)}
+        parts["outside"] = ~whole & (mask != 255)
+        for part, where in parts.items():
+            share = float(class_map[where].mean()) if where.any() else math.nan
+            shares.setdefault(part, []).append(share)
+    return {part: np.array(values) for part, values in shares.items()}
+
+
+# ---- maps through the process -------------------------------------------------------------------
+def _process(results: PerImageResult) -> Values:
     rows = [
-        {"image": name, "step": k, "logit": logit, "area": area}
-        for k, (logit, area) in enumerate(zip(result.logits, result.areas, strict=True))
+        {"image": name, "step": k, "logit": float(logit), "area": float(area)}
+        for name, process in results.arrays("process").items()
+        for k, (logit, area) in enumerate(process)
     ]
-    return maps.astype(np.float16), total.astype(np.float16), rows
+    maps = {value: results.arrays(value) for value in ("step", "sum")}
+    return maps | {"process": pd.DataFrame(rows)}
+
+
+@per_image("growth", "maps through the process", gather=_process)
+def growth(
+    image: LabelledImage,
+    model: Model,
+    scales: tuple[float, ...],
+    long_side: int | None,
+    settings: Settings,
+    bank: Bank,
+    rng_seed: int,
+) -> Values:
+    """Maps through the process, for a few images: after each step until it stops, and their sum.
+
+    Args:
+        image: One image.
+        model: The trained classifier.
+        scales: Of its views.
+        long_side: Of the image at scale 1, in pixels; None: as it is.
+        settings: Of the adaptation.
+        bank: What the others are drawn from.
+        rng_seed: The study's.
+
+    Returns:
+        ``step``: image name -> ``(steps, K, h, w)`` float16, each normalised; ``sum``: image name
+        -> ``(K, h, w)`` float16, the seed; ``process``, a row for each image and step: mean target
+        logit, covered area.
+    """
+    steps: list[Step] = []
+    size, _, adapted = adapt_image(
+        loaded(model), image, on_device(bank), scales, long_side, settings, rng_seed, steps.append
+    )
+    maps = [cam.merge(step.maps, size).cpu().numpy() for step in steps[: adapted.steps]]
+    return {
+        "step": np.stack(maps).astype(np.float16),
+        "sum": cam.merge(adapted.maps, size).cpu().numpy().astype(np.float16),
+        "process": np.stack([adapted.logits, adapted.areas], axis=1),
+    }

@@ -17,19 +17,19 @@ from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou
 from ribkit.networks import deeplab
-from ribkit.refinement import irn, psa, saliency
-from ribkit.refinement import stages as refinement
-from ribkit.refinement.stages import WALKS, AffinityModel
-from ribkit.runtime.device import single_threaded
-from ribkit.runtime.parallel import map_images
-from ribkit.runtime.store import Result
-from ribkit.study.predictions import foreground, objects, predict, score
+from ribkit.refinement import irn, psa, saliency, stages
+from ribkit.refinement.random_walk import WALKS
+from ribkit.refinement.stages import AffinityModel
+from ribkit.runtime.store import Result, StoredArrays, StoredTensors
+from ribkit.study import predictions
 from ribkit.study.study import CAM, RIB, Method, Study
 
-Parts = tuple[tuple[ImageSet, Result], ...]
+Seeds = tuple[tuple[ImageSet, StoredArrays], ...]  # image sets, each with its maps
+Labels = tuple[tuple[ImageSet, StoredArrays | None], ...]  # with its label maps; None: its masks
 
 STAGES = ("seed", "+ CRF", "+ PSA", "+ IRN", "+ IRN + CRF", "+ IRN + saliency")
 PSEUDO = "+ IRN"  # what the network learns from, as in the paper's headline
+AFFINITY = {"irn": irn.train, "psa": psa.train}
 SALIENT_SCENES = 400
 
 
@@ -53,6 +53,7 @@ class Refinement:
 
     def __init__(self, study: Study, method: Method):
         self.study, self.method, self.profile = study, method, study.profile
+        self.run = study.store.run
 
     @property
     def title(self) -> str:
@@ -60,19 +61,20 @@ class Refinement:
         return self.method.title.split(" ")[0]
 
     @cached_property
-    def maps(self) -> tuple[tuple[ImageSet, Result], tuple[ImageSet, Result]]:
+    def maps(self) -> Seeds:
         """Scored and tuning images with their seeds."""
         return self._seeds(self.study.scored, self.study.tuning)
 
     @cached_property
-    def remaining_images(self) -> Parts:
-        """Further images with their seeds."""
+    def remaining_maps(self) -> Seeds:
+        """The remaining images with their seeds."""
         return self._seeds(*self.study.remaining_images)
 
-    def _seeds(self, *sets: ImageSet) -> Parts:
+    def _seeds(self, *sets: ImageSet) -> Seeds:
         study = self.study
         settings = study.tune(self.method)[1] if self.method.pooling else None
-        return tuple((images, study.maps(images, study.scales, settings)) for images in sets)
+        results = (study.maps(images, study.scales, settings) for images in sets)
+        return tuple((s, result.arrays("maps")) for s, result in zip(sets, results, strict=True))
 
     @cached_property
     def threshold(self) -> float:
@@ -81,103 +83,107 @@ class Refinement:
 
     def stage(self, name: str) -> Refined:
         """One of `STAGES`, scored."""
-        labels, threshold = self._labels(name, *self.maps[0])
-        found = self.score(self.study.scored, labels)
-        return Refined(labels, found["error"], found["background"], found["confusion"], threshold)
+        labels, threshold = self.labels(name, *self.maps[0])
+        scores = self.score(self.study.scored, labels.arrays("labels"))
+        return Refined(
+            labels, scores["error"], scores["background"], scores["confusion"], threshold
+        )
 
-    def pseudo(self, name: str) -> Parts:
-        """Scored and further images with their label maps after one of `STAGES`."""
-        parts = (self.maps[0], *self.remaining_images)
-        return tuple((images, self._labels(name, images, maps)[0]) for images, maps in parts)
-
-    def _labels(self, name: str, images: ImageSet, maps: Result) -> tuple[Result, float]:
-        """Label maps of images with these seeds, and the threshold that made them."""
-        return {
-            "seed": self._seed,
-            "+ CRF": self._crf,
-            "+ PSA": self._psa,
-            "+ IRN": self._irn,
-            "+ IRN + CRF": self._irn_crf,
-            "+ IRN + saliency": self._irn_saliency,
-        }[name](images, maps)
-
-    def _run(self, name: str, stage, **parameters) -> Result:
-        return self.study.store.run(name, stage, **parameters)
-
-    def score(self, images: ImageSet, labels: Result) -> dict[str, np.ndarray]:
-        """How label maps fit, 255 read both ways: see `stages.score`."""
-        result = self._run("score-labels", refinement.score, images=images, labels=labels)
-        return result.arrays("scores")
-
-    def _seed(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
-        return self._plain(images, maps, self.threshold), self.threshold
-
-    def _plain(self, images: ImageSet, maps: Result, threshold: float) -> Result:
-        arguments = {"images": images, "seeds": maps, "threshold": threshold}
-        side = self.profile.long_side
-        return self._run("labels", refinement.threshold_labels, **arguments, long_side=side)
-
-    def _crf(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
-        return self._crf_on(images, maps, self.threshold), self.threshold
-
-    def _crf_on(self, images: ImageSet, maps: Result, threshold: float) -> Result:
-        arguments = {"images": images, "seeds": maps, "threshold": threshold}
-        side = self.profile.long_side
-        return self._run("crf", refinement.crf_on_maps, **arguments, long_side=side)
-
-    # ---- IRN ------------------------------------------------------------------------------------
-    def irn_labels(self) -> Parts:
-        """Scored, tuning and further images with the labels that IRN learns from."""
-        side, threshold = self.profile.long_side, self.threshold
+    def pseudo(self, name: str) -> Labels:
+        """Scored and remaining images with their label maps after one of `STAGES`."""
+        parts = (self.maps[0], *self.remaining_maps)
         return tuple(
-            (
-                images,
-                self._run(
-                    "irn-labels",
-                    refinement.irn_labels,
-                    images=images,
-                    seeds=maps,
-                    threshold=threshold,
-                    long_side=side,
-                ),
+            (images, self.labels(name, images, maps)[0].arrays("labels")) for images, maps in parts
+        )
+
+    def labels(self, name: str, images: ImageSet, maps: StoredArrays) -> tuple[Result, float]:
+        """Label maps after one of `STAGES` of images with these seeds, and what made them.
+
+        Args:
+            name: One of `STAGES`.
+            images: The images.
+            maps: Their seeds.
+
+        Returns:
+            The stored label maps, and the threshold of the maps, or PSA's alpha.
+        """
+        sized = {"images": images, "long_side": self.profile.long_side}
+        if name == "+ PSA":
+            alpha, log2_steps = self.psa_choice
+            return self.psa_labels(images, maps, alpha, log2_steps), alpha
+        threshold = self.threshold
+        if "IRN" in name:
+            maps, threshold = self.irn_maps(images, maps), self.irn_threshold
+        if name.endswith("CRF"):
+            return self.run(stages.crf_labels, maps=maps, threshold=threshold, **sized), threshold
+        labels = self.run(stages.threshold_labels, maps=maps, threshold=threshold, **sized)
+        if name.endswith("saliency"):
+            salient = saliency_maps(self.study, images)
+            labels = self.run(
+                stages.salient_labels,
+                images=images,
+                labels=labels.arrays("labels"),
+                salient=salient,
             )
-            for images, maps in (*self.maps, *self.remaining_images)
+        return labels, threshold
+
+    def score(self, images: ImageSet, labels: StoredArrays) -> StoredArrays:
+        """How label maps fit, 255 read both ways: see `stages.score`."""
+        return self.run(stages.score, images=images, labels=labels).arrays("scores")
+
+    # ---- IRN and PSA ----------------------------------------------------------------------------
+    def training_labels(self, kind: str) -> Labels:
+        """Scored, tuning and remaining images with the labels that IRN or PSA learns from."""
+        sized = {"long_side": self.profile.long_side}
+        if kind == "irn":
+            make, sized = stages.irn_labels, sized | {"threshold": self.threshold}
+        else:
+            make = stages.psa_labels
+        parts = (*self.maps, *self.remaining_maps)
+        results = (self.run(make, images=images, maps=maps, **sized) for images, maps in parts)
+        return tuple((p[0], r.arrays("labels")) for p, r in zip(parts, results, strict=True))
+
+    def training(self, kind: str) -> partial:
+        """The stage that trains ``irn`` or ``psa``, with what it needs, for `Store.run_all`."""
+        p, study = self.profile, self.study
+        return partial(
+            AFFINITY[kind],
+            backbone=p.backbone,
+            parts=self.training_labels(kind),
+            n_labels=len(study.scored.classes) + 1,
+            long_side=p.long_side,
+            training=replace(getattr(p, kind), rng_seed=study.training_seed),
+            pretext=study.pretext_of(p.backbone),
+            weights=p.imagenet_weights(p.backbone),
         )
 
     @cached_property
     def irn(self) -> AffinityModel:
         """The trained IRN."""
-        return self._affine("irn")
+        return self._affinity("irn")
 
-    def training(self, kind: str) -> dict:
-        """The stage that trains the network of this kind, ``irn`` or ``psa``, for `Store.run`."""
-        p, study = self.profile, self.study
-        return {
-            "name": kind,
-            "stage": {"irn": irn.train, "psa": psa.train}[kind],
-            "backbone": p.backbone,
-            "parts": self.irn_labels() if kind == "irn" else self.psa_labels(),
-            "n_labels": len(study.scored.classes) + 1,
-            "long_side": p.long_side,
-            "training": replace(getattr(p, kind), rng_seed=study.training_seed),
-            "pretext": study.pretext if p.backbone == "small" else None,
-            "weights": p.imagenet_weights(p.backbone),
-        }
+    @cached_property
+    def psa(self) -> AffinityModel:
+        """The trained PSA."""
+        return self._affinity("psa")
 
-    def _affine(self, kind: str) -> AffinityModel:
-        asked = self.training(kind)
-        weights, training = single_threaded(_stored, (self.study, asked)), asked["training"]
-        about = (self.profile.backbone, training.stride, training.rng_seed)
-        return AffinityModel(kind, weights, *about, asked["pretext"], asked["weights"])
+    def _affinity(self, kind: str) -> AffinityModel:
+        call = self.training(kind)
+        weights, given = trained(self.study, call), call.keywords
+        about = (self.profile.backbone, given["training"].stride, given["training"].rng_seed)
+        return AffinityModel(kind, weights, *about, given["pretext"], given["weights"])
 
-    def irn_maps(self, images: ImageSet, maps: Result, walk: str = "") -> Result:
-        """Seeds after IRN's walk: one of `stages.WALKS`, the profile's if none is named."""
-        return self._run(
-            "irn-walk",
-            refinement.irn_walk,
+    def irn_maps(self, images: ImageSet, maps: StoredArrays, walk: str = "") -> StoredArrays:
+        """Seeds after IRN's walk: one of `WALKS`, the profile's if none is named."""
+        return self.irn_walk(images, maps, walk).arrays("maps")
+
+    def irn_walk(self, images: ImageSet, maps: StoredArrays, walk: str = "") -> Result:
+        """Maps and boundaries of IRN's walk."""
+        return self.run(
+            stages.irn_walk,
             model=self.irn,
             images=images,
-            seeds=maps,
+            maps=maps,
             walk=WALKS[walk or self.profile.walk],
             long_side=self.profile.long_side,
         )
@@ -189,49 +195,15 @@ class Refinement:
         total = self.study.swept(images, self.irn_maps(images, maps)).total()
         return float(miou.THRESHOLDS[miou.best_threshold(total)])
 
-    def _irn(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
-        walked, threshold = self.irn_maps(images, maps), self.irn_threshold
-        return self._plain(images, walked, threshold), threshold
-
-    def _irn_crf(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
-        walked = self.irn_maps(images, maps)
-        return self._crf_on(images, walked, self.irn_threshold), self.irn_threshold
-
-    def _irn_saliency(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
-        labels, threshold = self._irn(images, maps)
-        arguments = {"images": images, "labels": labels, "maps": saliency_maps(self.study, images)}
-        return self._run("saliency-labels", refinement.with_saliency, **arguments), threshold
-
-    # ---- PSA ------------------------------------------------------------------------------------
-    def psa_labels(self) -> Parts:
-        """Scored, tuning and further images with the labels that PSA learns from."""
-        side = self.profile.long_side
-        return tuple(
-            (
-                images,
-                self._run(
-                    "psa-labels",
-                    refinement.psa_labels,
-                    images=images,
-                    seeds=maps,
-                    long_side=side,
-                ),
-            )
-            for images, maps in (*self.maps, *self.remaining_images)
-        )
-
-    @cached_property
-    def psa(self) -> AffinityModel:
-        """The trained PSA."""
-        return self._affine("psa")
-
-    def _psa_walk(self, images: ImageSet, maps: Result, alpha: float, log2_steps: int) -> Result:
-        return self._run(
-            "psa-walk",
-            refinement.psa_walk,
+    def psa_labels(
+        self, images: ImageSet, maps: StoredArrays, alpha: float, log2_steps: int
+    ) -> Result:
+        """Label maps after PSA's walk with this alpha, 2^log2_steps long."""
+        return self.run(
+            stages.psa_walk,
             model=self.psa,
             images=images,
-            seeds=maps,
+            maps=maps,
             alpha=alpha,
             log2_steps=log2_steps,
             long_side=self.profile.long_side,
@@ -240,16 +212,17 @@ class Refinement:
     def psa_tried(self) -> dict[tuple[float, int], float]:
         """mIoU on the tuning images with each alpha and number of steps."""
         images, maps = self.maps[1]
-        found = {}
+        tried = {}
         for pair in itertools.product(self.profile.psa_alphas, self.profile.psa_log2_steps):
-            scored = self.score(images, self._psa_walk(images, maps, *pair))
-            found[pair] = miou.miou(scored["error"].sum(axis=0))
-        return found
+            scores = self.score(images, self.psa_labels(images, maps, *pair).arrays("labels"))
+            tried[pair] = miou.miou(scores["error"].sum(axis=0))
+        return tried
 
-    def _psa(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
+    @property
+    def psa_choice(self) -> tuple[float, int]:
+        """The best pair of `psa_tried`."""
         tried = self.psa_tried()
-        alpha, log2_steps = max(tried, key=tried.get)
-        return self._psa_walk(images, maps, alpha, log2_steps), alpha
+        return max(tried, key=tried.get)
 
 
 @cache
@@ -263,44 +236,39 @@ def train_affinity_models(
     studies: tuple[Study, ...], kinds: tuple[str, ...] = ("irn", "psa")
 ) -> None:
     """Train the IRNs and PSAs of some replicas that are missing, side by side."""
-    jobs = [(own, kind) for study in studies for own in refinements(study) for kind in kinds]
-    missing = [job for job in jobs if not job[0].study.store.has(**job[0].training(job[1]))]
-    if missing:
-        map_images(_affine, missing, " and ".join(kinds).upper())
+    owners = [own for study in studies for own in refinements(study)]
+    calls = [own.training(kind) for own in owners for kind in kinds]
+    studies[0].store.run_all(calls, " and ".join(kinds).upper())
 
 
-def _affine(job: tuple[Refinement, str]) -> AffinityModel:
-    return getattr(*job)
+def trained(study: Study, call: partial) -> StoredTensors:
+    """The weights that a training leaves."""
+    return study.store.run_all([call], call.func.stage)[0].tensors("weights")
 
 
-def _stored(job: tuple[Study, dict]) -> Result:
-    return job[0].store.run(**job[1])
-
-
-def stages(study: Study) -> tuple[str, ...]:
+def available_stages(study: Study) -> tuple[str, ...]:
     """The stages that this run can make: without saliency maps, those without saliency."""
     return STAGES if study.profile.saliency else STAGES[:-1]
 
 
 # ---- saliency -----------------------------------------------------------------------------------
-def saliency_maps(study: Study, images: ImageSet) -> Result:
+def saliency_maps(study: Study, images: ImageSet) -> StoredArrays:
     """Saliency maps of the images, from where the profile says.
 
     ``scenes``: a network that learned objects, of whatever class, from the masks of scenes of its
     own, as off-the-shelf saliency networks learned from the masks of other photographs.
     """
-    p = study.profile
+    p, run = study.profile, study.store.run
     if p.saliency == "u2netp":
-        return study.store.run("saliency", saliency.u2net, images=images)
+        return run(saliency.u2net, images=images).arrays("maps")
     if p.saliency != "scenes":
         folder = saliency.Folder(p.saliency, images.ids)
-        return study.store.run("saliency", saliency.from_folder, images=images, folder=folder)
+        return run(saliency.from_folder, images=images, folder=folder).arrays("maps")
     others = scenes.generate(study.stream(5), SALIENT_SCENES)
-    anything = study.store.run("objects", objects, images=others)
-    network = _trained(study.first, _on(study.first, ((others, anything),), 2))
-    return study.store.run(
-        "saliency", foreground, model=network, images=images, long_side=p.long_side
-    )
+    anything = run(predictions.objects, images=others).arrays("labels")
+    network = _segmenter(study.first, _on(study.first, ((others, anything),), 2))
+    side = p.long_side
+    return run(predictions.foreground, model=network, images=images, long_side=side).arrays("maps")
 
 
 # ---- the network --------------------------------------------------------------------------------
@@ -310,8 +278,8 @@ def sources(study: Study) -> tuple[str, ...]:
     return ("CAM", "RIB", *salient, "ground truth")
 
 
-def labelled(study: Study, source: str) -> tuple[tuple[ImageSet, Result | None], ...]:
-    """Scored and further images with a source's label maps; None: their masks."""
+def labelled(study: Study, source: str) -> Labels:
+    """Scored and remaining images with a source's label maps; None: their masks."""
     if source == "ground truth":
         return tuple((images, None) for images in (study.scored, *study.remaining_images))
     cam, rib = refinements(study)
@@ -320,12 +288,12 @@ def labelled(study: Study, source: str) -> tuple[tuple[ImageSet, Result | None],
 
 
 def network(study: Study, source: str) -> deeplab.Model:
-    """A network trained on a source's labels of the scored and the further images."""
-    return _trained(study, _training(study, source))
+    """A network trained on a source's labels of the scored and the remaining images."""
+    return _segmenter(study, _training(study, source))
 
 
-def _training(study: Study, source: str) -> dict:
-    """The stage that trains a source's network, for `Store.run`."""
+def _training(study: Study, source: str) -> partial:
+    """The stage that trains a source's network, with what it needs."""
     return _on(study, labelled(study, source), len(study.scored.classes) + 1)
 
 
@@ -333,44 +301,35 @@ def _training(study: Study, source: str) -> dict:
 def train_networks(studies: tuple[Study, ...]) -> None:
     """Train the networks of some replicas that are missing, side by side."""
     train_affinity_models(studies, ("irn",))
-    jobs = [(study, source) for study in studies for source in sources(study)]
-    missing = [job for job in jobs if not job[0].store.has(**_training(*job))]
-    if missing:
-        map_images(_network, missing, "segmentation networks")
+    calls = [_training(study, source) for study in studies for source in sources(study)]
+    studies[0].store.run_all(calls, "segmentation networks")
 
 
-def _network(job: tuple[Study, str]) -> deeplab.Model:
-    return network(*job)
-
-
-def _on(study: Study, parts: tuple, n_labels: int) -> dict:
-    """The stage that trains a network on image sets with these labels, for `Store.run`."""
+def _on(study: Study, parts: Labels, n_labels: int) -> partial:
+    """The stage that trains a network on image sets with these labels, with what it needs."""
     p = study.profile
-    return {
-        "name": "network",
-        "stage": deeplab.train,
-        "backbone": p.network_backbone,
-        "n_labels": n_labels,
-        "parts": parts,
-        "training": replace(p.network, rng_seed=study.training_seed),
-        "long_side": p.long_side,
-        "pretext": study.pretext if p.network_backbone == "small" else None,
-        "weights": p.imagenet_weights(p.network_backbone),
-    }
+    return partial(
+        deeplab.train,
+        backbone=p.network_backbone,
+        n_labels=n_labels,
+        parts=parts,
+        training=replace(p.network, rng_seed=study.training_seed),
+        long_side=p.long_side,
+        pretext=study.pretext_of(p.network_backbone),
+        weights=p.imagenet_weights(p.network_backbone),
+    )
 
 
-def _trained(study: Study, asked: dict) -> deeplab.Model:
-    weights = single_threaded(_stored, (study, asked))
-    given = (asked[k] for k in ("backbone", "n_labels", "training", "pretext", "weights"))
-    return deeplab.Model(weights, *given)
+def _segmenter(study: Study, call: partial) -> deeplab.Model:
+    names = ("backbone", "n_labels", "training", "pretext", "weights")
+    return deeplab.Model(trained(study, call), *(call.keywords[name] for name in names))
 
 
-def predictions(study: Study, source: str) -> Result:
+def network_labels(study: Study, source: str) -> Result:
     """``labels`` and, after the CRF, ``refined`` of the validation images."""
     p = study.profile
     return study.store.run(
-        "predictions",
-        predict,
+        predictions.predict,
         model=network(study, source),
         images=study.validation,
         scales=p.test_scales,
@@ -384,11 +343,9 @@ def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]
     train_networks(study.replicas)
     return [
         study.store.run(
-            "score-network",
-            score,
+            predictions.score,
             images=study.validation,
-            predictions=predictions(replica, source),
-            value=value,
+            labels=network_labels(replica, source).arrays(value),
         ).arrays("counts")["counts"]
         for replica in study.replicas
     ]
@@ -401,14 +358,14 @@ TRAINED = ("classifier", "irn", "psa", "network")
 def train(study: Study, name: str) -> None:
     """Train all of one of `TRAINED` that are missing, side by side."""
     if name == "classifier":
-        _ = study.classifier
+        study.train_classifiers()
     elif name == "network":
         train_networks(study.replicas)
     else:
         train_affinity_models(study.replicas, (name,))
 
 
-def trainings(study: Study, name: str) -> list[Callable[[], dict]]:
+def trainings(study: Study, name: str) -> list[Callable[[], partial]]:
     """The same, one by one: each computes what its training needs, and gives it for `Store.run`."""
     if name == "classifier":
         return [replica.training for replica in study.replicas]

@@ -22,7 +22,7 @@ from ribkit.networks.architectures import Weights, imagenet_weights
 from ribkit.networks.backbone import PRECISIONS
 from ribkit.networks.classifier import BACKBONES
 from ribkit.refinement import affinity
-from ribkit.refinement.stages import WALKS
+from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.errors import InputError
 from ribkit.study.ablations import Grid
 

@@ -6,7 +6,7 @@ of them share one store. Data flows one way: images -> classifier -> seeds -> sc
 
 import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,17 @@ from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou
 from ribkit.evaluation.miou import Swept
 from ribkit.method import adaptation
+from ribkit.method.adaptation import Settings
 from ribkit.networks import architectures, classifier
 from ribkit.refinement import saliency
 from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.keys import describe
-from ribkit.runtime.parallel import map_images
-from ribkit.runtime.store import Result, Store
-from ribkit.study import maps as seeds
-from ribkit.study import profiles
+from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
+from ribkit.study import maps, profiles
 from ribkit.study import toy as bottleneck
 from ribkit.study.ablations import NO_MARGIN
+from ribkit.study.maps import Model
+from ribkit.study.profiles import Profile
 
 ROOT = Path(__file__).parents[2]
 PART = 5000  # images of one stored result, at most
@@ -77,24 +78,28 @@ class Seed:
 class Study:
     """One run of the study: a profile, its images, and the store.
 
-    profile: a name in `profiles.PROFILES`. data: a folder in VOC layout, or of
+    profile: a name in `profiles.PROFILES`, or settings. data: a folder in VOC layout, or of
     MS COCO 2014.
     overrides: settings of the profile by name. Raises InputError for any of them that is wrong.
     """
 
-    def __init__(self, profile: str = "mini", data: str = "", overrides: dict | None = None):
+    def __init__(
+        self, profile: str | Profile = "mini", data: str = "", overrides: dict | None = None
+    ):
         if not isinstance(overrides or {}, dict):
             raise InputError(f"overrides={overrides!r} must be a dictionary, setting -> value.")
-        self.profile = profiles.load(profile, overrides)
+        if isinstance(profile, str):
+            profile = profiles.load(profile, overrides)
+        self.profile = profile
         self.folder = (
-            ROOT / "build" / (self.profile.name if not overrides else f"{profile}-changed")
+            ROOT / "build" / (self.profile.name if not overrides else f"{profile.name}-changed")
         )
         self.store = Store(ROOT / "build" / "store")
         if self.profile.data in NEEDED and not data:
             raise InputError(
-                f"profile {profile} needs {NEEDED[self.profile.data].format(profile)}."
+                f"profile {profile.name} needs {NEEDED[profile.data].format(profile.name)}."
             )
-        self._given = (ROOT / data).resolve() if data else None
+        self.given = (ROOT / data).resolve() if data else None
         self.first, self.number = self, 0
 
     # ---- replicas -----------------------------------------------------------------------------
@@ -125,8 +130,8 @@ class Study:
     def data(self) -> Path | None:
         """The folder in VOC layout that images are read from; COCO is converted to one, once."""
         if self.profile.data == "coco":
-            return coco.as_voc(self._given, ROOT / "build" / "data")
-        return self._given
+            return coco.as_voc(self.given, ROOT / "build" / "data")
+        return self.given
 
     def check(self) -> str:
         """Read all input; say in a few words what there is. InputError: all that is wrong."""
@@ -262,7 +267,6 @@ class Study:
         """The toy experiment: high gradient ratios of digits and shapes, layer by layer."""
         p = self.profile
         return self.store.run(
-            "toy",
             bottleneck.experiment,
             digits=self.digits(),
             seeds=tuple(range(p.toy_seeds)),
@@ -275,80 +279,81 @@ class Study:
         """`mini`: the small network's pretext task."""
         p = self.profile
         return self.store.run(
-            "pretext",
             classifier.pretrain,
             scenes=scenes.Pretext(self.stream(0), p.pretext_scenes),
             epochs=p.pretext_epochs,
             rng_seed=p.rng_seed,
         )
 
+    def pretext_of(self, backbone: str) -> StoredTensors | None:
+        """The pretext task's weights for ``small``; other backbones start from ImageNet's."""
+        return self.pretext.tensors("weights") if backbone == "small" else None
+
     @cached_property
     def classifier(self) -> Result:
         """The classifier, trained with BCE on image labels; all replicas' side by side."""
-        every = {study.number: study for study in (*self.first.replicas, self)}.values()
-        missing = [study for study in every if not self.store.has(**study.training())]
-        if missing:
-            map_images(_classifier, missing, "classifiers")
-        return self.store.run(**self.training())
+        return self.train_classifiers()[self.number]
 
-    def training(self) -> dict:
-        """The stage that trains the classifier, for `Store.run`."""
+    def train_classifiers(self) -> list[Result]:
+        """The classifiers of all replicas, by their number."""
+        studies = [
+            self.first.replica(k) for k in range(max(self.profile.replicas, self.number + 1))
+        ]
+        return self.store.run_all([study.training() for study in studies], "classifiers")
+
+    def training(self) -> partial:
+        """The stage that trains the classifier, with what it needs."""
         p = self.profile
-        return {
-            "name": "classifier",
-            "stage": classifier.train,
-            "backbone": p.backbone,
-            "pretext": self.pretext if p.backbone == "small" else None,
-            "weights": p.imagenet_weights(p.backbone),
-            "images": self.train,
-            "watched": self.tuning,
-            "training": replace(p.training, rng_seed=self.training_seed),
-        }
+        return partial(
+            classifier.train,
+            backbone=p.backbone,
+            pretext=self.pretext_of(p.backbone),
+            weights=p.imagenet_weights(p.backbone),
+            images=self.train,
+            watched=self.tuning,
+            training=replace(p.training, rng_seed=self.training_seed),
+        )
 
     @cached_property
-    def model(self) -> seeds.Model:
+    def model(self) -> Model:
         """The trained classifier, as seeds need it."""
-        p = self.profile
+        p, weights = self.profile, self.classifier.tensors("weights")
         count, file = len(self.train.classes), p.imagenet_weights(p.backbone)
-        return seeds.Model(self.classifier, p.backbone, count, p.precision, file)
+        return Model(weights, p.backbone, count, p.precision, file)
 
     # ---- seeds --------------------------------------------------------------------------------
-    def pool(self) -> Result:
+    def bank(self) -> StoredTensors:
         """Frozen features of the images that adaptations draw their others from."""
-        images = some(self.train, self.profile.bank_images, self.profile.rng_seed)
+        p = self.profile
         return self.store.run(
-            "pool",
-            seeds.feature_bank,
+            maps.feature_bank,
             model=self.model,
-            images=images,
-            long_sides=self.profile.long_sides,
-            side=self.profile.bank_side,
-            rng_seed=self.profile.rng_seed,
-        )
+            images=some(self.train, p.bank_images, p.rng_seed),
+            long_sides=p.long_sides,
+            side=p.bank_side,
+            rng_seed=p.rng_seed,
+        ).tensors("features")
 
-    def maps(self, images: ImageSet, scales: tuple, settings: adaptation.Settings | None) -> Result:
+    def maps(self, images: ImageSet, scales: tuple, settings: Settings | None) -> Result:
         """Seeds of a set of images: CAM without settings, else RIB."""
-        return self.store.run(
-            "seeds",
-            seeds.compute,
-            model=self.model,
-            images=images,
-            scales=scales,
-            long_side=self.profile.long_side,
-            settings=settings,
-            pool=self.pool() if settings else None,
-            rng_seed=self.profile.rng_seed,
-            map_stride=self.profile.map_stride,
-        )
+        p = self.profile
+        how = {"model": self.model, "images": images, "scales": scales}
+        how |= {"long_side": p.long_side, "map_stride": p.map_stride}
+        if settings is None:
+            return self.store.run(maps.cam_seeds, **how)
+        adapted = {"settings": settings, "bank": self.bank(), "rng_seed": p.rng_seed}
+        return self.store.run(maps.rib_seeds, **how, **adapted)
 
-    def swept(self, images: ImageSet, maps: Result) -> Swept:
+    def swept(self, images: ImageSet, seeds: StoredArrays) -> Swept:
         """How seeds fit at all thresholds."""
-        result = self.store.run("score", seeds.score, images=images, seeds=maps)
-        return Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
+        rows = self.store.run(maps.score, images=images, maps=seeds).arrays("rows")
+        return Swept(len(images), len(images.classes) + 1, **rows)
 
-    def _tried(self, scales: tuple, settings: adaptation.Settings | None) -> dict:
+    def _tried(self, scales: tuple, settings: Settings | None) -> dict:
         """mIoU at the best threshold on the tuning images, and that threshold's index."""
-        total = self.swept(self.tuning, self.maps(self.tuning, scales, settings)).total()
+        total = self.swept(
+            self.tuning, self.maps(self.tuning, scales, settings).arrays("maps")
+        ).total()
         index = miou.best_threshold(total)
         return {
             "miou": miou.miou(total[index]),
@@ -372,7 +377,7 @@ class Study:
         ]
         return pd.DataFrame(rows)
 
-    def tune(self, method: Method) -> tuple[pd.DataFrame, adaptation.Settings]:
+    def tune(self, method: Method) -> tuple[pd.DataFrame, Settings]:
         """What was tried for a RIB on the tuning images, a row each, and the settings chosen.
 
         The rule stands in `ribkit.study.profiles`.
@@ -426,17 +431,17 @@ class Study:
     def seed(self, method: Method) -> Seed:
         """Seeds of the scored images by a method with the settings chosen for it."""
         settings = self.tune(method)[1] if method.pooling else None
-        maps = self.maps(self.scored, self.scales, settings)
-        swept = self.swept(self.scored, maps)
+        result = self.maps(self.scored, self.scales, settings)
+        swept = self.swept(self.scored, result.arrays("maps"))
         held_out = round(100 * self._tried(self.scales, settings)["threshold"])
-        return Seed(method, maps, swept, miou.best_threshold(swept.total()), held_out)
+        return Seed(method, result, swept, miou.best_threshold(swept.total()), held_out)
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""
         seed = self.seed(method)
-        threshold = seed.held_out / 100
+        covered = seed.maps.arrays("maps")
         return self.store.run(
-            "coverage", seeds.cover, images=self.scored, seeds=seed.maps, threshold=threshold
+            maps.cover, images=self.scored, maps=covered, threshold=seed.held_out / 100
         ).table("coverage")
 
     # ---- pictures of the process --------------------------------------------------------------
@@ -444,7 +449,7 @@ class Study:
         """The first scored images, and their maps through a method's process."""
         images = self.scored.take(range(min(count, len(self.scored))))
         settings = self.tune(method)[1]
-        return images, self._grow(self.model, images, self.scales, settings, self.pool())
+        return images, self._grow(self.model, images, self.scales, settings, self.bank())
 
     def photographs(self) -> tuple[ImageSet, Result]:
         """Shipped photographs, and their maps through the process, with the ImageNet head.
@@ -454,30 +459,27 @@ class Study:
         every = photographs.shipped_labelled(photographs.categories())
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
         file = architectures.imagenet_weights(PICTURED)
-        network = self.store.run("imagenet", classifier.imagenet, backbone=PICTURED, weights=file)
-        model = seeds.Model(network, PICTURED, len(images.classes), file=file)
+        network = self.store.run(classifier.imagenet, backbone=PICTURED, weights=file)
+        weights = network.tensors("weights")
+        model = Model(weights, PICTURED, len(images.classes), file=file)
         view = {"long_sides": (320, 320), "side": 224, "rng_seed": self.profile.rng_seed}
-        pool = self.store.run("pool", seeds.feature_bank, model=model, images=images, **view)
+        bank = self.store.run(maps.feature_bank, model=model, images=images, **view)
+        settings = profiles.PHOTOGRAPH_SETTINGS
         return images, self._grow(
-            model, images, profiles.PHOTOGRAPH_SCALES, profiles.PHOTOGRAPH_SETTINGS, pool
+            model, images, profiles.PHOTOGRAPH_SCALES, settings, bank.tensors("features")
         )
 
-    def _grow(self, model, images, scales, settings, pool) -> Result:
+    def _grow(self, model, images, scales, settings, bank) -> Result:
         return self.store.run(
-            "growth",
-            seeds.growth,
+            maps.growth,
             model=model,
             images=images,
             scales=scales,
             long_side=self.profile.long_side,
             settings=settings,
-            pool=pool,
+            bank=bank,
             rng_seed=self.profile.rng_seed,
         )
-
-
-def _classifier(study: Study) -> Result:
-    return study.store.run(**study.training())
 
 
 def some(images: ImageSet, count: int, rng_seed: int) -> ImageSet:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ribkit.data.digits import REGIONS, Digits, DigitSet, digits_only, shapes_only
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
+from ribkit.runtime.store import stage
 
 LAYERS = 6
 EXAMPLE_MAPS = {f"G{k}": (k, "after", "sum") for k in range(1, LAYERS + 1)} | {
@@ -171,6 +172,7 @@ def hgr(maps: np.ndarray, regions: np.ndarray, threshold: float = 0.3) -> dict[s
     }
 
 
+@stage("toy")
 def experiment(
     digits: Digits,
     activations: Sequence[str] = tuple(ACTIVATIONS),

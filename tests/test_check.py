@@ -21,38 +21,42 @@ def study():
 
 
 def test_counts_by_hand(study):
-    found = check.counts(study)
-    assert found.pretext == 2 * 64 // 32
-    assert found.classifier == 2 * 3 * (40 // 8)  # replicas, epochs, batches
-    assert found.pool == 2 * 5
+    counts = check.counts(study)
+    assert counts["pretext"] == 2 * 64 // 32
+    assert counts["classifier"] == 2 * 3 * (40 // 8)  # replicas, epochs, batches
+    assert counts["bank"] == 2 * 5
     # both sets of scales on the tuning images; then scored, and tuned again in the second replica
-    assert found.cams == 2 * 4 + 2 * 6 + 4
+    assert counts["cam"] == 2 * 4 + 2 * 6 + 4
     example = study.profile.settings("gndrp", "official", 1e-6, 1.0, 2)
     runs = ablations.grid(example, example, 1.0, 1.0, 8, study.profile.ablations)
     adapted = sum(run.settings is not None for run in runs)
     # four RIBs: two rates, one more margin, one more B
-    assert found.ribs == 4 * ((2 + 1 + 1) * 4 + 2 * 6 + 4) + 3 * adapted
-    assert found.irn == 2 * 2 * 2 * (10 // 4)  # CAM's and RIB's, replicas, epochs, batches
-    assert found.psa == 2 * 1 * (10 // 5)
-    assert found.networks == 2 * 4 + 1  # CAM, RIB, with saliency, true masks; and saliency's own
-    assert (found.network, found.validation) == (9, 7)
+    assert counts["rib"] == 4 * ((2 + 1 + 1) * 4 + 2 * 6 + 4) + 3 * adapted
+    assert counts["irn"] == 2 * 2 * 2 * (10 // 4)  # CAM's and RIB's, replicas, epochs, batches
+    assert counts["psa"] == 2 * 1 * (10 // 5)
+    networks = 2 * 4 + 1  # CAM, RIB, with saliency, true masks; and saliency's own
+    assert counts["network"] == networks * 9
+    assert counts["predictions"] == networks * 7
 
 
 def test_a_sample_measures_every_stage_and_leaves_nothing_behind(study, monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
     before = set((ROOT / "build").rglob("*")) if (ROOT / "build").is_dir() else set()
-    costs = {cost.stage: cost for cost in check.costs(study)}
+    costs = check.table(study).set_index("stage")
     assert (set((ROOT / "build").rglob("*")) if (ROOT / "build").is_dir() else set()) == before
-    assert costs["RIB, 2 steps"].count == check.counts(study).ribs
-    assert min(costs["RIB, 2 steps"].seconds, costs["CAM"].seconds) > 0
-    assert costs["CAM"].bytes > 100
-    assert {cost.unit for cost in costs.values()} == {"image", "iteration"}
-    assert {"IRN", "PSA's walk", "segmentation networks", "prediction and CRF"} <= costs.keys()
-    table = check.table(study)
-    assert f"About {table['hours'].sum():,.3g} hours" in check.words(table)
+    assert set(costs.index) == set(check.counts(study))
+    assert costs["how often"]["rib"] == f"{check.counts(study)['rib']:,} images"
+    assert costs["how often"]["irn"].endswith(" iterations")
+    assert (costs["seconds each"] > 0).all()
+    assert (costs["memory (GiB)"] >= 0).all()
+    assert costs["disk (GiB)"]["cam"] > 0
+    assert f"About {costs['hours'].sum():,.3g} hours" in check.summary(costs.reset_index())
 
 
 def test_images_are_shared_by_the_workers_and_iterations_are_not(monkeypatch):
     monkeypatch.setattr("ribkit.runtime.parallel.workers", lambda gpu: 4)
-    assert check.Cost("CAM", 7200, "image", 2.0, 0, 0).hours == 1
-    assert check.Cost("IRN", 7200, "iteration", 2.0, 0, 0).hours == 4
+    manifest = {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 3 * 2**30}
+    assert check.cost("cam", 7200, manifest)["hours"] == 1
+    assert check.cost("irn", 7200, manifest)["hours"] == 4
+    assert check.cost("cam", 7, manifest)["disk (GiB)"] == 7
+    assert check.cost("irn", 1, manifest | {"each": None})["seconds each"] == 9.0
