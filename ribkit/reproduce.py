@@ -27,7 +27,8 @@ from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
 from ribkit.runtime.progress import bar
-from ribkit.study.study import ROOT, Study
+from ribkit.study.inputs import ROOT
+from ribkit.study.study import Study
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "scikit-image")
 

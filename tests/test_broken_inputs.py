@@ -74,7 +74,8 @@ def project(tmp_path, monkeypatch):
         raise AssertionError("something was computed")
 
     folder = tmp_path / "project"
-    monkeypatch.setattr("ribkit.study.study.ROOT", folder)
+    for module in ("study", "inputs"):
+        monkeypatch.setattr(f"ribkit.study.{module}.ROOT", folder)
     monkeypatch.setattr(reproduce, "ROOT", folder)
     monkeypatch.setattr(notebooks, "run", refuse)
     monkeypatch.setattr("ribkit.runtime.store.Store.run", refuse)

@@ -4,7 +4,8 @@ import pytest
 
 from ribkit import check
 from ribkit.study import ablations
-from ribkit.study.study import ROOT, Study
+from ribkit.study.inputs import ROOT
+from ribkit.study.study import Study
 
 SMALL = {
     "train_images": 40, "score_images": 6, "tune_images": 4, "bank_images": 5, "replicas": 2,

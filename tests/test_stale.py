@@ -24,9 +24,10 @@ from ribkit.runtime.store import Result, Store
 from ribkit.study import maps as seeds
 from ribkit.study import pipeline
 from ribkit.study.ablations import NO_MARGIN
+from ribkit.study.inputs import ROOT
 from ribkit.study.pipeline import Refinement
 from ribkit.study.predictions import score
-from ribkit.study.study import RIB, ROOT, Study
+from ribkit.study.study import RIB, Study
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 TINY = {"train_images": 16, "score_images": 2, "tune_images": 2, "val_images": 2}

@@ -9,7 +9,8 @@ from PIL import Image
 from ribkit.evaluation import miou as evaluation
 from ribkit.results import tables
 from ribkit.runtime.errors import InputError
-from ribkit.study.study import CAM, METHODS, RIB, RIBS, Seed, Study, some
+from ribkit.study.inputs import some
+from ribkit.study.study import CAM, METHODS, RIB, RIBS, Seed, Study
 
 
 def test_scenes_to_train_tune_score_and_pretrain_on_are_others():
@@ -117,7 +118,7 @@ def test_data_that_is_needed_is_asked_for():
 
 
 def test_further_images_are_neither_scored_nor_tuned_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("ribkit.study.study.PART", 3)
+    monkeypatch.setattr("ribkit.study.inputs.PART", 3)
     folder = voc_folder(tmp_path, {"train": 6, "train_aug": 16})
     study = Study("voc", str(folder), {"tune_images": 3})
     assert [len(images) for images in study.remaining_images] == [3, 3, 1]

@@ -18,7 +18,8 @@ from ribkit.results.tables import shrunk
 from ribkit.results.tables_toy import interval
 from ribkit.study import ablations, information, pipeline
 from ribkit.study.ablations import PARTS, Run
-from ribkit.study.study import CAM, METHODS, RIB, RIBS, Study, some
+from ribkit.study.inputs import some
+from ribkit.study.study import CAM, METHODS, RIB, RIBS, Study
 
 PAPER_RIB = RIBS[1]
 

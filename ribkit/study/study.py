@@ -7,36 +7,26 @@ of them share one store. Data flows one way: images -> classifier -> seeds -> sc
 import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ribkit.data import coco, digits, photographs, scenes, voc
-from ribkit.data.digits import Digits
+from ribkit.data import photographs, scenes
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou
 from ribkit.evaluation.miou import Swept
 from ribkit.method import adaptation
 from ribkit.method.adaptation import Settings
 from ribkit.networks import architectures, classifier
-from ribkit.refinement import saliency
-from ribkit.runtime.errors import InputError, Problems
-from ribkit.runtime.keys import describe
+from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
 from ribkit.study import maps, profiles
 from ribkit.study import toy as bottleneck
 from ribkit.study.ablations import NO_MARGIN
+from ribkit.study.inputs import PICTURED, ROOT, Inputs, some
 from ribkit.study.maps import Model
 from ribkit.study.profiles import Profile
 
-ROOT = Path(__file__).parents[2]
-PART = 5000  # images of one stored result, at most
-NEEDED = {
-    "voc": "a folder in VOC layout; name it: make reproduce PROFILE={} DATA=path/to/VOC2012",
-    "coco": "MS COCO 2014; name its folder: make reproduce PROFILE={} DATA=path/to/coco",
-}
-PICTURED = "efficientnet_lite0"  # the network that photographs are shown with
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with free licences
 
 
@@ -75,12 +65,12 @@ class Seed:
         return self.swept.at(self.oracle if choice == "oracle" else self.held_out)
 
 
-class Study:
+class Study(Inputs):
     """One run of the study: a profile, its images, and the store.
 
     profile: a name in `profiles.PROFILES`, or settings. data: a folder in VOC layout, or of
-    MS COCO 2014.
-    overrides: settings of the profile by name. Raises InputError for any of them that is wrong.
+    MS COCO 2014. overrides: settings of the profile by name. Raises InputError for any of them that
+    is wrong.
     """
 
     def __init__(
@@ -90,16 +80,11 @@ class Study:
             raise InputError(f"overrides={overrides!r} must be a dictionary, setting -> value.")
         if isinstance(profile, str):
             profile = profiles.load(profile, overrides)
-        self.profile = profile
+        super().__init__(profile, data)
         self.folder = (
-            ROOT / "build" / (self.profile.name if not overrides else f"{profile.name}-changed")
+            ROOT / "build" / (profile.name if not overrides else f"{profile.name}-changed")
         )
         self.store = Store(ROOT / "build" / "store")
-        if self.profile.data in NEEDED and not data:
-            raise InputError(
-                f"profile {profile.name} needs {NEEDED[profile.data].format(profile.name)}."
-            )
-        self.given = (ROOT / data).resolve() if data else None
         self.first, self.number = self, 0
 
     # ---- replicas -----------------------------------------------------------------------------
@@ -126,143 +111,7 @@ class Study:
         """What everything that is trained is seeded with."""
         return self.profile.rng_seed + self.number
 
-    @cached_property
-    def data(self) -> Path | None:
-        """The folder in VOC layout that images are read from; COCO is converted to one, once."""
-        if self.profile.data == "coco":
-            return coco.as_voc(self.given, ROOT / "build" / "data")
-        return self.given
-
-    def check(self) -> str:
-        """Read all input; say in a few words what there is. InputError: all that is wrong."""
-        p, problems = self.profile, Problems()
-        if p.data != "scenes":
-            self._check_folder(problems)
-        if p.saliency not in ("", "scenes"):
-            problems.collect(saliency.ready, p.saliency)
-            for images in problems.collect(lambda: (self.scored, *self.remaining_images)) or ():
-                problems.collect(saliency.check, images, p.saliency)
-        for network in dict.fromkeys((p.backbone, p.network_backbone, PICTURED)):
-            file = problems.collect(p.imagenet_weights, network)
-            problems.collect(architectures.ready, network, file)
-        problems.collect(photographs.shipped)
-        problems.collect(self.digits)
-        problems.tell()
-        counts, remaining_images = (
-            (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES)),
-            "",
-        )
-        if p.data != "scenes":
-            parts = (self.scored, self.train, self.tuning, self.scored.classes)
-            counts = tuple(len(part) for part in parts)
-            if p.label_split:
-                remaining_images = f"{sum(map(len, self.further))} further to make labels for, "
-        words = (
-            "{} images to score, {} to train on, {} to tune on, " + remaining_images + "{} classes"
-        )
-        return f"{p.name}: {words.format(*counts)}"
-
-    def _check_folder(self, problems: Problems) -> None:
-        """Read images, masks and labels; what is wrong goes to ``problems``."""
-        p = self.profile
-        if not problems.collect(lambda: self.data):
-            return
-        splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
-        problems.collect(voc.check, self.data, sorted(splits), p.classes)
-        problems.collect(self._split, p.val_split)
-        problems.collect(lambda: (self.scored, self.train, self.tuning))
-
-    def inputs(self) -> list:
-        """What the study reads, for a key; scenes are made by the code, from the profile."""
-        p, parts = self.profile, []
-        if p.data != "scenes":
-            parts = [self.train, self.tuning, self.scored, *self.remaining_images, self.validation]
-        if p.saliency not in ("", "scenes", "u2netp"):
-            labelled = (self.scored, *self.remaining_images)
-            parts += [saliency.Folder(p.saliency, images.ids) for images in labelled]
-        parts += [p.imagenet_weights(backbone) for backbone in (p.backbone, p.network_backbone)]
-        return [describe(part) for part in (*parts, self.digits(), p)]
-
-    # ---- images -------------------------------------------------------------------------------
-    @cached_property
-    def train(self) -> ImageSet:
-        """Images that the classifier is trained on; the scored ones may be among them (VOC)."""
-        if self.profile.data == "scenes":
-            return scenes.generate(self.stream(1), self.profile.train_images)
-        return some(
-            self._split(self.profile.train_split), self.profile.train_images, self.profile.rng_seed
-        )
-
-    @cached_property
-    def scored(self) -> ImageSet:
-        """Images whose seeds are scored."""
-        if self.profile.data == "scenes":
-            return scenes.generate(self.stream(2), self.profile.score_images)
-        return some(
-            self._split(self.profile.score_split), self.profile.score_images, self.profile.rng_seed
-        )
-
-    @cached_property
-    def tuning(self) -> ImageSet:
-        """Images that settings and held-out thresholds are chosen on; never scored."""
-        count = self.profile.tune_images
-        if self.profile.data == "scenes":
-            return scenes.generate(self.stream(3), count)
-        split = self._split(self.profile.train_split)
-        scored = set(self.scored.ids)
-        free = [
-            i for i, name in enumerate(split.ids) if name not in scored and split.labels[i].any()
-        ]
-        if len(free) < count:
-            raise InputError(
-                f"{self.data}/ImageSets/Segmentation/{self.profile.train_split}.txt has "
-                f"{len(free)} images that are not scored, and tune_images={count} are needed: "
-                "set score_images to fewer, or tune_images."
-            )
-        return some(split.take(free), count, self.profile.rng_seed)
-
-    @cached_property
-    def remaining_images(self) -> tuple[ImageSet, ...]:
-        """Images of `label_split` neither scored nor tuned on, `PART` at a time; none without it.
-
-        Pseudo ground truth is made of them too. A segmentation network learns from the scored and
-        from these: tuning images stay out of its training.
-        """
-        if not self.profile.label_split:
-            return ()
-        split = self._split(self.profile.label_split)
-        taken = {*self.scored.ids, *self.tuning.ids}
-        left = [i for i, name in enumerate(split.ids) if name not in taken]
-        return tuple(split.take(left[k : k + PART]) for k in range(0, len(left), PART))
-
-    @cached_property
-    def validation(self) -> ImageSet:
-        """Images that segmentation networks are scored on, seen by nothing before."""
-        p = self.profile
-        if p.data == "scenes":
-            return scenes.generate(self.stream(4), p.val_images)
-        return some(self._split(p.val_split), p.val_images, p.rng_seed)
-
-    def _split(self, name: str) -> ImageSet:
-        images = voc.read(self.data, name, self.profile.classes)
-        shown = np.flatnonzero(images.labels.any(axis=1))
-        if not len(shown):
-            raise InputError(
-                f"{voc.list_path(self.data, name)} lists no image that shows one of the classes "
-                f"({', '.join(images.classes)}); set classes to others."
-            )
-        return images.take(shown)
-
-    def stream(self, number: int) -> int:
-        """The seed of one of the study's sets of scenes."""
-        return 1000 * self.profile.rng_seed + number
-
     # ---- RQ1 ----------------------------------------------------------------------------------
-    def digits(self) -> Digits:
-        """2 and 8 with their shapes: MNIST if the profile names a folder, else the bundled ones."""
-        p = self.profile
-        return digits.load(p.digits, p.toy_train, p.toy_test, p.rng_seed)
-
     def toy(self) -> Result:
         """The toy experiment: high gradient ratios of digits and shapes, layer by layer."""
         p = self.profile
@@ -480,11 +329,3 @@ class Study:
             bank=bank,
             rng_seed=self.profile.rng_seed,
         )
-
-
-def some(images: ImageSet, count: int, rng_seed: int) -> ImageSet:
-    """``count`` of the images, drawn by the seed, in their old order; all of them if 0 or fewer."""
-    if count == 0 or count >= len(images):
-        return images
-    chosen = np.random.default_rng(rng_seed).permutation(len(images))[:count]
-    return images.take(np.sort(chosen))

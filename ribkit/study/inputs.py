@@ -1,0 +1,182 @@
+"""What a study reads: its images, digits and weights, and the check of all of them."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ribkit.data import coco, digits, photographs, scenes, voc
+from ribkit.data.digits import Digits
+from ribkit.data.images import ImageSet
+from ribkit.networks import architectures
+from ribkit.refinement import saliency
+from ribkit.runtime.errors import InputError, Problems
+from ribkit.runtime.keys import describe
+from ribkit.study.profiles import Profile
+
+ROOT = Path(__file__).parents[2]
+PART = 5000  # images of one stored result, at most
+NEEDED = {
+    "voc": "a folder in VOC layout; name it: make reproduce PROFILE={} DATA=path/to/VOC2012",
+    "coco": "MS COCO 2014; name its folder: make reproduce PROFILE={} DATA=path/to/coco",
+}
+PICTURED = "efficientnet_lite0"  # the network that photographs are shown with
+
+
+class Inputs:
+    """The inputs of one run of the study.
+
+    profile: its settings. given: a folder in VOC layout, or of MS COCO 2014; None for `mini`.
+    Raises InputError where the profile needs a folder and none is named.
+    """
+
+    def __init__(self, profile: Profile, data: str):
+        self.profile = profile
+        if profile.data in NEEDED and not data:
+            needed = NEEDED[profile.data].format(profile.name)
+            raise InputError(f"profile {profile.name} needs {needed}.")
+        self.given = (ROOT / data).resolve() if data else None
+
+    @cached_property
+    def data(self) -> Path | None:
+        """The folder in VOC layout that images are read from; COCO is converted to one, once."""
+        if self.profile.data == "coco":
+            return coco.as_voc(self.given, ROOT / "build" / "data")
+        return self.given
+
+    def check(self) -> str:
+        """Read all input; say in a few words what there is. InputError: all that is wrong."""
+        p, problems = self.profile, Problems()
+        if p.data != "scenes":
+            self._check_folder(problems)
+        if p.saliency not in ("", "scenes"):
+            problems.collect(saliency.ready, p.saliency)
+            for images in problems.collect(lambda: (self.scored, *self.remaining_images)) or ():
+                problems.collect(saliency.check, images, p.saliency)
+        for network in dict.fromkeys((p.backbone, p.network_backbone, PICTURED)):
+            file = problems.collect(p.imagenet_weights, network)
+            problems.collect(architectures.ready, network, file)
+        problems.collect(photographs.shipped)
+        problems.collect(self.digits)
+        problems.tell()
+        counts, remaining_images = (
+            (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES)),
+            "",
+        )
+        if p.data != "scenes":
+            parts = (self.scored, self.train, self.tuning, self.scored.classes)
+            counts = tuple(len(part) for part in parts)
+            if p.label_split:
+                remaining_images = f"{sum(map(len, self.further))} further to make labels for, "
+        words = (
+            "{} images to score, {} to train on, {} to tune on, " + remaining_images + "{} classes"
+        )
+        return f"{p.name}: {words.format(*counts)}"
+
+    def _check_folder(self, problems: Problems) -> None:
+        """Read images, masks and labels; what is wrong goes to ``problems``."""
+        p = self.profile
+        if not problems.collect(lambda: self.data):
+            return
+        splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
+        problems.collect(voc.check, self.data, sorted(splits), p.classes)
+        problems.collect(self._split, p.val_split)
+        problems.collect(lambda: (self.scored, self.train, self.tuning))
+
+    def inputs(self) -> list:
+        """What the study reads, for a key; scenes are made by the code, from the profile."""
+        p, parts = self.profile, []
+        if p.data != "scenes":
+            parts = [self.train, self.tuning, self.scored, *self.remaining_images, self.validation]
+        if p.saliency not in ("", "scenes", "u2netp"):
+            labelled = (self.scored, *self.remaining_images)
+            parts += [saliency.Folder(p.saliency, images.ids) for images in labelled]
+        parts += [p.imagenet_weights(backbone) for backbone in (p.backbone, p.network_backbone)]
+        return [describe(part) for part in (*parts, self.digits(), p)]
+
+    # ---- images -------------------------------------------------------------------------------
+    @cached_property
+    def train(self) -> ImageSet:
+        """Images that the classifier is trained on; the scored ones may be among them (VOC)."""
+        if self.profile.data == "scenes":
+            return scenes.generate(self.stream(1), self.profile.train_images)
+        return some(
+            self._split(self.profile.train_split), self.profile.train_images, self.profile.rng_seed
+        )
+
+    @cached_property
+    def scored(self) -> ImageSet:
+        """Images whose seeds are scored."""
+        if self.profile.data == "scenes":
+            return scenes.generate(self.stream(2), self.profile.score_images)
+        return some(
+            self._split(self.profile.score_split), self.profile.score_images, self.profile.rng_seed
+        )
+
+    @cached_property
+    def tuning(self) -> ImageSet:
+        """Images that settings and held-out thresholds are chosen on; never scored."""
+        count = self.profile.tune_images
+        if self.profile.data == "scenes":
+            return scenes.generate(self.stream(3), count)
+        split = self._split(self.profile.train_split)
+        scored = set(self.scored.ids)
+        free = [
+            i for i, name in enumerate(split.ids) if name not in scored and split.labels[i].any()
+        ]
+        if len(free) < count:
+            raise InputError(
+                f"{self.data}/ImageSets/Segmentation/{self.profile.train_split}.txt has "
+                f"{len(free)} images that are not scored, and tune_images={count} are needed: "
+                "set score_images to fewer, or tune_images."
+            )
+        return some(split.take(free), count, self.profile.rng_seed)
+
+    @cached_property
+    def remaining_images(self) -> tuple[ImageSet, ...]:
+        """Images of `label_split` neither scored nor tuned on, `PART` at a time; none without it.
+
+        Pseudo ground truth is made of them too. A segmentation network learns from the scored and
+        from these: tuning images stay out of its training.
+        """
+        if not self.profile.label_split:
+            return ()
+        split = self._split(self.profile.label_split)
+        taken = {*self.scored.ids, *self.tuning.ids}
+        left = [i for i, name in enumerate(split.ids) if name not in taken]
+        return tuple(split.take(left[k : k + PART]) for k in range(0, len(left), PART))
+
+    @cached_property
+    def validation(self) -> ImageSet:
+        """Images that segmentation networks are scored on, seen by nothing before."""
+        p = self.profile
+        if p.data == "scenes":
+            return scenes.generate(self.stream(4), p.val_images)
+        return some(self._split(p.val_split), p.val_images, p.rng_seed)
+
+    def _split(self, name: str) -> ImageSet:
+        images = voc.read(self.data, name, self.profile.classes)
+        shown = np.flatnonzero(images.labels.any(axis=1))
+        if not len(shown):
+            raise InputError(
+                f"{voc.list_path(self.data, name)} lists no image that shows one of the classes "
+                f"({', '.join(images.classes)}); set classes to others."
+            )
+        return images.take(shown)
+
+    def stream(self, number: int) -> int:
+        """The seed of one of the study's sets of scenes."""
+        return 1000 * self.profile.rng_seed + number
+
+    def digits(self) -> Digits:
+        """2 and 8 with their shapes: MNIST if the profile names a folder, else the bundled ones."""
+        p = self.profile
+        return digits.load(p.digits, p.toy_train, p.toy_test, p.rng_seed)
+
+
+def some(images: ImageSet, count: int, rng_seed: int) -> ImageSet:
+    """``count`` of the images, drawn by the seed, in their old order; all of them if 0 or fewer."""
+    if count == 0 or count >= len(images):
+        return images
+    chosen = np.random.default_rng(rng_seed).permutation(len(images))[:count]
+    return images.take(np.sort(chosen))
