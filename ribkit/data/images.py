@@ -31,8 +31,7 @@ TURNS = {
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of all that Pillow reads; EPS runs a program
 LONGEST = 20_000  # pixels of a side
 # What the reading of text raises that is not of the form expected.
-MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
-MALFORMED += (SyntaxError,)  # of XML
+BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, SyntaxError, RecursionError)
 
 
 class Source(Protocol):
@@ -248,7 +247,7 @@ def readable(path: Path, remedy: str, missing: str = "add it") -> Iterator[None]
         raise
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; {missing}.") from None
-    except MALFORMED as error:
+    except BROKEN as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{path} cannot be used ({reason}); {remedy}.") from None
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ribkit.data.images import ImageSet, decode, hash_files, over_files, verify
-from ribkit.runtime.errors import InputError, Problems
+from ribkit.data.images import ImageSet, check_files, decode, hash_files, verify
+from ribkit.runtime.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LONG_SIDE = 320  # an ImageNet classifier knows objects of about this size; at 640 it is unsure
@@ -141,14 +141,5 @@ def folder(path: str | Path, long_side: int = LONG_SIDE) -> Photographs:
     )
     if not paths:
         raise InputError(f"{path} holds no photograph; put {', '.join(SUFFIXES)} files in it.")
-    problems = Problems()
-    for found in over_files(_inspect, paths, "reading photographs"):
-        problems += found
-    problems.tell()
+    check_files(verify, paths, "reading photographs")
     return Photographs(tuple(paths), long_side)
-
-
-def _inspect(path: Path) -> Problems:
-    problems = Problems()
-    problems.collect(verify, path)
-    return problems

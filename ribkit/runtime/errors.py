@@ -95,11 +95,11 @@ def _lack(error: Exception) -> str:
     number, place = _number(error), getattr(error, "filename", None)
     at = f" at {place}" if place else ""
     if number in FULL:
-        return f"the disk has no room{at} ({_first_line(error)}); make room"
+        return f"the disk has no room{at} ({first_line(error)}); make room"
     if number in FORBIDDEN:
-        return f"access is not allowed{at} ({_first_line(error)}); allow it"
+        return f"access is not allowed{at} ({first_line(error)}); allow it"
     if out_of_memory(error):
-        return f"memory ran out ({_first_line(error)}); let fewer work at once (RIBKIT_WORKERS=1)"
+        return f"memory ran out ({first_line(error)}); let fewer work at once (RIBKIT_WORKERS=1)"
     if isinstance(error, BrokenExecutor):
         return (
             "a process that worked on it was killed again and again, as happens when memory runs "
@@ -116,5 +116,6 @@ def _number(error: BaseException) -> int | None:
     return int(found[1]) if found else None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text without its full stop; its type where there is no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
