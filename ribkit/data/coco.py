@@ -63,7 +63,7 @@ def as_voc(root: str | Path, target: Path) -> Path:
 
 
 def _annotation_files(root: Path) -> dict[str, Path]:
-    """Split -> its annotations, of the splits that are there."""
+    """Split -> its annotation file, where there is one."""
     paths = {split: root / "annotations" / f"instances_{split}2014.json" for split in SPLITS}
     files = {split: path for split, path in paths.items() if path.is_file()}
     if not files:
@@ -170,9 +170,9 @@ def _read(path: Path, photographs: Path) -> COCO:
                 f"{path}: {count} categories; give 1 to {voc.MOST}, each with a name of its own."
             )
         problems.collect(_refuse_twice, path, (image["id"] for image in coco.dataset["images"]))
-        there = set(os.listdir(photographs))
+        files = set(os.listdir(photographs))
         for image in coco.dataset["images"]:
-            problems.collect(_check_image, path, image, photographs, there)
+            problems.collect(_check_image, path, image, photographs, files)
         problems.tell()
         for annotation in coco.dataset["annotations"]:
             problems.collect(_check_annotation, path, annotation, coco)
@@ -186,8 +186,8 @@ def _refuse_twice(where: Path, names: Iterable) -> None:
             raise InputError(f"{where}: {name!r} is there twice; give each its own.")
 
 
-def _check_image(path: Path, image: dict, photographs: Path, there: set[str]) -> None:
-    """InputError for an image that cannot be converted. there: the files among the photographs."""
+def _check_image(path: Path, image: dict, photographs: Path, files: set[str]) -> None:
+    """InputError for an image that cannot be converted. files: the names among the photographs."""
     name, height, width = image["file_name"], image["height"], image["width"]
     if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise InputError(
@@ -197,7 +197,7 @@ def _check_image(path: Path, image: dict, photographs: Path, there: set[str]) ->
     sides = all(isinstance(side, int) and side > 0 for side in (height, width))
     if not (sides and height * width <= Image.MAX_IMAGE_PIXELS):
         raise InputError(f"{path}: {name} is {width} x {height} pixels; give its true size.")
-    if name not in there:
+    if name not in files:
         raise InputError(
             f"{photographs.resolve() / name} does not exist, but {path} lists it; add it."
         )

@@ -37,8 +37,8 @@ def pseudo_ground_truth(root: str | Path, parts: Sequence[Part], split: str) -> 
 
     Raises:
         InputError: Before anything is written: a label map that is missing, of another shape than
-            its image or with a value that is no class; an image's name that is a path or twice
-            there.
+            its image or with a value that is no class; an image's name that is a path or that two
+            images have.
     """
     root, split, classes = Path(root), _plain(split), parts[0][0].classes
     items = [(images, i, maps) for images, maps in parts for i in range(len(images))]

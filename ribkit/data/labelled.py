@@ -16,10 +16,7 @@ CACHED = 2000  # images kept in memory
 
 
 class Labelled:
-    """Images of one or more sets with a label map each, as pairs of tensors.
-
-    ``data[k]`` is pixels ``(3, h, w)`` float in [0, 255] and labels ``(h, w)`` uint8.
-    """
+    """Images of one or more sets with a label map each, as pairs of tensors."""
 
     def __init__(
         self,
@@ -55,6 +52,7 @@ class Labelled:
         return len(self.items)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        """Pixels ``(3, h, w)`` float in [0, 255] and labels ``(h, w)`` uint8."""
         pixels, labels = self._pair(position)
         return pixels.float(), labels
 

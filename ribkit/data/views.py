@@ -12,7 +12,7 @@ IGNORE = 255  # in a mask or a label map: a pixel that counts for nothing
 
 # ---- images -------------------------------------------------------------------------------------
 def to_tensor(image: np.ndarray, long_side: int | None = None) -> Tensor:
-    """An image as a tensor, resized if asked for.
+    """An image as a tensor, resized where ``long_side`` is given.
 
     Args:
         image: ``(H, W, 3)`` uint8.

@@ -120,9 +120,9 @@ def split_ids(root: str | Path, split: str) -> tuple[str, ...]:
         raise InputError(f"{root} is not a folder; give a folder in VOC layout.")
     path = list_path(root, split)
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise InputError(
-            f"split {split!r} has no list {path}; add it or choose one that exists ({there})."
+            f"split {split!r} has no list {path}; add it or choose one that exists ({splits})."
         )
     ids = read_list(path)
     if not ids:

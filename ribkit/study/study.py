@@ -305,7 +305,7 @@ class Study(Inputs):
 
         Nothing is tuned nor scored here: the settings are those of `ribkit.compare`.
         """
-        every = photographs.shipped_labelled(photographs.categories())
+        every = photographs.shipped_labelled()
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
         file = architectures.imagenet_weights(PICTURED)
         network = self.store.run(classifier.imagenet, backbone=PICTURED, weights=file)
