@@ -41,28 +41,28 @@ def pseudo_ground_truth(root: str | Path, parts: Sequence[Part], split: str) -> 
             images have.
     """
     root, split, classes = Path(root), _plain(split), parts[0][0].classes
-    items = [(images, i, maps) for images, maps in parts for i in range(len(images))]
+    items = [(image, maps) for images, maps in parts for image in images]
     sizes: dict[str, tuple[int, int]] = {}
-    for images, index, maps in bar(items, "checking label maps"):
-        name = _plain(images.ids[index])
+    for image, maps in bar(items, "checking label maps"):
+        name = _plain(image.name)
         if name in sizes:
             raise InputError(f"two images are called {name}; rename one of them.")
         if name not in maps:
             raise InputError(f"image {name} has no label map; make one first.")
-        sizes[name] = images.image(index).shape[:2]
+        sizes[name] = image.pixels().shape[:2]
         require_label_map(name, maps[name], sizes[name], len(classes) + 1)
 
     for folder in ("SegmentationClass", "ImageSets/Segmentation", "JPEGImages"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     values, colours, shown = mask_values(classes), palette(), {}
-    for images, index, maps in bar(items, "writing label maps"):
-        name = images.ids[index]
+    for image, maps in bar(items, "writing label maps"):
+        name = image.name
         labels = resize_labels(torch.from_numpy(maps[name]), sizes[name]).numpy()
         voc.write_mask(root, name, values[labels], colours)
-        if not isinstance(images.source, voc.VOCFolder):
+        if not isinstance(image.images.source, voc.VOCFolder):
             with atomic_write(voc.image_path(root, name)) as path:
-                Image.fromarray(images.image(index)).save(path, "JPEG", quality=95)
-        shown[name] = [classes[k] for k in np.flatnonzero(images.labels[index])]
+                Image.fromarray(image.pixels()).save(path, "JPEG", quality=95)
+        shown[name] = [classes[k] for k in image.classes]
     voc.write_labels(root, voc.CLASSES if set(classes) <= set(voc.CLASSES) else classes, shown)
     voc.write_list(root, split, list(sizes))
 
