@@ -1,6 +1,7 @@
 """Files: whole or not at all, one writer at a time, known by their checksum."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -19,7 +20,7 @@ from ribkit.runtime.files import Busy, append_checksum, atomic_write, has_checks
 
 HOLD = """
 import pathlib, sys, time
-from ribkit.files import locked
+from ribkit.runtime.files import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -128,7 +129,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     def none(file, kind):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(InputError, match=r"a cannot be locked \(No locks available\); use a file"):
         acquire(tmp_path / "a")
 
