@@ -7,6 +7,7 @@ so nothing has to be cleaned up by hand. What a killed process left of a file is
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from ribkit.runtime.errors import InputError
 
 DIGITS = 64  # of a SHA-256 in hex
 BLOCK = 1 << 20
+NAME = 80  # characters of `safe_name`, at most
 
 
 @contextmanager
@@ -104,6 +106,23 @@ def _flock(file: IO[str], blocking: bool) -> bool:
 def _is_at(path: Path, file: IO[str]) -> bool:
     """Whether an open file still lies at ``path``."""
     return state(path)[:1] == (os.fstat(file.fileno()).st_ino,)
+
+
+# ---- names --------------------------------------------------------------------------------------
+def safe_name(text: str) -> str:
+    """Make a name for a file or folder that every file system takes: the text, if it is one.
+
+    Else part of its SHA-256 stands at the end, so that other texts have other names.
+
+    >>> safe_name("mini-lrs=1e-6,steps=5")
+    'mini-lrs=1e-6,steps=5'
+    >>> safe_name("mini-saliency=my/maps")
+    'mini-saliency=my_maps-42ca9a03'
+    """
+    safe = re.sub(r"[^A-Za-z0-9=.,_-]", "_", text)
+    if safe == text and len(text) <= NAME:
+        return text
+    return f"{safe[: NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 # ---- checksums ----------------------------------------------------------------------------------
