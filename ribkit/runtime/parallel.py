@@ -38,7 +38,6 @@ from ribkit.runtime.progress import bar
 
 THREADS = 8  # of `prefetch`, at most
 TRIES = 3  # of an item, before its error comes out
-AT_ONCE = (InputError, ResourceError)  # trying again cannot mend them
 CHUNK = 32  # items that are sent together, at most: what a worker that dies can lose
 SHARES = 8  # chunks for each worker of a short list
 IDLE_S = 300  # after which a local worker without work ends
@@ -170,8 +169,8 @@ def _outcome(future: Future) -> Computed:
 def _results(team: list, items: Sequence) -> Iterator[tuple[int, Any]]:
     """Yield (position, result) as they come; an idle worker takes the next chunk."""
     size = min(CHUNK, len(items) // (SHARES * len(team)) or 1) if len(team) > 1 else 1
-    every = range(len(items))
-    waiting = deque(every[start : start + size] for start in every[::size])
+    positions = range(len(items))
+    waiting = deque(positions[start : start + size] for start in positions[::size])
     idle, running, failures = list(team), {}, Counter()
     try:
         while waiting or running:
@@ -187,23 +186,36 @@ def _results(team: list, items: Sequence) -> Iterator[tuple[int, Any]]:
                     continue
                 worker.stop()
                 left = chunk[len(computed.results) :]
-                killed_again = computed.lost and failures[left[0]]  # as the system does for memory
-                if (killed_again or out_of_memory(computed.error)) and (running or idle):
-                    waiting.appendleft(left)  # the other workers may go on without this one
-                    continue
-                suspects = left if computed.lost else left[:1]
-                failures.update(suspects)
-                if failures[left[0]] == TRIES:
-                    computed.error.add_note(f"item {items[left[0]]!r}, tried {TRIES} times")
-                if failures[left[0]] == TRIES or isinstance(computed.error, AT_ONCE):
-                    raise computed.error
-                chunks = [left[k : k + 1] for k in range(len(suspects))] + [left[len(suspects) :]]
-                waiting.extendleft(chunk for chunk in reversed(chunks) if chunk)
-                idle.append(worker)
+                if (running or idle) and _may_be_memory(computed, failures[left[0]]):
+                    waiting.appendleft(left)  # the others go on without this worker
+                else:
+                    waiting.extendleft(reversed(_again(computed, left, items, failures)))
+                    idle.append(worker)
     except BaseException:
         for worker, _ in running.values():
             worker.stop()
         raise
+
+
+def _may_be_memory(computed: Computed, failures: int) -> bool:
+    """Whether memory ran out, or a worker was killed for the second time, as happens then."""
+    return out_of_memory(computed.error) or bool(computed.lost and failures)
+
+
+def _again(computed: Computed, left: range, items: Sequence, failures: Counter) -> list[range]:
+    """Chunks to try again: each item that may be why alone, then the rest.
+
+    Raises the error where trying again cannot mend it.
+    """
+    suspects = left if computed.lost else left[:1]
+    failures.update(suspects)
+    tries = failures[left[0]]
+    if tries == TRIES:
+        computed.error.add_note(f"item {items[left[0]]!r}, tried {TRIES} times")
+    if tries == TRIES or isinstance(computed.error, InputError | ResourceError):
+        raise computed.error
+    alone = [left[k : k + 1] for k in range(len(suspects))]
+    return [chunk for chunk in (*alone, left[len(suspects) :]) if chunk]
 
 
 # ---- workers: submit(items) -> Future of Computed; stop() ends one at once, with what it does ----
@@ -285,6 +297,7 @@ def _die_with_parent(parent: int) -> None:
     """Have the system kill this worker when the process that it works for ends, however that ends.
 
     Another run may do the same work by then, and an idle worker would wait, and keep pipes open.
+    Linux kills it already when the thread ends that started it; the next call starts another.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already
