@@ -116,7 +116,7 @@ def _lack(error: Exception) -> str:
 
 
 def _number(error: BaseException) -> int | None:
-    """errno of a system's error, also of one that safetensors passes on."""
+    """Number of a system's error, also of one that safetensors passes on."""
     if isinstance(error, OSError):
         return error.errno
     number = OS_ERROR.search(str(error))
