@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from fabricated import run_stage, stored
 
 from ribkit.data import scenes, views
@@ -165,7 +166,20 @@ def test_stored_arrays_can_be_read_by_threads_and_by_other_processes(tmp_path):
         found = list(pool.map(arrays.get, arrays))
     assert all((one == two).all() for one, two in zip(found, expected.values(), strict=True))
     again = pickle.loads(pickle.dumps(arrays))  # noqa: S301
+    assert again == arrays
+    assert hash(again) == hash(arrays)
     assert {k: v.sum() for k, v in again.items()} == {k: v.sum() for k, v in expected.items()}
+
+
+def test_stored_tensors_go_to_other_processes_by_their_place_alone(tmp_path):
+    tensors = stored(tmp_path, w={"w": torch.ones(100_000)}).tensors("w")
+    assert tensors["w"].sum() == 100_000
+    sent = pickle.dumps(tensors)
+    assert len(sent) < 1000
+    again = pickle.loads(sent)  # noqa: S301
+    assert again == tensors
+    assert hash(again) == hash(tensors)
+    assert torch.equal(again["w"], tensors["w"])
 
 
 def test_a_file_that_is_written_again_is_read_again(tmp_path):
@@ -219,8 +233,6 @@ def test_seeds_are_stored_at_the_stride_asked_for(tmp_path):
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     weights = stored(tmp_path, weights=network.state_dict()).tensors("weights")
     seen = {"model": seeds.Model(weights, "small", len(scenes.CLASSES)), "scales": (1.0,)}
-    made = run_stage(
-        seeds.cam_seeds, images, tmp_path / "s", **seen, long_side=None, map_stride=4
-    )
+    made = run_stage(seeds.cam_seeds, images, tmp_path / "s", **seen, long_side=None, map_stride=4)
     shown = images.labels[0].sum()
     assert [maps.shape for maps in made["maps"].values()] == [(shown, 13, 13), (0, 13, 13)]

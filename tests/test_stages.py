@@ -118,7 +118,7 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
 def test_missing_maps_are_told(images, seeds, tmp_path):
     more = scenes.generate(5, 6)
     given = SEEN | {"maps": seeds, "threshold": 0.5}
-    with pytest.raises(InputError, match="maps in .*: image 4 is missing; compute it first"):
+    with pytest.raises(InputError, match=r"maps in .*: image 4 is missing; compute it first"):
         run_stage(stages.threshold_labels, more, tmp_path, **given)
 
 

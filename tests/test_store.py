@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import pickle
 from functools import partial
 
 import numpy as np
@@ -203,15 +202,10 @@ def test_a_value_is_a_mapping_that_is_read_when_it_is_asked_for(results, monkeyp
     assert read == ["b"]
 
 
-def test_a_value_can_be_a_key_and_travel_to_another_process(results):
+def test_values_of_a_result_are_equal_where_they_are_the_same(results):
     one, two = (results.run(numbers, number=n) for n in (1, 2))
     values = [one.arrays("grid"), one.tensors("weights"), two.tensors("weights")]
     assert len({*values, one.arrays("grid"), one.tensors("weights")}) == 3
-    for value in values:
-        again = pickle.loads(pickle.dumps(value))  # noqa: S301
-        assert again == value
-        assert hash(again) == hash(value)
-        assert {k: v.tolist() for k, v in again.items()} == {k: v.tolist() for k, v in value.items()}
     assert one.arrays("grid") != one.tensors("grid")  # two ways to read one file are two values
 
 

@@ -1,6 +1,7 @@
 """Four tiny trainings, stored in argv[1]: by itself or under torchrun, for test_distributed."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from ribkit.data import scenes
@@ -13,35 +14,34 @@ from ribkit.runtime.store import Store
 IMAGES = scenes.generate(3, 6, size=48)
 PARTS = ((IMAGES, None),)  # the masks
 HEADS = affinity.Training(stride=4, radius=3, epochs=2, batch=4, momentum=0.9, crop=48)
-SHARED = {"backbone": "small", "n_labels": 9, "long_side": None}
+SHARED = {"backbone": "small", "n_labels": 9, "long_side": None, "parts": PARTS}
 STAGES = {
-    "classifier": {
-        "stage": classifier.train,
-        "backbone": "small",
-        "images": IMAGES,
-        "watched": IMAGES.take([0, 1]),
-        "training": classifier.Training(
+    "classifier": partial(
+        classifier.train,
+        backbone="small",
+        images=IMAGES,
+        watched=IMAGES.take([0, 1]),
+        training=classifier.Training(
             epochs=3, batch=4, lr=0.01, momentum=0.9, long_sides=(40, 56), crop=48
         ),
-    },
-    "irn": SHARED | {"stage": irn.train, "parts": PARTS, "training": HEADS},
-    "psa": SHARED | {"stage": psa.train, "parts": PARTS, "training": HEADS},
-    "network": SHARED
-    | {
-        "stage": deeplab.train,
-        "parts": PARTS,
-        "training": deeplab.Training(
+    ),
+    "irn": partial(irn.train, **SHARED, training=HEADS),
+    "psa": partial(psa.train, **SHARED, training=HEADS),
+    "network": partial(
+        deeplab.train,
+        **SHARED,
+        training=deeplab.Training(
             aspp_rates=(1, 2), iterations=5, batch=4, lr=0.01, crop=48, checkpoint=2
         ),
-    },
+    ),
 }
 
 
 def train(store: Store) -> None:
     """All of them, on the processes that have joined."""
-    for name, asked in STAGES.items():
+    for call in STAGES.values():
         with distributed.collective():
-            single_threaded(lambda asked, name=name: store.run(name, **asked), asked)
+            single_threaded(lambda call: store.run(call.func, **call.keywords), call)
 
 
 if __name__ == "__main__":
