@@ -191,7 +191,7 @@ def growth(size: Size, precision: torch.dtype | None) -> dict[str, dict[str, flo
         "image": [(height // 2, width // 2), size.image, (2 * height, 2 * width)],
         "classes": [20, 80],
         "steps": [2, 4, 8],
-        "others": [4, 8, 16, 32],
+        "n_others": [4, 8, 16, 32],
     }
     return {
         axis: {str(v): _short(dataclasses.replace(size, **{axis: v}), precision) for v in values}
