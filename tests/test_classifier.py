@@ -133,7 +133,7 @@ def test_the_pretext_task_gives_the_features_that_training_starts_from(images, h
     attributes = len(scenes.CLASSES) + len(scenes.TEXTURES)
     assert made["weights"]["linear.weight"].shape[0] == attributes
     assert made["history"]["epoch"].tolist() == [1]
-    pretext = stored(tmp_path, weights=made["weights"])
+    pretext = stored(tmp_path, weights=made["weights"]).tensors("weights")
     network = classifier.start("small", 8, pretext, None, rng_seed=0)
     assert network.classifier.out_channels == 8
     weights = [v for k, v in made["weights"].items() if v.ndim == 4]

@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from fabricated import run_stage
 from PIL import Image
 
 from ribkit.data.images import ImageSet
@@ -111,6 +112,15 @@ def test_a_changed_file_changes_the_key(tmp_path):
 
 
 # ---- U2-Net-p ---------------------------------------------------------------------------------
+@pytest.fixture(autouse=True)
+def _nothing_remembered():
+    saliency.model_path.cache_clear()
+    saliency._session.cache_clear()
+    yield
+    saliency.model_path.cache_clear()
+    saliency._session.cache_clear()
+
+
 @pytest.fixture
 def runtime(monkeypatch, tmp_path):
     """A model file and a runtime that answers with a ramp; what it was asked."""
@@ -135,15 +145,12 @@ def runtime(monkeypatch, tmp_path):
     monkeypatch.setattr(saliency, "U2NETP_SHA256", digest)
     monkeypatch.setattr(saliency.importlib, "import_module", lambda name: module)
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
-    saliency._session.cache_clear()
-    yield path, asked
-    saliency._session.cache_clear()
+    return path, asked
 
 
 def test_u2net_gives_maps_stretched_to_the_images(runtime, tmp_path):
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    found = saliency.u2net(images("x", size=(10, 20)), scratch)["maps"]["x"]
+    made = run_stage(saliency.u2net, images("x", size=(10, 20)), tmp_path / "scratch")
+    found = made["maps"]["x"]
     assert found.shape == (10, 20)
     assert found[0, 0] <= 8
     assert found[0, -1] >= 247

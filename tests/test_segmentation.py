@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from fabricated import run_stage, stored
 from torch import nn
 
 from ribkit.data import scenes
 from ribkit.networks import deeplab, training
 from ribkit.networks.deeplab import ASPP, Training, balanced_cross_entropy
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.store import Store
 from ribkit.study import predictions
 
 SMALL = Training(
@@ -149,16 +149,16 @@ def test_an_interrupted_training_ends_with_the_same_bits(head, images, tmp_path,
 def test_labels_that_do_not_suit_are_refused_before_the_first_iteration(images, tmp_path):
     labels = {name: np.zeros((64, 64), np.uint8) for name in images.ids}
     labels["4"] = np.full((64, 64), 9, np.uint8)
-    result = Store(tmp_path / "store").run("labels", lambda: {"labels": labels})
+    stored_labels = stored(tmp_path, labels=labels).arrays("labels")
     with pytest.raises(InputError, match="label map of 4 has the value 9"):
-        trained(images, tmp_path / "s", labels=result)
+        trained(images, tmp_path / "s", labels=stored_labels)
 
 
 # ---- prediction ---------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def model(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("network")
-    weights = Store(folder).run("network", lambda: trained(images, folder / "scratch"))
+    weights = stored(folder, **trained(images, folder / "scratch")).tensors("weights")
     return deeplab.Model(weights, "small", 9, SMALL)
 
 
@@ -174,12 +174,14 @@ def test_probabilities_sum_to_one_and_mirrors_commute(images, model):
 def test_predictions_are_scored_against_the_masks(images, model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
     some = images.take([1, 3])
-    found = predictions.predict(model, some, (1.0,), 64, tmp_path)
+    seen = {"model": model, "scales": (1.0,), "long_side": 64}
+    found = run_stage(predictions.predict, some, tmp_path / "s", **seen)
     assert found.keys() == {"labels", "refined"}
     assert found["labels"]["3"].shape == (64, 64)
     right = {name: some.mask(i)[::2, ::2] for i, name in enumerate(some.ids)}
-    result = Store(tmp_path).run("p", lambda: {"labels": right})
-    counts = predictions.score(some, result, "labels")["counts"]["counts"]
+    right = stored(tmp_path, labels=right).arrays("labels")
+    made = run_stage(predictions.score, some, tmp_path / "scores", labels=right)
+    counts = made["counts"]["counts"]
     assert counts.shape == (2, 3, 9)
     hits, target, predicted = counts.sum(axis=(0, 2))
     assert target == predicted == 2 * 64 * 64
@@ -187,14 +189,16 @@ def test_predictions_are_scored_against_the_masks(images, model, monkeypatch, tm
 
 
 def test_a_missing_prediction_is_told(images, tmp_path):
-    result = Store(tmp_path).run("p", lambda: {"labels": {"0": images.mask(0)}})
-    with pytest.raises(InputError, match="has no labels of image 1; compute them first"):
-        predictions.score(images, result, "labels")
+    labels = stored(tmp_path, labels={"0": images.mask(0)}).arrays("labels")
+    with pytest.raises(InputError, match=r"labels in .*: image 1 is missing; compute it first"):
+        run_stage(predictions.score, images, tmp_path / "s", labels=labels)
 
 
 def test_objects_and_their_saliency(images, model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
     objects = predictions.objects(images)["labels"]["0"]
     assert ((objects == 1) == (images.mask(0) > 0)).all()
-    maps = predictions.foreground(model, images.take([0]), None, tmp_path)["maps"]["0"]
+    given = {"model": model, "long_side": None}
+    made = run_stage(predictions.foreground, images.take([0]), tmp_path / "s", **given)
+    maps = made["maps"]["0"]
     assert (maps.shape, maps.dtype) == ((64, 64), np.uint8)

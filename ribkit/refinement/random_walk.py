@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@cache
 @dataclass(frozen=True)
 class Walk:
     """How IRN's walk is made: difference 10 of paper and official code, and what they share.
@@ -36,6 +35,7 @@ class Walk:
 WALKS = {"paper": Walk(1.0, False), "official": Walk(1.3, True)}
 
 
+@cache
 def offsets(radius: int) -> np.ndarray:
     """Half of the neighbours closer than ``radius``: ``(O, 2)``, steps (dy, dx); dy > 0 or dx > 0.
 
