@@ -117,7 +117,7 @@ def test_a_damaged_image_is_made_again(tmp_path_factory, how):
     whole = (folder / "1.npz").read_bytes()
     damage(folder / "1.npz", *how)
     with pytest.raises(InputError, match=r"1\.npz is damaged"):
-        per_image.PerImageResult(folder, images.ids).table(["n"])
+        per_image.PerImageResult(folder, images).table(["n"])
     per_image.map_to_disk(mean, images, folder, "means")
     assert (folder / "1.npz").read_bytes() == whole
 
