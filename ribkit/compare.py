@@ -26,6 +26,7 @@ from ribkit.data import photographs, views
 from ribkit.data.images import ImageSet
 from ribkit.method import adaptation, cam, pooling
 from ribkit.method.others import OtherImageSampler
+from ribkit.method.settings import Settings
 from ribkit.networks.backbone import IMAGENET, Network, from_classifier
 from ribkit.results import figures
 from ribkit.runtime.device import device
@@ -66,7 +67,7 @@ def compare(
     model: nn.Module,
     classes: Sequence[str] | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
-    settings: adaptation.Settings = SETTINGS,
+    settings: Settings = SETTINGS,
     scales: Sequence[float] = SCALES,
     mean: Sequence[float] = IMAGENET[0],
     std: Sequence[float] = IMAGENET[1],
@@ -97,7 +98,7 @@ def compare(
 
 
 def compare_images(
-    network: Network, images: ImageSet, settings: adaptation.Settings, scales: Sequence[float]
+    network: Network, images: ImageSet, settings: Settings, scales: Sequence[float]
 ) -> Comparison:
     """`compare` for a network of three parts and labelled images of any kind."""
     side = min(min(images.image(i).shape[:2]) for i in range(len(images)))
@@ -111,8 +112,9 @@ def compare_images(
         size = tuple(pixels.shape[-2:])
         draw = OtherImageSampler(pool, label, settings.n_others, name, rng_seed=0)
         result = adaptation.adapt(network, pairs, label, draw, settings)
-        plain[name] = cam.merge(adaptation.cam_maps(network, pairs, label), size).cpu().numpy()
-        adapted[name] = cam.merge(result.maps, size).cpu().numpy()
+        raw = adaptation.cam_maps(network, pairs, label)
+        plain[name] = cam.multi_scale(raw, size).cpu().numpy()
+        adapted[name] = cam.multi_scale(result.maps, size).cpu().numpy()
     return Comparison(images, plain, adapted)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ribkit.data import scenes
-from ribkit.method import adaptation
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier
 from ribkit.runtime import device, parallel, store
 from ribkit.runtime.errors import InputError
@@ -347,7 +347,7 @@ def rib(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RIBKIT_WORKERS", "1")
         made = seeds.feature_bank(model, scenes.generate(1, 8, size=48), (40, 56), 32, rng_seed=0)
-    settings = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
+    settings = Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
     pool = results.run("p", lambda: made)
     return {"model": model, "images": scenes.generate(0, 4, size=48), "scales": (1.0, 0.5),
             "long_side": None, "settings": settings, "pool": pool}  # fmt: skip

@@ -9,9 +9,9 @@ from fabricated import last_unlabelled, stored
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou
-from ribkit.method import adaptation
+from ribkit.evaluation import miou, thresholds
 from ribkit.method.others import OtherImageSampler
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.runtime import parallel, store
@@ -19,7 +19,7 @@ from ribkit.runtime.errors import InputError
 from ribkit.study import maps as seeds
 
 SCALES = (1.0, 0.5)
-SETTINGS = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
+SETTINGS = Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -266,7 +266,7 @@ def saved(made, folder):
 
 
 def swept(images, result):
-    return miou.Swept(len(images), 9, **seeds.score(images, result)["rows"])
+    return thresholds.Swept(len(images), 9, **seeds.score(images, result)["rows"])
 
 
 def test_seeds_are_scored_at_every_threshold(images, made, tmp_path):

@@ -14,7 +14,7 @@ from fabricated import last_unlabelled
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
-from ribkit.method import adaptation
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.stages import WALKS, AffinityModel
@@ -23,7 +23,7 @@ from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
 
 COUNT, SCALES = 8, (1.0, 0.5)
-SETTINGS = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
+SETTINGS = Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 POOL = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
 SEEN = {"scales": SCALES, "long_side": 56}
 TRAINING = deeplab.Training(crop=48)

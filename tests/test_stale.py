@@ -162,7 +162,7 @@ CODE = {
         "adaptation", "1 - step / settings.steps", "1", SEEDS_ON, TRAINED | {"toy"},
     ),
     "a default of the adaptation": (
-        "adaptation", "area_level: float = 0.3", "area_level: float = 0.4",
+        "settings", "area_level: float = 0.3", "area_level: float = 0.4",
         SEEDS_ON, TRAINED | {"toy"},
     ),
     "a formula of the walk": (

@@ -78,7 +78,7 @@ def load(
     size: int = 7,
     download: bool = False,
 ) -> Digits:
-    """Digits 2 and 8 with their shapes (STUDY.md, "The toy experiment").
+    """Digits 2 and 8 with their shapes (Figure 1 of the paper, arXiv:2110.06530).
 
     root: folder that holds ``MNIST/raw``, or "" for the bundled digits. download: let torchvision
     fetch MNIST into ``root``. share: of the training images of each digit that get a shape.

@@ -3,7 +3,7 @@
 `grid` lists the runs of each research question; `measure` is the stage that makes one of them: the
 maps of the ablated images, scored at every threshold, with what they cover and what the adapted
 network's last layer still has a gradient for. A run's threshold is chosen on the other folds of the
-same images (`miou.cross_fitted`), so no run needs images of its own to tune on.
+same images (`thresholds.cross_fitted`), so no run needs images of its own to tune on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou
+from ribkit.evaluation import thresholds
 from ribkit.method import adaptation, cam, losses
-from ribkit.method.adaptation import OFFICIAL, PAPER, Settings
 from ribkit.method.others import OtherImageSampler
+from ribkit.method.settings import OFFICIAL, PAPER, Settings
 from ribkit.networks.backbone import Network
 from ribkit.runtime import per_image
 from ribkit.runtime.device import device, single_threaded
@@ -77,7 +77,7 @@ def measure(
 ) -> dict:
     """One run on all images; CAM without ``settings``.
 
-    Returns ``rows``, of an `miou.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share
+    Returns ``rows``, of an `thresholds.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share
     of each of `PARTS` that its class's map exceeds at each threshold (mean over the image's
     classes; NaN where there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of the
     network that made the last map. And ``images``, a row each: steps, and why it ended.
@@ -87,7 +87,7 @@ def measure(
     made = per_image.map_to_disk(partial(_measure, job), images, scratch, words)
     measured = {name: np.stack(list(made.arrays(name).values())) for name in MEASURES}
     return {
-        "rows": miou.gathered(made.every(miou.ROWS)),
+        "rows": thresholds.concat_rows(made.every(thresholds.ROW_FIELDS)),
         "measured": measured,
         "images": made.table("steps", "reason"),
     }
@@ -111,7 +111,7 @@ def _measure(job: seeds.AdaptationTask, index: int) -> dict:
         result = adaptation.aggregate(steps, labels, job.settings)
         raw = result.maps
         row |= {"steps": result.steps, "reason": result.reason}
-    maps = cam.merge(raw, pixels.shape[-2:])
+    maps = cam.multi_scale(raw, pixels.shape[-2:])
     return row | _arrays(network, images, index, maps)
 
 
@@ -120,7 +120,7 @@ def _arrays(network: Network, images: ImageSet, index: int, maps: Tensor) -> dic
     keys, found = np.flatnonzero(label), information.regions(images, index)
     fitted = views.resize_map_tensor(maps, mask.shape)
     ratios = information.logit_ratios(network, images.image(index), label, found)
-    return miou.rows(*miou.sweep(fitted, keys, mask)) | {
+    return thresholds.image_rows(*thresholds.sweep(fitted, keys, mask)) | {
         "cover": _cover(fitted.cpu().numpy(), keys, mask, found),
         "hgr": np.array(
             [ratios[k] for k in ("discriminative", "non-discriminative", "irrelevant")]
@@ -137,7 +137,7 @@ def _cover(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray, found: np.ndarr
             (own & (found == 1), own & (found == 2), ~own & (mask != 255))
         ):
             if where.any():
-                above = np.searchsorted(np.sort(one[where]), miou.THRESHOLDS, side="right")
+                above = np.searchsorted(np.sort(one[where]), thresholds.THRESHOLDS, side="right")
                 shares[k, :, part] = 1 - above / where.sum()
     with np.errstate(invalid="ignore"):
         counted = (~np.isnan(shares)).sum(axis=0)

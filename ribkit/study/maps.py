@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou
+from ribkit.evaluation import thresholds
 from ribkit.method import adaptation, cam
 from ribkit.method.others import OtherImageSampler, image_rng_seed
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import PRECISIONS, Network
@@ -88,7 +89,7 @@ class AdaptationTask:
     images: ImageSet
     scales: tuple[float, ...]
     long_side: int | None
-    settings: adaptation.Settings | None = None
+    settings: Settings | None = None
     pool: Result | None = None
     rng_seed: int = 0
     map_stride: int = 1
@@ -103,7 +104,7 @@ def compute(
     scales: tuple[float, ...],
     long_side: int | None,
     scratch: Path,
-    settings: adaptation.Settings | None = None,
+    settings: Settings | None = None,
     pool: Result | None = None,
     rng_seed: int = 0,
     map_stride: int = 1,
@@ -135,11 +136,11 @@ def _seed(job: AdaptationTask, index: int) -> dict:
     if not labels.any():
         maps = torch.zeros(0, *(math.ceil(side / stride) for side in size))
     elif job.settings is None:
-        maps = cam.merge(adaptation.cam_maps(network, features, labels), size, stride)
+        maps = cam.multi_scale(adaptation.cam_maps(network, features, labels), size, stride)
     else:
         draw = OtherImageSampler(bank, labels, job.settings.n_others, name, job.rng_seed)
         result = adaptation.adapt(network, features, labels, draw, job.settings)
-        maps = cam.merge(result.maps, size, stride)
+        maps = cam.multi_scale(result.maps, size, stride)
         row |= {"steps": result.steps, "reason": result.reason}
         row |= {"logit_first": result.logits[0], "logit_last": result.logits[-1]}
         row |= {"area_first": result.areas[0], "area_last": result.areas[-1]}
@@ -163,18 +164,18 @@ def _context(model: Model, pool: Result | None) -> tuple[Network, dict[str, Tens
 
 
 def score(images: ImageSet, seeds: Result) -> dict:
-    """Counts of every image at the 100 thresholds: ``rows`` of an `miou.Swept`.
+    """Counts of every image at the 100 thresholds: ``rows`` of an `thresholds.Swept`.
 
     The maps are resized to the mask, bilinearly.
     """
     found = per_image.measure_each(images, seeds, "maps", _sweep, "scores of the seeds", gpu=True)
-    return {"rows": miou.gathered(found)}
+    return {"rows": thresholds.concat_rows(found)}
 
 
 def _sweep(images: ImageSet, index: int, maps: np.ndarray) -> dict[str, np.ndarray]:
     mask, keys = images.mask(index), np.flatnonzero(images.labels[index])
     fitted = views.resize_map_tensor(torch.tensor(maps).to(device()), mask.shape)
-    return miou.rows(*miou.sweep(fitted, keys, mask))
+    return thresholds.image_rows(*thresholds.sweep(fitted, keys, mask))
 
 
 def cover(images: ImageSet, seeds: Result, threshold: float) -> dict:
@@ -207,7 +208,7 @@ def growth(
     images: ImageSet,
     scales: tuple[float, ...],
     long_side: int | None,
-    settings: adaptation.Settings,
+    settings: Settings,
     pool: Result,
     rng_seed: int = 0,
 ) -> dict:
@@ -238,8 +239,9 @@ def _grow(job: AdaptationTask, index: int) -> tuple[np.ndarray, np.ndarray, list
     watched = (seen.append(step) or step for step in steps)
     result = adaptation.aggregate(watched, labels, settings)
     size = tuple(pixels.shape[-2:])
-    maps = np.stack([cam.merge(step.maps, size).cpu().numpy() for step in seen[: result.steps]])
-    total = cam.merge(result.maps, size).cpu().numpy()
+    merged = [cam.multi_scale(step.maps, size) for step in seen[: result.steps]]
+    maps = np.stack([step.cpu().numpy() for step in merged])
+    total = cam.multi_scale(result.maps, size).cpu().numpy()
     rows = [
         {"image": name, "step": k, "logit": logit, "area": area}
         for k, (logit, area) in enumerate(zip(result.logits, result.areas, strict=True))

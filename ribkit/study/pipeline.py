@@ -15,7 +15,7 @@ import numpy as np
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou
+from ribkit.evaluation import miou, thresholds
 from ribkit.networks import deeplab
 from ribkit.refinement import irn, psa, saliency
 from ribkit.refinement import stages as refinement
@@ -187,7 +187,7 @@ class Refinement:
         """The walked maps' threshold, chosen on the tuning images."""
         images, maps = self.maps[1]
         total = self.study.swept(images, self.irn_maps(images, maps)).total()
-        return float(miou.THRESHOLDS[miou.best_threshold(total)])
+        return float(thresholds.THRESHOLDS[thresholds.best_threshold(total)])
 
     def _irn(self, images: ImageSet, maps: Result) -> tuple[Result, float]:
         walked, threshold = self.irn_maps(images, maps), self.irn_threshold

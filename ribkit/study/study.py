@@ -15,9 +15,9 @@ import pandas as pd
 from ribkit.data import coco, digits, photographs, scenes, voc
 from ribkit.data.digits import Digits
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou
-from ribkit.evaluation.miou import Swept
-from ribkit.method import adaptation
+from ribkit.evaluation import miou, thresholds
+from ribkit.evaluation.thresholds import Swept
+from ribkit.method.settings import OFFICIAL, Settings
 from ribkit.networks import architectures, classifier
 from ribkit.refinement import saliency
 from ribkit.runtime.errors import InputError, Problems
@@ -61,7 +61,7 @@ RIB = RIBS[-1]  # the authors' own: official, GNDRP
 @dataclass(frozen=True)
 class Seed:
     """Seeds of the scored images. swept: how they fit at all thresholds; oracle, held_out: indices
-    into `miou.THRESHOLDS`."""
+    into `thresholds.THRESHOLDS`."""
 
     method: Method
     maps: Result
@@ -326,7 +326,7 @@ class Study:
             rng_seed=self.profile.rng_seed,
         )
 
-    def maps(self, images: ImageSet, scales: tuple, settings: adaptation.Settings | None) -> Result:
+    def maps(self, images: ImageSet, scales: tuple, settings: Settings | None) -> Result:
         """Seeds of a set of images: CAM without settings, else RIB."""
         return self.store.run(
             "seeds",
@@ -346,13 +346,13 @@ class Study:
         result = self.store.run("score", seeds.score, images=images, seeds=maps)
         return Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
 
-    def _tried(self, scales: tuple, settings: adaptation.Settings | None) -> dict:
+    def _tried(self, scales: tuple, settings: Settings | None) -> dict:
         """mIoU at the best threshold on the tuning images, and that threshold's index."""
         total = self.swept(self.tuning, self.maps(self.tuning, scales, settings)).total()
-        index = miou.best_threshold(total)
+        index = thresholds.best_threshold(total)
         return {
             "miou": miou.miou(total[index]),
-            "threshold": miou.THRESHOLDS[index],
+            "threshold": thresholds.THRESHOLDS[index],
         }
 
     @cached_property
@@ -372,7 +372,7 @@ class Study:
         ]
         return pd.DataFrame(rows)
 
-    def tune(self, method: Method) -> tuple[pd.DataFrame, adaptation.Settings]:
+    def tune(self, method: Method) -> tuple[pd.DataFrame, Settings]:
         """What was tried for a RIB on the tuning images, a row each, and the settings chosen.
 
         The rule stands in `ribkit.study.profiles`.
@@ -406,7 +406,7 @@ class Study:
 
     def margin_rows(self, scales: tuple[float, ...]) -> float:
         """Over how many rows and target classes `official` sums an image's logits, on average."""
-        half = adaptation.OFFICIAL.loss_on_half_scale
+        half = OFFICIAL.loss_on_half_scale
         rows = 2 * sum(scale >= 1 or half for scale in scales)
         return rows * float(self.tuning.labels.sum(axis=1).mean())
 
@@ -429,7 +429,7 @@ class Study:
         maps = self.maps(self.scored, self.scales, settings)
         swept = self.swept(self.scored, maps)
         held_out = round(100 * self._tried(self.scales, settings)["threshold"])
-        return Seed(method, maps, swept, miou.best_threshold(swept.total()), held_out)
+        return Seed(method, maps, swept, thresholds.best_threshold(swept.total()), held_out)
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""
