@@ -23,8 +23,8 @@ from torchvision import models
 
 from ribkit.data import images, views
 from ribkit.method import adaptation
-from ribkit.method.adaptation import Settings
 from ribkit.method.others import OtherImageSampler
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier
 from ribkit.networks.backbone import Network, from_classifier
 from ribkit.runtime.device import device, single_threaded

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from ribkit.data import scenes, views
-from ribkit.evaluation import miou
+from ribkit.evaluation import thresholds
 from ribkit.method import adaptation
 from ribkit.method.others import OtherImageSampler
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier, deeplab
 from ribkit.networks.backbone import PRECISIONS
 from ribkit.refinement import affinity, irn, random_walk
@@ -31,7 +32,7 @@ from ribkit.study import maps
 
 COUNT, STEPS = 32, 20
 N_LABELS = len(scenes.CLASSES) + 1
-ADAPTATION = adaptation.Settings(lr=1e-3, n_others=10, margin=1e9)  # GNDRP, 10 steps
+ADAPTATION = Settings(lr=1e-3, n_others=10, margin=1e9)  # GNDRP, 10 steps
 EPOCHS = STEPS * 8 // COUNT
 CLASSIFIER = classifier.Training(
     epochs=EPOCHS, batch=8, lr=0.05, momentum=0.9, long_sides=(56, 72), crop=64
@@ -108,7 +109,7 @@ def evaluated() -> Found:
     generator = torch.Generator().manual_seed(0)
     raw = torch.rand(2, 375, 500, generator=generator).to(device())
     mask = torch.randint(0, 3, (375, 500), generator=generator).numpy()
-    _, found = miou.sweep(raw, torch.arange(2).numpy(), mask)
+    _, found = thresholds.sweep(raw, torch.arange(2).numpy(), mask)
     return {"counts": torch.from_numpy(found)}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ribkit.evaluation import miou
+from ribkit.evaluation import miou, thresholds
 
 SIZE, CLASSES, SHOWN, IMAGES = (375, 500), 20, 2, 8
 SHARED = range(0, 90, 3)  # the thresholds of the official way
@@ -33,8 +33,8 @@ def official(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray, classes: int)
     found = []
     for index in SHARED:
         # the float32 that no map exceeds unless it exceeds the threshold itself
-        plane = np.full((1, *mask.shape), miou.THRESHOLDS[index], np.float32)
-        if plane.flat[0] > miou.THRESHOLDS[index]:
+        plane = np.full((1, *mask.shape), thresholds.THRESHOLDS[index], np.float32)
+        if plane.flat[0] > thresholds.THRESHOLDS[index]:
             plane = np.nextafter(plane, np.float32(0))
         labels = names[np.concatenate([plane, maps]).argmax(axis=0)]
         pairs = mask[counted].astype(int) * (classes + 1) + labels[counted]
@@ -45,7 +45,7 @@ def official(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray, classes: int)
 
 def ours(maps: np.ndarray, keys: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     """What is stored of one image."""
-    return miou.rows(*miou.sweep(torch.from_numpy(maps).float(), keys, mask))
+    return thresholds.image_rows(*thresholds.sweep(torch.from_numpy(maps).float(), keys, mask))
 
 
 def seconds(size: tuple[int, int], classes: int) -> dict[str, float]:
@@ -53,10 +53,10 @@ def seconds(size: tuple[int, int], classes: int) -> dict[str, float]:
     images = [image(size, classes, rng_seed) for rng_seed in range(IMAGES)]
     ways = {
         "official": lambda: np.stack([official(*one, classes) for one in images]),
-        "ours": lambda: miou.gathered([ours(*one) for one in images]),
+        "ours": lambda: thresholds.concat_rows([ours(*one) for one in images]),
     }
     taken, found = measuring.alternate(ways)
-    swept = miou.Swept(IMAGES, classes + 1, **found["ours"])
+    swept = thresholds.Swept(IMAGES, classes + 1, **found["ours"])
     for k, index in enumerate(SHARED):
         np.testing.assert_array_equal(swept.at(index), found["official"][:, k])
     return taken

@@ -1,8 +1,9 @@
-"""The official way of working, written from STUDY.md's words, for our own to be held against.
+"""The official code's way of working, written anew, for our own to be held against.
 
-Not its code: the same results by the same order of work. The whole network at every step, for every
-view; the others decoded and cropped inside the loop; a loop over rows and classes; a wait for the
-device at each of them; the last update made though nobody sees its map; float32.
+Not its code: the same results by the same order of work (README, "Two variants"). The whole network
+at every step, for every view; the others decoded and cropped inside the loop; a loop over rows and
+classes; a wait for the device at each of them; the last update made though nobody sees its map;
+float32.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ribkit.method import cam
-from ribkit.method.adaptation import Settings
+from ribkit.method.settings import Settings
 from ribkit.networks.backbone import Network
 
 

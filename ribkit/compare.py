@@ -25,6 +25,7 @@ from torch import nn
 from ribkit.data import photographs, views
 from ribkit.data.images import ImageSet
 from ribkit.method import adaptation, cam, pooling
+from ribkit.method.settings import Settings
 from ribkit.networks.backbone import IMAGENET, Network, from_classifier
 from ribkit.results import figures
 from ribkit.runtime.device import device
@@ -65,7 +66,7 @@ def compare(
     model: nn.Module,
     classes: Sequence[str] | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
-    settings: adaptation.Settings = SETTINGS,
+    settings: Settings = SETTINGS,
     scales: Sequence[float] = SCALES,
     mean: Sequence[float] = IMAGENET[0],
     std: Sequence[float] = IMAGENET[1],
@@ -96,7 +97,7 @@ def compare(
 
 
 def compare_images(
-    network: Network, images: ImageSet, settings: adaptation.Settings, scales: Sequence[float]
+    network: Network, images: ImageSet, settings: Settings, scales: Sequence[float]
 ) -> Comparison:
     """`compare` for a network of three parts and labelled images of any kind."""
     side = min(min(images.image(i).shape[:2]) for i in range(len(images)))
@@ -107,9 +108,9 @@ def compare_images(
     for image in bar(images, "CAM and RIB", len(images)):
         size, pairs = frozen_features(network, image, scales, None)
         raw = adaptation.cam_maps(network, pairs, label_of(image))
-        plain[image.name] = cam.merge(raw, size).cpu().numpy()
+        plain[image.name] = cam.multi_scale(raw, size).cpu().numpy()
         _, _, result = adapt_image(network, image, bank, scales, None, settings, rng_seed=0)
-        adapted[image.name] = cam.merge(result.maps, size).cpu().numpy()
+        adapted[image.name] = cam.multi_scale(result.maps, size).cpu().numpy()
     return Comparison(images, plain, adapted)
 
 

@@ -3,8 +3,8 @@
 import dataclasses
 
 from ribkit.data import scenes
-from ribkit.evaluation import miou
-from ribkit.evaluation.miou import Swept
+from ribkit.evaluation import thresholds
+from ribkit.evaluation.thresholds import Swept
 from ribkit.runtime import store
 from ribkit.runtime.store import Result
 
@@ -34,5 +34,5 @@ def run_stage(stage, images, folder, **parameters):
 def swept_from(confusions):
     """A `Swept` of confusions ``(N, 100, n, n)``, all labels in every image."""
     count, n_classes = len(confusions), confusions.shape[-1]
-    found = [miou.rows(range(n_classes), one) for one in confusions]
-    return Swept(count, n_classes, **miou.gathered(found))
+    found = [thresholds.image_rows(range(n_classes), one) for one in confusions]
+    return Swept(count, n_classes, **thresholds.concat_rows(found))

@@ -8,9 +8,9 @@ import torch
 from fabricated import run_stage, stored, swept_from
 
 from ribkit.data import scenes
-from ribkit.evaluation import miou
+from ribkit.evaluation import thresholds
 from ribkit.method import adaptation
-from ribkit.method.adaptation import OFFICIAL, PAPER, Settings
+from ribkit.method.settings import OFFICIAL, PAPER, Settings
 from ribkit.networks import classifier
 from ribkit.study import ablations
 from ribkit.study import maps as seeds
@@ -54,7 +54,7 @@ def test_a_run_gives_the_scores_of_the_seeds_stage(model, bank, tmp_path):
     maps = run_stage(seeds.rib_seeds, images, tmp_path / "two", **arguments)["maps"]
     kept = stored(tmp_path, "seeds", maps=maps).arrays("maps")
     scored = run_stage(seeds.score, images, tmp_path / "three", maps=kept)
-    expected, got = (miou.Swept(3, 9, **made["rows"]).total() for made in (scored, found))
+    expected, got = (thresholds.Swept(3, 9, **made["rows"]).total() for made in (scored, found))
     assert (got[:, 1] == expected[:, 1]).all()
     assert got[:, 2].sum() == expected[:, 2].sum()
     assert abs(got - expected).sum() / expected.sum() < 0.01  # seeds are kept in 16 bits
@@ -163,12 +163,12 @@ def test_cross_fitted_thresholds_never_see_their_own_image():
     random = np.random.default_rng(0)
     confusions = random.integers(0, 50, (10, 100, 2, 2))
     confusions[..., 0] += 100 - confusions.sum(axis=3)
-    chosen = miou.cross_fitted(swept_from(confusions))
+    chosen = thresholds.cross_fitted(swept_from(confusions))
     changed = confusions.copy()
     changed[3] = random.integers(0, 5000, (100, 2, 2))
     changed[3, ..., 0] += 10_000 - changed[3].sum(axis=2)  # targets are those of the mask
-    assert miou.cross_fitted(swept_from(changed))[[3, 8]].tolist() == chosen[[3, 8]].tolist()
+    assert thresholds.cross_fitted(swept_from(changed))[[3, 8]].tolist() == chosen[[3, 8]].tolist()
     rest = swept_from(confusions[np.arange(10) % 5 != 2])
-    assert chosen[2] == miou.best_threshold(rest.total())
+    assert chosen[2] == thresholds.best_threshold(rest.total())
     alone = swept_from(confusions[:1])
-    assert miou.cross_fitted(alone)[0] == miou.best_threshold(alone.total())
+    assert thresholds.cross_fitted(alone)[0] == thresholds.best_threshold(alone.total())

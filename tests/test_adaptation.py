@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ribkit.method import adaptation, cam
-from ribkit.method.adaptation import OFFICIAL, PAPER, Settings, Variant
+from ribkit.method import adaptation, aggregation, cam, pooling
+from ribkit.method.settings import OFFICIAL, PAPER, Settings, Variant
 from ribkit.networks.backbone import Network
 
-POLY = [1, 0.909, 0.818, 0.725, 0.631, 0.536, 0.438, 0.338, 0.235, 0.126]  # STUDY.md, difference 7
+POLY = [1, 0.909, 0.818, 0.725, 0.631, 0.536, 0.438, 0.338, 0.235, 0.126]  # (1 - k / 10) ** 0.9
 IMAGE = torch.tensor([[[[1.0, 3.0]]]])
 TARGET = torch.ones(1)
 
@@ -223,9 +223,9 @@ def test_a_run_that_diverges_ends_before_its_first_map_that_is_no_number(base):
 
 def test_a_pixel_is_covered_if_any_map_exceeds_its_share_of_its_own_maximum():
     maps = torch.tensor([[[10.0, 3.0, 0.0, 2.0]], [[0.0, 0.0, 0.5, 0.1]]])
-    assert adaptation.covered(maps, 0.3) == 0.5  # 3 is at 0.3, not above
-    assert adaptation.covered(maps, 0.25) == 0.75
-    assert adaptation.covered(torch.zeros(1, 2, 2), 0.3) == 0
+    assert aggregation.covered(maps, 0.3) == 0.5  # 3 is at 0.3, not above
+    assert aggregation.covered(maps, 0.25) == 0.75
+    assert aggregation.covered(torch.zeros(1, 2, 2), 0.3) == 0
 
 
 class Waits(TorchDispatchMode):
@@ -289,7 +289,7 @@ CHANGES = {
     "loss_on_half_scale": lambda on: not on,
     "stop_by_area": lambda on: not on,
     "momentum": lambda value: 0.5,
-    "fresh_others": lambda on: not on,
+    "resample_others_each_step": lambda on: not on,
 }
 
 
@@ -325,8 +325,8 @@ def test_the_two_variants_are_those_of_the_table_of_differences():
 def test_the_mask_may_cover_the_first_classes_only():
     maps = torch.tensor([[10.0, 1.0], [10.0, 1.0]]).view(1, 2, 1, 2)
     labels = torch.ones(1, 2)
-    everything = adaptation.pool_maps(maps, labels, Settings())
-    one = adaptation.pool_maps(maps, labels, Settings(variant=variant(gndrp_classes=1)))
+    everything = pooling.pool_maps(maps, labels, Settings())
+    one = pooling.pool_maps(maps, labels, Settings(variant=variant(gndrp_classes=1)))
     assert everything.tolist() == [[0.5, 0.5]]
     assert one.tolist() == [[0.5, 5.5]]
     assert labels.tolist() == [[1, 1]]
@@ -348,7 +348,7 @@ def test_others_drawn_once_are_asked_for_at_step_0_only():
 
 def test_a_run_merges_into_a_normalised_map():
     result = adaptation.adapt(two_numbers(), mirrored(1.0), TARGET, nobody, official(lr=1e-3))
-    merged = cam.merge(result.maps, (16, 32))
+    merged = cam.multi_scale(result.maps, (16, 32))
     assert merged.shape == (1, 16, 32)
     assert 0.99 < merged.max() < 1
 

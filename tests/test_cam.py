@@ -33,14 +33,14 @@ def test_merge_sums_the_scales_before_it_normalises():
     # [a, b] -> [a, .75 a + .25 b, .25 a + .75 b, b].
     large = torch.tensor([[[8.0, 6.0, 2.0, 0.0]] * 4])
     small = torch.tensor([[[0.0, 4.0]] * 2])
-    merged = cam.merge({1.0: large, 0.5: small}, (16, 16), stride=4)
+    merged = cam.multi_scale({1.0: large, 0.5: small}, (16, 16), stride=4)
     total = torch.tensor([8 + 0, 6 + 1, 2 + 3, 0 + 4.0])
     torch.testing.assert_close(merged, (total / (8 + EPSILON)).expand(1, 4, 4))
 
 
 def test_at_full_size_a_map_covers_the_next_multiple_of_16_and_is_cropped():
     ramp = torch.tensor([[[0.0, 1.0]]])
-    merged = cam.merge({1.0: ramp}, (16, 24))
+    merged = cam.multi_scale({1.0: ramp}, (16, 24))
     # 2 -> 32 positions: position u lies at (u + .5) / 16 - .5, clamped to 0 .. 1
     expected = ((torch.arange(24) + 0.5) / 16 - 0.5).clamp(0, 1)
     assert merged.shape == (1, 16, 24)
@@ -49,9 +49,9 @@ def test_at_full_size_a_map_covers_the_next_multiple_of_16_and_is_cropped():
 
 @pytest.mark.parametrize(("size", "grid"), [((17, 30), (5, 8)), ((16, 32), (4, 8))])
 def test_at_stride_4_the_size_is_rounded_up(size, grid):
-    assert cam.merge({1.0: torch.ones(3, 2, 2)}, size, stride=4).shape == (3, *grid)
-    assert cam.merge({1.0: torch.ones(3, 2, 2)}, size).shape == (3, *size)
+    assert cam.multi_scale({1.0: torch.ones(3, 2, 2)}, size, stride=4).shape == (3, *grid)
+    assert cam.multi_scale({1.0: torch.ones(3, 2, 2)}, size).shape == (3, *size)
 
 
 def test_an_image_without_positive_value_has_a_map_of_zeros():
-    assert cam.merge({1.0: torch.zeros(1, 2, 2)}, (16, 16)).abs().max() == 0
+    assert cam.multi_scale({1.0: torch.zeros(1, 2, 2)}, (16, 16)).abs().max() == 0

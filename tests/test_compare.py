@@ -8,8 +8,9 @@ from torch import nn
 
 from ribkit.compare import SETTINGS, compare
 from ribkit.data import views
-from ribkit.method import adaptation, cam
+from ribkit.method import cam
 from ribkit.method.others import OtherImageSampler
+from ribkit.method.settings import Settings
 from ribkit.networks.backbone import from_classifier
 from ribkit.results.style import pictures
 from ribkit.runtime.errors import InputError
@@ -45,7 +46,7 @@ def model():
 
 
 def settings(lr=1e-2):
-    return adaptation.Settings(pooling="gap", lr=lr, steps=2, n_others=2, margin=1e9)
+    return Settings(pooling="gap", lr=lr, steps=2, n_others=2, margin=1e9)
 
 
 def test_maps_have_the_size_of_their_photographs_and_differ(folder, model):
@@ -67,12 +68,12 @@ def test_cam_is_the_models_own_on_its_top_class(folder, model):
             top = int(network(image[None]).mean(dim=(2, 3)).argmax())
             assert np.flatnonzero(found.images.labels[i]).tolist() == [top]
             maps = network(torch.stack([image, image.flip(-1)]))[:, [top]]
-        expected = cam.merge({1.0: cam.flip_sum(maps)}, SIZES[name])
+        expected = cam.multi_scale({1.0: cam.flip_sum(maps)}, SIZES[name])
         np.testing.assert_allclose(found.cam[name], expected, atol=1e-5)
 
 
 def test_without_steps_rib_is_cam(folder, model):
-    still = adaptation.Settings(pooling="gap", steps=0)
+    still = Settings(pooling="gap", steps=0)
     found = compare(folder, model, settings=still)
     for name in SIZES:
         np.testing.assert_allclose(found.rib[name], found.cam[name], atol=1e-6)

@@ -8,9 +8,9 @@ from fabricated import last_unlabelled, run_stage, stored
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou
-from ribkit.method import adaptation
+from ribkit.evaluation import miou, thresholds
 from ribkit.method.others import OtherImageSampler
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.runtime import store
@@ -18,7 +18,7 @@ from ribkit.runtime.errors import InputError
 from ribkit.study import maps as seeds
 
 SCALES = (1.0, 0.5)
-SETTINGS = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
+SETTINGS = Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -278,7 +278,7 @@ def saved(maps, folder):
 
 def swept(images, maps, folder):
     rows = run_stage(seeds.score, images, folder / "scratch", maps=saved(maps, folder))["rows"]
-    return miou.Swept(len(images), 9, **rows)
+    return thresholds.Swept(len(images), 9, **rows)
 
 
 def covered(images, maps, threshold, folder):

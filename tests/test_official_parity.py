@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ribkit.method import adaptation, cam, pooling
+from ribkit.method.settings import OFFICIAL, Settings
 from ribkit.networks.backbone import Network
 from ribkit.refinement import crf, random_walk
 
@@ -43,7 +44,7 @@ def network(state, prefix="state."):
 
 
 def setup(golden):
-    settings = adaptation.Settings(
+    settings = Settings(
         pooling=golden["pooling"],
         tau=golden["tau"],
         steps=golden["K"],
@@ -53,7 +54,7 @@ def setup(golden):
         area_level=golden["explode_th"],
         area_ratio=golden["explode_ratio"],
         weight_decay=golden["weight_decay"],
-        variant=adaptation.OFFICIAL,
+        variant=OFFICIAL,
     )
     net = network(golden)
     views = {scale: net.features(golden[f"view.{scale}"]) for scale in (1.0, 0.5, 1.5, 2.0)}
@@ -86,8 +87,8 @@ def test_adaptation(name):
 
     size = tuple(golden["view.1.0"].shape[-2:])
     assert labels.nonzero().flatten().tolist() == golden["final_keys"].tolist()
-    assert error(cam.merge(adapted.maps, size, stride=4), golden["final_cam"]) <= 1e-5
-    assert error(cam.merge(adapted.maps, size), golden["final_high_res"]) <= 1e-5
+    assert error(cam.multi_scale(adapted.maps, size, stride=4), golden["final_cam"]) <= 1e-5
+    assert error(cam.multi_scale(adapted.maps, size), golden["final_high_res"]) <= 1e-5
 
 
 @pytest.mark.parametrize("name", RUNS)

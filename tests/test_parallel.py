@@ -13,7 +13,7 @@ import torch
 from fabricated import run_stage, stored
 
 from ribkit.data import scenes
-from ribkit.method import adaptation
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier
 from ribkit.runtime import device, parallel, store
 from ribkit.runtime.errors import InputError
@@ -340,7 +340,7 @@ def rib(tmp_path_factory):
         patched.setenv("RIBKIT_WORKERS", "1")
         others = scenes.generate(1, 8, size=48)
         bank = store.Store(folder).run(seeds.feature_bank, images=others, **view)
-    settings = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
+    settings = Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
     return {"model": model, "images": scenes.generate(0, 4, size=48), "scales": (1.0, 0.5),
             "long_side": None, "settings": settings, "bank": bank.tensors("features"),
             "rng_seed": 0}  # fmt: skip

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from ribkit.method import adaptation
+from ribkit.method.settings import VARIANTS, Settings
 from ribkit.networks.classifier import Training
 from ribkit.runtime.errors import InputError
 from ribkit.study import profiles
@@ -130,9 +130,9 @@ def test_a_named_file_of_weights_is_the_classifiers_backbone_and_no_other():
 def test_an_adaptation_takes_what_the_profile_says(variant):
     profile = profiles.load("mini", {"steps": 3, "tau": 0.5, "area_ratio": 0.8})
     settings = profile.settings("gap", variant, 1e-5, 40.0, 6)
-    assert settings == adaptation.Settings(
+    assert settings == Settings(
         pooling="gap", tau=0.5, steps=3, lr=1e-5, n_others=6, margin=40.0, area_ratio=0.8,
-        variant=adaptation.VARIANTS[variant],
+        variant=VARIANTS[variant],
     )  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from torch import nn
 
 from ribkit.data import views
 from ribkit.evaluation import intervals
-from ribkit.evaluation.miou import confusion, counts, iou, mean_iou, miou, sweep
+from ribkit.evaluation.miou import confusion, counts, iou, mean_iou, miou
+from ribkit.evaluation.thresholds import sweep
 from ribkit.method import adaptation, cam, losses, pooling
+from ribkit.method.settings import VARIANTS, Settings
 from ribkit.networks.backbone import Network
 from ribkit.refinement import psa, random_walk, saliency
 from ribkit.results import tables_toy
@@ -26,7 +28,6 @@ SEEDS = st.integers(0, 10**6)
 SIDES = st.integers(1, 7)
 RADII = st.integers(1, 5)
 BETAS = st.floats(0, 20)
-VARIANTS = ("paper", "official")
 
 
 def drawn(*size, rng_seed=0):
@@ -60,7 +61,7 @@ def test_a_mirrored_photograph_has_the_mirrored_cam(rng_seed, size, stride):
     def maps(image):
         pairs = views.scaled_pairs(image, (1.0, 0.5))
         features = {scale: network.features(pair) for scale, pair in pairs.items()}
-        return cam.merge(adaptation.cam_maps(network, features, labels), size, stride)
+        return cam.multi_scale(adaptation.cam_maps(network, features, labels), size, stride)
 
     torch.testing.assert_close(maps(pixels.flip(-1)), maps(pixels).flip(-1), atol=1e-5, rtol=0)
 
@@ -72,7 +73,11 @@ def test_normalised_maps_lie_between_0_and_1(rng_seed, height, size):
     raw = {
         scale: height * drawn(2, 3, 5, rng_seed=rng_seed + k) for k, scale in enumerate((1.0, 0.5))
     }
-    for found in (cam.normalise(raw[1.0]), cam.merge(raw, size), cam.merge(raw, size, 4)):
+    for found in (
+        cam.normalise(raw[1.0]),
+        cam.multi_scale(raw, size),
+        cam.multi_scale(raw, size, 4),
+    ):
         assert found.min() >= 0
         assert found.max() <= 1
 
@@ -109,7 +114,7 @@ def test_from_one_on_paper_gndrp_is_gap_also_without_a_positive_value(values, ta
 
 # M / max M does not change with the scale; powers of two scale without rounding.
 @always
-@given(maps_of_6, st.floats(0.0, 1.0), st.sampled_from(VARIANTS))
+@given(maps_of_6, st.floats(0.0, 1.0), st.sampled_from(list(VARIANTS)))
 def test_the_region_does_not_depend_on_the_scale_of_a_map(values, tau, variant):
     found = batch(values)[0]
     assert torch.equal(pooling.region(found, tau, variant), pooling.region(8 * found, tau, variant))
@@ -136,15 +141,13 @@ def test_without_a_margin_the_loss_is_the_plain_sum(logits, labels, margin):
 
 # No logit clamped, no sum of logits beyond it: neither variant can tell 1e9 from infinity.
 @settings(always, max_examples=10)
-@given(SEEDS, st.sampled_from(VARIANTS), st.sampled_from(["gap", "gndrp"]))
+@given(SEEDS, st.sampled_from(list(VARIANTS)), st.sampled_from(["gap", "gndrp"]))
 def test_no_margin_is_an_infinite_margin_to_an_adaptation(rng_seed, variant, kind):
     network, labels = small_network(), torch.tensor([1.0, 0.0])
     pixels = 255 * drawn(3, 16, 16, rng_seed=rng_seed).float()
     features = {1.0: network.features(views.scaled_pairs(pixels, (1.0,))[1.0])}
     nothing = torch.zeros(0, *features[1.0].shape[1:]), torch.zeros(0, 2)
-    own = adaptation.Settings(
-        pooling=kind, steps=3, lr=1e-5, variant=adaptation.VARIANTS[variant], margin=math.inf
-    )
+    own = Settings(pooling=kind, steps=3, lr=1e-5, variant=VARIANTS[variant], margin=math.inf)
     found = [
         adaptation.adapt(network, features, labels, lambda step: nothing, chosen)
         for chosen in (own, dataclasses.replace(own, margin=NO_MARGIN))
@@ -244,9 +247,9 @@ def test_miou_does_not_depend_on_the_order_of_classes(prediction, target, order)
 # {pixels above t} shrinks as t grows: each class's predictions fall, the background's rise.
 @always
 @given(SEEDS, st.sampled_from([(), (2,), (0, 3)]), with_ignored)
-def test_a_higher_threshold_never_predicts_more_of_a_class(rng_seed, keys, target):
-    maps = drawn(len(keys), 4, 6, rng_seed=rng_seed).float()
-    labels, found = sweep(maps, np.array(keys), target)
+def test_a_higher_threshold_never_predicts_more_of_a_class(rng_seed, class_indices, target):
+    maps = drawn(len(class_indices), 4, 6, rng_seed=rng_seed).float()
+    labels, found = sweep(maps, np.array(class_indices), target)
     predicted, hits = counts(found)[:, 2], counts(found)[:, 0]
     own = labels > 0
     for falling in (predicted[:, own], hits[:, own], -predicted[:, ~own], -hits[:, ~own]):

@@ -14,7 +14,7 @@ from fabricated import last_unlabelled, run_stage, stored
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
-from ribkit.method import adaptation
+from ribkit.method import settings
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.random_walk import WALKS
@@ -24,7 +24,7 @@ from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
 
 COUNT, SCALES = 8, (1.0, 0.5)
-SETTINGS = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
+SETTINGS = settings.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 BANK = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
 SEEN = {"scales": SCALES, "long_side": 56}
 TRAINING = deeplab.Training(crop=48)

@@ -7,7 +7,7 @@ from fabricated import run_stage, stored
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou
+from ribkit.evaluation import miou, thresholds
 from ribkit.refinement import affinity, irn, psa, stages
 from ribkit.refinement.affinity import Training
 from ribkit.refinement.random_walk import WALKS
@@ -72,7 +72,7 @@ def test_a_label_map_by_hand_and_as_the_sweep_counts_it():
     mask = np.array([[0, 5, 1]])
     for threshold in (0.0, 0.2, 0.25, 0.5, 0.7):
         predicted = stages.label_map(maps, keys, threshold)
-        own, swept = miou.sweep(torch.from_numpy(maps), keys, mask)
+        own, swept = thresholds.sweep(torch.from_numpy(maps), keys, mask)
         if threshold not in (0.2, 0.7):  # values that float32 puts on one side of the threshold
             whole = miou.confusion(predicted, mask, 6)
             assert (whole[np.ix_(own, own)] == swept[round(100 * threshold)]).all()

@@ -7,7 +7,7 @@ import pytest
 from fabricated import swept_from
 
 from ribkit.evaluation import intervals, miou
-from ribkit.method.adaptation import Settings
+from ribkit.method.settings import Settings
 from ribkit.results import figures, tables_ablations
 from ribkit.results.tables_ablations import Found
 from ribkit.study import pipeline

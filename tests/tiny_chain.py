@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ribkit.data import digits, scenes
-from ribkit.method import adaptation
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.affinity import Training
@@ -23,7 +23,7 @@ SIZES = {"long_sides": (40, 56), "crop": 48}
 CLASSIFIER = classifier.Training(epochs=2, batch=4, lr=0.01, momentum=0.9, **SIZES)
 HEADS = Training(stride=4, radius=3, epochs=2, batch=4, lr=0.05, crop=48)
 NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=3, batch=4, lr=0.01, crop=48)
-RIB = adaptation.Settings(steps=2, lr=1e-3, n_others=2, margin=1e9)
+RIB = Settings(steps=2, lr=1e-3, n_others=2, margin=1e9)
 
 
 def run(store: Store) -> Iterator[Result]:

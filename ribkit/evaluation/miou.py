@@ -1,36 +1,41 @@
-"""Scores of seeds: mIoU from integer pixel counts, at every threshold.
+"""mIoU from integer pixel counts.
 
 The protocol (written down because the field seldom does): pixels whose ground truth is 255 do not
 count; classes absent from ground truth and prediction alike are left out; the mean is over classes,
-background included, in percent. A seed predicts, at each pixel, the class of its highest map, or
-background where no map exceeds the threshold. The threshold is either the best one for the very
-images it is scored on (``oracle``, as most papers report) or the best one on other images
-(``held-out``). Intervals: `ribkit.evaluation.intervals`.
+background included, in percent. All thresholds of a map at once: `ribkit.evaluation.thresholds`;
+intervals: `ribkit.evaluation.intervals`.
 
 *Counts* ``(..., 3, n)`` are a class's hits, target pixels and predicted pixels: all that its IoU
 needs of a confusion matrix, and what is kept of each image.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
-import torch
-from torch import Tensor
-
-THRESHOLDS = np.arange(100) / 100
-LABELS = 256  # that a mask can hold
-ROWS = ("label", "target", "hits", "predicted")  # of one image, see `Swept`
 
 
-# ---- one prediction -----------------------------------------------------------------------------
 def confusion(
     prediction: np.ndarray, target: np.ndarray, n_classes: int, ignore: int = 255
 ) -> np.ndarray:
-    """Confusion matrix ``(n_classes, n_classes)`` int64: rows are targets, columns predictions.
+    r"""Confusion matrix of a label map: rows are targets, columns are predictions.
 
-    prediction, target: integer arrays of one shape. Pixels with target ``ignore`` do not count.
-    Raises ValueError for shapes that differ or labels outside ``0 .. n_classes - 1``.
+    .. math:: C_{ij} = |\{u : t(u) = i, p(u) = j, t(u) \ne 255\}|
+
+    PASCAL VOC's protocol, by which the paper (arXiv:2110.06530) is scored.
+
+    Args:
+        prediction: integers ``(...)`` in ``0 .. n_classes - 1``.
+        target: integers of the same shape, in ``0 .. n_classes - 1`` or ``ignore``.
+        n_classes: n, background included.
+        ignore: pixels with this target do not count.
+
+    Returns:
+        ``(n, n)`` int64.
+
+    Raises:
+        ValueError: for shapes that differ, or labels out of range.
+
+    Example:
+        >>> confusion(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 255]), 2).tolist()
+        [[1, 0], [1, 1]]
     """
     prediction, target = np.asarray(prediction), np.asarray(target)
     if prediction.shape != target.shape:
@@ -47,9 +52,14 @@ def confusion(
 
 
 def counts(confusion: np.ndarray) -> np.ndarray:
-    """Confusions ``(..., n, m)`` -> counts ``(..., 3, n)``: hits, target, predicted.
+    """Reduce confusion matrices to what an IoU needs: hits, target pixels, predicted pixels.
 
-    Columns beyond the n-th are predictions of no class: an error, whatever the target.
+    Args:
+        confusion: ``(..., n, m)``, m >= n. Columns beyond the n-th are predictions of no class: an
+            error, whatever the target.
+
+    Returns:
+        ``(..., 3, n)``.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     predicted = confusion.sum(axis=-2)[..., : confusion.shape[-2]]
@@ -57,7 +67,22 @@ def counts(confusion: np.ndarray) -> np.ndarray:
 
 
 def iou(counts: np.ndarray) -> np.ndarray:
-    """IoU in percent, counts ``(..., 3, n)`` -> ``(..., n)``; NaN for absent classes."""
+    r"""Intersection over union of each class, in percent.
+
+    .. math:: \mathrm{IoU}_c = 100 \, C_{cc} / (\sum_j C_{cj} + \sum_i C_{ic} - C_{cc})
+
+    PASCAL VOC's protocol, by which the paper (arXiv:2110.06530) is scored.
+
+    Args:
+        counts: ``(..., 3, n)``: hits, target pixels and predicted pixels.
+
+    Returns:
+        ``(..., n)`` in [0, 100]; NaN for classes absent from target and prediction.
+
+    Example:
+        >>> iou(np.array([[1, 1, 0], [1, 2, 0], [2, 1, 0]])).tolist()
+        [50.0, 50.0, nan]
+    """
     hits, target, predicted = np.moveaxis(counts, -2, 0)
     union = target + predicted - hits
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -65,7 +90,22 @@ def iou(counts: np.ndarray) -> np.ndarray:
 
 
 def miou(counts: np.ndarray) -> float | np.ndarray:
-    """mIoU in percent over classes that occur, ``(..., 3, n)`` -> ``(...)``; NaN if none does."""
+    r"""Mean IoU over the classes that occur, in percent.
+
+    .. math:: \mathrm{mIoU} = \tfrac{1}{|\{c : c \text{ occurs}\}|} \textstyle\sum_c \mathrm{IoU}_c
+
+    PASCAL VOC's protocol, by which the paper (arXiv:2110.06530) is scored.
+
+    Args:
+        counts: ``(..., 3, n)``: hits, target pixels and predicted pixels.
+
+    Returns:
+        ``(...)`` in [0, 100], a float for one set of counts; NaN where no class occurs.
+
+    Example:
+        >>> miou(np.array([[1, 2, 0], [1, 2, 0], [2, 2, 0]]))
+        75.0
+    """
     values = iou(counts)
     present = ~np.isnan(values)
     count = present.sum(axis=-1)
@@ -75,115 +115,12 @@ def miou(counts: np.ndarray) -> float | np.ndarray:
 
 
 def mean_iou(confusion: np.ndarray) -> float | np.ndarray:
-    """`miou` of confusions, ``(..., n, n)`` -> ``(...)``."""
+    """Mean IoU in percent straight from confusion matrices, see `miou`.
+
+    Args:
+        confusion: ``(..., n, n)``.
+
+    Returns:
+        ``(...)`` in [0, 100].
+    """
     return miou(counts(confusion))
-
-
-# ---- all thresholds -----------------------------------------------------------------------------
-def sweep(
-    maps: Tensor, keys: np.ndarray, target: np.ndarray, ignore: int = 255
-) -> tuple[np.ndarray, np.ndarray]:
-    """One image's confusions at the 100 thresholds 0.00 .. 0.99, in one pass over its pixels.
-
-    maps: ``(K, H, W)`` float32, normalised, of the classes ``keys`` (0-based, ``(K,)``), on any
-    device. target: ``(H, W)``, 0 background. Returns the image's own labels ``(L,)``, sorted
-    (background, its classes, those of its target), and the confusions among them, ``(100, L, L)``
-    int64.
-    """
-    own = np.asarray(keys, int) + 1
-    pixels = _histogram(maps, target)
-    truth = pixels.sum(axis=(1, 2))
-    truth[ignore] = 0
-    labels = np.union1d(np.append(0, own), np.flatnonzero(truth))
-    # a pixel above exactly so many thresholds is foreground at the first so many
-    foreground = pixels[labels, : len(own), :0:-1].cumsum(axis=-1)[..., ::-1]
-    found = np.zeros((len(THRESHOLDS), len(labels), len(labels)), np.int64)
-    found[:, :, np.searchsorted(labels, own)] = foreground.transpose(2, 0, 1)
-    found[:, :, 0] = truth[labels] - foreground.sum(axis=1).T
-    return labels, found
-
-
-def _histogram(maps: Tensor, target: np.ndarray) -> np.ndarray:
-    """Pixels by target, highest map and number of thresholds it exceeds: ``(256, K, 101)``.
-
-    The copy to the host, at the end, is the only time that it waits for the device.
-    """
-    if not len(maps):
-        maps = maps.new_zeros(1, *target.shape)  # nothing exceeds a threshold
-    best, winner = maps.max(dim=0)  # the first of equals
-    # s > i / 100 for ceil(100 s) of the i >= 0. Exactly: float64 has room for 100 s (24 and 5
-    # bits), and no float32 lies between i / 100 and its float64.
-    above = (100 * best.double()).ceil_().clamp_(0, len(THRESHOLDS)).int()
-    truth = torch.tensor(target).to(maps.device, non_blocking=True).int()
-    shape = (LABELS, len(maps), len(THRESHOLDS) + 1)
-    flat = ((truth * shape[1] + winner.int()) * shape[2] + above).flatten()
-    # not bincount, which waits for the greatest index
-    pixels = torch.zeros(shape, dtype=torch.int32, device=maps.device)
-    pixels.view(-1).index_add_(0, flat, torch.ones_like(flat))
-    return pixels.cpu().numpy()
-
-
-@dataclass(frozen=True, eq=False)
-class Swept:
-    """Counts of ``images`` images and ``n_classes`` labels at all thresholds.
-
-    A row for each image and label that occurs in its mask or has a map: image, label, target
-    ``(R,)``; hits, predicted ``(R, 100)``. What has no row is zero.
-    """
-
-    images: int
-    n_classes: int
-    image: np.ndarray
-    label: np.ndarray
-    target: np.ndarray
-    hits: np.ndarray
-    predicted: np.ndarray
-
-    def at(self, index: int | np.ndarray) -> np.ndarray:
-        """Counts ``(N, 3, n)`` at a threshold's index, or at each image's own, ``(N,)``."""
-        rows, own = np.arange(len(self.image)), np.broadcast_to(index, self.images)[self.image]
-        found = np.zeros((self.images, 3, self.n_classes), np.int32)
-        values = (self.hits[rows, own], self.target, self.predicted[rows, own])
-        found[self.image, :, self.label] = np.stack(values, axis=-1)
-        return found
-
-    def total(self, which: np.ndarray | None = None) -> np.ndarray:
-        """Counts ``(100, 3, n)`` int64 summed over images: all, or where ``which`` ``(N,)``."""
-        counted = True if which is None else which[self.image]
-        found = np.zeros((len(THRESHOLDS), 3, self.n_classes), np.int64)
-        for label in range(self.n_classes):
-            rows = (self.label == label) & counted
-            for k, values in enumerate((self.hits, self.target[:, None], self.predicted)):
-                found[:, k, label] = values[rows].sum(axis=0)
-        return found
-
-
-def rows(labels: np.ndarray, confusions: np.ndarray) -> dict[str, np.ndarray]:
-    """One image's part of `Swept`, from its `sweep`."""
-    hits, target, predicted = counts(confusions).astype(np.int32).transpose(1, 2, 0)
-    return dict(zip(ROWS, (labels, target[:, 0], hits, predicted), strict=True))
-
-
-def gathered(found: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The images' `rows` as `Swept` has them, each with its image's position."""
-    sizes = [len(one["label"]) for one in found]
-    joined = {name: np.concatenate([one[name] for one in found]) for name in ROWS}
-    return {"image": np.repeat(np.arange(len(found)), sizes)} | joined
-
-
-def best_threshold(counts: np.ndarray) -> int:
-    """Index of the threshold with the highest mIoU; ``(T, 3, n)``, summed over images."""
-    return int(np.nanargmax(miou(counts)))
-
-
-def cross_fitted(swept: Swept, folds: int = 5) -> np.ndarray:
-    """For each image the threshold that is best on the other folds: indices ``(N,)``.
-
-    Held out without images of their own: image i is in fold i mod folds. One image alone has its
-    own best threshold.
-    """
-    fold = np.arange(swept.images) % min(folds, swept.images)
-    if swept.images == 1:
-        return np.array([best_threshold(swept.total())])
-    best = [best_threshold(swept.total(fold != k)) for k in range(fold.max() + 1)]
-    return np.array(best)[fold]

@@ -1,1 +1,1 @@
-"""The paper, Section 3 (arXiv:2110.06530), a file for each formula."""
+"""The method of the paper, Section 3 (arXiv:2110.06530), a file for each formula."""

@@ -1,7 +1,7 @@
-"""Class activation maps: M_c = ReLU(w_c . f(x)), over scales and horizontal flips (Section 2).
+"""Class activation maps, merged over scales and horizontal flips (Section 2).
 
-For the image's own classes only. Maps are kept *raw* (summed, not normalised) until the end, so
-that plain CAM is RIB stopped before its first update.
+Maps are kept *raw* (summed, not normalised) until the end, and only for the classes of the image,
+so that plain CAM is RIB stopped before its first update.
 """
 
 import math
@@ -11,26 +11,69 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-5
+EPSILON = 1e-5  # added to a map's maximum, so that a map of zeros can be divided by it
 
 
 def flip_sum(maps: Tensor) -> Tensor:
-    """Maps of an image and its horizontal flip ``(2, C, h, w)`` -> their ReLU sum ``(C, h, w)``."""
+    r"""Raw CAM at one scale: the ReLU maps of an image and of its horizontal flip, summed.
+
+    .. math:: M_c(x) = \mathrm{ReLU}(w_c \cdot f(x)), \qquad M_c(x) + \mathrm{flip}(M_c(x'))
+
+    with :math:`x'` the flipped image (Section 2, arXiv:2110.06530).
+
+    Args:
+        maps: signed class maps ``(2, C, h, w)`` of the image and of its horizontal flip.
+
+    Returns:
+        ``(C, h, w)``, not negative, in the image's own orientation.
+
+    Example:
+        >>> flip_sum(torch.tensor([[[[1.0, -2.0]]], [[[3.0, 4.0]]]])).tolist()
+        [[[5.0, 3.0]]]
+    """
     maps = maps.relu()
     return maps[0] + maps[1].flip(-1)
 
 
 def normalise(maps: Tensor) -> Tensor:
-    """Each map of ``(C, H, W)`` divided by its maximum (plus 1e-5): values in [0, 1)."""
+    r"""Divide each map by its own maximum (Section 2, arXiv:2110.06530).
+
+    .. math:: M_c(u) / (\max_v M_c(v) + 10^{-5})
+
+    Args:
+        maps: raw maps ``(..., H, W)``, not negative.
+
+    Returns:
+        Maps of the same shape, in [0, 1).
+
+    Example:
+        >>> normalise(torch.tensor([[[1.0, 4.0]], [[0.0, 0.0]]])).round(decimals=2).tolist()
+        [[[0.25, 1.0]], [[0.0, 0.0]]]
+    """
     return maps / (maps.amax(dim=(-2, -1), keepdim=True) + EPSILON)
 
 
-def merge(maps: Mapping[float, Tensor], size: tuple[int, int], stride: int = 1) -> Tensor:
-    """Raw maps at several scales, ``(C, h, w)`` each -> one normalised map ``(C, H, W)``.
+def multi_scale(maps: Mapping[float, Tensor], size: tuple[int, int], stride: int = 1) -> Tensor:
+    r"""Merge raw maps of several scales into one normalised map for each class.
 
-    size: the image's height and width. stride: 4 gives the maps that the official code stores,
-    ``ceil(size / 4)``; 1 gives maps at the image's size, by way of its next multiple of 16.
-    Bilinear, corners not aligned; summed over the scales, then divided by the maximum.
+    .. math:: M_c = \textstyle\sum_s \mathrm{resize}(M_c^{(s)}), \qquad M_c / \max_u M_c(u)
+
+    Summed over the scales first, divided by the maximum last, as in the official code of the paper
+    (arXiv:2110.06530). Bilinear interpolation, corners not aligned.
+
+    Args:
+        maps: scale -> raw maps ``(C, h, w)``, see `flip_sum`.
+        size: height and width of the image in pixels.
+        stride: 1 gives maps of the image's size, cropped from its next multiple of 16; 4 gives the
+            ``ceil(size / 4)`` that the official code stores.
+
+    Returns:
+        ``(C, H, W)`` in [0, 1), with ``(H, W)`` the size divided by the stride.
+
+    Example:
+        >>> maps = {1.0: torch.tensor([[[4.0, 0.0]]]), 0.5: torch.tensor([[[4.0]]])}
+        >>> multi_scale(maps, (4, 8), stride=4).round(decimals=2).tolist()
+        [[[1.0, 0.5]]]
     """
     if stride == 1:
         grid = tuple(math.ceil(side / 16) * 16 for side in size)

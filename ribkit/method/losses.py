@@ -1,8 +1,6 @@
 """The RIB loss: binary cross-entropy without its last activation (Section 3.2).
 
-L = - sum over rows and classes of t_c min(m, y_c)
-
-and, to ask what the missing activation is worth (RQ1), the same with one put back.
+To ask what the missing activation is worth (RQ1), the same loss with one put back.
 """
 
 import torch
@@ -28,10 +26,29 @@ tanh, softsign: saturate on both sides. ReLU, leaky ReLU: one-sided, they never 
 def rib_loss(
     logits: Tensor, labels: Tensor, margin: float | None = None, activation: str = "none"
 ) -> Tensor:
-    """Negative sum of the target logits, each clamped at ``margin`` if there is one.
+    r"""Negative sum of the target logits, each clamped at a margin.
 
-    logits, labels: ``(N, C)``. activation: one of `ACTIVATIONS`. Returns a scalar. A logit above
-    the margin has no gradient. Raises KeyError for another activation.
+    .. math:: L_{\mathrm{RIB}} = - \sum_c t_c \min(m, y_c)
+
+    summed over the rows too (Section 3.2, arXiv:2110.06530). It never saturates below the margin;
+    a logit above the margin has no gradient.
+
+    Args:
+        logits: y, ``(N, C)``, before any activation.
+        labels: t, ``(N, C)``, 1 for the target classes, else 0.
+        margin: m; None: no margin.
+        activation: one of `ACTIVATIONS`, put back after the logits; ``"none"`` is RIB.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        KeyError: for another activation.
+
+    Example:
+        >>> logits, labels = torch.tensor([[1.0, 5.0, -2.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+        >>> rib_loss(logits, labels).item(), rib_loss(logits, labels, margin=4.0).item()
+        (-6.0, -5.0)
     """
     if margin is not None:
         logits = logits.clamp(max=margin)

@@ -1,41 +1,69 @@
 """The other images of an adaptation: B that share no class with its image, drawn anew each step."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 
 def image_rng_seed(rng_seed: int, name: str) -> int:
-    """An image's own seed."""
+    """A random seed for one image, whatever its place among the others.
+
+    Args:
+        rng_seed: the seed of the run.
+        name: the image's name.
+
+    Returns:
+        48 bits of the SHA-256 of both.
+    """
     return int.from_bytes(hashlib.sha256(f"{rng_seed} {name}".encode()).digest()[:6], "big")
 
 
 class OtherImageSampler:
-    """Draws the others of one image: B of the pool that share no class with it, without repeats.
+    r"""Draw the other images of one image: B that share no class with it, without repeats.
 
-    Anew at each step, from a generator seeded by the image's name. Fewer than B, if no more exist.
+    .. math:: \{x_1, \dots, x_B\} \subset \{x' : t(x')^\top t(x) = 0\}
+
+    The official code of the paper (arXiv:2110.06530) decodes B images in each step; here they come
+    as frozen features out of a bank. Each step draws anew, from a generator seeded by the image's
+    name and the step. Fewer than B, if no more exist.
+
+    Args:
+        bank: ``features`` ``(M, c, h, w)``, frozen, and ``labels`` ``(M, C)``, of M images.
+        labels: ``(C,)`` of the image that is adapted.
+        count: B.
+        name: of the image that is adapted.
+        rng_seed: of the run.
+
+    Example:
+        >>> bank = {"features": torch.arange(3.0).view(3, 1, 1, 1),
+        ...         "labels": torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])}
+        >>> sampler = OtherImageSampler(bank, torch.tensor([1.0, 0.0]), 2, "cat", rng_seed=0)
+        >>> features, labels = sampler(0)  # of step 0: one image only is without class 0
+        >>> features.flatten().tolist(), labels.tolist()
+        ([1.0], [[0.0, 1.0]])
     """
 
     def __init__(
-        self, pool: dict[str, Tensor], labels: Tensor, count: int, name: str, rng_seed: int
+        self, bank: Mapping[str, Tensor], labels: Tensor, count: int, name: str, rng_seed: int
     ):
-        self.pool, self.count = pool, count
-        disjoint = (pool["labels"] @ labels.to(pool["labels"])) == 0
+        self.bank, self.count = bank, count
+        disjoint = (bank["labels"] @ labels.to(bank["labels"])) == 0
         self.candidates = disjoint.nonzero().flatten().cpu()
         self.rng_seed = image_rng_seed(rng_seed, name)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Frozen features ``(B, c, h, w)`` and labels ``(B, C)`` of this step's others."""
+        """Frozen features ``(B, c, h, w)`` and labels ``(B, C)`` of this step's other images."""
         generator = torch.Generator().manual_seed(self.rng_seed + step)
         order = torch.randperm(len(self.candidates), generator=generator)[: self.count]
-        # the copy of the few numbers must not wait for what the device is doing
-        chosen = _pinned(self.candidates[order], self.pool["labels"].device)
-        return self.pool["features"][chosen], self.pool["labels"][chosen]
+        # the copy of the few indices must not wait for what the device is doing
+        chosen = _copy_without_waiting(self.candidates[order], self.bank["labels"].device)
+        return self.bank["features"][chosen], self.bank["labels"][chosen]
 
 
-def _pinned(numbers: Tensor, where: torch.device) -> Tensor:
-    """Numbers on a device, copied there without waiting for it."""
-    if where.type == "cuda":
-        return numbers.pin_memory().to(where, non_blocking=True)
-    return numbers.to(where)
+def _copy_without_waiting(indices: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device; the host does not wait for what the device is doing."""
+    if device.type == "cuda":
+        return indices.pin_memory().to(device, non_blocking=True)
+    return indices.to(device)

@@ -1,5 +1,4 @@
-"""Pooling maps to logits (Section 3.2): GAP, the global maximum, and GNDRP, which averages over
-the non-discriminative region only.
+"""Pooling class maps to logits (Section 3.2): GAP, the global maximum, and the paper's GNDRP.
 
 GAP:    y_c = mean over u of M_c(u)
 GNDRP:  y_c = mean over Q_c of M_c(u),   Q_c = {u : M_c(u) / max M_c <= tau}
@@ -8,35 +7,104 @@ GNDRP:  y_c = mean over Q_c of M_c(u),   Q_c = {u : M_c(u) / max M_c <= tau}
 import torch
 from torch import Tensor
 
+from ribkit.method.settings import Settings
+
 
 def gap(cam: Tensor) -> Tensor:
-    """Global average pooling: class maps ``(N, C, H, W)`` -> logits ``(N, C)``."""
+    r"""Global average pooling: the logit of a class is the mean of its map.
+
+    .. math:: y_c = \frac{1}{|U|} \sum_{u \in U} M_c(u)
+
+    Section 2 of the paper (arXiv:2110.06530): what the classifier is trained with.
+
+    Args:
+        cam: signed class maps ``(N, C, H, W)``.
+
+    Returns:
+        Logits ``(N, C)``.
+
+    Example:
+        >>> gap(torch.tensor([[[[10.0, 4.0], [1.0, -3.0]]]])).tolist()
+        [[3.0]]
+    """
     return cam.mean(dim=(2, 3))
 
 
 def gmp(cam: Tensor) -> Tensor:
-    """Global maximum pooling: class maps ``(N, C, H, W)`` -> logits ``(N, C)``."""
+    r"""Global maximum pooling: the logit of a class is the maximum of its map.
+
+    .. math:: y_c = \max_u M_c(u)
+
+    The paper's comparison with GAP and GNDRP (arXiv:2110.06530).
+
+    Args:
+        cam: signed class maps ``(N, C, H, W)``.
+
+    Returns:
+        Logits ``(N, C)``.
+
+    Example:
+        >>> gmp(torch.tensor([[[[10.0, 4.0], [1.0, -3.0]]]])).tolist()
+        [[10.0]]
+    """
     return cam.amax(dim=(2, 3))
 
 
 def gndrp(cam: Tensor, labels: Tensor, tau: float, variant: str = "paper") -> Tensor:
-    """Global non-discriminative region pooling of the classes present; GAP for the absent ones.
+    r"""Global non-discriminative region pooling of the classes present; GAP for the absent ones.
 
-    cam: ``(N, C, H, W)``, signed class maps. labels: ``(N, C)``, 1 where the class is present.
-    tau: a position counts as non-discriminative up to this share of the map's maximum.
-    variant: ``"paper"`` (the formula above on the ReLU map; a map without a positive value keeps
-    every position; nothing kept pools to 0) or ``"official"`` (the released code: the signed map
-    decides, strictly below tau, and the sum over the kept positions is divided by *all* of them, so
-    a map negative everywhere keeps nothing and gets no gradient).
+    .. math::
+        y_c = \frac{1}{|Q_c|} \sum_{u \in Q_c} M_c(u),
+        \qquad Q_c = \{u : M_c(u) / \max_v M_c(v) \le \tau\}
 
-    Returns logits ``(N, C)``. Raises KeyError for another variant.
+    Section 3.2 of the paper (arXiv:2110.06530). The discriminative part gets no gradient.
+
+    Args:
+        cam: signed class maps ``(N, C, H, W)``.
+        labels: ``(N, C)``, 1 where the class is present, else 0.
+        tau: a position belongs to the region up to this share of the map's maximum, in [0, 1].
+        variant: ``"paper"``: the ReLU map decides, a map without a positive value keeps every
+            position, and a region without a position pools to 0. ``"official"``, the released
+            code: the signed map decides, strictly below tau, and the sum over the region is
+            divided by the number of *all* positions, so that a map negative everywhere keeps
+            nothing and gets no gradient.
+
+    Returns:
+        Logits ``(N, C)``.
+
+    Raises:
+        KeyError: for another variant.
+
+    Example:
+        >>> cam = torch.tensor([[[[10.0, 4.0], [1.0, -2.0]]]])
+        >>> gndrp(cam, torch.ones(1, 1), 0.4).tolist()  # (4 + 1 - 2) / 3
+        [[1.0]]
+        >>> gndrp(cam, torch.ones(1, 1), 0.4, "official").tolist()  # (1 - 2) / 4
+        [[-0.25]]
     """
-    pool = {"paper": _pool_paper, "official": _pool_official}[variant]
+    pool = {"paper": _gndrp_paper, "official": _gndrp_official}[variant]
     return torch.where(labels.bool(), pool(cam, tau), gap(cam))
 
 
 def region(cam: Tensor, tau: float, variant: str = "paper") -> Tensor:
-    """The region Q of `gndrp`, as a mask: ``(..., H, W)`` bool. It carries no gradient."""
+    r"""The non-discriminative region Q of `gndrp` as a mask; it carries no gradient.
+
+    .. math:: Q_c = \{u : M_c(u) / \max_v M_c(v) \le \tau\}
+
+    Section 3.2 of the paper (arXiv:2110.06530).
+
+    Args:
+        cam: signed class maps ``(..., H, W)``.
+        tau: share of a map's maximum, in [0, 1].
+        variant: ``"paper"`` (ReLU map, ``<=``) or ``"official"`` (signed map, ``<``).
+
+    Returns:
+        ``(..., H, W)`` bool.
+
+    Example:
+        >>> region(torch.tensor([[10.0, 4.0, 1.0, -3.0]]), 0.4).tolist()
+        [[False, True, True, True]]
+    """
     cam = cam.detach()
     if variant == "paper":
         cam = cam.relu()
@@ -44,10 +112,31 @@ def region(cam: Tensor, tau: float, variant: str = "paper") -> Tensor:
     return cam / cam.amax(dim=(-2, -1), keepdim=True) < tau
 
 
-def _pool_paper(cam: Tensor, tau: float) -> Tensor:
+def _gndrp_paper(cam: Tensor, tau: float) -> Tensor:
     kept = region(cam, tau, "paper")
     return (cam * kept).sum(dim=(2, 3)) / kept.sum(dim=(2, 3)).clamp(min=1)
 
 
-def _pool_official(cam: Tensor, tau: float) -> Tensor:
+def _gndrp_official(cam: Tensor, tau: float) -> Tensor:
     return (cam * region(cam, tau, "official")).mean(dim=(2, 3))
+
+
+def pool_maps(maps: Tensor, labels: Tensor, settings: Settings) -> Tensor:
+    """Pool class maps to logits, as the settings say.
+
+    Args:
+        maps: signed class maps ``(N, C, h, w)``.
+        labels: ``(N, C)``, 1 where the class is present, else 0.
+        settings: ``pooling``, ``tau`` and the variant's GNDRP.
+
+    Returns:
+        Logits ``(N, C)``.
+    """
+    if settings.pooling == "gap":
+        return gap(maps)
+    if settings.pooling == "gmp":
+        return gmp(maps)
+    if settings.variant.gndrp_classes is not None:
+        labels = labels.clone()
+        labels[:, settings.variant.gndrp_classes :] = 0
+    return gndrp(maps, labels, settings.tau, settings.variant.gndrp)

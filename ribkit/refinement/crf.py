@@ -1,10 +1,10 @@
-"""Dense CRF (Krähenbühl and Koltun 2011, by pydensecrf): labels or scores snap to colour edges.
+"""Dense CRF (Krähenbühl and Koltun 2011, arXiv:1210.5644): labels or scores snap to colour edges.
 
     E(x) = sum_i -log p_i(x_i) + sum over pairs of [x_i != x_j] k(i, j)
     k(i, j) = a exp(-d^2 / 2 s_a^2)  +  b exp(-d^2 / 2 s_b^2 - |colour_i - colour_j|^2 / 2 c^2)
 
-with d the distance of two pixels. Mean-field inference; cost grows with pixels times labels, so an
-image gets only the labels that it can have.
+with d the distance of two pixels. Mean-field inference by pydensecrf; its cost grows with pixels
+times labels, so an image gets only the labels that it can have.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,17 @@ from ribkit.runtime.errors import InputError
 
 @dataclass(frozen=True)
 class Kernels:
-    """The two pairwise terms and how often they are applied; defaults: the paper's, on labels.
+    r"""The two pairwise terms and how often they are applied; defaults: the paper's, on labels.
 
-    gaussian_sxy: s_a, in pixels; gaussian_weight: a. bilateral_sxy: s_b, in pixels; bilateral_srgb:
-    c, in grey values; bilateral_weight: b.
+    .. math:: k_{ij} = a \, e^{-d^2 / 2 s_a^2} + b \, e^{-d^2 / 2 s_b^2 - |I_i - I_j|^2 / 2 c^2}
+
+    Attributes:
+        iterations: of mean-field inference.
+        gaussian_sxy: s_a, in pixels.
+        gaussian_weight: a.
+        bilateral_sxy: s_b, in pixels.
+        bilateral_srgb: c, in grey values.
+        bilateral_weight: b.
     """
 
     iterations: int = 10
@@ -45,12 +52,33 @@ def refine_labels(
     gt_prob: float = 0.7,
     kernels: Kernels = LABELS,
 ) -> np.ndarray:
-    """CRF on a label map: each pixel's own label has probability ``gt_prob``, the others share.
+    r"""CRF on a label map: each pixel's own label is likely, the others share the rest.
 
-    image: ``(H, W, 3)`` uint8. labels: ``(H, W)`` integers in ``0 .. n_labels - 1``. n_labels: the
-    image's classes and background, whether or not each occurs in the map. One label: nothing to do.
-    Returns ``(H, W)`` of the type of ``labels``. Raises InputError for sizes that differ or labels
-    out of range.
+    .. math::
+        E(x) = -\textstyle\sum_i \log p_i(x_i) + \sum_{i<j} [x_i \ne x_j] \, k_{ij}, \qquad
+        p_i(l_i) = \mathrm{gt\_prob}
+
+    Dense CRF (arXiv:1210.5644) with the kernels k of `Kernels`.
+
+    Args:
+        image: ``(H, W, 3)`` uint8.
+        labels: l, ``(H, W)`` integers in ``0 .. n_labels - 1``.
+        n_labels: the image's classes and background, whether or not each occurs in the map. With
+            one label there is nothing to do.
+        gt_prob: probability of a pixel's own label, in (0, 1).
+        kernels: of the pairwise terms.
+
+    Returns:
+        ``(H, W)`` of the type of ``labels``.
+
+    Raises:
+        InputError: for sizes that differ, or labels out of range.
+
+    Example:
+        >>> image = np.zeros((1, 6, 3), np.uint8)
+        >>> image[:, 2:] = 255  # the colour changes one pixel before the label does
+        >>> refine_labels(image, np.array([[0, 0, 0, 1, 1, 1]]), 2).tolist()
+        [[0, 0, 1, 1, 1, 1]]
     """
     from pydensecrf.utils import unary_from_labels
 
@@ -68,10 +96,31 @@ def refine_labels(
 
 
 def refine_scores(image: np.ndarray, scores: np.ndarray, kernels: Kernels) -> np.ndarray:
-    """CRF on scores: ``(L, H, W)``, not negative -> probabilities ``(L, H, W)`` float32.
+    r"""CRF on scores, such as a network's probabilities or normalised maps.
 
-    image: ``(H, W, 3)`` uint8. At each pixel the scores are divided by their sum; where all are 0,
-    each label is as likely. Raises InputError for sizes that differ.
+    .. math:: p_i(l) = s_i(l) / \textstyle\sum_m s_i(m)
+
+    in the energy of `refine_labels`, as DeepLab (arXiv:1606.00915) uses the dense CRF
+    (arXiv:1210.5644).
+
+    Args:
+        image: ``(H, W, 3)`` uint8.
+        scores: s, ``(L, H, W)``, not negative; where all are 0, each label is as likely.
+        kernels: of the pairwise terms.
+
+    Returns:
+        Probabilities ``(L, H, W)`` float32.
+
+    Raises:
+        InputError: for sizes that differ.
+
+    Example:
+        >>> image = np.zeros((1, 6, 3), np.uint8)
+        >>> image[:, 2:] = 255
+        >>> foreground = np.array([[0.1, 0.1, 0.4, 0.9, 0.9, 0.9]])
+        >>> refined = refine_scores(image, np.stack([1 - foreground, foreground]), PSA)
+        >>> refined.argmax(axis=0).tolist()
+        [[0, 0, 1, 1, 1, 1]]
     """
     from pydensecrf.utils import unary_from_softmax
 

@@ -2,9 +2,10 @@
 
     T = D^-1 A^beta,  D = diag(column sums of A^beta),  result = x T^(2^log2_steps)
 
-A is symmetric and sparse: pixels see each other only within a radius. The power of T is never
+A is symmetric and sparse: only pixels within a radius have an affinity. The power of T is never
 formed (it is dense): x is multiplied 2^log2_steps times, which costs pixels times neighbours each
-time. (IRN: Ahn, Cho and Kwak 2019, Section 4.3; PSA: Ahn and Kwak 2018, Section 3.3.)
+time. IRN: Ahn, Cho and Kwak 2019, arXiv:1904.05044. PSA: Ahn and Kwak 2018, arXiv:1803.10464,
+Section 3.3.
 """
 
 import warnings
@@ -37,9 +38,17 @@ WALKS = {"paper": Walk(1.0, False), "official": Walk(1.3, True)}
 
 @cache
 def offsets(radius: int) -> np.ndarray:
-    """Half of the neighbours closer than ``radius``: ``(O, 2)``, steps (dy, dx); dy > 0 or dx > 0.
+    """Half of a pixel's neighbours; the other half are the same pairs from their other end.
 
-    The other half are the same pairs seen from their other end.
+    Args:
+        radius: in pixels; neighbours are closer than this.
+
+    Returns:
+        ``(O, 2)``, the steps (dy, dx), with dy > 0, or dy = 0 and dx > 0.
+
+    Example:
+        >>> offsets(2).tolist()
+        [[0, 1], [1, -1], [1, 0], [1, 1]]
     """
     steps = [
         (dy, dx)
@@ -51,9 +60,20 @@ def offsets(radius: int) -> np.ndarray:
 
 
 def path(dy: int, dx: int) -> list[tuple[int, int]]:
-    """The pixels between (0, 0) and (dy, dx), both included.
+    """Pixels on the path from (0, 0) to (dy, dx), both included.
 
-    Those of the bounding box of the two whose squared distance to the line is below 1.
+    Those of the bounding box of the two whose distance to the line is below 1 pixel.
+
+    Args:
+        dy: rows from one end to the other.
+        dx: columns.
+
+    Returns:
+        The pixels (y, x).
+
+    Example:
+        >>> path(0, 2)
+        [(0, 0), (0, 1), (0, 2)]
     """
     rows = range(min(0, dy), max(0, dy) + 1)
     columns = range(min(0, dx), max(0, dx) + 1)
@@ -62,57 +82,124 @@ def path(dy: int, dx: int) -> list[tuple[int, int]]:
 
 
 def ends(values: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
-    """Values ``(..., H, W)`` at all pixels that have a neighbour at (dy, dx), dy >= 0, and there.
+    """Values at both ends of all pairs of pixels with one offset.
 
-    Two views ``(..., H - dy, W - |dx|)``; empty for offsets larger than the map.
+    Args:
+        values: ``(..., H, W)``.
+        dy: rows from the first pixel of a pair to the second, not negative.
+        dx: columns.
+
+    Returns:
+        Two views ``(..., H - dy, W - |dx|)``; empty for offsets larger than the map.
+
+    Example:
+        >>> first, second = ends(torch.tensor([[1, 2, 3]]), 0, 1)
+        >>> first.tolist(), second.tolist()
+        ([[1, 2]], [[2, 3]])
     """
     return shifted(values, 0, 0, dy, dx), shifted(values, dy, dx, dy, dx)
 
 
 def shifted(values: Tensor, y: int, x: int, dy: int, dx: int) -> Tensor:
-    """The view ``(..., H - dy, W - |dx|)`` that starts (y, x) from the pixels of `ends`."""
+    """Values (y, x) away from the first pixels of all pairs with one offset.
+
+    Args:
+        values: ``(..., H, W)``.
+        y: rows from a pair's first pixel, between 0 and dy.
+        x: columns, between 0 and dx.
+        dy: rows from the first pixel of a pair to the second, not negative.
+        dx: columns.
+
+    Returns:
+        A view ``(..., H - dy, W - |dx|)``.
+    """
     height, width = (max(0, s - abs(d)) for s, d in zip(values.shape[-2:], (dy, dx), strict=True))
     left = max(0, -dx)
     return values[..., y : y + height, left + x : left + x + width]
 
 
 def path_maximum(edge: Tensor, dy: int, dx: int) -> Tensor:
-    """The highest edge between each pair at (dy, dx): ``(..., H, W)`` -> as `ends`."""
+    """Highest edge on the path between the ends of all pairs with one offset.
+
+    Args:
+        edge: ``(..., H, W)``.
+        dy: rows from the first pixel of a pair to the second, not negative.
+        dx: columns.
+
+    Returns:
+        ``(..., H - dy, W - |dx|)``.
+    """
     return torch.stack([shifted(edge, y, x, dy, dx) for y, x in path(dy, dx)]).amax(dim=0)
 
 
 def edge_affinity(edge: Tensor, radius: int) -> Tensor:
-    """IRN's affinity: 1 - the highest edge on the path. ``(H, W)`` in [0, 1] -> see `sparse`."""
+    r"""IRN's affinity of near pixels: low where an edge lies between them.
+
+    .. math:: a_{ij} = 1 - \max_{k \in \mathrm{path}(i, j)} \mathrm{edge}_k
+
+    IRN (arXiv:1904.05044).
+
+    Args:
+        edge: ``(H, W)`` in [0, 1].
+        radius: in pixels; pairs are closer than this.
+
+    Returns:
+        Symmetric ``(HW, HW)``, sparse CSR, see `sparse`.
+
+    Example:
+        >>> edge_affinity(torch.tensor([[0.0, 0.5, 0.0]]), radius=2).to_dense().tolist()
+        [[1.0, 0.5, 0.0], [0.5, 1.0, 0.5], [0.0, 0.5, 1.0]]
+    """
     pairs = {(dy, dx): 1 - path_maximum(edge, dy, dx) for dy, dx in offsets(radius).tolist()}
     return sparse(pairs, edge)
 
 
 def sparse(pairs: dict[tuple[int, int], Tensor], like: Tensor) -> Tensor:
-    """Affinities by offset, ``(H - dy, W - |dx|)`` each -> symmetric ``(HW, HW)``, sparse CSR.
+    """Gather affinities of pairs to one matrix; a pixel's affinity with itself is 1.
 
-    A pixel's affinity with itself is 1. like: any ``(H, W)`` of the same type and device.
+    Args:
+        pairs: offset (dy, dx) -> affinities ``(H - dy, W - |dx|)``, as `ends` orders them.
+        like: any ``(H, W)`` of the same type and device.
+
+    Returns:
+        Symmetric ``(HW, HW)``, sparse CSR.
     """
-    numbers = torch.arange(like.numel(), device=like.device).view(like.shape)
-    rows, columns = [numbers.flatten()], [numbers.flatten()]
+    indices = torch.arange(like.numel(), device=like.device).view(like.shape)
+    rows, columns = [indices.flatten()], [indices.flatten()]
     values = [torch.ones_like(like).flatten()]
     for (dy, dx), affinity in pairs.items():
-        here, there = (n.flatten() for n in ends(numbers, dy, dx))
+        here, there = (n.flatten() for n in ends(indices, dy, dx))
         rows += [here, there]
         columns += [there, here]
         values += [affinity.flatten()] * 2
     rows, columns, values = (torch.cat(parts) for parts in (rows, columns, values))
-    order = (rows * numbers.numel() + columns).argsort()
-    counts = rows.bincount(minlength=numbers.numel())
+    order = (rows * indices.numel() + columns).argsort()
+    counts = rows.bincount(minlength=indices.numel())
     starts = F.pad(counts.cumsum(0), (1, 0))
     return _csr(starts, columns[order], values[order])
 
 
 def walk(x: Tensor, affinity: Tensor, beta: float, log2_steps: int) -> Tensor:
-    """Maps ``(C, H, W)`` after 2^log2_steps steps of the walk.
+    r"""Maps after a random walk along affinities.
 
-    affinity: symmetric ``(HW, HW)``, sparse CSR, not negative, no empty column; raised to ``beta``.
-    The mass at a pixel is the mean over its neighbours, weighted by affinity: constants stay, no
-    maximum rises. Device and type are those of ``x``.
+    .. math:: x \, T^{2^n}, \qquad T = D^{-1} A^{\circ \beta}, \quad D_{jj} = \sum_i a_{ij}^\beta
+
+    PSA (arXiv:1803.10464, Section 3.3) and IRN (arXiv:1904.05044). The value at a pixel becomes the
+    mean over its neighbours, weighted by affinity: constants stay, no maximum rises.
+
+    Args:
+        x: maps ``(C, H, W)``; the result has their device and type.
+        affinity: A, symmetric ``(HW, HW)``, sparse CSR, not negative, no empty column.
+        beta: the affinities are raised to this power.
+        log2_steps: n; the walk has ``2 ** n`` steps.
+
+    Returns:
+        ``(C, H, W)``.
+
+    Example:
+        >>> affinity = torch.tensor([[1.0, 1.0], [1.0, 1.0]]).to_sparse_csr()
+        >>> walk(torch.tensor([[[4.0, 0.0]]]), affinity, beta=1, log2_steps=0).tolist()
+        [[[2.0, 2.0]]]
     """
     affinity = affinity.to(x)
     weights = affinity.values() ** beta
@@ -128,7 +215,7 @@ def walk(x: Tensor, affinity: Tensor, beta: float, log2_steps: int) -> Tensor:
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    """A square sparse matrix by rows, without torch's word that such are new."""
+    """A square sparse matrix by rows, without torch's warning that such are new."""
     size = (len(starts) - 1,) * 2
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse")
@@ -138,10 +225,29 @@ def _csr(starts: Tensor, columns: Tensor, values: Tensor) -> Tensor:
 def propagate(
     cam: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, log2_steps: int = 8
 ) -> Tensor:
-    """IRN's walk: maps ``(C, H, W)`` spread up to the edges ``(H, W)`` in [0, 1].
+    r"""IRN's walk: maps spread up to the edges (arXiv:1904.05044).
 
-    The maps are first multiplied by (1 - edge), so that nothing starts on an edge. Raises
-    ValueError for sizes that differ. Returns ``(C, H, W)``.
+    .. math:: M \odot (1 - \mathrm{edge}) \; T^{2^n}
+
+    with T of `walk`, from the affinities of `edge_affinity`. Nothing starts on an edge.
+
+    Args:
+        cam: maps ``(C, H, W)``.
+        edge: ``(H, W)`` in [0, 1].
+        radius: in pixels; pairs are closer than this.
+        beta: the affinities are raised to this power.
+        log2_steps: n; the walk has ``2 ** n`` steps.
+
+    Returns:
+        ``(C, H, W)``.
+
+    Raises:
+        ValueError: for sizes that differ.
+
+    Example:
+        >>> cam, edge = torch.tensor([[[4.0, 0.0, 9.0, 0.0]]]), torch.tensor([[0.0, 0.0, 1.0, 0.0]])
+        >>> propagate(cam, edge, radius=2, log2_steps=4).tolist()  # an edge at the third pixel
+        [[[2.0, 2.0, 0.0, 0.0]]]
     """
     cam = torch.as_tensor(cam)
     edge = torch.as_tensor(edge).to(cam)

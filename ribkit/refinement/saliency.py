@@ -1,13 +1,7 @@
 """Saliency maps, and the rule that combines them with pseudo labels.
 
-Maps come from a folder, one PNG per image, as the field hands them on, or from U2-Net-p (Qin et
-al. 2020), a real model, through onnxruntime: the optional extra ``saliency``.
-
-The rule. Saliency decides background against foreground, the label map decides the class:
-
-    saliency <= threshold and the label is background: background
-    saliency >  threshold and the label is a class:    that class
-    the two disagree, either way:                      255, no label
+Maps come from a folder, one PNG per image, or from U2-Net-p (Qin et al. 2020, arXiv:2005.09007)
+through onnxruntime, which the optional extra ``saliency`` installs.
 """
 
 import hashlib
@@ -34,9 +28,29 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def combine(labels: np.ndarray, saliency: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """The rule above: labels ``(H, W)`` uint8, saliency ``(H, W)`` in [0, 1] -> ``(H, W)`` uint8.
+    r"""Saliency decides background against foreground, the label map decides the class.
 
-    255 in the labels stays. Raises ValueError for sizes that differ.
+    .. math::
+        l'_u = \begin{cases} l_u & [s_u > t] = [l_u > 0] \\ 255 & \text{where the two disagree}
+        \end{cases}
+
+    The paper's pseudo ground truth with saliency (arXiv:2110.06530).
+
+    Args:
+        labels: l, ``(H, W)`` uint8, 0 background; 255 stays.
+        saliency: s, ``(H, W)`` in [0, 1].
+        threshold: t.
+
+    Returns:
+        ``(H, W)`` uint8.
+
+    Raises:
+        ValueError: for sizes that differ.
+
+    Example:
+        >>> labels, salient = np.array([[0, 0, 5, 5]]), np.array([[0.1, 0.9, 0.1, 0.9]])
+        >>> combine(labels, salient).tolist()
+        [[0, 255, 255, 5]]
     """
     if labels.shape != saliency.shape:
         raise ValueError(f"labels {labels.shape} and saliency {saliency.shape} differ in size")
@@ -46,11 +60,20 @@ def combine(labels: np.ndarray, saliency: np.ndarray, threshold: float = 0.5) ->
 
 # ---- from a folder ------------------------------------------------------------------------------
 def read(folder: str | Path, name: str, size: tuple[int, int] | None) -> np.ndarray:
-    """``<folder>/<name>.png`` -> ``(H, W)`` uint8, 255 most salient.
+    """Read the saliency map of one image.
 
     Grey, of 1, 8 or 16 bits, or coloured with three equal channels; transparency is dropped.
-    size: (H, W) of its image; None where that is unknown. Raises InputError for a file that is
-    missing, unreadable, coloured, or of another size.
+
+    Args:
+        folder: holds ``<name>.png``.
+        name: of the image.
+        size: (H, W) of the image; None where that is unknown.
+
+    Returns:
+        ``(H, W)`` uint8, 255 most salient.
+
+    Raises:
+        InputError: for a file that is missing, unreadable, coloured, or of another size.
     """
     path = Path(folder) / f"{name}.png"
     with open_image(path) as image:
@@ -87,19 +110,37 @@ class Folder:
 
 @stage("saliency")
 def from_folder(images: ImageSet, folder: Folder) -> dict:
-    """``maps`` of all images, name -> ``(H, W)`` uint8. Raises InputError: see `check`."""
+    """Saliency maps of all images from a folder.
+
+    Args:
+        images: in order.
+        folder: holds a PNG for each.
+
+    Returns:
+        ``maps``, name -> ``(H, W)`` uint8, 255 most salient.
+
+    Raises:
+        InputError: for all that is wrong with the maps, see `check`.
+    """
     check(images, folder.path)
 
-    def of(name: str) -> np.ndarray:
+    def read_one(name: str) -> np.ndarray:
         return read(folder.path, name, images.source.image(name).shape[:2])
 
-    return {"maps": Arrays(images.ids, of)}
+    return {"maps": Arrays(images.ids, read_one)}
 
 
 def check(images: ImageSet, source: str) -> None:
-    """`ready`, and every map of a folder is read. InputError: all that is wrong with the maps.
+    """Check that the source of maps is there, and that every map of a folder can be read.
 
     An image that cannot be read is not told here; the check of its own folder does that.
+
+    Args:
+        images: that need a map.
+        source: ``"u2netp"`` or a folder.
+
+    Raises:
+        InputError: for all that is wrong with the maps, one a line.
     """
     ready(source)
     if source == "u2netp":
@@ -112,13 +153,20 @@ def check(images: ImageSet, source: str) -> None:
         return problems
 
     problems = Problems()
-    for found in over_files(inspect, range(len(images)), "saliency maps"):
-        problems += found
+    for of_image in over_files(inspect, range(len(images)), "saliency maps"):
+        problems += of_image
     problems.tell()
 
 
 def ready(source: str) -> None:
-    """Whether there is the source of maps, ``u2netp`` or a folder. Raises InputError if not."""
+    """Check that the source of maps is there.
+
+    Args:
+        source: ``"u2netp"`` or a folder.
+
+    Raises:
+        InputError: where the model, onnxruntime or the folder is missing.
+    """
     if source == "u2netp":
         model_path()
         _runtime()
@@ -147,7 +195,14 @@ def u2net(image: LabelledImage) -> Values:
 
 @cache
 def model_path() -> Path:
-    """The packaged ``u2netp.onnx``, or the one that rembg has downloaded; known by its checksum."""
+    """Find the packaged ``u2netp.onnx``, or the one that rembg has downloaded.
+
+    Returns:
+        Its path.
+
+    Raises:
+        InputError: where there is none, or one with another checksum.
+    """
     candidates = [Path.home() / ".u2net" / "u2netp.onnx"]
     try:
         files = importlib.metadata.files(PACKAGED) or []

@@ -9,6 +9,7 @@ from PIL import Image
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import intervals
 from ribkit.evaluation import miou as evaluation
+from ribkit.evaluation.thresholds import THRESHOLDS
 from ribkit.results import figures, tables_toy
 from ribkit.results.claims import Measured
 from ribkit.runtime.store import Result
@@ -50,7 +51,7 @@ def thresholds(study: Study, methods: Sequence[Method] = METHODS) -> pd.DataFram
     tables = []
     for method in methods:
         miou = evaluation.miou(study.seed(method).swept.total())
-        columns = {"threshold": evaluation.THRESHOLDS, "miou": miou}
+        columns = {"threshold": THRESHOLDS, "miou": miou}
         tables.append(pd.DataFrame({"method": method.title} | columns))
     return pd.concat(tables)
 

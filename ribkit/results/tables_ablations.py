@@ -9,7 +9,7 @@ import pandas as pd
 
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import intervals, miou
-from ribkit.evaluation.miou import Swept
+from ribkit.evaluation.thresholds import Swept, best_threshold, cross_fitted
 from ribkit.method import pooling
 from ribkit.refinement.random_walk import WALKS
 from ribkit.results import figures, tables
@@ -71,7 +71,7 @@ def found(study: Study, run: Run) -> Found:
         model, adapted = replace(model, weights=once.tensors("weights")), {}
     result = study.store.run(ablations.measure, model=model, **seen, **adapted, rng_seed=p.rng_seed)
     swept = Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
-    chosen, measured = miou.cross_fitted(swept), result.arrays("measured")
+    chosen, measured = cross_fitted(swept), result.arrays("measured")
     cover = measured["cover"][np.arange(len(images)), chosen]
     steps = float(result.table("images")["steps"].mean())
     return Found(swept.at(chosen), cover, measured["hgr"], swept, steps)
@@ -260,7 +260,7 @@ def ledger(study: Study) -> pd.DataFrame:
         named.append((run.factor, run.value, other.value))
         family.append((found(study, run).counts, found(study, other).counts))
     paper = found(study, next(r for r in every if r.value == "paper"))
-    oracle = paper.swept.at(miou.best_threshold(paper.swept.total()))
+    oracle = paper.swept.at(best_threshold(paper.swept.total()))
     named.append(("9 threshold", "oracle", "held out"))
     family.append((oracle, paper.counts))
     for names, pair in (_walked(study), _unlabelled(study)):
@@ -290,7 +290,7 @@ def _walked(study: Study) -> tuple[tuple, tuple]:
         scored, tuned = (
             study.swept(images, walked) for (images, _), walked in zip(own.maps, maps, strict=True)
         )
-        pair.append(scored.at(miou.best_threshold(tuned.total())))
+        pair.append(scored.at(best_threshold(tuned.total())))
     return ("10 maps into the walk", "power 1.3, one maximum", "as they are"), tuple(pair)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet, LabelledImage
-from ribkit.evaluation import miou
+from ribkit.evaluation import thresholds
 from ribkit.method import adaptation, cam, losses
-from ribkit.method.adaptation import OFFICIAL, PAPER, Settings
 from ribkit.method.others import OtherImageSampler
+from ribkit.method.settings import OFFICIAL, PAPER, Settings
 from ribkit.networks.backbone import Network
 from ribkit.runtime.device import single_threaded
 from ribkit.runtime.per_image import PerImageResult, per_image
@@ -72,7 +72,7 @@ class Grid:
 # ---- the stage ----------------------------------------------------------------------------------
 def _measured(results: PerImageResult) -> Values:
     return {
-        "rows": miou.gathered(results.each(*miou.ROWS)),
+        "rows": thresholds.concat_rows(results.each(*thresholds.ROW_FIELDS)),
         "measured": {name: np.stack(list(results.arrays(name).values())) for name in MEASURES},
         "images": results.table(("steps", "reason")),
     }
@@ -115,11 +115,11 @@ def measure(
         )
         raw, row = adapted.maps, {"steps": adapted.steps, "reason": adapted.reason}
     mask, regions = image.mask(), information.regions(image)
-    maps = views.resize_map_tensor(cam.merge(raw, size), mask.shape)
+    maps = views.resize_map_tensor(cam.multi_scale(raw, size), mask.shape)
     ratios = information.logit_ratios(network, image, regions)
     return (
         row
-        | miou.rows(*miou.sweep(maps, image.classes, mask))
+        | thresholds.image_rows(*thresholds.sweep(maps, image.classes, mask))
         | {
             "cover": _cover(maps.cpu().numpy(), image.classes, mask, regions),
             "hgr": np.array([ratios[REGION_OF[part]] for part in PARTS]),
@@ -138,7 +138,7 @@ def _cover(
         for part, where in enumerate(parts):
             if where.any():
                 values = np.sort(class_map[where])
-                above = np.searchsorted(values, miou.THRESHOLDS, side="right")
+                above = np.searchsorted(values, thresholds.THRESHOLDS, side="right")
                 shares[k, :, part] = 1 - above / where.sum()
     with np.errstate(invalid="ignore"):
         counted = (~np.isnan(shares)).sum(axis=0)

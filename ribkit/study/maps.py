@@ -16,10 +16,11 @@ from torch import Tensor
 
 from ribkit.data import views
 from ribkit.data.images import LabelledImage
-from ribkit.evaluation import miou
-from ribkit.method import adaptation, cam
-from ribkit.method.adaptation import Adapted, Settings, Step
+from ribkit.evaluation import thresholds
+from ribkit.method import adaptation, aggregation, cam
+from ribkit.method.aggregation import Adapted, Step
 from ribkit.method.others import OtherImageSampler, image_rng_seed
+from ribkit.method.settings import Settings
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import PRECISIONS, Network
@@ -162,7 +163,7 @@ def adapt_image(
     others = OtherImageSampler(bank, label, settings.n_others, image.name, rng_seed)
     steps = adaptation.trajectory(network, features, label, others, settings)
     watched = (on_step(step) or step for step in steps)
-    return size, network, adaptation.aggregate(watched, label, settings)
+    return size, network, aggregation.aggregate(watched, label, settings)
 
 
 # ---- seeds --------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def rib_seeds(
 
 
 def _maps(raw: Mapping[float, Tensor], size: tuple[int, int], stride: int) -> Values:
-    return {"maps": cam.merge(raw, size, stride).cpu().numpy().astype(np.float16)}
+    return {"maps": cam.multi_scale(raw, size, stride).cpu().numpy().astype(np.float16)}
 
 
 def _no_maps(size: tuple[int, int], stride: int) -> Values:
@@ -247,7 +248,7 @@ def _no_maps(size: tuple[int, int], stride: int) -> Values:
 
 # ---- scores -------------------------------------------------------------------------------------
 def _rows(results: PerImageResult) -> Values:
-    return {"rows": miou.gathered(results.each(*miou.ROWS))}
+    return {"rows": thresholds.concat_rows(results.each(*thresholds.ROW_FIELDS))}
 
 
 @per_image("score", "scores of the seeds", gather=_rows)
@@ -263,7 +264,7 @@ def score(image: LabelledImage, maps: np.ndarray) -> Values:
     """
     mask = image.mask()
     fitted = views.resize_map_tensor(torch.tensor(maps).to(device()), mask.shape)
-    return miou.rows(*miou.sweep(fitted, image.classes, mask))
+    return thresholds.image_rows(*thresholds.sweep(fitted, image.classes, mask))
 
 
 def _coverage(results: PerImageResult) -> Values:
@@ -346,9 +347,9 @@ def growth(
     size, _, adapted = adapt_image(
         loaded(model), image, on_device(bank), scales, long_side, settings, rng_seed, steps.append
     )
-    maps = [cam.merge(step.maps, size).cpu().numpy() for step in steps[: adapted.steps]]
+    maps = [cam.multi_scale(step.maps, size).cpu().numpy() for step in steps[: adapted.steps]]
     return {
         "step": np.stack(maps).astype(np.float16),
-        "sum": cam.merge(adapted.maps, size).cpu().numpy().astype(np.float16),
+        "sum": cam.multi_scale(adapted.maps, size).cpu().numpy().astype(np.float16),
         "process": np.stack([adapted.logits, adapted.areas], axis=1),
     }

@@ -15,7 +15,7 @@ import numpy as np
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou
+from ribkit.evaluation import miou, thresholds
 from ribkit.networks import deeplab
 from ribkit.refinement import irn, psa, saliency, stages
 from ribkit.refinement.random_walk import WALKS
@@ -193,7 +193,7 @@ class Refinement:
         """The walked maps' threshold, chosen on the tuning images."""
         images, maps = self.maps[1]
         total = self.study.swept(images, self.irn_maps(images, maps)).total()
-        return float(miou.THRESHOLDS[miou.best_threshold(total)])
+        return float(thresholds.THRESHOLDS[thresholds.best_threshold(total)])
 
     def psa_labels(
         self, images: ImageSet, maps: StoredArrays, alpha: float, log2_steps: int

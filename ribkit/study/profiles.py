@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
-from ribkit.method import adaptation
+from ribkit.method.settings import VARIANTS, Settings
 from ribkit.networks import classifier, deeplab
 from ribkit.networks.architectures import Weights, imagenet_weights
 from ribkit.networks.backbone import PRECISIONS
@@ -34,7 +34,7 @@ EVERYTHING = Grid()
 DATA = ("scenes", "voc", "coco")
 # Photographs without masks, on which nothing can be tuned: a rate at which an ImageNet head's maps
 # visibly grow
-PHOTOGRAPH_SETTINGS = adaptation.Settings(pooling="gap", lr=1e-4, n_others=4, margin=1e9)
+PHOTOGRAPH_SETTINGS = Settings(pooling="gap", lr=1e-4, n_others=4, margin=1e9)
 PHOTOGRAPH_SCALES = (0.5, 1.0)
 
 
@@ -197,7 +197,7 @@ class Profile:
 
     def settings(self, pooling: str, variant: str, lr: float, margin: float, others: int):
         """An adaptation of this profile. margin: in units of the variant; see `Settings`."""
-        return adaptation.Settings(
+        return Settings(
             pooling=pooling,
             tau=self.tau,
             steps=self.steps,
@@ -205,7 +205,7 @@ class Profile:
             n_others=others,
             margin=margin,
             area_ratio=self.area_ratio,
-            variant=adaptation.VARIANTS[variant],
+            variant=VARIANTS[variant],
         )
 
 

@@ -13,10 +13,9 @@ import pandas as pd
 
 from ribkit.data import photographs, scenes
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou
-from ribkit.evaluation.miou import Swept
-from ribkit.method import adaptation
-from ribkit.method.adaptation import Settings
+from ribkit.evaluation import miou, thresholds
+from ribkit.evaluation.thresholds import Swept
+from ribkit.method.settings import Settings
 from ribkit.networks import architectures, classifier
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
@@ -203,10 +202,10 @@ class Study(Inputs):
         total = self.swept(
             self.tuning, self.maps(self.tuning, scales, settings).arrays("maps")
         ).total()
-        index = miou.best_threshold(total)
+        index = thresholds.best_threshold(total)
         return {
             "miou": miou.miou(total[index]),
-            "threshold": miou.THRESHOLDS[index],
+            "threshold": thresholds.THRESHOLDS[index],
         }
 
     @cached_property
@@ -260,7 +259,7 @@ class Study(Inputs):
 
     def margin_rows(self, scales: tuple[float, ...]) -> float:
         """Over how many rows and target classes `official` sums an image's logits, on average."""
-        half = adaptation.OFFICIAL.loss_on_half_scale
+        half = settings.OFFICIAL.loss_on_half_scale
         rows = 2 * sum(scale >= 1 or half for scale in scales)
         return rows * float(self.tuning.labels.sum(axis=1).mean())
 
@@ -283,7 +282,7 @@ class Study(Inputs):
         result = self.maps(self.scored, self.scales, settings)
         swept = self.swept(self.scored, result.arrays("maps"))
         held_out = round(100 * self._tried(self.scales, settings)["threshold"])
-        return Seed(method, result, swept, miou.best_threshold(swept.total()), held_out)
+        return Seed(method, result, swept, thresholds.best_threshold(swept.total()), held_out)
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""

@@ -3,7 +3,7 @@
 ``G_k = |d sum(output of layer k) / dx| / max`` for layers 1..6 of five convolutions and one fully
 connected layer, and HGR of a region: the share of its pixels at which ``G_k`` exceeds a threshold.
 
-What STUDY.md leaves open is measured side by side. A layer is read *before* or *after* its own
+What the paper leaves open is measured side by side. A layer is read *before* or *after* its own
 activation; "after" throughout comes closest to the paper's curve. The last one has an output per
 digit, and is read as the *sum* of both (Figure 1's words) or at the image's own *target* (what a
 CAM of that class explains). Maps are scaled by the maximum of each *image* or of the whole *set*.
@@ -34,7 +34,7 @@ PAPER_HGR = {
     "non-discriminative": (1.0, 1.0, 1.0, 1.0, 0.88, 0.12),
     "irrelevant": (1.0, 0.05, 0.09, 0.03, 0.03, 0.05),
 }
-"""HGR of G1..G6, measured on the official Figure 1 (STUDY.md, provenance [F])."""
+"""HGR of G1..G6, read off the curves of the paper's Figure 1 (arXiv:2110.06530)."""
 
 
 def _sigmoid(z: Tensor) -> Tensor:

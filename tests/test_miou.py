@@ -6,8 +6,7 @@ import torch
 from sklearn import metrics
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from ribkit.evaluation import miou as evaluation
-from ribkit.evaluation.miou import THRESHOLDS, Swept, confusion, counts, iou, mean_iou, miou, sweep
+from ribkit.evaluation.miou import confusion, counts, iou, mean_iou
 
 CLASSES = 7
 
@@ -96,92 +95,6 @@ def test_confusion_refuses_labels_that_are_no_class_and_shapes_that_differ():
 
 def test_what_is_predicted_on_ignored_pixels_does_not_matter():
     assert confusion(np.array([255, 1]), np.array([255, 1]), 2).tolist() == [[0, 0], [0, 1]]
-
-
-# ---- thresholds -------------------------------------------------------------------------------
-def naive(maps, keys, target, n_classes):
-    """One threshold after the other, as the definition says."""
-    result = []
-    for threshold in THRESHOLDS:
-        prediction = np.zeros(target.shape, int)
-        if len(keys):
-            winner = np.asarray(keys)[maps.argmax(axis=0)] + 1
-            prediction = np.where(maps.max(axis=0).astype(float) > threshold, winner, 0)
-        result.append(confusion(prediction, target, n_classes))
-    return np.stack(result)
-
-
-def whole(maps, keys, target, n_classes):
-    """A sweep among all classes, ``(100, n, n)``."""
-    labels, own = sweep(torch.from_numpy(maps), keys, target)
-    found = np.zeros((100, n_classes, n_classes), int)
-    found[np.ix_(range(100), labels, labels)] = own
-    return found
-
-
-def drawn_maps(random, keys):
-    """Maps in which many pixels equal a threshold, or each other, and a target with 255."""
-    maps = random.random((len(keys), 9, 11)).astype(np.float32)
-    tied = random.random(maps.shape) < 0.4
-    maps[tied] = random.choice(THRESHOLDS, maps.shape)[tied]
-    target = random.choice([0, 1, 2, 3, 4, 5, 6, 255], (9, 11)).astype(np.uint8)
-    return maps, target
-
-
-@pytest.mark.parametrize("keys", [(), (2,), (0, 4), (1, 3, 5)])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_sweep_is_every_threshold_on_its_own(keys, dtype):
-    random = np.random.default_rng(len(keys))
-    for _ in range(3):
-        maps, target = drawn_maps(random, keys)
-        maps = maps.astype(dtype)
-        assert (whole(maps, keys, target, 7) == naive(maps, keys, target, 7)).all()
-
-
-def test_sweep_is_exact_at_every_threshold_and_beside_it():
-    at = THRESHOLDS.astype(np.float32)
-    beside = [np.nextafter(at, np.float32(side)) for side in (-1, 2)]
-    maps = np.stack([at, *beside, np.ones_like(at)])[None].clip(0, 1)
-    target = np.ones(maps.shape[1:], np.uint8)
-    assert (whole(maps, [0], target, 2) == naive(maps, [0], target, 2)).all()
-
-
-def test_a_map_that_equals_the_threshold_is_background():
-    maps = np.array([[[0, 0.25, 0.5, 0.75]]], np.float32)  # these float32 holds exactly
-    found = whole(maps, [0], np.ones((1, 4), np.uint8), 2)[:, 1, 1]
-    assert found[[0, 24, 25, 49, 50, 74, 75]].tolist() == [3, 3, 2, 2, 1, 1, 0]
-
-
-def test_sweep_counts_every_pixel_at_every_threshold_among_the_own_labels():
-    target = np.array([[0, 9, 255, 2]], np.uint8)
-    labels, found = sweep(torch.tensor([[[0.1, 0.9, 0.5, 0.0]]]), [1], target)
-    assert labels.tolist() == [0, 2, 9]
-    assert found.shape == (100, 3, 3)
-    assert (found.sum(axis=(1, 2)) == 3).all()
-
-
-def test_the_best_threshold_is_the_first_of_the_highest_miou():
-    target = np.array([[0, 0, 1, 1]], np.uint8)
-    maps = np.array([[[0.1, 0.305, 0.5, 0.9]]], np.float32)
-    best = evaluation.best_threshold(counts(whole(maps, [0], target, 2)))
-    assert THRESHOLDS[best] == 0.31
-
-
-def test_what_is_stored_of_sweeps_gives_back_the_counts_of_each_image_and_of_all():
-    random, found, dense = np.random.default_rng(0), [], []
-    for keys in ((), (2,), (0, 4), (1, 3, 5)):
-        maps, target = drawn_maps(random, keys)
-        found.append(evaluation.rows(*sweep(torch.from_numpy(maps), keys, target)))
-        dense.append(counts(naive(maps, keys, target, 7)))
-    dense = np.stack(dense)
-    swept = Swept(4, 7, **evaluation.gathered(found))
-    assert (swept.at(30) == dense[:, 30]).all()
-    own = np.array([3, 99, 0, 50])
-    assert (swept.at(own) == dense[range(4), own]).all()
-    assert (swept.total() == dense.sum(axis=0)).all()
-    which = np.array([True, False, True, False])
-    assert (swept.total(which) == dense[which].sum(axis=0)).all()
-    assert miou(swept.total()).shape == (100,)
 
 
 def test_a_prediction_of_no_class_is_an_error_and_nothing_else():

@@ -1,0 +1,194 @@
+"""Scores of localisation maps at every threshold, and how a threshold is chosen.
+
+A seed predicts, at each pixel, the class of its highest map, or background where no map exceeds the
+threshold. The threshold is either the best one for the very images it is scored on (``oracle``, as
+most papers report) or the best one on other images (``held-out``). See `ribkit.evaluation.miou`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ribkit.evaluation.miou import counts, miou
+
+THRESHOLDS = np.arange(100) / 100
+LABELS = 256  # that a mask can hold
+ROW_FIELDS = ("label", "target", "hits", "predicted")  # of one image, see `Swept`
+
+
+def sweep(
+    maps: Tensor, class_indices: np.ndarray, target: np.ndarray, ignore: int = 255
+) -> tuple[np.ndarray, np.ndarray]:
+    r"""Confusion matrices of one image at the thresholds 0.00 .. 0.99, in one pass over its pixels.
+
+    .. math::
+        p_s(u) = \begin{cases} \mathrm{argmax}_c M_c(u) & \max_c M_c(u) > s \\ 0 & \text{else}
+        \end{cases}, \qquad s \in \{0, 0.01, \dots, 0.99\}
+
+    The paper (arXiv:2110.06530) reports the best threshold's mIoU on the very images scored.
+
+    Args:
+        maps: ``(K, H, W)``, normalised, in [0, 1], on any device. The first of equal maps wins.
+        class_indices: ``(K,)``, the 0-based class of each map; its label is one more.
+        target: ``(H, W)`` uint8 labels, 0 background.
+        ignore: pixels with this target do not count.
+
+    Returns:
+        The image's labels ``(L,)``, sorted (background, its classes, those of its target), and the
+        confusion matrices among them, ``(100, L, L)`` int64.
+
+    Example:
+        >>> maps, target = torch.tensor([[[0.2, 0.9]]]), np.array([[0, 3]], np.uint8)
+        >>> labels, matrices = sweep(maps, np.array([2]), target)
+        >>> labels.tolist(), matrices[10].tolist(), matrices[50].tolist()
+        ([0, 3], [[0, 1], [0, 1]], [[1, 0], [0, 1]])
+    """
+    own_labels = np.asarray(class_indices, int) + 1
+    pixels = _histogram(maps, target)
+    truth = pixels.sum(axis=(1, 2))
+    truth[ignore] = 0
+    labels = np.union1d(np.append(0, own_labels), np.flatnonzero(truth))
+    # a pixel above exactly so many thresholds is foreground at the first so many
+    foreground = pixels[labels, : len(own_labels), :0:-1].cumsum(axis=-1)[..., ::-1]
+    matrices = np.zeros((len(THRESHOLDS), len(labels), len(labels)), np.int64)
+    matrices[:, :, np.searchsorted(labels, own_labels)] = foreground.transpose(2, 0, 1)
+    matrices[:, :, 0] = truth[labels] - foreground.sum(axis=1).T
+    return labels, matrices
+
+
+def _histogram(maps: Tensor, target: np.ndarray) -> np.ndarray:
+    """Pixels by target, highest map and number of thresholds it exceeds: ``(256, K, 101)``.
+
+    The copy to the host, at the end, is the only time that it waits for the device.
+    """
+    if not len(maps):
+        maps = maps.new_zeros(1, *target.shape)  # nothing exceeds a threshold
+    best, winner = maps.max(dim=0)  # the first of equals
+    # s > i / 100 for ceil(100 s) of the i >= 0. Exactly: float64 has room for 100 s (24 and 5
+    # bits), and no float32 lies between i / 100 and its float64.
+    above = (100 * best.double()).ceil_().clamp_(0, len(THRESHOLDS)).int()
+    truth = torch.tensor(target).to(maps.device, non_blocking=True).int()
+    shape = (LABELS, len(maps), len(THRESHOLDS) + 1)
+    flat = ((truth * shape[1] + winner.int()) * shape[2] + above).flatten()
+    # not bincount, which waits for the greatest index
+    pixels = torch.zeros(shape, dtype=torch.int32, device=maps.device)
+    pixels.view(-1).index_add_(0, flat, torch.ones_like(flat))
+    return pixels.cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """Counts of some images at all thresholds, as a table of rows; what has no row is zero.
+
+    Attributes:
+        images: N, how many.
+        n_classes: n, how many labels, background included.
+        image: ``(R,)``, a row for each image and label that occurs in its mask or has a map.
+        label: ``(R,)``.
+        target: ``(R,)``, pixels of the ground truth.
+        hits: ``(R, 100)``, pixels predicted rightly at each threshold.
+        predicted: ``(R, 100)``, pixels predicted at each threshold.
+    """
+
+    images: int
+    n_classes: int
+    image: np.ndarray
+    label: np.ndarray
+    target: np.ndarray
+    hits: np.ndarray
+    predicted: np.ndarray
+
+    def at(self, index: int | np.ndarray) -> np.ndarray:
+        """Counts of each image at one threshold.
+
+        Args:
+            index: into `THRESHOLDS`, or one for each image, ``(N,)``.
+
+        Returns:
+            ``(N, 3, n)`` int32.
+        """
+        rows = np.arange(len(self.image))
+        columns = np.broadcast_to(index, self.images)[self.image]
+        result = np.zeros((self.images, 3, self.n_classes), np.int32)
+        values = (self.hits[rows, columns], self.target, self.predicted[rows, columns])
+        result[self.image, :, self.label] = np.stack(values, axis=-1)
+        return result
+
+    def total(self, which: np.ndarray | None = None) -> np.ndarray:
+        """Counts at all thresholds, summed over images.
+
+        Args:
+            which: ``(N,)`` bool, the images that count; None: all.
+
+        Returns:
+            ``(100, 3, n)`` int64.
+        """
+        counted = True if which is None else which[self.image]
+        result = np.zeros((len(THRESHOLDS), 3, self.n_classes), np.int64)
+        for label in range(self.n_classes):
+            rows = (self.label == label) & counted
+            for k, values in enumerate((self.hits, self.target[:, None], self.predicted)):
+                result[:, k, label] = values[rows].sum(axis=0)
+        return result
+
+
+def image_rows(labels: np.ndarray, matrices: np.ndarray) -> dict[str, np.ndarray]:
+    """Reduce one image's `sweep` to its rows of a `Swept`.
+
+    Args:
+        labels: ``(L,)``.
+        matrices: confusion matrices among them, ``(100, L, L)``.
+
+    Returns:
+        The `ROW_FIELDS`: ``label``, ``target`` ``(L,)``; ``hits``, ``predicted`` ``(L, 100)``.
+    """
+    hits, target, predicted = counts(matrices).astype(np.int32).transpose(1, 2, 0)
+    return dict(zip(ROW_FIELDS, (labels, target[:, 0], hits, predicted), strict=True))
+
+
+def concat_rows(images: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Concatenate the `image_rows` of all images to the arrays of a `Swept`.
+
+    Args:
+        images: of each image its rows, in order.
+
+    Returns:
+        The `ROW_FIELDS` of all rows, and ``image`` ``(R,)``, the position of each row's image.
+    """
+    sizes = [len(rows["label"]) for rows in images]
+    joined = {name: np.concatenate([rows[name] for rows in images]) for name in ROW_FIELDS}
+    return {"image": np.repeat(np.arange(len(images)), sizes)} | joined
+
+
+def best_threshold(counts: np.ndarray) -> int:
+    """Index of the threshold with the highest mIoU, the first of equals.
+
+    Args:
+        counts: ``(100, 3, n)``, summed over images, as `Swept.total` gives them.
+
+    Returns:
+        An index into `THRESHOLDS`.
+    """
+    return int(np.nanargmax(miou(counts)))
+
+
+def cross_fitted(swept: Swept, folds: int = 5) -> np.ndarray:
+    """For each image the threshold that is best on the other folds.
+
+    Held out without images of their own. One image alone has its own best threshold.
+
+    Args:
+        swept: of all images.
+        folds: image i is in fold i mod folds.
+
+    Returns:
+        ``(N,)``, indices into `THRESHOLDS`.
+    """
+    fold = np.arange(swept.images) % min(folds, swept.images)
+    if swept.images == 1:
+        return np.array([best_threshold(swept.total())])
+    best = [best_threshold(swept.total(fold != k)) for k in range(fold.max() + 1)]
+    return np.array(best)[fold]

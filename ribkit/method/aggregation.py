@@ -1,0 +1,137 @@
+"""The maps of an adaptation's steps, summed until it has to stop (Section 3.2).
+
+The paper stops after K steps; the official code stops earlier where the logits or the maps grow too
+much. See `ribkit.method.settings.Variant`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ribkit.method.settings import Settings
+from ribkit.runtime.errors import InputError
+
+
+@dataclass
+class Step:
+    """One step of an adaptation, before its update.
+
+    Attributes:
+        maps: scale -> raw flip-summed ReLU maps ``(C, h, w)`` of the classes present, in order.
+        logits: ``(rows, C)``, pooled, of the image's own rows that enter the loss.
+    """
+
+    maps: dict[float, Tensor]
+    logits: Tensor
+
+
+@dataclass
+class Adapted:
+    """Result of an adaptation: raw maps summed over its steps, and how it went.
+
+    Attributes:
+        maps: scale -> ``(C, h, w)``.
+        reason: why it ended: ``"steps"``, ``"margin"``, ``"area"`` or ``"diverged"``.
+        logits: mean target logit at each step.
+        areas: share of the pixels that each step's own map covers, in [0, 1].
+    """
+
+    maps: dict[float, Tensor]
+    reason: str = "steps"
+    logits: list[float] = field(default_factory=list)
+    areas: list[float] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """How many steps' maps were summed."""
+        return len(self.logits)
+
+
+def covered(maps: Tensor, level: float) -> Tensor:
+    r"""Share of the pixels where some map exceeds a share of its own maximum.
+
+    .. math:: |\{u : \exists c : M_c(u) > l \max_v M_c(v)\}| / |U|
+
+    The official code's stop by area (of arXiv:2110.06530), difference 6 of the README.
+
+    Args:
+        maps: raw maps ``(C, h, w)``.
+        level: l, in [0, 1].
+
+    Returns:
+        A scalar in [0, 1], on the device of the maps.
+
+    Example:
+        >>> covered(torch.tensor([[[10.0, 4.0, 3.0, 0.0]]]), 0.3).item()
+        0.5
+    """
+    peak = maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps > level * peak).any(dim=0).float().mean()
+
+
+def _stopping_criteria(step: Step, present: Tensor, level: float) -> list[float]:
+    """Stopping criteria of a step, in one device-to-host copy.
+
+    Whether all its logits are finite (1 or 0), mean and sum of its target logits, covered area.
+    """
+    targets = step.logits[:, present]
+    area = covered(step.maps[1.0], level)
+    criteria = step.logits.isfinite().all().to(area), targets.mean(), targets.sum(), area
+    return torch.stack(criteria).tolist()
+
+
+def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adapted:
+    r"""Sum the maps of a `trajectory` up to its last step, or to one of the variant's stops.
+
+    .. math:: M_c = \textstyle\sum_{k=0}^{K} M_c^{(k)}
+
+    Section 3.2 of the paper (arXiv:2110.06530). Stops (official): *by area*, from the second step
+    on, at once: of that step only the map at scale 1 is added; *by margin*, once the absolute sum
+    of the image's target logits exceeds the margin. Either variant ends before logits that are not
+    finite.
+
+    Args:
+        steps: of one image, see `ribkit.method.adaptation.trajectory`.
+        labels: ``(C,)`` of the image, 1 where the class is present, else 0.
+        settings: the number of steps, the stops, and which maps are summed.
+
+    Returns:
+        Raw summed maps, and how the adaptation went.
+
+    Raises:
+        InputError: where the logits of the first step are not finite.
+
+    Example:
+        >>> steps = (Step({1.0: torch.tensor([[[k, 4.0]]])}, torch.ones(2, 1)) for k in (0.0, 1.0))
+        >>> aggregated = aggregate(steps, torch.ones(1), Settings(steps=2))
+        >>> aggregated.maps[1.0].tolist(), aggregated.areas, aggregated.reason
+        ([[[1.0, 8.0]]], [0.5, 0.5], 'steps')
+    """
+    variant = settings.variant
+    present = labels.nonzero().flatten()
+    count = settings.steps + 1 if variant.sum_last_map else max(settings.steps, 1)
+    result = Adapted({})
+    for index in range(count):
+        step = next(steps)
+        finite, mean, total, area = _stopping_criteria(step, present, settings.area_level)
+        if not finite:
+            if index == 0:
+                raise InputError("the trained classifier gives no finite logits; train it again.")
+            result.reason = "diverged"
+            break
+        result.logits.append(mean)
+        result.areas.append(area)
+        full = variant.stop_by_area and index > 0 and area > settings.area_ratio
+        for scale, maps in step.maps.items():
+            if not full or scale == 1:
+                before = 0 if settings.last_map else result.maps.get(scale, 0)
+                result.maps[scale] = before + maps
+        if full:
+            result.reason = "area"
+            break
+        if not variant.clamp_at_margin and abs(total) > settings.margin:
+            result.reason = "margin"
+            break
+    return result

@@ -1,0 +1,95 @@
+"""What an adaptation is made with: its settings, and where the paper and the official code part."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A switch for each difference between the paper and the official code (numbers: the README's).
+
+    Differences 9 (whose threshold decides a seed) and 11 (what 255 counts) are always scored both
+    ways; 10 is the random walk's: `ribkit.refinement.stages.WALKS`.
+
+    Attributes:
+        clamp_at_margin: 1. Each logit is clamped at the margin; else the run ends once the absolute
+            sum of the target logits exceeds it.
+        gndrp: 2. ``"paper"`` or ``"official"``, see `ribkit.method.pooling.gndrp`.
+        gndrp_classes: 3. Only the first so many classes are masked (20 on COCO: a bug); None: all.
+        sum_last_map: 4. Sum the maps of steps 0..K; else 0..K-1, and the last update is not seen.
+        loss_on_half_scale: 5. Scales below 1 enter the loss; else they only give a map.
+        stop_by_area: 6. End once the map of a step covers too much of the image.
+        momentum: 7. Of SGD; 1e-4 in effect in the official code.
+        resample_others_each_step: 8. Draw the other images anew at each step.
+    """
+
+    clamp_at_margin: bool
+    gndrp: str
+    gndrp_classes: int | None
+    sum_last_map: bool
+    loss_on_half_scale: bool
+    stop_by_area: bool
+    momentum: float
+    resample_others_each_step: bool
+
+
+PAPER = Variant(
+    clamp_at_margin=True,
+    gndrp="paper",
+    gndrp_classes=None,
+    sum_last_map=True,
+    loss_on_half_scale=False,
+    stop_by_area=False,
+    momentum=0.9,
+    resample_others_each_step=True,
+)
+OFFICIAL = Variant(
+    clamp_at_margin=False,
+    gndrp="official",
+    gndrp_classes=None,
+    sum_last_map=False,
+    loss_on_half_scale=False,
+    stop_by_area=True,
+    momentum=1e-4,
+    resample_others_each_step=True,
+)
+VARIANTS = {"paper": PAPER, "official": OFFICIAL}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of an adaptation; the defaults are the paper's for VOC.
+
+    Attributes:
+        pooling: ``"gap"``, ``"gmp"`` or ``"gndrp"``.
+        tau: of GNDRP, a share of a map's maximum in [0, 1].
+        steps: K, the updates of one image.
+        lr: of SGD, for the adapted layers.
+        head_lr_mult: the classifier's learning rate is so many times ``lr``.
+        n_others: B, the other images in a step.
+        margin: on each logit (paper) or on the absolute sum of the target logits (official).
+        area_level: a pixel is covered above this share of its map's maximum.
+        area_ratio: official: stop when more than this share of the pixels is covered.
+        weight_decay: of SGD.
+        poly_power: the learning rate falls as ``(1 - step / steps) ** poly_power``.
+        variant: which way is taken where the paper and the official code part.
+        activation: ablation: put back after the logits, one of `ribkit.method.losses.ACTIVATIONS`.
+        match_first_update: ablation: scale the learning rate so that the first update is as long as
+            it is without ``activation``.
+        last_map: ablation: take the last step's map instead of the sum over the steps.
+    """
+
+    pooling: str = "gndrp"
+    tau: float = 0.4
+    steps: int = 10
+    lr: float = 8e-6
+    head_lr_mult: float = 10.0
+    n_others: int = 20
+    margin: float = 600.0
+    area_level: float = 0.3
+    area_ratio: float = 0.7
+    weight_decay: float = 1e-4
+    poly_power: float = 0.9
+    variant: Variant = OFFICIAL
+    activation: str = "none"
+    match_first_update: bool = False
+    last_map: bool = False

@@ -1,0 +1,61 @@
+"""The public face: what `import ribkit` offers, and that it loads nothing before it is used."""
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import ribkit
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_the_public_names_are_those_of_the_modules():
+    from ribkit.method import adaptation, losses, pooling, settings
+    from ribkit.study import study
+
+    assert ribkit.adapt is adaptation.adapt
+    assert (ribkit.gap, ribkit.gndrp) == (pooling.gap, pooling.gndrp)
+    assert ribkit.rib_loss is losses.rib_loss
+    assert ribkit.Settings is settings.Settings
+    assert ribkit.Study is study.Study
+    assert {"Settings", "Study", "adapt", "compare", "gap", "gndrp", "rib_loss"} == set(
+        ribkit.__all__
+    )
+    assert set(ribkit.__all__) <= set(dir(ribkit))
+
+
+# A submodule's import binds its name in the package, so a function of this name would come and go.
+@pytest.mark.parametrize(
+    "before", ["", "import ribkit.compare", "from ribkit.compare import compare"]
+)
+def test_compare_is_the_module_whatever_was_imported_before(before):
+    code = f"{before}\nimport ribkit\nfrom ribkit import compare\n"
+    assert run(code + "print(compare is ribkit.compare, callable(compare.compare))") == [
+        "True",
+        "True",
+    ]
+
+
+def test_the_function_compare_is_imported_from_its_module():
+    from ribkit.compare import compare
+
+    assert not isinstance(compare, ModuleType)
+    assert compare is ribkit.compare.compare
+
+
+def test_another_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'ribkit' has no attribute 'other'"):
+        _ = ribkit.other
+    with pytest.raises(ImportError):
+        from ribkit import other  # noqa: F401
+
+
+def test_importing_the_package_loads_no_heavy_library():
+    loaded = run("import sys, ribkit, ribkit.runtime.store; print(*sys.modules)")
+    assert "ribkit.runtime.store" in loaded
+    assert not {"torchvision", "matplotlib", "ribkit.method.adaptation"} & set(loaded)
