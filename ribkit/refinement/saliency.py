@@ -177,10 +177,18 @@ def ready(source: str) -> None:
 # ---- U2-Net-p -----------------------------------------------------------------------------------
 @per_image("saliency", "U2-Net-p", arrays=("maps",), gpu=False)
 def u2net(image: LabelledImage) -> Values:
-    """``maps`` of all images by U2-Net-p, name -> ``(H, W)`` uint8, 255 most salient.
+    """Saliency maps of all images by U2-Net-p.
 
     Scaled to the brightest pixel, normalised, 320 x 320; the first output, stretched to 0..1.
-    Raises InputError, which says how to get it, where onnxruntime or the model is missing.
+
+    Args:
+        image: One image.
+
+    Returns:
+        ``maps``, name -> ``(H, W)`` uint8, 255 most salient.
+
+    Raises:
+        InputError: onnxruntime or the model is missing; it says how to get them.
     """
     pixels, session = image.pixels(), _session(model_path())
     resized = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
