@@ -15,7 +15,7 @@ from ribkit.data import photographs, scenes
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou, thresholds
 from ribkit.evaluation.thresholds import Swept
-from ribkit.method.settings import Settings
+from ribkit.method.settings import OFFICIAL, Settings
 from ribkit.networks import architectures, classifier
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
@@ -259,7 +259,7 @@ class Study(Inputs):
 
     def margin_rows(self, scales: tuple[float, ...]) -> float:
         """Over how many rows and target classes `official` sums an image's logits, on average."""
-        half = settings.OFFICIAL.loss_on_half_scale
+        half = OFFICIAL.loss_on_half_scale
         rows = 2 * sum(scale >= 1 or half for scale in scales)
         return rows * float(self.tuning.labels.sum(axis=1).mean())
 
