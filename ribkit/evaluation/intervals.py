@@ -24,8 +24,8 @@ def gain(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Difference in mIoU of two methods, in points.
 
     Args:
-        after: summed counts ``(..., 3, n)``.
-        before: summed counts ``(..., 3, n)`` of the method that it is compared with.
+        after: Summed counts ``(..., 3, n)``.
+        before: Summed counts ``(..., 3, n)`` of the method that it is compared with.
 
     Returns:
         ``(...)``; above zero where ``after`` is better.
@@ -39,11 +39,11 @@ def resample(
     """A statistic of all images, and of images drawn with replacement.
 
     Args:
-        statistic: of summed counts, such as `miou` or `gain`.
-        counts: one or more ``(N, 3, n)`` over the same N images; each draw uses the same images in
+        statistic: Function of summed counts, such as `miou` or `gain`.
+        counts: One or more ``(N, 3, n)`` over the same N images; each draw uses the same images in
             all (paired), and so do all calls with this N and seed.
-        rng_seed: of the draws.
-        draws: how many.
+        rng_seed: Random seed of the draws.
+        draws: Number of draws.
 
     Returns:
         The point estimate, and the statistic ``(draws,)``.
@@ -79,10 +79,10 @@ def bootstrap(
     estimate where that lies outside.
 
     Args:
-        statistic: of summed counts, such as `miou` or `gain`.
-        counts: one or more ``(N, 3, n)`` over the same N images, see `resample`.
-        rng_seed: of the draws.
-        draws: how many.
+        statistic: Function of summed counts, such as `miou` or `gain`.
+        counts: One or more ``(N, 3, n)`` over the same N images, see `resample`.
+        rng_seed: Random seed of the draws.
+        draws: Number of draws.
 
     Returns:
         Point estimate, low, high.
@@ -110,8 +110,8 @@ def bootstrap_mean(values: np.ndarray, rng_seed: int = 0, draws: int = 2000) -> 
 
     Args:
         values: ``(N,)``.
-        rng_seed: of the draws.
-        draws: how many.
+        rng_seed: Random seed of the draws.
+        draws: Number of draws.
 
     Returns:
         Point estimate, low, high.
@@ -131,10 +131,10 @@ def replicated(
     """Mean over training seeds, and its 95 % interval over images and seeds, see `combined`.
 
     Args:
-        statistic: of summed counts, such as `miou` or `gain`.
-        replicas: for each training seed the counts that `resample` takes, all over the same images.
+        statistic: Function of summed counts, such as `miou` or `gain`.
+        replicas: For each training seed the counts that `resample` takes, all over the same images.
             One seed: the interval over images alone.
-        rng_seed: of the draws.
+        rng_seed: Random seed of the draws.
 
     Returns:
         Point estimate, low, high.
@@ -159,7 +159,7 @@ def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
 
     Args:
         points: ``(S,)``, one for each training seed; S at least 2.
-        image_error: standard error of their mean over images.
+        image_error: Standard error of their mean over images.
         images: N, how many; one tells nothing of others, and only the seeds' error counts.
 
     Returns:
@@ -194,10 +194,10 @@ def simultaneous(
     that go together cost less than Bonferroni's correction, and a family of one costs nothing.
 
     Args:
-        statistic: of summed counts, such as `miou` or `gain`.
-        family: for each comparison the counts that `resample` takes, all over the same images.
-        rng_seed: of the draws.
-        draws: how many.
+        statistic: Function of summed counts, such as `miou` or `gain`.
+        family: For each comparison the counts that `resample` takes, all over the same images.
+        rng_seed: Random seed of the draws.
+        draws: Number of draws.
 
     Returns:
         Point estimate, low, high of each comparison.
@@ -223,10 +223,10 @@ def images_needed(error: float, images: int, difference: float = 1.0) -> int:
     .. math:: N \, \big( \mathrm{error} \, (z_{0.975} + z_{0.8}) / \mathrm{difference} \big)^2
 
     Args:
-        error: the standard error that was measured on ``images`` images; it falls with their square
+        error: The standard error that was measured on ``images`` images; it falls with their square
             root.
-        images: N.
-        difference: in the unit of the error.
+        images: N, the number of images behind the error.
+        difference: The difference to detect, in the unit of the error.
 
     Returns:
         The number, rounded up.

@@ -22,16 +22,16 @@ def confusion(
     PASCAL VOC's protocol, by which the paper (arXiv:2110.06530) is scored.
 
     Args:
-        prediction: integers ``(...)`` in ``0 .. n_classes - 1``.
-        target: integers of the same shape, in ``0 .. n_classes - 1`` or ``ignore``.
+        prediction: Integers ``(...)`` in ``0 .. n_classes - 1``.
+        target: Integers of the same shape, in ``0 .. n_classes - 1`` or ``ignore``.
         n_classes: n, background included.
-        ignore: pixels with this target do not count.
+        ignore: Pixels with this target do not count.
 
     Returns:
         ``(n, n)`` int64.
 
     Raises:
-        ValueError: for shapes that differ, or labels out of range.
+        ValueError: For shapes that differ, or labels out of range.
 
     Example:
         >>> confusion(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 255]), 2).tolist()

@@ -34,7 +34,7 @@ def sweep(
         maps: ``(K, H, W)``, normalised, in [0, 1], on any device. The first of equal maps wins.
         class_indices: ``(K,)``, the 0-based class of each map; its label is one more.
         target: ``(H, W)`` uint8 labels, 0 background.
-        ignore: pixels with this target do not count.
+        ignore: Pixels with this target do not count.
 
     Returns:
         The image's labels ``(L,)``, sorted (background, its classes, those of its target), and the
@@ -105,7 +105,7 @@ class Swept:
         """Counts of each image at one threshold.
 
         Args:
-            index: into `THRESHOLDS`, or one for each image, ``(N,)``.
+            index: Index into `THRESHOLDS`, or one for each image, ``(N,)``.
 
         Returns:
             ``(N, 3, n)`` int32.
@@ -140,7 +140,7 @@ def image_rows(labels: np.ndarray, matrices: np.ndarray) -> dict[str, np.ndarray
 
     Args:
         labels: ``(L,)``.
-        matrices: confusion matrices among them, ``(100, L, L)``.
+        matrices: Confusion matrices among them, ``(100, L, L)``.
 
     Returns:
         The `ROW_FIELDS`: ``label``, ``target`` ``(L,)``; ``hits``, ``predicted`` ``(L, 100)``.
@@ -153,7 +153,7 @@ def concat_rows(images: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray
     """Concatenate the `image_rows` of all images to the arrays of a `Swept`.
 
     Args:
-        images: of each image its rows, in order.
+        images: Rows of each image, in order.
 
     Returns:
         The `ROW_FIELDS` of all rows, and ``image`` ``(R,)``, the position of each row's image.
@@ -181,8 +181,8 @@ def cross_fitted(swept: Swept, folds: int = 5) -> np.ndarray:
     Held out without images of their own. One image alone has its own best threshold.
 
     Args:
-        swept: of all images.
-        folds: image i is in fold i mod folds.
+        swept: Counts of all images.
+        folds: Image i is in fold i mod folds.
 
     Returns:
         ``(N,)``, indices into `THRESHOLDS`.

@@ -33,11 +33,11 @@ def trajectory(
     Section 3.2 of the paper (arXiv:2110.06530); SGD with momentum and weight decay.
 
     Args:
-        network: the trained one; it is changed in place (pass `Network.adaptable`).
-        views: scale -> frozen features ``(2, c, h, w)`` of the image and its horizontal flip.
+        network: The trained one; it is changed in place (pass `Network.adaptable`).
+        views: Scale -> frozen features ``(2, c, h, w)`` of the image and its horizontal flip.
         labels: ``(C,)`` of the image, 1 where the class is present, else 0.
-        others: step -> frozen features and labels of the other images, as `OtherImageSampler`.
-        settings: pooling, K, learning rate, variant and so on.
+        others: Step -> frozen features and labels of the other images, as `OtherImageSampler`.
+        settings: Pooling, K, learning rate, variant and so on.
 
     Yields:
         Steps 0..K, that is, K updates in all if all are asked for.
@@ -154,17 +154,17 @@ def adapt(
     Section 3.2 of the paper (arXiv:2110.06530): `trajectory`, summed by `aggregate`.
 
     Args:
-        network: the trained one, left as it is.
-        views: scale -> frozen features ``(2, c, h, w)`` of the image and its horizontal flip.
+        network: The trained one, left as it is.
+        views: Scale -> frozen features ``(2, c, h, w)`` of the image and its horizontal flip.
         labels: ``(C,)`` of the image, 1 where the class is present, else 0.
-        others: step -> frozen features and labels of the other images, as `OtherImageSampler`.
-        settings: pooling, K, learning rate, variant and so on.
+        others: Step -> frozen features and labels of the other images, as `OtherImageSampler`.
+        settings: Pooling, K, learning rate, variant and so on.
 
     Returns:
         Raw maps for `cam.multi_scale`, and how the adaptation went.
 
     Raises:
-        InputError: where the trained network's logits are not finite.
+        InputError: Where the trained network's logits are not finite.
 
     Example:
         >>> from torch import nn
@@ -196,10 +196,10 @@ def adapt_set(
     An ablation of the paper's adaptation image by image (Section 3.2, arXiv:2110.06530).
 
     Args:
-        network: the trained one, left as it is.
-        images: views, labels and others of each image, see `trajectory`.
+        network: The trained one, left as it is.
+        images: Views, labels and others of each image, see `trajectory`.
         count: N, the number of images; the learning rate falls over them.
-        settings: as of `trajectory`; ``steps`` is not used.
+        settings: As of `trajectory`; ``steps`` is not used.
 
     Returns:
         The adapted network.
@@ -229,8 +229,8 @@ def cam_maps(network: Network, views: Views, labels: Tensor) -> dict[float, Tens
     """CAM of one image: the raw maps of the trained weights, as the first step of `trajectory`.
 
     Args:
-        network: the trained one.
-        views: scale -> frozen features ``(2, c, h, w)`` of the image and its horizontal flip.
+        network: The trained one.
+        views: Scale -> frozen features ``(2, c, h, w)`` of the image and its horizontal flip.
         labels: ``(C,)`` of the image, 1 where the class is present, else 0.
 
     Returns:

@@ -19,7 +19,7 @@ class Step:
     """One step of an adaptation, before its update.
 
     Attributes:
-        maps: scale -> raw flip-summed ReLU maps ``(C, h, w)`` of the classes present, in order.
+        maps: Scale -> raw flip-summed ReLU maps ``(C, h, w)`` of the classes present, in order.
         logits: ``(rows, C)``, pooled, of the image's own rows that enter the loss.
     """
 
@@ -32,10 +32,10 @@ class Adapted:
     """Result of an adaptation: raw maps summed over its steps, and how it went.
 
     Attributes:
-        maps: scale -> ``(C, h, w)``.
-        reason: why it ended: ``"steps"``, ``"margin"``, ``"area"`` or ``"diverged"``.
-        logits: mean target logit at each step.
-        areas: share of the pixels that each step's own map covers, in [0, 1].
+        maps: Scale -> ``(C, h, w)``.
+        reason: Why it ended: ``"steps"``, ``"margin"``, ``"area"`` or ``"diverged"``.
+        logits: Mean target logit at each step.
+        areas: Share of the pixels that each step's own map covers, in [0, 1].
     """
 
     maps: dict[float, Tensor]
@@ -57,7 +57,7 @@ def covered(maps: Tensor, level: float) -> Tensor:
     The official code's stop by area (of arXiv:2110.06530), difference 6 of the README.
 
     Args:
-        maps: raw maps ``(C, h, w)``.
+        maps: Raw maps ``(C, h, w)``.
         level: l, in [0, 1].
 
     Returns:
@@ -93,15 +93,15 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
     finite.
 
     Args:
-        steps: of one image, see `ribkit.method.adaptation.trajectory`.
+        steps: Steps of one image, see `ribkit.method.adaptation.trajectory`.
         labels: ``(C,)`` of the image, 1 where the class is present, else 0.
-        settings: the number of steps, the stops, and which maps are summed.
+        settings: The number of steps, the stops, and which maps are summed.
 
     Returns:
         Raw summed maps, and how the adaptation went.
 
     Raises:
-        InputError: where the logits of the first step are not finite.
+        InputError: Where the logits of the first step are not finite.
 
     Example:
         >>> steps = (Step({1.0: torch.tensor([[[k, 4.0]]])}, torch.ones(2, 1)) for k in (0.0, 1.0))

@@ -22,7 +22,7 @@ def flip_sum(maps: Tensor) -> Tensor:
     with :math:`x'` the flipped image (Section 2, arXiv:2110.06530).
 
     Args:
-        maps: signed class maps ``(2, C, h, w)`` of the image and of its horizontal flip.
+        maps: Signed class maps ``(2, C, h, w)`` of the image and of its horizontal flip.
 
     Returns:
         ``(C, h, w)``, not negative, in the image's own orientation.
@@ -41,7 +41,7 @@ def normalise(maps: Tensor) -> Tensor:
     .. math:: M_c(u) / (\max_v M_c(v) + 10^{-5})
 
     Args:
-        maps: raw maps ``(..., H, W)``, not negative.
+        maps: Raw maps ``(..., H, W)``, not negative.
 
     Returns:
         Maps of the same shape, in [0, 1).
@@ -62,8 +62,8 @@ def multi_scale(maps: Mapping[float, Tensor], size: tuple[int, int], stride: int
     (arXiv:2110.06530). Bilinear interpolation, corners not aligned.
 
     Args:
-        maps: scale -> raw maps ``(C, h, w)``, see `flip_sum`.
-        size: height and width of the image in pixels.
+        maps: Scale -> raw maps ``(C, h, w)``, see `flip_sum`.
+        size: Height and width of the image in pixels.
         stride: 1 gives maps of the image's size, cropped from its next multiple of 16; 4 gives the
             ``ceil(size / 4)`` that the official code stores.
 

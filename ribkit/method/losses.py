@@ -37,13 +37,13 @@ def rib_loss(
         logits: y, ``(N, C)``, before any activation.
         labels: t, ``(N, C)``, 1 for the target classes, else 0.
         margin: m; None: no margin.
-        activation: one of `ACTIVATIONS`, put back after the logits; ``"none"`` is RIB.
+        activation: One of `ACTIVATIONS`, put back after the logits; ``"none"`` is RIB.
 
     Returns:
         A scalar.
 
     Raises:
-        KeyError: for another activation.
+        KeyError: For another activation.
 
     Example:
         >>> logits, labels = torch.tensor([[1.0, 5.0, -2.0]]), torch.tensor([[1.0, 1.0, 0.0]])

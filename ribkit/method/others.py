@@ -11,8 +11,8 @@ def image_rng_seed(rng_seed: int, name: str) -> int:
     """A random seed for one image, whatever its place among the others.
 
     Args:
-        rng_seed: the seed of the run.
-        name: the image's name.
+        rng_seed: Random seed of the run.
+        name: The image's name.
 
     Returns:
         48 bits of the SHA-256 of both.
@@ -33,8 +33,8 @@ class OtherImageSampler:
         bank: ``features`` ``(M, c, h, w)``, frozen, and ``labels`` ``(M, C)``, of M images.
         labels: ``(C,)`` of the image that is adapted.
         count: B.
-        name: of the image that is adapted.
-        rng_seed: of the run.
+        name: Name of the image that is adapted.
+        rng_seed: Random seed of the run.
 
     Example:
         >>> bank = {"features": torch.arange(3.0).view(3, 1, 1, 1),

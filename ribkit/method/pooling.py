@@ -18,7 +18,7 @@ def gap(cam: Tensor) -> Tensor:
     Section 2 of the paper (arXiv:2110.06530): what the classifier is trained with.
 
     Args:
-        cam: signed class maps ``(N, C, H, W)``.
+        cam: Signed class maps ``(N, C, H, W)``.
 
     Returns:
         Logits ``(N, C)``.
@@ -38,7 +38,7 @@ def gmp(cam: Tensor) -> Tensor:
     The paper's comparison with GAP and GNDRP (arXiv:2110.06530).
 
     Args:
-        cam: signed class maps ``(N, C, H, W)``.
+        cam: Signed class maps ``(N, C, H, W)``.
 
     Returns:
         Logits ``(N, C)``.
@@ -60,7 +60,7 @@ def gndrp(cam: Tensor, labels: Tensor, tau: float, variant: str = "paper") -> Te
     Section 3.2 of the paper (arXiv:2110.06530). The discriminative part gets no gradient.
 
     Args:
-        cam: signed class maps ``(N, C, H, W)``.
+        cam: Signed class maps ``(N, C, H, W)``.
         labels: ``(N, C)``, 1 where the class is present, else 0.
         tau: a position belongs to the region up to this share of the map's maximum, in [0, 1].
         variant: ``"paper"``: the ReLU map decides, a map without a positive value keeps every
@@ -73,7 +73,7 @@ def gndrp(cam: Tensor, labels: Tensor, tau: float, variant: str = "paper") -> Te
         Logits ``(N, C)``.
 
     Raises:
-        KeyError: for another variant.
+        KeyError: For another variant.
 
     Example:
         >>> cam = torch.tensor([[[[10.0, 4.0], [1.0, -2.0]]]])
@@ -94,8 +94,8 @@ def region(cam: Tensor, tau: float, variant: str = "paper") -> Tensor:
     Section 3.2 of the paper (arXiv:2110.06530).
 
     Args:
-        cam: signed class maps ``(..., H, W)``.
-        tau: share of a map's maximum, in [0, 1].
+        cam: Signed class maps ``(..., H, W)``.
+        tau: Share of a map's maximum, in [0, 1].
         variant: ``"paper"`` (ReLU map, ``<=``) or ``"official"`` (signed map, ``<``).
 
     Returns:
@@ -125,7 +125,7 @@ def pool_maps(maps: Tensor, labels: Tensor, settings: Settings) -> Tensor:
     """Pool class maps to logits, as the settings say.
 
     Args:
-        maps: signed class maps ``(N, C, h, w)``.
+        maps: Signed class maps ``(N, C, h, w)``.
         labels: ``(N, C)``, 1 where the class is present, else 0.
         settings: ``pooling``, ``tau`` and the variant's GNDRP.
 

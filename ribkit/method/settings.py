@@ -61,21 +61,21 @@ class Settings:
 
     Attributes:
         pooling: ``"gap"``, ``"gmp"`` or ``"gndrp"``.
-        tau: of GNDRP, a share of a map's maximum in [0, 1].
+        tau: Of GNDRP, a share of a map's maximum in [0, 1].
         steps: K, the updates of one image.
-        lr: of SGD, for the adapted layers.
-        head_lr_mult: the classifier's learning rate is so many times ``lr``.
+        lr: Learning rate of SGD for the adapted layers.
+        head_lr_mult: The classifier's learning rate is so many times ``lr``.
         n_others: B, the other images in a step.
-        margin: on each logit (paper) or on the absolute sum of the target logits (official).
+        margin: On each logit (paper) or on the absolute sum of the target logits (official).
         area_level: a pixel is covered above this share of its map's maximum.
-        area_ratio: official: stop when more than this share of the pixels is covered.
-        weight_decay: of SGD.
-        poly_power: the learning rate falls as ``(1 - step / steps) ** poly_power``.
-        variant: which way is taken where the paper and the official code part.
-        activation: ablation: put back after the logits, one of `ribkit.method.losses.ACTIVATIONS`.
-        match_first_update: ablation: scale the learning rate so that the first update is as long as
+        area_ratio: Official: stop when more than this share of the pixels is covered.
+        weight_decay: Weight decay of SGD.
+        poly_power: The learning rate falls as ``(1 - step / steps) ** poly_power``.
+        variant: Which way is taken where the paper and the official code part.
+        activation: Ablation: put back after the logits, one of `ribkit.method.losses.ACTIVATIONS`.
+        match_first_update: Ablation: scale the learning rate so that the first update is as long as
             it is without ``activation``.
-        last_map: ablation: take the last step's map instead of the sum over the steps.
+        last_map: Ablation: take the last step's map instead of the sum over the steps.
     """
 
     pooling: str = "gndrp"

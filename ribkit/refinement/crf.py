@@ -21,7 +21,7 @@ class Kernels:
     .. math:: k_{ij} = a \, e^{-d^2 / 2 s_a^2} + b \, e^{-d^2 / 2 s_b^2 - |I_i - I_j|^2 / 2 c^2}
 
     Attributes:
-        iterations: of mean-field inference.
+        iterations: Number of mean-field iterations.
         gaussian_sxy: s_a, in pixels.
         gaussian_weight: a.
         bilateral_sxy: s_b, in pixels.
@@ -63,16 +63,16 @@ def refine_labels(
     Args:
         image: ``(H, W, 3)`` uint8.
         labels: l, ``(H, W)`` integers in ``0 .. n_labels - 1``.
-        n_labels: the image's classes and background, whether or not each occurs in the map. With
+        n_labels: The image's classes and background, whether or not each occurs in the map. With
             one label there is nothing to do.
-        gt_prob: probability of a pixel's own label, in (0, 1).
-        kernels: of the pairwise terms.
+        gt_prob: Probability of a pixel's own label, in (0, 1).
+        kernels: Kernels of the pairwise terms.
 
     Returns:
         ``(H, W)`` of the type of ``labels``.
 
     Raises:
-        InputError: for sizes that differ, or labels out of range.
+        InputError: For sizes that differ, or labels out of range.
 
     Example:
         >>> image = np.zeros((1, 6, 3), np.uint8)
@@ -106,13 +106,13 @@ def refine_scores(image: np.ndarray, scores: np.ndarray, kernels: Kernels) -> np
     Args:
         image: ``(H, W, 3)`` uint8.
         scores: s, ``(L, H, W)``, not negative; where all are 0, each label is as likely.
-        kernels: of the pairwise terms.
+        kernels: Kernels of the pairwise terms.
 
     Returns:
         Probabilities ``(L, H, W)`` float32.
 
     Raises:
-        InputError: for sizes that differ.
+        InputError: For sizes that differ.
 
     Example:
         >>> image = np.zeros((1, 6, 3), np.uint8)

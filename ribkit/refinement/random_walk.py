@@ -22,8 +22,13 @@ from torch import Tensor
 class Walk:
     """How IRN's walk is made: difference 10 of paper and official code, and what they share.
 
-    power: of the maps before the walk. one_maximum: the result is divided by one maximum over all
-    classes, else each class by its own.
+    Attributes:
+        power: The maps are raised to this power before the walk.
+        one_maximum: The result is divided by one maximum over all classes, else each class by its
+            own.
+        radius: In pixels; pairs are closer than this.
+        beta: The affinities are raised to this power.
+        log2_steps: The walk has ``2 ** log2_steps`` steps.
     """
 
     power: float
@@ -41,7 +46,7 @@ def offsets(radius: int) -> np.ndarray:
     """Half of a pixel's neighbours; the other half are the same pairs from their other end.
 
     Args:
-        radius: in pixels; neighbours are closer than this.
+        radius: In pixels; neighbours are closer than this.
 
     Returns:
         ``(O, 2)``, the steps (dy, dx), with dy > 0, or dy = 0 and dx > 0.
@@ -65,8 +70,8 @@ def path(dy: int, dx: int) -> list[tuple[int, int]]:
     Those of the bounding box of the two whose distance to the line is below 1 pixel.
 
     Args:
-        dy: rows from one end to the other.
-        dx: columns.
+        dy: Rows from one end to the other.
+        dx: Columns.
 
     Returns:
         The pixels (y, x).
@@ -86,8 +91,8 @@ def ends(values: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
 
     Args:
         values: ``(..., H, W)``.
-        dy: rows from the first pixel of a pair to the second, not negative.
-        dx: columns.
+        dy: Rows from the first pixel of a pair to the second, not negative.
+        dx: Columns.
 
     Returns:
         Two views ``(..., H - dy, W - |dx|)``; empty for offsets larger than the map.
@@ -97,22 +102,11 @@ def ends(values: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
         >>> first.tolist(), second.tolist()
         ([[1, 2]], [[2, 3]])
     """
-    return shifted(values, 0, 0, dy, dx), shifted(values, dy, dx, dy, dx)
+    return _shifted(values, 0, 0, dy, dx), _shifted(values, dy, dx, dy, dx)
 
 
-def shifted(values: Tensor, y: int, x: int, dy: int, dx: int) -> Tensor:
-    """Values (y, x) away from the first pixels of all pairs with one offset.
-
-    Args:
-        values: ``(..., H, W)``.
-        y: rows from a pair's first pixel, between 0 and dy.
-        x: columns, between 0 and dx.
-        dy: rows from the first pixel of a pair to the second, not negative.
-        dx: columns.
-
-    Returns:
-        A view ``(..., H - dy, W - |dx|)``.
-    """
+def _shifted(values: Tensor, y: int, x: int, dy: int, dx: int) -> Tensor:
+    """The view ``(..., H - dy, W - |dx|)`` that starts (y, x) from the first pixels of `ends`."""
     height, width = (max(0, s - abs(d)) for s, d in zip(values.shape[-2:], (dy, dx), strict=True))
     left = max(0, -dx)
     return values[..., y : y + height, left + x : left + x + width]
@@ -123,13 +117,13 @@ def path_maximum(edge: Tensor, dy: int, dx: int) -> Tensor:
 
     Args:
         edge: ``(..., H, W)``.
-        dy: rows from the first pixel of a pair to the second, not negative.
-        dx: columns.
+        dy: Rows from the first pixel of a pair to the second, not negative.
+        dx: Columns.
 
     Returns:
         ``(..., H - dy, W - |dx|)``.
     """
-    return torch.stack([shifted(edge, y, x, dy, dx) for y, x in path(dy, dx)]).amax(dim=0)
+    return torch.stack([_shifted(edge, y, x, dy, dx) for y, x in path(dy, dx)]).amax(dim=0)
 
 
 def edge_affinity(edge: Tensor, radius: int) -> Tensor:
@@ -141,7 +135,7 @@ def edge_affinity(edge: Tensor, radius: int) -> Tensor:
 
     Args:
         edge: ``(H, W)`` in [0, 1].
-        radius: in pixels; pairs are closer than this.
+        radius: In pixels; pairs are closer than this.
 
     Returns:
         Symmetric ``(HW, HW)``, sparse CSR, see `sparse`.
@@ -158,8 +152,8 @@ def sparse(pairs: dict[tuple[int, int], Tensor], like: Tensor) -> Tensor:
     """Gather affinities of pairs to one matrix; a pixel's affinity with itself is 1.
 
     Args:
-        pairs: offset (dy, dx) -> affinities ``(H - dy, W - |dx|)``, as `ends` orders them.
-        like: any ``(H, W)`` of the same type and device.
+        pairs: Offset (dy, dx) -> affinities ``(H - dy, W - |dx|)``, as `ends` orders them.
+        like: Any ``(H, W)`` of the same type and device.
 
     Returns:
         Symmetric ``(HW, HW)``, sparse CSR.
@@ -188,9 +182,9 @@ def walk(x: Tensor, affinity: Tensor, beta: float, log2_steps: int) -> Tensor:
     mean over its neighbours, weighted by affinity: constants stay, no maximum rises.
 
     Args:
-        x: maps ``(C, H, W)``; the result has their device and type.
+        x: Maps ``(C, H, W)``; the result has their device and type.
         affinity: A, symmetric ``(HW, HW)``, sparse CSR, not negative, no empty column.
-        beta: the affinities are raised to this power.
+        beta: The affinities are raised to this power.
         log2_steps: n; the walk has ``2 ** n`` steps.
 
     Returns:
@@ -232,17 +226,17 @@ def propagate(
     with T of `walk`, from the affinities of `edge_affinity`. Nothing starts on an edge.
 
     Args:
-        cam: maps ``(C, H, W)``.
+        cam: Maps ``(C, H, W)``.
         edge: ``(H, W)`` in [0, 1].
-        radius: in pixels; pairs are closer than this.
-        beta: the affinities are raised to this power.
+        radius: In pixels; pairs are closer than this.
+        beta: The affinities are raised to this power.
         log2_steps: n; the walk has ``2 ** n`` steps.
 
     Returns:
         ``(C, H, W)``.
 
     Raises:
-        ValueError: for sizes that differ.
+        ValueError: For sizes that differ.
 
     Example:
         >>> cam, edge = torch.tensor([[[4.0, 0.0, 9.0, 0.0]]]), torch.tensor([[0.0, 0.0, 1.0, 0.0]])

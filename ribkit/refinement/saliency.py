@@ -45,7 +45,7 @@ def combine(labels: np.ndarray, saliency: np.ndarray, threshold: float = 0.5) ->
         ``(H, W)`` uint8.
 
     Raises:
-        ValueError: for sizes that differ.
+        ValueError: For sizes that differ.
 
     Example:
         >>> labels, salient = np.array([[0, 0, 5, 5]]), np.array([[0.1, 0.9, 0.1, 0.9]])
@@ -65,15 +65,15 @@ def read(folder: str | Path, name: str, size: tuple[int, int] | None) -> np.ndar
     Grey, of 1, 8 or 16 bits, or coloured with three equal channels; transparency is dropped.
 
     Args:
-        folder: holds ``<name>.png``.
-        name: of the image.
+        folder: Folder that holds ``<name>.png``.
+        name: Name of the image.
         size: (H, W) of the image; None where that is unknown.
 
     Returns:
         ``(H, W)`` uint8, 255 most salient.
 
     Raises:
-        InputError: for a file that is missing, unreadable, coloured, or of another size.
+        InputError: For a file that is missing, unreadable, coloured, or of another size.
     """
     path = Path(folder) / f"{name}.png"
     with open_image(path) as image:
@@ -113,14 +113,14 @@ def from_folder(images: ImageSet, folder: Folder) -> dict:
     """Saliency maps of all images from a folder.
 
     Args:
-        images: in order.
-        folder: holds a PNG for each.
+        images: The images, in order.
+        folder: Folder that holds a PNG for each.
 
     Returns:
         ``maps``, name -> ``(H, W)`` uint8, 255 most salient.
 
     Raises:
-        InputError: for all that is wrong with the maps, see `check`.
+        InputError: For all that is wrong with the maps, see `check`.
     """
     check(images, folder.path)
 
@@ -136,11 +136,11 @@ def check(images: ImageSet, source: str) -> None:
     An image that cannot be read is not told here; the check of its own folder does that.
 
     Args:
-        images: that need a map.
+        images: The images that need a map.
         source: ``"u2netp"`` or a folder.
 
     Raises:
-        InputError: for all that is wrong with the maps, one a line.
+        InputError: For all that is wrong with the maps, one a line.
     """
     ready(source)
     if source == "u2netp":
@@ -165,7 +165,7 @@ def ready(source: str) -> None:
         source: ``"u2netp"`` or a folder.
 
     Raises:
-        InputError: where the model, onnxruntime or the folder is missing.
+        InputError: Where the model, onnxruntime or the folder is missing.
     """
     if source == "u2netp":
         model_path()
@@ -177,18 +177,18 @@ def ready(source: str) -> None:
 # ---- U2-Net-p -----------------------------------------------------------------------------------
 @per_image("saliency", "U2-Net-p", arrays=("maps",), gpu=False)
 def u2net(image: LabelledImage) -> Values:
-    """Saliency maps of all images by U2-Net-p.
+    """Saliency map of one image by U2-Net-p.
 
     Scaled to the brightest pixel, normalised, 320 x 320; the first output, stretched to 0..1.
 
     Args:
-        image: One image.
+        image: An image of any size.
 
     Returns:
-        ``maps``, name -> ``(H, W)`` uint8, 255 most salient.
+        ``maps``, ``(H, W)`` uint8, 255 most salient.
 
     Raises:
-        InputError: onnxruntime or the model is missing; it says how to get them.
+        InputError: Where onnxruntime or the model is missing; it says how to get them.
     """
     pixels, session = image.pixels(), _session(model_path())
     resized = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -209,7 +209,7 @@ def model_path() -> Path:
         Its path.
 
     Raises:
-        InputError: where there is none, or one with another checksum.
+        InputError: Where there is none, or one with another checksum.
     """
     candidates = [Path.home() / ".u2net" / "u2netp.onnx"]
     try:

@@ -3,7 +3,7 @@
 `grid` lists the runs of each research question; `measure` is the stage that makes one of them: the
 maps of the ablated images, scored at every threshold, with what they cover and what the adapted
 network's last layer still has a gradient for. A run's threshold is chosen on the other folds of the
-same images (`miou.cross_fitted`), so no run needs images of its own to tune on.
+same images (`thresholds.cross_fitted`), so no run needs images of its own to tune on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -100,10 +100,10 @@ def measure(
         rng_seed: The study's.
 
     Returns:
-        ``rows``, of a `miou.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share of each of
-        `PARTS` that its class's map exceeds at each threshold (mean over the image's classes; NaN
-        where there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of the network
-        that made the last map. And ``images``, a row each: steps, and why it ended.
+        ``rows``, of a `thresholds.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share of
+        each of `PARTS` that its class's map exceeds at each threshold (mean over the image's
+        classes; NaN where there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of
+        the network that made the last map. And ``images``, a row each: steps, and why it ended.
     """
     network, row = loaded(model), {"steps": 0, "reason": "none"}
     if settings is None:

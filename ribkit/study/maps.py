@@ -253,14 +253,14 @@ def _rows(results: PerImageResult) -> Values:
 
 @per_image("score", "scores of the seeds", gather=_rows)
 def score(image: LabelledImage, maps: np.ndarray) -> Values:
-    """Counts of every image at the 100 thresholds: ``rows`` of a `miou.Swept`.
+    """Counts of every image at the 100 thresholds: ``rows`` of a `thresholds.Swept`.
 
     Args:
         image: One image.
         maps: ``(K, h, w)`` of its classes; resized to the mask, bilinearly.
 
     Returns:
-        ``rows``: the arrays of a `miou.Swept`.
+        ``rows``: the arrays of a `thresholds.Swept`.
     """
     mask = image.mask()
     fitted = views.resize_map_tensor(torch.tensor(maps).to(device()), mask.shape)
