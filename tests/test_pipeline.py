@@ -24,7 +24,7 @@ def study(tmp_path_factory):
     patched = pytest.MonkeyPatch()
     patched.setenv("RIBKIT_WORKERS", "1")
     patched.setattr(pipeline, "SALIENT_SCENES", 4)
-    patched.setattr(Study, "pretext", None)
+    patched.setattr(Study, "pretext_of", lambda self, backbone: None)
     found = Study("mini", "", {"score_images": 4, "tune_images": 2, "val_images": 3, "replicas": 2})
     found.store = Store(tmp_path_factory.mktemp("store"))
     network = dataclasses.replace(found.profile.network, iterations=2, batch=2, crop=48)

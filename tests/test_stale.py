@@ -159,7 +159,7 @@ CODE = {
         "method/adaptation", "1 - step / settings.steps", "1", SEEDS_ON, TRAINED | {"toy"},
     ),
     "a default of the adaptation": (
-        "method/adaptation", "area_level: float = 0.3", "area_level: float = 0.4",
+        "method/settings", "area_level: float = 0.3", "area_level: float = 0.4",
         SEEDS_ON, TRAINED | {"toy"},
     ),
     "a formula of the walk": (
@@ -435,7 +435,7 @@ def test_files_that_are_touched_or_elsewhere_are_the_same_files(folder):
     moved = {name: str(folder / f"moved-{name}") for name in ("weights", "saliency", "digits")}
     for name, path in (
         ("weights", "resnet.pth"),
-        ("refinement/saliency", "saliency"),
+        ("saliency", "saliency"),
         ("digits", "digits"),
     ):
         (folder / path).rename(moved[name])
@@ -469,8 +469,8 @@ def test_an_edit_of_how_photographs_are_read_counts_too(folder, package):
     edit(
         package,
         "data/photographs",
-        "decode(self._path[id], self.long_side)",
-        "decode(self._path[id])",
+        "decode(self.paths[id], self.long_side)",
+        "decode(self.paths[id])",
     )
     assert keys.describe(images) != known
 
