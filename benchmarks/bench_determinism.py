@@ -58,7 +58,8 @@ def training() -> Found:
 
 def irn_training() -> Found:
     """Weights of IRN's heads after 20 steps on masks."""
-    return trained(irn.train, "small", masks(), N_LABELS, None, HEADS)
+    settings = {"n_labels": N_LABELS, "long_side": None, "training": HEADS}
+    return trained(irn.train, backbone="small", parts=masks(), **settings)
 
 
 def network_training() -> Found:
@@ -71,10 +72,10 @@ def masks() -> tuple:
     return ((scenes.generate(0, COUNT), None),)
 
 
-def trained(train: Callable[..., dict], *arguments) -> Found:
+def trained(train: Callable[..., dict], *arguments, **settings) -> Found:
     """The weights that a training ends with."""
     with tempfile.TemporaryDirectory() as folder:
-        return train(*arguments, Path(folder))["weights"]
+        return train(*arguments, scratch=Path(folder), **settings)["weights"]
 
 
 def adapted(precision: str) -> Found:

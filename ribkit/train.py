@@ -25,11 +25,11 @@ def train(study: Study, name: str) -> None:
     if not distributed.is_distributed():
         pipeline.train(study, name)
         return
-    for asked in pipeline.trainings(study, name):
-        distributed.main_process_first(asked)
-        stage = asked()  # what it needs is stored now, in rank 0 and elsewhere
+    for prepare in pipeline.trainings(study, name):
+        distributed.main_process_first(prepare)
+        call = prepare()  # what it needs is stored now, in rank 0 and elsewhere
         with distributed.collective():
-            single_threaded(lambda stage: study.store.run(**stage), stage)
+            single_threaded(lambda call: study.store.run(call.func, **call.keywords), call)
 
 
 def check_batches(study: Study, names: Sequence[str]) -> None:

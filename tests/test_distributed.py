@@ -57,8 +57,8 @@ def stores(tmp_path_factory):
 @pytest.mark.parametrize("name", train_together.STAGES)
 def test_the_loss_curve_and_the_weights_are_those_of_one_process(stores, name, monkeypatch):
     asked = train_together.STAGES[name]
-    assert stores[1].has(name, **asked)
-    one, two = (store.run(name, **asked) for store in stores)
+    assert stores[1].has(**asked)
+    one, two = (store.run(**asked) for store in stores)
     np.testing.assert_allclose(two.table("history"), one.table("history"), rtol=1e-4, atol=1e-4)
     first, second = (result.tensors("weights") for result in (one, two))
     for key, value in first.items():
@@ -79,7 +79,8 @@ def test_the_command_trains_what_the_study_looks_for(tmp_path):
     study = reproduce.Study("mini", "", {k: str(v) for k, v in QUICK.items()})
     study.store = Store(tmp_path)
     train.train(study, "classifier")
-    assert study.store.has(**study.training())
+    call = study.training()
+    assert study.store.has(call.func, **call.keywords)
 
 
 def test_a_batch_that_two_processes_cannot_share_is_told_in_one_sentence():

@@ -13,23 +13,22 @@ from ribkit.runtime.store import Store
 IMAGES = scenes.generate(3, 6, size=48)
 PARTS = ((IMAGES, None),)  # the masks
 HEADS = affinity.Training(stride=4, radius=3, epochs=2, batch=4, momentum=0.9, crop=48)
-SHARED = {"backbone": "small", "n_labels": 9, "long_side": None}
+SHARED = {"backbone": "small", "n_labels": 9, "long_side": None, "parts": PARTS}
 STAGES = {
     "classifier": {
         "stage": classifier.train,
         "backbone": "small",
         "images": IMAGES,
-        "watched": IMAGES.take([0, 1]),
+        "monitor_images": IMAGES.take([0, 1]),
         "training": classifier.Training(
             epochs=3, batch=4, lr=0.01, momentum=0.9, long_sides=(40, 56), crop=48
         ),
     },
-    "irn": SHARED | {"stage": irn.train, "parts": PARTS, "training": HEADS},
-    "psa": SHARED | {"stage": psa.train, "parts": PARTS, "training": HEADS},
+    "irn": SHARED | {"stage": irn.train, "training": HEADS},
+    "psa": SHARED | {"stage": psa.train, "training": HEADS},
     "network": SHARED
     | {
         "stage": deeplab.train,
-        "parts": PARTS,
         "training": deeplab.Training(
             aspp_rates=(1, 2), iterations=5, batch=4, lr=0.01, crop=48, checkpoint=2
         ),
@@ -39,9 +38,9 @@ STAGES = {
 
 def train(store: Store) -> None:
     """All of them, on the processes that have joined."""
-    for name, asked in STAGES.items():
+    for asked in STAGES.values():
         with distributed.collective():
-            single_threaded(lambda asked, name=name: store.run(name, **asked), asked)
+            single_threaded(lambda asked: store.run(**asked), asked)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""DeepLab: its loss by hand, its head, a training that is interrupted, and what it predicts."""
+"""DeepLab: its loss by hand, its head, a training that is interrupted, its probabilities."""
 
 import dataclasses
 import itertools
@@ -13,8 +13,6 @@ from ribkit.data import scenes
 from ribkit.networks import deeplab, training
 from ribkit.networks.deeplab import ASPP, Training, balanced_cross_entropy
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.store import Store
-from ribkit.study import predictions
 
 SMALL = Training(
     aspp_rates=(1, 2, 4), iterations=6, batch=3, lr=0.01, crop=48, scales=(0.75, 1.25),
@@ -149,52 +147,15 @@ def test_an_interrupted_training_ends_with_the_same_bits(head, images, tmp_path,
 def test_labels_that_do_not_suit_are_refused_before_the_first_iteration(images, tmp_path):
     labels = {name: np.zeros((64, 64), np.uint8) for name in images.ids}
     labels["4"] = np.full((64, 64), 9, np.uint8)
-    result = Store(tmp_path / "store").run("labels", lambda: {"labels": labels})
     with pytest.raises(InputError, match="label map of 4 has the value 9"):
-        trained(images, tmp_path / "s", labels=result)
+        trained(images, tmp_path / "s", labels=labels)
 
 
 # ---- prediction ---------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def model(images, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("network")
-    weights = Store(folder).run("network", lambda: trained(images, folder / "scratch"))
-    return deeplab.Model(weights, "small", 9, SMALL)
-
-
-def test_probabilities_sum_to_one_and_mirrors_commute(images, model):
-    segmenter, image = model.load(), images.image(0)
+def test_probabilities_sum_to_one_and_mirrors_commute(images):
+    segmenter, image = deeplab.build("small", 9, SMALL).eval(), images.image(0)
     found = deeplab.probabilities(segmenter, image, (0.5, 1.0), None)
     assert found.shape == (9, 64, 64)
     torch.testing.assert_close(found.sum(dim=0), torch.ones(64, 64))
     mirrored = deeplab.probabilities(segmenter, image[:, ::-1].copy(), (0.5, 1.0), None)
     torch.testing.assert_close(mirrored.flip(-1), found, atol=1e-5, rtol=1e-4)
-
-
-def test_predictions_are_scored_against_the_masks(images, model, monkeypatch, tmp_path):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
-    some = images.take([1, 3])
-    found = predictions.predict(model, some, (1.0,), 64, tmp_path)
-    assert found.keys() == {"labels", "refined"}
-    assert found["labels"]["3"].shape == (64, 64)
-    right = {name: some.mask(i)[::2, ::2] for i, name in enumerate(some.ids)}
-    result = Store(tmp_path).run("p", lambda: {"labels": right})
-    counts = predictions.score(some, result, "labels")["counts"]["counts"]
-    assert counts.shape == (2, 3, 9)
-    hits, target, predicted = counts.sum(axis=(0, 2))
-    assert target == predicted == 2 * 64 * 64
-    assert hits > 0.9 * target
-
-
-def test_a_missing_prediction_is_told(images, tmp_path):
-    result = Store(tmp_path).run("p", lambda: {"labels": {"0": images.mask(0)}})
-    with pytest.raises(InputError, match="has no labels of image 1; compute them first"):
-        predictions.score(images, result, "labels")
-
-
-def test_objects_and_their_saliency(images, model, monkeypatch, tmp_path):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
-    objects = predictions.objects(images)["labels"]["0"]
-    assert ((objects == 1) == (images.mask(0) > 0)).all()
-    maps = predictions.foreground(model, images.take([0]), None, tmp_path)["maps"]["0"]
-    assert (maps.shape, maps.dtype) == ((64, 64), np.uint8)
