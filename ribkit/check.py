@@ -21,7 +21,8 @@ from ribkit.networks import classifier as classifiers
 from ribkit.networks import deeplab
 from ribkit.networks.training import steps
 from ribkit.refinement import irn, psa, stages
-from ribkit.refinement.stages import WALKS, AffinityModel
+from ribkit.refinement.random_walk import WALKS
+from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime import parallel
 from ribkit.runtime.device import device, single_threaded
 from ribkit.runtime.store import Result, Store

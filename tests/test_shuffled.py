@@ -17,7 +17,8 @@ from ribkit.data.images import ImageSet
 from ribkit.method import adaptation
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import irn, psa, stages
-from ribkit.refinement.stages import WALKS, AffinityModel
+from ribkit.refinement.random_walk import WALKS
+from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.store import Store
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
@@ -26,7 +27,7 @@ COUNT, SCALES = 8, (1.0, 0.5)
 SETTINGS = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 POOL = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
 SEEN = {"scales": SCALES, "long_side": 56}
-TRAINING = deeplab.Training(crop=48)
+TRAINING = deeplab.DeepLabConfig(crop=48)
 N_LABELS = len(scenes.CLASSES) + 1
 TOTALS = ("confusion",)  # counted over all images
 

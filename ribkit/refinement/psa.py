@@ -21,7 +21,7 @@ from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import FeaturePyramid, seeded
 from ribkit.refinement import affinity, random_walk
-from ribkit.refinement.affinity import Means, Training
+from ribkit.refinement.affinity import AffinityConfig, Means
 from ribkit.refinement.irn import grid
 from ribkit.runtime.device import device
 from ribkit.runtime.store import Result
@@ -90,7 +90,7 @@ def train(
     parts: tuple[tuple[ImageSet, Result], ...],
     n_labels: int,
     long_side: int | None,
-    training: Training,
+    training: AffinityConfig,
     scratch: Path,
     pretext: Result | None = None,
     weights: Weights | None = None,

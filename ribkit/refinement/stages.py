@@ -24,6 +24,7 @@ from ribkit.evaluation import miou
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import FeaturePyramid
 from ribkit.refinement import affinity, crf, irn, psa, random_walk, saliency
+from ribkit.refinement.random_walk import Walk
 from ribkit.runtime import per_image
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
@@ -35,22 +36,6 @@ FOREGROUND_MARGIN, BACKGROUND_MARGIN = 0.08, 0.10
 PSA_ALPHAS = (4.0, 32.0)  # background scores of PSA's two label maps: much of it, little of it
 
 
-@dataclass(frozen=True)
-class Walk:
-    """How IRN's walk is made: difference 10 of paper and official code, and what they share.
-
-    power: of the maps before the walk. one_maximum: the result is divided by one maximum over all
-    classes, else each class by its own.
-    """
-
-    power: float
-    one_maximum: bool
-    radius: int = 5
-    beta: float = 10.0
-    log2_steps: int = 8
-
-
-WALKS = {"paper": Walk(1.0, False), "official": Walk(1.3, True)}
 PSA_RADIUS, PSA_BETA = 5, 8.0
 
 

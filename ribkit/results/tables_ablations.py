@@ -11,7 +11,7 @@ from ribkit.data.images import ImageSet
 from ribkit.evaluation import intervals, miou
 from ribkit.evaluation.miou import Swept
 from ribkit.method import pooling
-from ribkit.refinement.stages import WALKS
+from ribkit.refinement.random_walk import WALKS
 from ribkit.results import figures, tables
 from ribkit.results.claims import Measured
 from ribkit.results.tables import shrunk

@@ -11,7 +11,7 @@ from ribkit.evaluation import intervals
 from ribkit.evaluation import miou as evaluation
 from ribkit.evaluation.intervals import Interval
 from ribkit.refinement import irn, random_walk, stages
-from ribkit.refinement.stages import WALKS
+from ribkit.refinement.random_walk import WALKS
 from ribkit.results import figures
 from ribkit.results.claims import Measured
 from ribkit.results.style import HIT, KINDS

@@ -28,6 +28,7 @@ from ribkit.runtime.store import Result
 from ribkit.study import information
 from ribkit.study import maps as seeds
 from ribkit.study.maps import Model
+from ribkit.study.profiles import Grid
 
 PARTS = ("head", "body", "outside")  # in the order of the columns of ``cover`` and ``hgr``
 MEASURES = ("cover", "hgr")
@@ -49,19 +50,6 @@ class Run:
     scales: tuple[float, ...]
     x: float = float("nan")
     once: bool = False  # one adaptation for the whole set
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What is tried, and on how many of the scored images (0: all). See `grid`."""
-
-    images: int = 0
-    scales: tuple[float, ...] = (1.0,)
-    taus: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    steps: tuple[int, ...] = (1, 2, 5, 10, 20)
-    lrs: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)  # times the chosen one
-    margins: tuple[float, ...] = (0.0, 2.0, 4.0, 8.0)  # times CAM's mean target logit; 0: none
-    n_others: tuple[int, ...] = (0, 2, 4, 10, 20)
 
 
 # ---- the stage ----------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from ribkit.evaluation import miou
 from ribkit.networks import deeplab
 from ribkit.refinement import irn, psa, saliency
 from ribkit.refinement import stages as refinement
-from ribkit.refinement.stages import WALKS, AffinityModel
+from ribkit.refinement.random_walk import WALKS
+from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.device import single_threaded
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.store import Result
@@ -171,7 +172,7 @@ class Refinement:
         return AffinityModel(kind, weights, *about, asked["pretext"], asked["weights"])
 
     def irn_maps(self, images: ImageSet, maps: Result, walk: str = "") -> Result:
-        """Seeds after IRN's walk: one of `stages.WALKS`, the profile's if none is named."""
+        """Seeds after IRN's walk: one of `random_walk.WALKS`, the profile's if none is named."""
         return self._run(
             "irn-walk",
             refinement.irn_walk,
