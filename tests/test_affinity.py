@@ -9,7 +9,7 @@ import torch
 from ribkit.data import scenes
 from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import affinity, irn, psa
-from ribkit.refinement.affinity import Training
+from ribkit.refinement.affinity import AffinityConfig
 
 ROW = [0, 0, 1, 1, 255, 2]
 
@@ -118,7 +118,7 @@ def test_labels_of_one_kind_only_give_a_finite_loss(only):
 
 
 # ---- networks -----------------------------------------------------------------------------------
-TRAINING = Training(stride=2, radius=3, epochs=2, batch=2, lr=0.05, momentum=0.9, crop=48)
+TRAINING = AffinityConfig(stride=2, radius=3, epochs=2, batch=2, lr=0.05, momentum=0.9, crop=48)
 
 
 @pytest.fixture(scope="module")

@@ -98,8 +98,8 @@ def test_a_network_is_made_without_touching_a_gpu_s_random_state(monkeypatch, tm
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     classifier.build("small", 3)
     for network in (irn, psa):
-        network.build(backbone="small", training=affinity.Training())
-    deeplab.build("small", 3, deeplab.Training())
+        network.build(backbone="small", training=affinity.AffinityConfig())
+    deeplab.build("small", 3, deeplab.DeepLabConfig())
     classifier.pretrain(scenes.Pretext(0, 4), 1, rng_seed=0, scratch=tmp_path, batch=4)
     assert seeded == []
 

@@ -6,12 +6,12 @@ from fabricated import stored
 
 from ribkit.data import scenes
 from ribkit.networks import deeplab
-from ribkit.networks.deeplab import Training
+from ribkit.networks.deeplab import DeepLabConfig
 from ribkit.networks.trained import TrainedModel
 from ribkit.runtime.errors import InputError
 from ribkit.study import predictions
 
-TRAINING = Training(aspp_rates=(1, 2, 4))
+TRAINING = DeepLabConfig(aspp_rates=(1, 2, 4))
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,11 @@ def test_a_classifier_is_built_for_its_weights(tmp_path):
 
 def test_a_segmentation_network_needs_no_pretext_to_be_built(tmp_path):
     pretext = classifier.SmallResNet(20).state_dict()
-    options = {"backbone": "small", "n_labels": 4, "training": deeplab.Training(aspp_rates=(1, 2))}
+    options = {
+        "backbone": "small",
+        "n_labels": 4,
+        "training": deeplab.DeepLabConfig(aspp_rates=(1, 2)),
+    }
     network = deeplab.build(**options, pretext=pretext).eval()
     weights = stored(tmp_path, weights=network.state_dict()).tensors("weights")
     same = TrainedModel(deeplab.build, tuple(options.items()), weights).load()

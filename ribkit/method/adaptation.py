@@ -7,32 +7,35 @@ released code part, a `Variant` says which way is taken: each switch can be abla
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import pandas as pd
+import pydantic
 import torch
 from torch import Tensor, nn
 
 from ribkit.method import cam, pooling
-from ribkit.method.losses import rib_loss
+from ribkit.method.losses import ACTIVATIONS, rib_loss
 from ribkit.networks.backbone import Network
 from ribkit.runtime.errors import InputError
+from ribkit.runtime.settings import Count, CountOrZero, NotNegative, Share, one_of
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class Variant:
     """Where paper and official code part, a switch for each difference (numbered as in the README).
 
     9 (whose threshold decides a seed) and 11 (what 255 counts) are scored both ways, always; 10 is
-    the walk's: `stages.WALKS`.
+    the walk's: `random_walk.WALKS`.
     """
 
     clamp_at_margin: bool  # 1: each logit is clamped; else the run ends once their sum exceeds it
-    gndrp: str  # 2: "paper" or "official", see `pooling.gndrp`
-    gndrp_classes: int | None  # 3: only the first so many classes are masked (20 on COCO: a bug)
+    gndrp: Annotated[str, one_of("paper", "official")]  # 2: see `pooling.gndrp`
+    gndrp_classes: Count | None  # 3: only the first so many classes are masked (20 on COCO: a bug)
     sum_last_map: bool  # 4: maps of steps 0..K; else 0..K-1, so the last update is never seen
     loss_on_half_scale: bool  # 5: scales below 1 enter the loss; else they only give a map
     stop_by_area: bool  # 6: end once the map of a step covers too much
-    momentum: float  # 7: of SGD; 1e-4 in effect in the official code
+    momentum: NotNegative  # 7: of SGD; 1e-4 in effect in the official code
     resample_others_each_step: bool  # 8: other images drawn anew at each step
 
 
@@ -41,24 +44,24 @@ OFFICIAL = Variant(False, "official", None, False, False, True, 1e-4, True)
 VARIANTS = {"paper": PAPER, "official": OFFICIAL}
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True)
 class Settings:
     """What an adaptation is made with. Defaults: the paper's, for VOC."""
 
-    pooling: str = "gndrp"  # "gap", "gmp" or "gndrp"
-    tau: float = 0.4
-    steps: int = 10  # K
-    lr: float = 8e-6  # of SGD; the classifier's is head_lr_mult times as large
-    head_lr_mult: float = 10.0
-    n_others: int = 20  # B
+    pooling: Annotated[str, one_of("gap", "gmp", "gndrp")] = "gndrp"
+    tau: Share = 0.4
+    steps: CountOrZero = 10  # K
+    lr: NotNegative = 8e-6  # of SGD; the classifier's is head_lr_mult times as large
+    head_lr_mult: NotNegative = 10.0
+    n_others: CountOrZero = 20  # B
     margin: float = 600.0  # on each logit (paper) or on their absolute sum (official)
-    area_level: float = 0.3  # a pixel is covered above this share of its map's maximum
-    area_ratio: float = 0.7  # official: stop when more than this share of the pixels is covered
-    weight_decay: float = 1e-4
-    poly_power: float = 0.9
+    area_level: Share = 0.3  # a pixel is covered above this share of its map's maximum
+    area_ratio: Share = 0.7  # official: stop when more than this share of the pixels is covered
+    weight_decay: NotNegative = 1e-4
+    poly_power: NotNegative = 0.9
     variant: Variant = OFFICIAL
     # for ablations
-    activation: str = "none"  # put back after the logits; one of `losses.ACTIVATIONS`
+    activation: Annotated[str, one_of(*ACTIVATIONS)] = "none"  # put back after the logits
     match_first_update: bool = (
         False  # the rate scaled so that the first update is as long as without it
     )

@@ -5,13 +5,13 @@ heads that learn it read the feature levels of a backbone that stays as it is.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ribkit.data.images import ImageSet
@@ -20,36 +20,26 @@ from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import seeded
 from ribkit.networks.pyramid import FeaturePyramid
-from ribkit.networks.training import fit, steps_per_epoch
+from ribkit.networks.training import TrainingConfig, fit, steps_per_epoch
 from ribkit.refinement import random_walk
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
+from ribkit.runtime.settings import Count, NotNegative, Positive, Range
 
 KINDS = ("background", "foreground", "negative")  # of pairs
 EPSILON = 1e-5  # keeps logarithms finite
 
 
 @dataclass(frozen=True)
-class Training:
-    """How the heads are trained. Defaults: IRN's, for VOC.
+class AffinityConfig(TrainingConfig):
+    """How the heads are trained. Defaults: IRN's, for VOC."""
 
-    stride: of the grid on which pairs are formed. radius: pairs are closer than this, in its
-    positions. displacement_lr_mult: how much faster IRN's displacement branch learns.
-    """
-
-    stride: int = 4
-    radius: int = 10
-    epochs: int = 3
-    batch: int = 32
-    lr: float = 0.1
-    displacement_lr_mult: float = 10.0
-    momentum: float = 1e-4  # in effect, in the official code (difference 7)
-    weight_decay: float = 1e-4
-    poly_power: float = 0.9
-    scales: tuple[float, float] = (0.5, 1.5)
-    crop: int = 512
-    checkpoint: int = 1000
-    rng_seed: int = 0
+    stride: Count = 4  # of the grid on which pairs are formed
+    radius: Count = 10  # pairs are closer than this, in positions of the grid
+    epochs: Count = 3
+    batch: Count = 32
+    displacement_lr_mult: NotNegative = 10.0  # how much faster IRN's displacement branch learns
+    scales: Range[Positive] = (0.5, 1.5)  # of a training view, drawn from this range
 
 
 def confident(foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -156,7 +146,7 @@ class Heads(nn.Module):
         """The loss of a batch's levels and its labels ``(N, h, w)`` on the grid."""
         raise NotImplementedError
 
-    def parameter_groups(self, training: Training) -> list[dict]:
+    def parameter_groups(self, training: AffinityConfig) -> list[dict]:
         """Parameters and their ``lr_mult``, for the optimiser."""
         return [{"params": list(self.parameters()), "lr_mult": 1.0}]
 
@@ -193,7 +183,7 @@ class AffinityNetwork(nn.Module):
 def build(
     heads: type[Heads],
     backbone: str,
-    training: Training,
+    training: AffinityConfig,
     pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> AffinityNetwork:
@@ -210,7 +200,7 @@ def train(
     parts: tuple[tuple[ImageSet, Mapping[str, np.ndarray] | None], ...],
     n_labels: int,
     long_side: int | None,
-    training: Training,
+    training: AffinityConfig,
     scratch: Path,
     pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ribkit.data.labelled import Labelled
 from ribkit.refinement import affinity, random_walk
-from ribkit.refinement.affinity import AffinityNetwork, Means, Training
+from ribkit.refinement.affinity import AffinityConfig, AffinityNetwork, Means
 from ribkit.runtime.device import device
 from ribkit.runtime.store import Values, stage
 
@@ -56,7 +56,7 @@ class Heads(affinity.Heads):
         shift = self.displacement(levels, size)
         return boundary_loss(edge, labels, radius) + displacement_loss(shift, labels, radius)
 
-    def parameter_groups(self, training: Training) -> list[dict]:
+    def parameter_groups(self, training: AffinityConfig) -> list[dict]:
         """The displacement branch learns faster."""
         slow = nn.ModuleList([self.edge, self.edge_out])
         fast = nn.ModuleList([self.shift, self.shift_mix, self.shift_out])
