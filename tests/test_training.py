@@ -106,3 +106,8 @@ def test_processes_share_a_batch_or_say_why_not(monkeypatch, rank, own):
 
 def test_an_epoch_has_at_least_one_step():
     assert [training.steps_per_epoch(count, 4) for count in (3, 4, 11)] == [1, 1, 2]
+
+
+def test_a_history_has_the_mean_loss_of_each_epoch():
+    history = training.epoch_history(torch.tensor([1.0, 3.0, 0.0, 1.0]), 2)
+    assert history.to_dict("list") == {"epoch": [1, 2], "loss": [2.0, 0.5]}

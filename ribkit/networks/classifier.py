@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
@@ -15,7 +14,14 @@ from ribkit.data import views
 from ribkit.data.images import ImageSet
 from ribkit.networks.architectures import SmallResNet, Weights, efficientnet_lite0, resnet
 from ribkit.networks.backbone import PRECISIONS, Network, from_classifier, seeded
-from ribkit.networks.training import TrainingConfig, fit, keep, resume, steps_per_epoch
+from ribkit.networks.training import (
+    TrainingConfig,
+    epoch_history,
+    fit,
+    keep,
+    resume,
+    steps_per_epoch,
+)
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
@@ -196,8 +202,7 @@ def pretrain(
             schedule.step()
         if (epoch + 1) * steps > done:
             keep(scratch, model, optimiser, losses[: (epoch + 1) * steps], [])
-    history = [{"epoch": k + 1, "loss": float(x.mean())} for k, x in enumerate(losses.split(steps))]
-    return {"weights": model.state_dict(), "history": pd.DataFrame(history)}
+    return {"weights": model.state_dict(), "history": epoch_history(losses, epochs)}
 
 
 # ---- the classifier -----------------------------------------------------------------------------
@@ -253,10 +258,8 @@ def train(
         monitor=lambda: _measure(network, monitor_images, training.crop),
         monitor_every=steps,
     )
-    columns = ["monitor_loss", "subset_accuracy"]
-    history = pd.DataFrame(monitored.double().numpy(), columns=columns)
-    history.insert(0, "epoch", range(1, training.epochs + 1))
-    history.insert(1, "loss", losses.view(training.epochs, steps).mean(dim=1).double().numpy())
+    history = epoch_history(losses, training.epochs)
+    history[["monitor_loss", "subset_accuracy"]] = monitored.double().numpy()
     return {"weights": network.state_dict(), "history": history}
 
 

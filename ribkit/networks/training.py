@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic.dataclasses import dataclass
 from safetensors.torch import load, save
@@ -117,6 +118,12 @@ def fit(
             if is_checkpoint and distributed.rank() == 0:
                 keep(scratch, objective, optimiser, losses[:done], monitored)
     return losses.cpu(), torch.tensor(monitored)
+
+
+def epoch_history(losses: Tensor, epochs: int) -> pd.DataFrame:
+    """The mean loss of each epoch, a row each."""
+    means = losses.view(epochs, -1).mean(dim=1).tolist()
+    return pd.DataFrame({"epoch": range(1, epochs + 1), "loss": means})
 
 
 def share(batch: int) -> range:

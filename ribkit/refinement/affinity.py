@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
@@ -20,7 +19,7 @@ from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import seeded
 from ribkit.networks.pyramid import FeaturePyramid
-from ribkit.networks.training import TrainingConfig, fit, steps_per_epoch
+from ribkit.networks.training import TrainingConfig, epoch_history, fit, steps_per_epoch
 from ribkit.refinement import random_walk
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
@@ -236,6 +235,4 @@ def train(
         f"{heads.name}.lr",
     )
     network.heads.calibrate(network, data)
-    epochs = losses.view(training.epochs, steps).mean(dim=1).tolist()
-    history = pd.DataFrame({"epoch": range(1, training.epochs + 1), "loss": epochs})
-    return {"weights": network.state_dict(), "history": history}
+    return {"weights": network.state_dict(), "history": epoch_history(losses, training.epochs)}
