@@ -46,7 +46,7 @@ soak: .venv/.installed  ## kill, damage and starve the study for half an hour; c
 
 clean:  ## remove all that was computed; figures/ and .venv stay
 	rm -rf build .pytest_cache .ruff_cache .hypothesis
-	find notebooks ribkit tests benchmarks tools -name __pycache__ -prune -exec rm -rf {} +
+	find notebooks ribkit tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 help:  ## list what can be made
 	@echo "make TARGET [NAME=value ...], where TARGET is one of"
@@ -83,14 +83,15 @@ g++ --version >/dev/null 2>&1 \
 	|| fail "ribkit needs the C headers of $$name to build pydensecrf2; install them, for example with apt-get install $$name-dev."
 endef
 
-# Files with the hashes of the lock and no others; the lock is complete, so none is looked for.
+# Files with the hashes of the lock and no others; the lock is complete, so none is looked for. It is
+# renewed by the command in its head (uv, from an environment of its own).
 LOCKED = $(PY) -m pip install -qq --require-hashes --no-deps
 
 .venv/.locked: requirements.lock
 	@$(find_python); \
 	echo "Installing the study's packages into .venv with $$name: some minutes, 6 GB."; \
 	set -e; rm -rf .venv; "$$python" -m venv .venv; \
-	grep -iE '^(setuptools|cython)==' requirements.lock | $(LOCKED) -r /dev/stdin; \
+	awk '/^[^ ]/ {wanted = /^(setuptools|cython)==/} wanted' requirements.lock | $(LOCKED) -r /dev/stdin; \
 	$(LOCKED) --no-build-isolation -r requirements.lock; \
 	$(PY) -m pip check -q; \
 	echo "$(CURDIR)" > $@

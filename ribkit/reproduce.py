@@ -42,14 +42,14 @@ def reproduce(study: Study, parameters: dict) -> list[Path]:
         key = notebook_key(source, study, parameters)
         record = notebooks.recorded(target, drawn)
         if record is None or record["key"] != key:
-            about = record_of(study, parameters) | {"key": key}
-            notebooks.run(source, target, ROOT, parameters, drawn, about)
+            record = record_of(study, parameters) | {"key": key}
+            notebooks.run(source, target, ROOT, parameters, drawn, record)
         executed.append(target)
     return executed
 
 
 def notebook_key(source: Path, study: Study, parameters: dict) -> str:
-    """What an executed notebook is made of, hashed."""
+    """Hash what an executed notebook is made of."""
     code = [code_hash(f"ribkit.{name}") for name in ("results.report", "data.export")]
     return checksum(
         [notebooks.cells(source), parameters, code, study.inputs(), str(device.device().type)]
@@ -73,27 +73,18 @@ def record_of(study: Study, parameters: dict) -> dict:
     }
 
 
-def arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    found = parser("ribkit.reproduce", __doc__)
-    found.add_argument(
-        "--check", action="store_true", help="check the input, say what it will take, and stop"
-    )
-    return found.parse_args(words)
-
-
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """What every command asks for: a profile, its data, the device, changed settings."""
-    found = argparse.ArgumentParser(prog=name, description=description)
-    found.add_argument("--profile", default="mini")
-    found.add_argument("--data", default="", help="a folder in VOC layout")
-    found.add_argument("--device", default="", help="cuda or cpu; CUDA where there is one")
-    found.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    return found
+    """Make the parser that every command starts from: profile, data, device, changed settings."""
+    command = argparse.ArgumentParser(prog=name, description=description)
+    command.add_argument("--profile", default="mini")
+    command.add_argument("--data", default="", help="a folder in VOC layout")
+    command.add_argument("--device", default="", help="cuda or cpu; CUDA where there is one")
+    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    return command
 
 
 def opened(options: argparse.Namespace) -> Study:
-    """The study that a command line asks for; bars go to this terminal. Raises InputError."""
+    """Open the study that a command line names; bars go to this terminal. Raises InputError."""
     if os.environ.get("RIBKIT_PROGRESS"):
         os.environ["RIBKIT_PROGRESS"] = f"/proc/{os.getpid()}/fd/2"
     set_device(options.device)
@@ -118,16 +109,20 @@ def set_device(name: str) -> None:
         os.environ["RIBKIT_DEVICE"] = name
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for. Returns the exit status."""
-    options = arguments(words)
+    arguments = parser("ribkit.reproduce", __doc__)
+    arguments.add_argument(
+        "--check", action="store_true", help="check the input, say what it will take, and stop"
+    )
+    options = arguments.parse_args(argv)
     try:
         with resource_errors("ribkit"):
             study = opened(options)
             if options.check:
                 estimated(study)
             else:
-                with _alone(study):
+                with _folder_lock(study):
                     run_all(study, overrides(options.set))
     except (InputError, RuntimeError) as error:
         print(error, file=sys.stderr)
@@ -146,8 +141,8 @@ def estimated(study: Study) -> None:
     print(f"\n{check.summary(check.table(study))}")
 
 
-def _alone(study: Study) -> AbstractContextManager:
-    """The right to make a study's folder. Raises Busy where another process does."""
+def _folder_lock(study: Study) -> AbstractContextManager:
+    """Hold a study's folder as the only process. Raises Busy where another one holds it."""
     folder = study.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     busy = f"Process {{}} makes {folder} already: wait until it ends, or stop it (kill {{}})."

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ribkit.networks.training import share
 from ribkit.reproduce import opened, parser
 from ribkit.runtime import distributed
-from ribkit.runtime.device import single_threaded
+from ribkit.runtime.device import threads
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.study import pipeline
 from ribkit.study.pipeline import TRAINED
@@ -28,12 +28,12 @@ def train(study: Study, name: str) -> None:
     for prepare in pipeline.trainings(study, name):
         distributed.main_process_first(prepare)
         call = prepare()  # what it needs is stored now, in rank 0 and elsewhere
-        with distributed.collective():
-            single_threaded(lambda call: study.store.run(call.func, **call.keywords), call)
+        with distributed.collective(), threads(1):
+            study.store.run(call.func, **call.keywords)
 
 
 def check_batches(study: Study, names: Sequence[str]) -> None:
-    """Raises InputError, before anything is computed, for a batch that cannot be shared."""
+    """Raise InputError, before anything is computed, for a batch that cannot be shared."""
     p = study.profile
     batches = {"classifier": p.batch} | {name: getattr(p, name).batch for name in TRAINED[1:]}
     with distributed.collective():
@@ -41,11 +41,11 @@ def check_batches(study: Study, names: Sequence[str]) -> None:
             share(batches[name])
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Check the input, train, say what was trained. Returns the exit status."""
     arguments = parser("ribkit.train", __doc__)
     arguments.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TRAINED))
-    options = arguments.parse_args(words)
+    options = arguments.parse_args(argv)
     try:
         names = options.names or TRAINED
         unknown = sorted(set(names) - set(TRAINED))

@@ -56,9 +56,9 @@ def stores(tmp_path_factory):
 
 @pytest.mark.parametrize("name", train_together.STAGES)
 def test_the_loss_curve_and_the_weights_are_those_of_one_process(stores, name, monkeypatch):
-    asked = train_together.STAGES[name]
-    assert stores[1].has(**asked)
-    one, two = (store.run(**asked) for store in stores)
+    call = train_together.STAGES[name]
+    assert stores[1].has(call.func, **call.keywords)
+    one, two = (store.run(call.func, **call.keywords) for store in stores)
     np.testing.assert_allclose(two.table("history"), one.table("history"), rtol=1e-4, atol=1e-4)
     first, second = (result.tensors("weights") for result in (one, two))
     for key, value in first.items():

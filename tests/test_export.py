@@ -1,7 +1,4 @@
-"""What other programs read: palette PNGs in VOC layout, and the server's tar."""
-
-import io
-import tarfile
+"""What other programs read: palette PNGs in VOC layout."""
 
 import numpy as np
 import pytest
@@ -32,9 +29,11 @@ LABELS = np.array([[0, 0, 1, 1, 2, 255]] * 4, np.uint8)
 
 
 def test_pseudo_ground_truth_is_read_back_as_a_voc_folder(tmp_path):
-    export.pseudo_ground_truth(tmp_path, pair("x", "y"), {"x": LABELS, "y": LABELS}, "pseudo")
+    parts = [(pair("x", "y"), {"x": LABELS, "y": LABELS})]
+    export.pseudo_ground_truth(tmp_path, parts, "pseudo")
     with Image.open(tmp_path / "SegmentationClass" / "x.png") as file:
         assert file.mode == "P"
+        assert file.getpalette() == export.palette().ravel().tolist()
         assert np.unique(np.asarray(file)).tolist() == [0, 8, 12, 255]  # PASCAL's cat and dog
     voc.check(tmp_path, ["pseudo"])
     back = voc.read(tmp_path, "pseudo", ("cat", "dog"))
@@ -44,10 +43,44 @@ def test_pseudo_ground_truth_is_read_back_as_a_voc_folder(tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_all_parts_are_in_one_split(tmp_path):
+    scored, rest = pair("b"), pair("c", "a")
+    rest.labels[0] = [False, True]
+    maps = {"c": np.full((4, 6), 2, np.uint8), "a": LABELS}
+    export.pseudo_ground_truth(tmp_path, [(scored, {"b": LABELS}), (rest, maps)], "pseudo")
+    voc.check(tmp_path, ["pseudo"])
+    back = voc.read(tmp_path, "pseudo", ("cat", "dog"))
+    assert back.ids == ("b", "c", "a")
+    assert [back.mask(k).tolist() for k in range(3)] == [
+        LABELS.tolist(), [[2] * 6] * 4, LABELS.tolist()
+    ]  # fmt: skip
+    assert back.labels.tolist() == [[True, True], [False, True], [True, True]]
+
+
+def test_label_maps_are_resized_to_their_images_one_at_a_time(tmp_path):
+    class Maps(dict):
+        def __getitem__(self, name):  # made when asked for, kept by nobody
+            assert name in ("x", "y")
+            return np.array([[0, 1, 2], [2, 1, 255]], np.uint8)
+
+    export.pseudo_ground_truth(tmp_path, [(pair("x", "y"), Maps(x=0, y=0))], "pseudo")
+    back = voc.read(tmp_path, "pseudo", ("cat", "dog"))
+    for k in range(2):
+        assert back.mask(k).tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[2, 2, 1, 1, 255, 255]] * 2
+
+
+def test_photographs_in_voc_layout_are_not_copied(tmp_path):
+    export.pseudo_ground_truth(tmp_path / "one", [(pair("x"), {"x": LABELS})], "train")
+    images = voc.read(tmp_path / "one", "train", ("cat", "dog"))
+    export.pseudo_ground_truth(tmp_path / "two", [(images, {"x": LABELS})], "train")
+    assert not list((tmp_path / "two/JPEGImages").iterdir())
+    assert (tmp_path / "two/SegmentationClass/x.png").is_file()
+
+
 def test_classes_that_are_not_pascals_keep_their_numbers(tmp_path):
     images = scenes.generate(0, 2)
     labels = {name: images.mask(i) for i, name in enumerate(images.ids)}
-    export.pseudo_ground_truth(tmp_path, images, labels, "train")
+    export.pseudo_ground_truth(tmp_path, [(images, labels)], "train")
     back = voc.read(tmp_path, "train")
     assert back.classes == images.classes
     assert (back.labels == images.labels).all()
@@ -59,37 +92,27 @@ def test_classes_that_are_not_pascals_keep_their_numbers(tmp_path):
     [
         ({}, "image x has no label map"),
         ({"x": LABELS[:2]}, "the label map of x is 6 x 2 pixels and its image 6 x 4"),
-        ({"x": LABELS + 2}, "the label map of x has the value 4, which is no class; use 0 to 2"),
+        ({"x": LABELS + 2}, "the label map of x has the value 4, which is no label; use 0 to 2"),
     ],
 )
 def test_label_maps_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, labels, words):
+    parts = [(pair("y"), {"y": LABELS}), (pair("x"), labels)]
     with pytest.raises(InputError, match=words):
-        export.pseudo_ground_truth(tmp_path / "new", pair("x"), labels, "train")
+        export.pseudo_ground_truth(tmp_path / "new", parts, "train")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_image_that_is_in_two_parts_is_refused(tmp_path):
+    parts = [(pair("x"), {"x": LABELS})] * 2
+    with pytest.raises(InputError, match="two images are called x; rename one of them"):
+        export.pseudo_ground_truth(tmp_path / "new", parts, "train")
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ""])
 def test_a_name_that_is_a_path_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="cannot be a file's name"):
-        export.pseudo_ground_truth(tmp_path / "new", pair(name), {name: LABELS}, "train")
+        export.pseudo_ground_truth(tmp_path / "new", [(pair(name), {name: LABELS})], "train")
     with pytest.raises(InputError, match="cannot be a file's name"):
-        export.comp6(tmp_path / "x.tar", {name: LABELS}, ("cat", "dog"))
-
-
-def test_comp6_is_what_the_server_takes(tmp_path):
-    labels = {name: np.minimum(LABELS, 2) for name in ("b", "a")}
-    for path in ("one.tar", "two.tar"):
-        export.comp6(tmp_path / path, labels, ("cat", "dog"))
-    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
-    with tarfile.open(tmp_path / "one.tar") as archive:
-        folder = "results/VOC2012/Segmentation/comp6_test_cls"
-        assert archive.getnames() == [f"{folder}/a.png", f"{folder}/b.png"]
-        content = archive.extractfile(f"{folder}/a.png").read()
-    assert np.unique(np.asarray(Image.open(io.BytesIO(content)))).tolist() == [0, 8, 12]
-
-
-def test_comp6_refuses_what_the_server_would(tmp_path):
-    with pytest.raises(InputError, match="the prediction of a has the value 255"):
-        export.comp6(tmp_path / "x.tar", {"a": LABELS}, ("cat", "dog"))
-    with pytest.raises(InputError, match="class 'cross' is none of PASCAL's"):
-        export.comp6(tmp_path / "x.tar", {"a": LABELS}, ("cross",))
+        export.pseudo_ground_truth(tmp_path / "new", [(pair("x"), {"x": LABELS})], name)
+    assert not (tmp_path / "new").exists()

@@ -1,8 +1,10 @@
 """Files: whole or not at all, one writer at a time, known by their checksum."""
 
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ from ribkit.runtime.files import Busy, append_checksum, atomic_write, has_checks
 
 HOLD = """
 import pathlib, sys, time
-from ribkit.files import locked
+from ribkit.runtime.files import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -128,9 +130,23 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     def none(file, kind):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     with pytest.raises(InputError, match=r"a cannot be locked \(No locks available\); use a file"):
         acquire(tmp_path / "a")
+
+
+# ---- names --------------------------------------------------------------------------------------
+def test_a_safe_name_is_the_text_where_every_file_system_takes_it():
+    assert files.safe_name("mini-lrs=1e-6,steps=5") == "mini-lrs=1e-6,steps=5"
+    assert files.safe_name("a" * files.NAME) == "a" * files.NAME
+
+
+@pytest.mark.parametrize("text", ["a/b", "../up", "a b", "ä", "a" * 81, "x" * 1000, "a\nb"])
+def test_a_text_that_is_no_name_becomes_one_of_its_own(text):
+    name = files.safe_name(text)
+    assert re.fullmatch(r"[A-Za-z0-9=.,_-]{10,80}", name)
+    assert name.endswith(f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
+    assert files.safe_name("a/b") != files.safe_name("a_b") != files.safe_name("a?b")
 
 
 # ---- checksums ----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ribkit.data import scenes
 from ribkit.networks import training
 from ribkit.networks.classifier import ClassifierConfig
 from ribkit.runtime import per_image
-from ribkit.runtime.store import Store
+from ribkit.runtime.store import Store, stage
 
 IMAGES, ITERATIONS, CHECKPOINT = 3, 5, 2
 SETTINGS = ClassifierConfig(batch=2, lr=0.1, checkpoint=CHECKPOINT)
@@ -37,9 +37,10 @@ def mean(images, index):
     return {"mean": images.image(index).mean(axis=(0, 1)), "n": index}
 
 
+@stage("maps")
 def maps(images, scratch):
     made = per_image.map_to_disk(partial(mean, images), images, scratch, "means")
-    return {"means": made.arrays("mean"), "numbers": made.table("n")}
+    return {"means": made.arrays("mean"), "numbers": made.table(["n"])}
 
 
 class Objective(torch.nn.Module):
@@ -52,8 +53,9 @@ class Objective(torch.nn.Module):
         return ((pixels - self.weight) ** 2).mean()
 
 
+@stage("train")
 def train(maps, scratch):
-    every = np.stack(list(maps.arrays("means").values()))
+    every = np.stack(list(maps.values()))
     objective = Objective()
     groups = [{"params": objective.parameters(), "lr_mult": 1.0}]
 
@@ -73,7 +75,7 @@ def chain(root, moment="", number=0):
     if moment:
         dying.die_at(moment, number)
     store, images = Store(root / "store"), scenes.generate(0, IMAGES, size=48)
-    store.run("train", train, maps=store.run("maps", maps, images=images))
+    store.run(train, maps=store.run(maps, images=images).arrays("means"))
 
 
 def live(*arguments):

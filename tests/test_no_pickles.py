@@ -41,7 +41,7 @@ GUARDED = {
 # ---- the code ---------------------------------------------------------------------------------
 def sources() -> Iterator[tuple[str, str]]:
     """Name and text of every module, and of every notebook as one module."""
-    for folder in ("ribkit", "benchmarks", "tools"):
+    for folder in ("ribkit", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield f"{folder}/{path.name}", path.read_text()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):

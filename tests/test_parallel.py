@@ -16,7 +16,6 @@ from ribkit.method import adaptation
 from ribkit.networks import classifier
 from ribkit.runtime import device, parallel, store
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.parallel import Chunk
 from ribkit.study import maps as seeds
 
 
@@ -250,11 +249,11 @@ def test_each_local_gpu_has_a_worker_and_a_named_one_works_in_this_process(monke
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     assert parallel.workers() == 4
-    with parallel._open(square, 3, gpu=True) as team:
-        assert [worker.place for worker in team] == ["cuda:0", "cuda:1", "cuda:2"]
+    team = parallel._team(square, 3, gpu=True)
+    assert [worker.place for worker in team] == ["cuda:0", "cuda:1", "cuda:2"]
     monkeypatch.setenv("RIBKIT_WORKERS", "6")
-    with parallel._open(square, parallel.workers(), gpu=True) as team:
-        assert [worker.place for worker in team][3:] == ["cuda:3", "cuda:0", "cuda:1"]
+    team = parallel._team(square, parallel.workers(), gpu=True)
+    assert [worker.place for worker in team][3:] == ["cuda:3", "cuda:0", "cuda:1"]
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda:3")
     assert device.device() == torch.device("cuda", 3)
     assert parallel.workers() == 1
@@ -269,14 +268,6 @@ def test_a_worker_finds_its_device_no_bars_and_no_workers_of_its_own(
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------
-def test_what_is_left_of_a_chunk():
-    chunk = Chunk(range(4, 8))
-    assert chunk.after(1, broken=False) == [Chunk(range(5, 6), 1), Chunk(range(6, 8))]
-    assert chunk.after(3, broken=False) == [Chunk(range(7, 8), 1)]
-    assert chunk.after(0, broken=True) == [Chunk(range(k, k + 1), 1) for k in range(4, 8)]
-    assert Chunk(range(0)).after(0, broken=True) == []
-
-
 def test_a_worker_that_is_killed_changes_nothing(workers, tmp_path):
     if workers != "here":
         done = parallel.map_images(partial(deadly, tmp_path), range(40), "squares")
@@ -369,8 +360,8 @@ def test_what_uses_no_gpu_goes_over_all_cores_where_there_is_one(monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     assert parallel.workers() == 1
     assert parallel.workers(gpu=False) == len(os.sched_getaffinity(0))
-    with parallel._open(square, 2, gpu=False) as team:
-        assert [worker.place for worker in team] == ["cpu", "cpu"]
+    team = parallel._team(square, 2, gpu=False)
+    assert [worker.place for worker in team] == ["cpu", "cpu"]
     monkeypatch.setenv("RIBKIT_WORKERS", "2")
     done = parallel.map_images(where, range(4), "places", gpu=False)
     assert os.getpid() not in {pid for pid, _, _ in done}
@@ -400,7 +391,7 @@ def test_where_workers_are_killed_for_memory_fewer_go_on(monkeypatch, tmp_path):
 ORPHANS = """
 import sys, pathlib
 from functools import partial
-from ribkit import parallel
+from ribkit.runtime import parallel
 from test_parallel import noted
 parallel.map_images(partial(noted, pathlib.Path(sys.argv[1])), range(2000), "items")
 """

@@ -81,7 +81,7 @@ def test_check_says_what_there_is_and_what_it_will_take(capsys, monkeypatch):
 
 def test_overrides_are_names_and_texts():
     assert reproduce.overrides([]) == {}
-    assert reproduce.overrides(["steps=5", "digits=a=b", "rates="]) == {
+    assert reproduce.overrides(["steps=5", "digits=a=b", "lrs="]) == {
         "steps": "5",
         "digits": "a=b",
         "lrs": "",
@@ -91,7 +91,7 @@ def test_overrides_are_names_and_texts():
 
 
 def test_without_words_the_command_runs_the_embedded_default():
-    options = reproduce.arguments([])
+    options = reproduce.parser("ribkit.reproduce", "").parse_args([])
     assert (options.profile, options.data, options.device, options.set) == ("mini", "", "", [])
 
 
@@ -185,8 +185,8 @@ FALSE_SUCCESSES = {
     ),
     "a machine that lacks memory": (
         (
-            "from ribkit.runtime.errors import starving\n"
-            "with starving('seeds'):\n    raise MemoryError",
+            "from ribkit.runtime.errors import resource_errors\n"
+            "with resource_errors('seeds'):\n    raise MemoryError",
         ),
         "01_one.ipynb stopped: seeds: memory ran out (MemoryError); let fewer work at once "
         "(RIBKIT_WORKERS=1) and run the same command again: it goes on from there.",

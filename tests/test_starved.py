@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from ribkit.data import scenes
 from ribkit.runtime import per_image
 from ribkit.runtime.errors import InputError, ResourceError, out_of_memory, resource_errors
-from ribkit.runtime.store import Store
+from ribkit.runtime.store import Store, stage
 
 CALLS = []
 SENTENCES = {
@@ -82,7 +82,8 @@ def value(index):
     return {"x": np.random.default_rng(index).normal(size=2000)}
 
 
-def stage(images, scratch):
+@stage("values")
+def values(images, scratch):
     made = per_image.map_to_disk(value, images, scratch, "values")
     return {"x": made.arrays("x"), "table": pd.DataFrame({"n": [1.0]})}
 
@@ -112,7 +113,7 @@ def limit(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 def attempt():
     try:
-        store.run("values", stage, images=images)
+        store.run(values, images=images)
     except ResourceError as error:
         print(error)
 """
@@ -134,7 +135,7 @@ def test_a_full_disk_loses_nothing_and_it_goes_on_where_there_is_room(tmp_path, 
     assert found[1::2] == ["[0, 0, 0]", "[0, 0, 0, 0, 1, 2]"]
     assert found[4] == found[3]
     (path,) = tmp_path.iterdir()
-    fresh = Store(tmp_path / "fresh").run("values", stage, images=images)
+    fresh = Store(tmp_path / "fresh").run(values, images=images)
     assert (path / "x.npz").read_bytes() == (fresh.path / "x.npz").read_bytes()
 
 
@@ -150,14 +151,15 @@ def without_the_right(root, images):
     try:
         setfsuid(nobody)
         with pytest.raises(ResourceError, match=r"access is not allowed at .*lock.*; allow it"):
-            Store(root).run("values", stage, images=images)
+            Store(root).run(values, images=images)
     finally:
         setfsuid(0)
     assert not list(root.iterdir())
     assert CALLS == []
-    assert len(Store(root).run("values", stage, images=images).arrays("x")) == 3
+    assert len(Store(root).run(values, images=images).arrays("x")) == 3
 
 
+@stage("values")
 def hungry(images, scratch):
     def once(index):
         if index == 1 and CALLS.count(1) < 3:
@@ -171,20 +173,21 @@ def hungry(images, scratch):
 
 def test_memory_that_runs_out_loses_no_image(tmp_path, images):
     with pytest.raises(ResourceError, match=r"values-\w*: memory ran out \(CUDA out of memory"):
-        Store(tmp_path).run("values", hungry, images=images)
+        Store(tmp_path).run(hungry, images=images)
     assert CALLS == [0, 1, 1, 1]
-    assert len(Store(tmp_path).run("values", hungry, images=images).arrays("x")) == 3
+    assert len(Store(tmp_path).run(hungry, images=images).arrays("x")) == 3
     assert CALLS == [0, 1, 1, 1, 1, 2]
 
 
 # ---- crowded ------------------------------------------------------------------------------------
+@stage("slow")
 def slow(seconds):
     time.sleep(seconds)
     return {"pid": {"pid": os.getpid()}}
 
 
 def test_two_processes_that_want_the_same_result_compute_it_once(tmp_path):
-    code = "from test_starved import *\nprint(Store(sys.argv[1]).run('slow', slow, seconds=1)"
+    code = "from test_starved import *\nprint(Store(sys.argv[1]).run(slow, seconds=1)"
     code += ".json('pid')['pid'])"
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     every = [

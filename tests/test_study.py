@@ -1,5 +1,7 @@
 """The chain of the study: which images, and the rule that chooses the settings."""
 
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +25,14 @@ def test_scenes_to_train_tune_score_and_pretrain_on_are_others():
     assert len(seeds) == 3
     assert study.train.source.rng_seed != 0
     assert Study("mini").profile.score_images == len(Study("mini").scored)
+
+
+def test_changed_settings_name_the_folder_of_a_run():
+    assert Study("mini").folder.name == "mini"
+    changes = {"steps": "5", "lrs": "1e-6"}
+    names = [Study("mini", "", dict(pairs)).folder.name for pairs in permutations(changes.items())]
+    assert names == ["mini-lrs=1e-6,steps=5"] * 2
+    assert Study("mini", "", {"steps": "6"}).folder.name == "mini-steps=6"
 
 
 def voc_folder(root, counts):

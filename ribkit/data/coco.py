@@ -2,26 +2,27 @@
 
 Instances are painted from the largest to the smallest, so that what is small stays visible; crowds
 are their class, painted first. Labels come from the same annotations as the masks. Mask value k
-stands for the k-th category by id.
+stands for the k-th category by id. pycocotools reads and rasterises the annotations.
 """
 
 import json
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
+from pycocotools.coco import COCO
 
 from ribkit.data import voc
-from ribkit.data.images import hash_files
+from ribkit.data.images import hash_files, readable
 from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.files import locked
-from ribkit.runtime.keys import PACKAGE, syntax
 from ribkit.runtime.parallel import map_images
 
 SPLITS = ("train", "val")
@@ -29,39 +30,28 @@ NAME = re.compile(r"\w[\w.-]*\.jpg", re.ASCII)
 COUNTS = re.compile("([P-o]{0,6}[0-O])+")  # compressed run lengths; P to o carry a number on
 
 
-@dataclass(frozen=True)
-class Instance:
-    """An annotated object or crowd. value: of its class in the mask."""
-
-    value: int
-    crowd: bool
-    segmentation: list | dict
-
-
-@dataclass(frozen=True)
-class Annotated:
-    """What one image's mask is painted from."""
-
-    id: str
-    height: int
-    width: int
-    instances: list[Instance] = field(default_factory=list)
-
-
 def as_voc(root: str | Path, target: Path) -> Path:
-    """The folder in VOC layout that COCO's folder ``root`` is converted to, under ``target``.
+    """Convert COCO's folder to one in VOC layout, if that is not done yet.
 
-    root: ``annotations/instances_train2014.json`` and ``train2014``, or the same of ``val2014``, or
-    both. A folder in VOC layout is its own conversion. An interrupted conversion goes on. The
-    photographs stay where they are: JPEGImages holds links, which follow ``root`` when it moves.
-    InputError: what is missing, no COCO, or cannot be painted.
+    An interrupted conversion goes on. The photographs stay where they are: JPEGImages holds links,
+    which follow ``root`` when it moves.
+
+    Args:
+        root: ``annotations/instances_train2014.json`` and ``train2014``, or the same of
+            ``val2014``, or both. A folder in VOC layout is its own conversion.
+        target: The folder for conversions.
+
+    Returns:
+        The folder in VOC layout, named after the annotations' content and this module's.
+
+    Raises:
+        InputError: What is missing, is no COCO, or cannot be painted.
     """
     root = Path(root).resolve()
     if (root / "ImageSets").is_dir():
         return root
     files = _annotation_files(root)
-    made_of = hash_files(list(files.values()), *files, syntax(PACKAGE, __name__))
-    folder = target / f"coco-{made_of[:20]}"
+    folder = target / f"coco-{hash_files([*files.values(), Path(__file__)], *files)[:20]}"
     folder.mkdir(parents=True, exist_ok=True)
     waiting = f"Process {{}} makes {folder} already; this one waits for it."
     with locked(target / f"{folder.name}.lock", waiting):
@@ -73,20 +63,20 @@ def as_voc(root: str | Path, target: Path) -> Path:
 
 
 def _annotation_files(root: Path) -> dict[str, Path]:
-    """Split -> its annotations, of the splits that are there."""
+    """Split -> its annotation file, where there is one."""
     paths = {split: root / "annotations" / f"instances_{split}2014.json" for split in SPLITS}
-    found = {split: path for split, path in paths.items() if path.is_file()}
-    if not found:
+    files = {split: path for split, path in paths.items() if path.is_file()}
+    if not files:
         raise InputError(
             f"{root} has neither of annotations/instances_train2014.json and "
             f"annotations/instances_val2014.json; give the folder of MS COCO 2014."
         )
-    for split in found:
+    for split in files:
         if not (root / f"{split}2014").is_dir():
             raise InputError(
                 f"{root / f'{split}2014'} is not a folder; unpack {split}2014.zip there."
             )
-    return found
+    return files
 
 
 def _link(link: Path, to: Path) -> None:
@@ -98,169 +88,157 @@ def _link(link: Path, to: Path) -> None:
 def _convert(folder: Path, files: dict[str, Path]) -> None:
     """Links and masks, then labels, then the lists, which say that all is there."""
     problems = Problems()
-    read = {
+    sets = {
         split: problems.collect(_read, path, folder / f"{split}2014")
         for split, path in files.items()
     }
     problems.tell()
-    (names, *others), images = zip(*read.values(), strict=True)
+    names, *others = (_names(coco) for coco in sets.values())
     if any(other != names for other in others):
         paths = " and ".join(map(str, files.values()))
         raise InputError(f"{paths} differ in their categories; give two of one data set.")
-    every = [image for part in images for image in part]
-    _refuse_twice(folder, [image.id for image in every])
+    _refuse_twice(folder, (_id(image) for coco in sets.values() for image in coco.imgs.values()))
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    done = set(os.listdir(folder / "SegmentationClass"))
-    for split, part in zip(files, images, strict=True):
-        left = [image for image in part if f"{image.id}.png" not in done]
-        map_images(partial(_write, folder, split), left, f"masks of {split}", gpu=False)
-    labels = {i.id: sorted({names[one.value - 1] for one in i.instances}) for i in every}
+    done, labels = set(os.listdir(folder / "SegmentationClass")), {}
+    for split, coco in sets.items():
+        values = {category: k + 1 for k, category in enumerate(sorted(coco.cats))}
+        left = []
+        for image in coco.imgs.values():
+            annotations = coco.imgToAnns[image["id"]]
+            shown = {values[annotation["category_id"]] for annotation in annotations}
+            labels[_id(image)] = sorted(names[value - 1] for value in shown)
+            if f"{_id(image)}.png" not in done:
+                left.append((image, annotations))
+        map_images(partial(_write, folder, split, values), left, f"masks of {split}", gpu=False)
     voc.write_labels(folder, names, labels)
-    for split, part in zip(files, images, strict=True):
-        voc.write_list(folder, split, [image.id for image in part])
+    for split, coco in sets.items():
+        voc.write_list(folder, split, [_id(image) for image in coco.imgs.values()])
 
 
-def _refuse_twice(where: Path, names: Sequence) -> None:
-    seen = set()
-    for name in names:
-        if name in seen:
-            raise InputError(f"{where}: {name!r} is there twice; give each its own.")
-        seen.add(name)
+def _names(coco: COCO) -> tuple[str, ...]:
+    """Category names in the order of their ids."""
+    return tuple(coco.cats[category]["name"] for category in sorted(coco.cats))
 
 
-# ---- annotations --------------------------------------------------------------------------------
-def _read(path: Path, photographs: Path) -> tuple[tuple[str, ...], list[Annotated]]:
-    """Class names and images of an annotation file, all of it checked but the pixels."""
-    try:
-        content = json.loads(path.read_bytes())
-        categories = {c["id"]: c["name"] for c in content["categories"]}
-        names = _names(path, categories, len(content["categories"]))
-        images = _images(path, photographs, content["images"])
-        values = {key: k + 1 for k, key in enumerate(sorted(categories))}
-        problems = Problems()
-        for entry in content["annotations"]:
-            problems.collect(_add, path, images, values, entry)
-        problems.tell()
-    except InputError:
-        raise
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"{path} is not in COCO's format ({reason}); get the file again."
-        ) from None
-    return names, list(images.values())
-
-
-def _names(path: Path, categories: dict[int, str], count: int) -> tuple[str, ...]:
-    """Names in the order of the categories' ids."""
-    names = tuple(categories[key] for key in sorted(categories))
-    if not all(isinstance(name, str) and name for name in names):
-        raise InputError(f"{path} has a category without a name; give each one.")
-    if not 0 < len(set(names)) == count <= voc.MOST:
-        raise InputError(f"{path}: {count} categories; give 1 to {voc.MOST} different ones.")
-    return names
-
-
-def _images(path: Path, photographs: Path, entries: list[dict]) -> dict[int, Annotated]:
-    """Image id -> image, without its instances."""
-    problems = Problems()
-    problems.collect(_refuse_twice, path, [entry["id"] for entry in entries])
-    there = set(os.listdir(photographs))
-    images = {e["id"]: problems.collect(_image, path, photographs, there, e) for e in entries}
-    problems.tell()
-    return images
-
-
-def _image(path: Path, photographs: Path, there: set[str], entry: dict) -> Annotated:
-    """An image, without its instances. there: the files among the photographs."""
-    name, height, width = entry["file_name"], entry["height"], entry["width"]
-    if not (isinstance(name, str) and NAME.fullmatch(name)):
-        raise InputError(
-            f"{path}: image {entry['id']} has the file name {name!r}; give a plain name that ends "
-            f"in .jpg."
-        )
-    if not (_count(height) and _count(width) and height * width <= Image.MAX_IMAGE_PIXELS):
-        raise InputError(f"{path}: {name} is {width} x {height} pixels; give its true size.")
-    if name not in there:
-        raise InputError(
-            f"{photographs.resolve() / name} does not exist, but {path} lists it; add it."
-        )
-    return Annotated(name.removesuffix(".jpg"), height, width)
-
-
-def _count(value: object) -> bool:
-    return isinstance(value, int) and value > 0
-
-
-def _add(path: Path, images: dict[int, Annotated], values: dict[int, int], entry: dict) -> None:
-    """Give an annotation to its image."""
-    where = f"{path}: annotation {entry['id']}"
-    for key, known in (("image_id", images), ("category_id", values)):
-        if entry[key] not in known:
-            raise InputError(f"{where} has the {key} {entry[key]!r}, which is not listed; add it.")
-    image, segmentation = images[entry["image_id"]], entry["segmentation"]
-    try:
-        fault = _fault(segmentation, image.height, image.width)
-    except (KeyError, TypeError, ValueError) as error:
-        fault = f"a segmentation of another form ({type(error).__name__}: {error})"
-    if fault:
-        raise InputError(f"{where} of {image.id}.jpg has {fault}; correct or remove it.")
-    value, crowd = values[entry["category_id"]], bool(entry.get("iscrowd"))
-    image.instances.append(Instance(value, crowd, segmentation))
-
-
-def _fault(segmentation: list | dict, height: int, width: int) -> str:
-    """What is wrong with a segmentation, in words: pycocotools trusts what it is given.
-
-    It reserves memory for each point of an outline, wherever the outline goes.
-    """
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        if list(segmentation["size"]) != [height, width]:
-            return f"a mask of size {segmentation['size']} where its image has {[height, width]}"
-        if isinstance(counts, str):
-            if not COUNTS.fullmatch(counts):
-                return "a mask that is not run-length encoded"
-            fits = rle.encode(rle.decode(segmentation))["counts"].decode() == counts
-        else:
-            fits = all(isinstance(n, int) and n >= 0 for n in counts)
-            fits = fits and sum(counts) == height * width
-        return "" if fits else "run lengths that do not add up to its pixels"
-    if not segmentation:
-        return "no polygon"
-    for polygon in segmentation:
-        points = np.array(polygon, float)
-        if points.ndim != 1 or len(points) < 6 or len(points) % 2:
-            return f"a polygon of {points.size} numbers, which are not three points or more"
-        if not np.abs(points).max() <= 2 * max(height, width):
-            return "a polygon that leaves its image"
-    return ""
+def _id(image: dict) -> str:
+    return image["file_name"].removesuffix(".jpg")
 
 
 # ---- masks --------------------------------------------------------------------------------------
-def _write(folder: Path, split: str, image: Annotated) -> None:
+def _write(folder: Path, split: str, values: dict[int, int], item: tuple[dict, list]) -> None:
     """An image's link, then its mask."""
-    mask = paint(image)
-    _link(voc.image_path(folder, image.id), Path("..", f"{split}2014", f"{image.id}.jpg"))
-    voc.write_mask(folder, image.id, mask)
+    image, annotations = item
+    mask = paint(image, annotations, values)
+    link = voc.image_path(folder, _id(image))
+    _link(link, Path("..", f"{split}2014", image["file_name"]))
+    voc.write_mask(folder, _id(image), mask)
 
 
-def paint(image: Annotated) -> np.ndarray:
-    """The image's mask, ``(H, W)`` uint8: 0 background, else the class on top."""
-    regions = [(one, _region(image, one)) for one in image.instances]
-    regions.sort(key=lambda pair: (not pair[0].crowd, -int(rle.area(pair[1]))))
-    mask = np.zeros((image.height, image.width), np.uint8)
-    for one, region in regions:
-        mask[rle.decode(region).astype(bool)] = one.value
+def paint(image: dict, annotations: list[dict], values: dict[int, int]) -> np.ndarray:
+    """The mask of an image, with the smallest instance on top and crowds below all others.
+
+    Args:
+        image: An entry of COCO's ``images``.
+        annotations: Those of the image.
+        values: Category id -> mask value.
+
+    Returns:
+        ``(H, W)`` uint8, 0 where there is no instance.
+    """
+    coco = COCO()
+    coco.imgs[image["id"]] = image
+    regions = [(annotation, coco.annToRLE(annotation)) for annotation in annotations]
+    regions.sort(key=lambda pair: (not pair[0].get("iscrowd"), -int(rle.area(pair[1]))))
+    mask = np.zeros((image["height"], image["width"]), np.uint8)
+    for annotation, region in regions:
+        mask[rle.decode(region).astype(bool)] = values[annotation["category_id"]]
     return mask
 
 
-def _region(image: Annotated, one: Instance) -> dict:
-    """An instance's compressed run lengths."""
-    segmentation = one.segmentation
-    if isinstance(segmentation, list):
-        return rle.merge(rle.frPyObjects(segmentation, image.height, image.width))
-    if isinstance(segmentation["counts"], list):
-        return rle.frPyObjects(segmentation, image.height, image.width)
-    return segmentation
+# ---- annotations --------------------------------------------------------------------------------
+def _read(path: Path, photographs: Path) -> COCO:
+    """An annotation file, all of it checked but the pixels."""
+    coco, problems = COCO(), Problems()
+    with readable(path, "get COCO's annotations again"), redirect_stdout(None):  # it prints
+        coco.dataset = json.loads(path.read_bytes())
+        coco.createIndex()
+        names, count = _names(coco), len(coco.dataset["categories"])
+        named = {name for name in names if name and isinstance(name, str)}
+        if not 0 < len(named) == count <= voc.MOST:
+            raise InputError(
+                f"{path}: {count} categories; give 1 to {voc.MOST}, each with a name of its own."
+            )
+        problems.collect(_refuse_twice, path, (image["id"] for image in coco.dataset["images"]))
+        files = set(os.listdir(photographs))
+        for image in coco.dataset["images"]:
+            problems.collect(_check_image, path, image, photographs, files)
+        problems.tell()
+        for annotation in coco.dataset["annotations"]:
+            problems.collect(_check_annotation, path, annotation, coco)
+        problems.tell()
+    return coco
+
+
+def _refuse_twice(where: Path, names: Iterable) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{where}: {name!r} is there twice; give each its own.")
+
+
+def _check_image(path: Path, image: dict, photographs: Path, files: set[str]) -> None:
+    """InputError for an image that cannot be converted. files: the names among the photographs."""
+    name, height, width = image["file_name"], image["height"], image["width"]
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise InputError(
+            f"{path}: image {image['id']} has the file name {name!r}; give a plain name that ends "
+            f"in .jpg."
+        )
+    sides = all(isinstance(side, int) and side > 0 for side in (height, width))
+    if not (sides and height * width <= Image.MAX_IMAGE_PIXELS):
+        raise InputError(f"{path}: {name} is {width} x {height} pixels; give its true size.")
+    if name not in files:
+        raise InputError(
+            f"{photographs.resolve() / name} does not exist, but {path} lists it; add it."
+        )
+
+
+def _check_annotation(path: Path, annotation: dict, coco: COCO) -> None:
+    """InputError for an annotation that belongs to nothing or cannot be painted."""
+    where = f"{path}: annotation {annotation['id']}"
+    for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
+        if annotation[key] not in known:
+            raise InputError(
+                f"{where} has the {key} {annotation[key]!r}, which is not listed; add it."
+            )
+    image = coco.imgs[annotation["image_id"]]
+    height, width = image["height"], image["width"]
+    if not _can_be_painted(annotation["segmentation"], height, width):
+        raise InputError(
+            f"{where} of {image['file_name']} cannot be painted; give polygons of three points or "
+            f"more inside the image, or run lengths that add up to its {width} x {height} pixels."
+        )
+
+
+def _can_be_painted(segmentation: list | dict, height: int, width: int) -> bool:
+    """Whether pycocotools can take it, which trusts what it is given.
+
+    It reserves memory for each point of an outline, wherever the outline goes, and takes four
+    numbers for a box.
+    """
+    try:
+        if isinstance(segmentation, list):
+            polygons = [np.array(polygon, float) for polygon in segmentation]
+            flat = all(p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0 for p in polygons)
+            most = 2 * max(height, width)
+            return bool(polygons) and flat and all(np.abs(p).max() <= most for p in polygons)
+        counts = segmentation["counts"]
+        if list(segmentation["size"]) != [height, width]:
+            return False
+        if isinstance(counts, list):
+            positive = all(isinstance(n, int) and n >= 0 for n in counts)
+            return positive and sum(counts) == height * width
+        decoded = rle.decode(segmentation) if COUNTS.fullmatch(counts) else np.zeros((0, 0))
+        return decoded.size > 0 and rle.encode(decoded)["counts"].decode() == counts
+    except (KeyError, TypeError, ValueError):
+        return False

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.ndimage import maximum_filter
 from sklearn.datasets import load_digits
 
-from ribkit.runtime.errors import InputError
+from ribkit.runtime.errors import InputError, first_line
 
 CLASSES = (2, 8)
 """The digit behind label 0 (it comes with a disc) and behind label 1 (with a square)."""
@@ -25,8 +25,13 @@ INK = 64
 
 @dataclass(frozen=True, eq=False)
 class DigitSet:
-    """``N`` pictures. images: ``(N, 28, 28)`` uint8; labels: ``(N,)`` uint8, index in CLASSES;
-    regions: ``(N, 28, 28)`` uint8, index in REGIONS."""
+    """``N`` pictures.
+
+    Attributes:
+        images: ``(N, 28, 28)`` uint8.
+        labels: ``(N,)`` uint8, index in CLASSES.
+        regions: ``(N, 28, 28)`` uint8, index in REGIONS.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -37,16 +42,19 @@ class DigitSet:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of pixels, labels and regions."""
-        return checksum(self.images, self.labels, self.regions)
+        return _hash_arrays(self.images, self.labels, self.regions)
 
 
 @dataclass(frozen=True, eq=False)
 class Digits:
     """All that the toy experiment needs.
 
-    train: shapes on a tenth of the images, disc with 2, square with 8. control: the same images
-    and places, but which shape is drawn has nothing to do with the digit. test: other images,
-    each with its shape, so that every image has a non-discriminative region to measure.
+    Attributes:
+        name: Of the digits' source.
+        train: Shapes on a tenth of the images, disc with 2, square with 8.
+        control: The same images and places, but the shape has nothing to do with the digit.
+        test: Other images, each with its shape, so that every image has a non-discriminative
+            region to measure.
     """
 
     name: str
@@ -60,15 +68,6 @@ class Digits:
         return hashlib.sha256("".join(p.fingerprint() for p in parts).encode()).hexdigest()
 
 
-def checksum(*arrays: np.ndarray) -> str:
-    """SHA-256 (hex) of the type, shape and bytes of the arrays, in this order."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
 def load(
     root: str = "",
     n_train: int = 240,
@@ -78,13 +77,20 @@ def load(
     size: int = 7,
     download: bool = False,
 ) -> Digits:
-    """Digits 2 and 8 with their shapes (STUDY.md, "The toy experiment").
+    """Digits 2 and 8 with their shapes, as in Figure 1 of arXiv:2110.06530.
 
-    root: folder that holds ``MNIST/raw``, or "" for the bundled digits. download: let torchvision
-    fetch MNIST into ``root``. share: of the training images of each digit that get a shape.
-    size: side of the square and diameter of the disc in pixels. The choice of images, of those
-    with a shape and of its place come from ``seed``. Raises InputError where MNIST is missing or
-    broken, or has fewer images than asked for.
+    Args:
+        root: Folder that holds ``MNIST/raw``, or "" for the bundled digits.
+        n_train: Number of training images.
+        n_test: Number of test images.
+        rng_seed: Decides which images are taken, which get a shape, and where.
+        share: Of the training images of each digit that get a shape, in [0, 1].
+        size: Side of the square and diameter of the disc in pixels.
+        download: Let torchvision fetch MNIST into ``root``.
+
+    Raises:
+        InputError: MNIST is missing or broken, has fewer images than asked for, or a digit leaves
+            no room for its shape.
     """
     if not 0 <= share <= 1:
         raise InputError(f"share = {share} is not between 0 and 1.")
@@ -201,7 +207,7 @@ def _mnist(root: Path, train: bool, download: bool) -> tuple[np.ndarray, np.ndar
         what = "download MNIST to" if download else "read MNIST in"
         raise InputError(
             f"Cannot {what} {root / 'MNIST' / 'raw'}: put the four IDX files there, ask for a "
-            f"download, or leave the folder out for the bundled digits ({_short(error)})."
+            f"download, or leave the folder out for the bundled digits ({first_line(error)})."
         ) from error
     if images.shape != (len(digits), FRAME, FRAME):
         raise InputError(
@@ -211,6 +217,10 @@ def _mnist(root: Path, train: bool, download: bool) -> tuple[np.ndarray, np.ndar
     return _two_and_eight(images, digits)
 
 
-def _short(error: Exception) -> str:
-    """The first line of an error's text, without a full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _hash_arrays(*arrays: np.ndarray) -> str:
+    """SHA-256 (hex) of the type, shape and bytes of the arrays, in this order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,11 +1,8 @@
-"""Results as other programs read them: palette PNGs in VOC layout, and the VOC server's comp6 tar.
+"""Pseudo ground truth as other programs read it: palette PNGs in a folder in VOC layout.
 
 Mask values are PASCAL's own numbers where all classes are PASCAL's, else k + 1 for class k.
 """
 
-import io
-import json
-import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,11 +12,59 @@ from PIL import Image
 
 from ribkit.data import voc
 from ribkit.data.images import ImageSet
+from ribkit.data.labelled import require_label_map
 from ribkit.data.views import resize_labels
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import atomic_write
+from ribkit.runtime.progress import bar
 
-COMP6 = "results/VOC2012/Segmentation/comp6_test_cls"
+Part = tuple[ImageSet, Mapping[str, np.ndarray]]
+
+
+def pseudo_ground_truth(root: str | Path, parts: Sequence[Part], split: str) -> None:
+    """Write label maps in VOC layout, so that any segmentation code trains on them.
+
+    Writes SegmentationClass, ImageSets/Segmentation/<split>.txt and image_labels.json (see
+    `ribkit.data.voc`), and JPEGImages where the photographs do not lie in a VOC folder already.
+    One image is in memory at a time.
+
+    Args:
+        root: The folder to write to.
+        parts: Image sets of the same classes, each with its label maps: image name -> ``(h, w)``
+            uint8 with 255 for pixels to ignore. They are resized to their images' size by
+            nearest-neighbour interpolation.
+        split: Name of the list of all images of all parts.
+
+    Raises:
+        InputError: Before anything is written: a label map that is missing, of another shape than
+            its image or with a value that is no class; an image's name that is a path or that two
+            images have.
+    """
+    root, split, classes = Path(root), _plain(split), parts[0][0].classes
+    items = [(image, maps) for images, maps in parts for image in images]
+    sizes: dict[str, tuple[int, int]] = {}
+    for image, maps in bar(items, "checking label maps"):
+        name = _plain(image.name)
+        if name in sizes:
+            raise InputError(f"two images are called {name}; rename one of them.")
+        if name not in maps:
+            raise InputError(f"image {name} has no label map; make one first.")
+        sizes[name] = image.pixels().shape[:2]
+        require_label_map(name, maps[name], sizes[name], len(classes) + 1)
+
+    for folder in ("SegmentationClass", "ImageSets/Segmentation", "JPEGImages"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    values, colours, shown = mask_values(classes), palette(), {}
+    for image, maps in bar(items, "writing label maps"):
+        name = image.name
+        labels = resize_labels(torch.from_numpy(maps[name]), sizes[name]).numpy()
+        voc.write_mask(root, name, values[labels], colours)
+        if not isinstance(image.images.source, voc.VOCFolder):
+            with atomic_write(voc.image_path(root, name)) as path:
+                Image.fromarray(image.pixels()).save(path, "JPEG", quality=95)
+        shown[name] = [classes[k] for k in image.classes]
+    voc.write_labels(root, voc.CLASSES if set(classes) <= set(voc.CLASSES) else classes, shown)
+    voc.write_list(root, split, list(sizes))
 
 
 def palette() -> np.ndarray:
@@ -32,16 +77,7 @@ def palette() -> np.ndarray:
     return colours
 
 
-def encode(labels: np.ndarray) -> bytes:
-    """A label map ``(H, W)`` uint8 as a palette PNG."""
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(palette().tobytes())
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-def numbers(classes: Sequence[str]) -> np.ndarray:
+def mask_values(classes: Sequence[str]) -> np.ndarray:
     """Label -> mask value, ``(256,)`` uint8; 0 and 255 stay."""
     table = np.arange(256, dtype=np.uint8)
     if set(classes) <= set(voc.CLASSES):
@@ -49,101 +85,8 @@ def numbers(classes: Sequence[str]) -> np.ndarray:
     return table
 
 
-def full_size(images: ImageSet, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Label maps, made at the size at which images are seen, at the images' own; nearest."""
-    return {
-        name: resize_labels(torch.from_numpy(labels[name]), images.image(i).shape[:2]).numpy()
-        for i, name in enumerate(images.ids)
-    }
-
-
-def pseudo_ground_truth(
-    root: str | Path, images: ImageSet, labels: Mapping[str, np.ndarray], split: str
-) -> None:
-    """Write label maps in VOC layout below ``root``, so that any segmentation code trains on them.
-
-    labels: image name -> ``(H, W)`` uint8 with 255 for pixels to ignore. Writes SegmentationClass,
-    ImageSets/Segmentation/<split>.txt and image_labels.json (see `ribkit.data.voc`), and JPEGImages
-    where the photographs do not lie in a VOC folder already. Raises InputError, before anything is
-    written, for a label map that is missing, of another size or with a value that is no class.
-    """
-    root = Path(root)
-    for index, name in enumerate(images.ids):
-        _safe(name)
-        _require(images, index, labels.get(name))
-    for folder in ("SegmentationClass", "ImageSets/Segmentation", "JPEGImages"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    table, pascal = numbers(images.classes), set(images.classes) <= set(voc.CLASSES)
-    for index, name in enumerate(images.ids):
-        _write(root / "SegmentationClass" / f"{name}.png", encode(table[labels[name]]))
-        if not isinstance(images.source, voc.VOCFolder):
-            file = io.BytesIO()
-            Image.fromarray(images.image(index)).save(file, "JPEG", quality=95)
-            _write(root / "JPEGImages" / f"{name}.jpg", file.getvalue())
-    shown = {
-        name: [images.classes[k] for k in np.flatnonzero(images.labels[i])]
-        for i, name in enumerate(images.ids)
-    }
-    content = {"classes": list(voc.CLASSES if pascal else images.classes), "labels": shown}
-    _write(root / "image_labels.json", json.dumps(content, indent=1).encode())
-    names = "".join(f"{name}\n" for name in images.ids)
-    _write(root / "ImageSets" / "Segmentation" / f"{_safe(split)}.txt", names.encode())
-
-
-def comp6(path: str | Path, labels: Mapping[str, np.ndarray], classes: Sequence[str]) -> None:
-    """Write predictions as the tar that the VOC evaluation server takes; same input, same bytes.
-
-    labels: image name -> ``(H, W)`` uint8. Raises InputError for classes that are not PASCAL's and
-    for values that are no class: the server takes no 255.
-    """
-    unknown = [name for name in classes if name not in voc.CLASSES]
-    if unknown:
-        raise InputError(f"class {unknown[0]!r} is none of PASCAL's; comp6 needs its classes.")
-    path, table = Path(path), numbers(classes)
-    for name, own in labels.items():
-        _safe(name)
-        if own.max(initial=0) > len(classes):
-            raise InputError(
-                f"the prediction of {name} has the value {own.max()}; comp6 takes 0 to "
-                f"{len(classes)} only."
-            )
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name in sorted(labels):
-            content = encode(table[labels[name]])
-            entry = tarfile.TarInfo(f"{COMP6}/{name}.png")
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    _write(path, file.getvalue())
-
-
-def _safe(name: str) -> str:
-    """The name, which must be no path."""
+def _plain(name: str) -> str:
+    """The name of an image or a split, which must be no path."""
     if name in ("", ".", "..") or "/" in name or "\\" in name:
-        raise InputError(f"{name!r} cannot be a file's name; rename the image.")
+        raise InputError(f"{name!r} cannot be a file's name; choose another.")
     return name
-
-
-def _require(images: ImageSet, index: int, labels: np.ndarray | None) -> None:
-    name, size = images.ids[index], images.image(index).shape[:2]
-    if labels is None:
-        raise InputError(f"image {name} has no label map; make one first.")
-    if labels.shape != size:
-        (h, w), (map_h, map_w) = size, labels.shape
-        raise InputError(
-            f"the label map of {name} is {map_w} x {map_h} pixels and its image {w} x {h}; make "
-            "them one size."
-        )
-    known = labels[labels != 255]
-    if known.max(initial=0) > len(images.classes):
-        raise InputError(
-            f"the label map of {name} has the value {known.max()}, which is no class; use 0 to "
-            f"{len(images.classes)}, or 255."
-        )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as partial:
-        partial.write_bytes(content)

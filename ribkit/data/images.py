@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.Image import Transpose
 
-from ribkit.runtime.errors import InputError
+from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.files import known_digest
 from ribkit.runtime.progress import bar
 
@@ -30,6 +30,8 @@ TURNS = {
 }
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of all that Pillow reads; EPS runs a program
 LONGEST = 20_000  # pixels of a side
+# What the reading of text raises that is not of the form expected.
+BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, SyntaxError, RecursionError)
 
 
 class Source(Protocol):
@@ -49,7 +51,11 @@ class Source(Protocol):
 class ImageSet:
     """``N`` images of one data set in a fixed order.
 
-    ids: ``N`` names. classes: ``C`` names, without background. labels: ``(N, C)`` bool.
+    Attributes:
+        ids: ``N`` different names.
+        classes: ``C`` names, without background.
+        labels: Which image shows which class, ``(N, C)`` bool.
+        source: Where the pixels and, for scoring only, the masks come from.
     """
 
     ids: tuple[str, ...]
@@ -133,11 +139,18 @@ class LabelledImage:
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """An image file opened with Pillow, pixels not read yet.
+    """Open an image file with Pillow, pixels not read yet.
 
-    InputError: what goes wrong here or while the pixels are read, told with the file's name; also
-    for a format that is none of ``FORMATS``, and, by what the header says, for a side longer than
-    ``LONGEST`` or more pixels than Pillow's limit against decompression bombs.
+    Args:
+        path: A file in one of ``FORMATS``.
+
+    Yields:
+        The image. What goes wrong while its pixels are read is told as below, too.
+
+    Raises:
+        InputError: The file is missing, is no file, is of another format, or is damaged; or its
+            header promises a side longer than ``LONGEST`` or more pixels than Pillow's limit
+            against decompression bombs.
     """
     if path.exists() and not path.is_file():  # a pipe would be waited for without end
         raise InputError(f"{path} is not a file; put the image in its place.")
@@ -161,21 +174,30 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 def _refuse_large(image: Image.Image) -> None:
     width, height = image.size
-    for size, limit, words in (
+    for size, limit, of_what in (
         (max(width, height), LONGEST, "a side"),
         (width * height, Image.MAX_IMAGE_PIXELS, "in all"),
     ):
         if size > limit:
             raise Image.DecompressionBombError(
-                f"{width} x {height} pixels, over the limit of {limit:,} {words}"
+                f"{width} x {height} pixels, over the limit of {limit:,} {of_what}"
             )
 
 
 def decode(path: Path, long_side: int = 0) -> np.ndarray:
-    """``(H, W, 3)`` uint8 RGB of an image file, turned as its EXIF orientation says.
+    """Read an image file as RGB, turned as its EXIF orientation says.
 
-    long_side: shrink to at most this many pixels on the longer side (0: keep); never enlarges.
-    Grey, palette and CMYK images become RGB; transparency is dropped. InputError: ``open_image``.
+    Grey, palette and CMYK images become RGB; transparency is dropped.
+
+    Args:
+        path: The image file.
+        long_side: Shrink to at most this many pixels on the longer side (0: keep); never enlarges.
+
+    Returns:
+        ``(H, W, 3)`` uint8.
+
+    Raises:
+        InputError: See `open_image`.
     """
     with open_image(path) as image:
         if long_side:
@@ -193,10 +215,10 @@ def decode(path: Path, long_side: int = 0) -> np.ndarray:
 
 
 def verify(path: Path) -> tuple[int, int]:
-    """Read every byte of an image file, without its pixels where possible; ``(H, W)`` of decode.
+    """Read every byte of an image file; the size ``(H, W)`` that `decode` gives it.
 
     A JPEG is decoded at an eighth of its size, which reads it all but computes a 64th of it.
-    InputError: truncated or unreadable, see ``open_image``.
+    InputError: truncated or unreadable, see `open_image`.
     """
     with open_image(path) as image:
         width, height = image.size
@@ -207,14 +229,51 @@ def verify(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def over_files(function: Callable, items: Sequence, words: str) -> list:
+@contextmanager
+def readable(path: Path, remedy: str, missing: str = "add it") -> Iterator[None]:
+    """Tell what goes wrong while a text file is read and taken apart, with the file's name.
+
+    Args:
+        path: The file.
+        remedy: What to do about a file that cannot be used, such as ``replace it``.
+        missing: What to do about a file that is not there.
+
+    Raises:
+        InputError: One sentence; those of the code within pass as they are.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; {missing}.") from None
+    except BROKEN as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} cannot be used ({reason}); {remedy}.") from None
+
+
+def over_files(function: Callable, items: Sequence, description: str) -> list:
     """``[function(item) for item in items]`` in threads, for work that waits on files."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(bar(pool.map(function, items), words, len(items)))
+        return list(bar(pool.map(function, items), description, len(items)))
 
 
-def hash_files(paths: Sequence[Path], *words: str) -> str:
-    """SHA-256 (hex) of words and of the content, not the place, of files in order.
+def check_files(check: Callable, items: Sequence, description: str) -> None:
+    """``check(item)`` for each item in threads; one InputError with all that they raise."""
+
+    def inspect(item: object) -> Problems:
+        problems = Problems()
+        problems.collect(check, item)
+        return problems
+
+    problems = Problems()
+    for more in over_files(inspect, items, description):
+        problems += more
+    problems.tell()
+
+
+def hash_files(paths: Sequence[Path], *texts: str) -> str:
+    """SHA-256 (hex) of texts and of the content, not the place, of files in order.
 
     A file that does not exist counts as such.
     """
@@ -222,7 +281,7 @@ def hash_files(paths: Sequence[Path], *words: str) -> str:
     def digest(path: Path) -> bytes:
         return bytes.fromhex(known_digest(path)) if path.is_file() else b"absent"
 
-    total = hashlib.sha256(repr(words).encode())
+    total = hashlib.sha256(repr(texts).encode())
     for value in over_files(digest, paths, "fingerprint"):
         total.update(value)
     return total.hexdigest()

@@ -9,22 +9,14 @@ from torch import Tensor
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet
+from ribkit.data.views import IGNORE
 from ribkit.runtime.errors import InputError
 
-IGNORE = 255
 CACHED = 2000  # images kept in memory
 
 
 class Labelled:
-    """Images of one or more sets with a label map each, as pairs of tensors.
-
-    parts: image sets, each with label maps, image name -> ``(h, w)`` uint8
-    (0 background, k + 1 class k, 255 ignored), or None for the images' own masks. n_labels counts
-    the background. long_side: images are seen this long (None: as they are); label maps are resized
-    to that. Raises InputError, before anything is read, for a label map that is missing, out of
-    range, or of another shape than its image; for the latter images must be decoded, so it is told
-    when the pair is asked for, unless `check` asks for all.
-    """
+    """Images of one or more sets with a label map each, as pairs of tensors."""
 
     def __init__(
         self,
@@ -32,12 +24,25 @@ class Labelled:
         n_labels: int,
         long_side: int | None,
     ):
+        """Put the sets one after the other; nothing is read yet.
+
+        Args:
+            parts: Image sets, each with its label maps: image name -> ``(h, w)`` uint8 (0
+                background, k + 1 class k, 255 ignored); or None for the images' own masks.
+            n_labels: Number of labels, background included.
+            long_side: Pixels of the longer side to which images, and with them their label maps,
+                are resized (None: they keep their size).
+
+        Raises:
+            InputError: No image, or one without a label map. A map that does not suit its image is
+                told when the pair is read (`require_label_map`), unless `check` reads all.
+        """
         self.n_labels, self.long_side = n_labels, long_side
         self.items: list[tuple[ImageSet, int, Mapping[str, np.ndarray] | None]] = []
         for images, maps in parts:
             for index, name in enumerate(images.ids):
                 if maps is not None and name not in maps:
-                    raise InputError(f"image {name} has no label map in {maps}; make it.")
+                    raise InputError(f"image {name} has no label map{_place(maps)}; make it.")
                 self.items.append((images, index, maps))
         if not self.items:
             raise InputError("there is no image to train on; give at least one.")
@@ -60,7 +65,7 @@ class Labelled:
         )
 
     def check(self) -> None:
-        """Read every pair once. Raises InputError for the first that does not suit."""
+        """Read every pair once. InputError: the first label map that does not suit its image."""
         for position in range(len(self)):
             self._pair(position)
 
@@ -68,25 +73,43 @@ class Labelled:
         images, index, maps = self.items[position]
         name, image = images.ids[index], images.image(index)
         labels = images.mask(index) if maps is None else maps[name]
-        if labels.ndim != 2:
-            raise InputError(
-                f"the label map of {name} has the shape {labels.shape}; give one value per pixel."
-            )
-        (height, width), (map_height, map_width) = image.shape[:2], labels.shape
-        # Each side of a resized map is rounded, by half a pixel at most: compare cross products.
-        if 2 * abs(map_width * height - map_height * width) > height + width:
-            raise InputError(
-                f"the label map of {name} is {map_width} x {map_height} pixels and its image "
-                f"{width} x {height}; make their shapes agree."
-            )
-        known = labels[labels != 255]
-        if known.size and known.max() >= self.n_labels:
-            raise InputError(
-                f"the label map of {name} has the value {known.max()}, which is no label; use 0 to "
-                f"{self.n_labels - 1}, or 255."
-            )
+        require_label_map(name, labels, image.shape[:2], self.n_labels)
         pixels = views.to_tensor(image, self.long_side)
-        found = views.resize_labels(
-            torch.from_numpy(np.ascontiguousarray(labels)), pixels.shape[-2:]
+        labels = torch.from_numpy(np.ascontiguousarray(labels))
+        return pixels.round().to(torch.uint8), views.resize_labels(labels, pixels.shape[-2:])
+
+
+def require_label_map(name: str, labels: np.ndarray, size: tuple[int, int], n_labels: int) -> None:
+    """Refuse a label map that is not one of its image.
+
+    Args:
+        name: The image's name.
+        labels: The label map, ``(h, w)`` uint8: 0 to ``n_labels - 1``, or 255.
+        size: ``(H, W)`` of the image. The label map may be smaller or larger, of the same shape.
+        n_labels: Number of labels, background included.
+
+    Raises:
+        InputError: It has more dimensions, another shape, or a value that is no label.
+    """
+    if labels.ndim != 2:
+        raise InputError(
+            f"the label map of {name} has the shape {labels.shape}; give one value per pixel."
         )
-        return pixels.round().to(torch.uint8), found
+    (height, width), (map_height, map_width) = size, labels.shape
+    # Each side of a resized map is rounded, by half a pixel at most: compare cross products.
+    if 2 * abs(map_width * height - map_height * width) > height + width:
+        raise InputError(
+            f"the label map of {name} is {map_width} x {map_height} pixels and its image "
+            f"{width} x {height}; make their shapes agree."
+        )
+    highest = labels[labels != IGNORE].max(initial=0)
+    if highest >= n_labels:
+        raise InputError(
+            f"the label map of {name} has the value {highest}, which is no label; use 0 to "
+            f"{n_labels - 1}, or {IGNORE}."
+        )
+
+
+def _place(maps: Mapping) -> str:
+    """Where label maps lie, as those of a stored result say."""
+    return "" if isinstance(maps, dict) else f" among the {maps}"

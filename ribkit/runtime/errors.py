@@ -1,4 +1,4 @@
-"""What a user reads when the input is wrong, or the machine has too little of something."""
+"""Errors that a user reads: the input is wrong, or the machine has too little of something."""
 
 import errno
 import re
@@ -12,7 +12,7 @@ LINES = 20  # a message has at most so many
 START, END = 400, 300  # characters of a problem that are shown; a file may name what it likes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-SYSTEM = re.compile(r"\(os error (\d+)\)")  # how safetensors tells it
+OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in an error of safetensors
 MEMORY = re.compile("out of memory|can't allocate memory|memory ran out", re.IGNORECASE)
 AGAIN = "and run the same command again: it goes on from there."
 
@@ -21,7 +21,7 @@ AGAIN = "and run the same command again: it goes on from there."
 class InputError(ValueError):
     """Bad input: a sentence for each problem, which names the file, the value and the remedy.
 
-    One problem is told as it is; several are told one a line, 20 lines at most.
+    A single problem is printed as it is, several one per line, 20 lines at most.
     """
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ def _shortened(problem: str) -> str:
 
 
 class Problems(list[str]):
-    """What is wrong with some input, a sentence each, collected to be told at once."""
+    """What is wrong with some input, a sentence each, collected to be raised at once."""
 
     def collect(self, function: Callable[..., T], *arguments) -> T | None:
         """The function's value; or None, and its InputError is added here."""
@@ -59,28 +59,35 @@ class Problems(list[str]):
 
 # ---- a machine that lacks something ------------------------------------------------------------
 class StudyError(RuntimeError):
-    """Why a run ended, told in one sentence."""
+    """Why a run ended, in one sentence."""
 
 
 class ResourceError(StudyError):
-    """The machine lacks room, memory or a right, told in one sentence with the remedy."""
+    """The machine lacks room, memory or a right; one sentence, with the remedy."""
 
 
 @contextmanager
 def resource_errors(doing: str) -> Iterator[None]:
     """Turn errors of a machine that lacks something into a ResourceError; others pass.
 
-    doing: what was going on, a file or a stage, with which the sentence begins.
+    Args:
+        doing: The file or the stage that was worked on; the sentence begins with it.
+
+    Yields:
+        Nothing, once.
+
+    Raises:
+        ResourceError: No room, no memory, no right, or a worker that was killed again and again.
     """
     try:
         yield
     except (InputError, StudyError):
         raise
     except Exception as error:
-        words = _lack(error)
-        if not words:
+        lack = _lack(error)
+        if not lack:
             raise
-        raise ResourceError(f"{doing}: {words} {AGAIN}") from error
+        raise ResourceError(f"{doing}: {lack} {AGAIN}") from error
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -95,11 +102,11 @@ def _lack(error: Exception) -> str:
     number, place = _number(error), getattr(error, "filename", None)
     at = f" at {place}" if place else ""
     if number in FULL:
-        return f"the disk has no room{at} ({_first_line(error)}); make room"
+        return f"the disk has no room{at} ({first_line(error)}); make room"
     if number in FORBIDDEN:
-        return f"access is not allowed{at} ({_first_line(error)}); allow it"
+        return f"access is not allowed{at} ({first_line(error)}); allow it"
     if out_of_memory(error):
-        return f"memory ran out ({_first_line(error)}); let fewer work at once (RIBKIT_WORKERS=1)"
+        return f"memory ran out ({first_line(error)}); let fewer work at once (RIBKIT_WORKERS=1)"
     if isinstance(error, BrokenExecutor):
         return (
             "a process that worked on it was killed again and again, as happens when memory runs "
@@ -109,12 +116,13 @@ def _lack(error: Exception) -> str:
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's number of an error."""
+    """Number of a system's error, also of one that safetensors passes on."""
     if isinstance(error, OSError):
         return error.errno
-    found = SYSTEM.search(str(error))
-    return int(found[1]) if found else None
+    number = OS_ERROR.search(str(error))
+    return int(number[1]) if number else None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text without its full stop; its type where there is no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

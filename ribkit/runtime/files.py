@@ -4,10 +4,10 @@ A lock is the operating system's (flock): it ends with the process that holds it
 so nothing has to be cleaned up by hand. What a killed process left of a file is written over.
 """
 
-import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +15,20 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import lock_descriptor
+
 from ribkit.runtime.errors import InputError
 
 DIGITS = 64  # of a SHA-256 in hex
 BLOCK = 1 << 20
+NAME = 80  # characters of `safe_name`, at most
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A file ``<name>.partial`` to write to; at the end it takes the place of ``path``.
+    """Yield ``<name>.partial`` to write to, then flush it and move it to ``path`` in one step.
 
-    It is on the disk before it does. Another process that writes ``path`` waits.
+    Another process that writes ``path`` waits.
     """
     partial = path.with_name(f"{path.name}.partial")
     with locked(partial):
@@ -49,13 +52,22 @@ class Busy(InputError):
 def locked(path: Path, waiting: str = "", wait: bool = True) -> Iterator[None]:
     """Hold the file ``path`` as the only process; it is gone afterwards, unless it was moved.
 
-    waiting: what to say on stderr when another process holds it; ``{}`` is its process id.
-    wait: wait for that process; else raise Busy with these words.
+    Args:
+        path: The lock; it may be the very file that is written. It holds the process id meanwhile.
+        waiting: Sentence for stderr when another process holds it; ``{}`` stands for its id.
+        wait: Whether to wait for that process, or else raise Busy with the sentence.
+
+    Yields:
+        Nothing, once.
+
+    Raises:
+        Busy: Another process holds it, and ``wait`` is False.
+        InputError: The file system has no locks.
     """
     while True:
         with path.open("a+") as file:  # closed, the lock is given back
             _lock(file, waiting, wait)
-            if not _same(file, path):  # moved or removed by the one before
+            if not _is_at(path, file):  # moved or removed by the process before
                 continue
             try:
                 file.truncate(0)
@@ -63,35 +75,54 @@ def locked(path: Path, waiting: str = "", wait: bool = True) -> Iterator[None]:
                 file.flush()
                 yield
             finally:
-                if _same(file, path):
+                if _is_at(path, file):
                     path.unlink()
             return
 
 
 def _lock(file: IO[str], waiting: str, wait: bool) -> None:
     """Lock an open file, at once or when the process that holds it ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if _flock(file, blocking=False):
         return
-    except BlockingIOError:
-        file.seek(0)
-        words = waiting.replace("{}", file.read() or "?")
-        if not wait:
-            raise Busy(words) from None
+    file.seek(0)
+    sentence = waiting.replace("{}", file.read() or "?")
+    if not wait:
+        raise Busy(sentence)
+    if sentence:
+        print(sentence, file=sys.stderr, flush=True)
+    _flock(file, blocking=True)
+
+
+def _flock(file: IO[str], blocking: bool) -> bool:
+    """Whether this process has the lock now."""
+    try:
+        return lock_descriptor(file.fileno(), blocking=blocking)
     except OSError as error:
         raise InputError(
             f"{file.name} cannot be locked ({error.strerror}); use a file system with flock."
         ) from error
-    if words:
-        print(words, file=sys.stderr, flush=True)
-    fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _same(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+def _is_at(path: Path, file: IO[str]) -> bool:
+    """Whether an open file still lies at ``path``."""
+    return state(path)[:1] == (os.fstat(file.fileno()).st_ino,)
+
+
+# ---- names --------------------------------------------------------------------------------------
+def safe_name(text: str) -> str:
+    """Make a name for a file or folder that every file system takes: the text, if it is one.
+
+    Else part of its SHA-256 stands at the end, so that other texts have other names.
+
+    >>> safe_name("mini-lrs=1e-6,steps=5")
+    'mini-lrs=1e-6,steps=5'
+    >>> safe_name("mini-saliency=my/maps")
+    'mini-saliency=my_maps-42ca9a03'
+    """
+    safe = re.sub(r"[^A-Za-z0-9=.,_-]", "_", text)
+    if safe == text and len(text) <= NAME:
+        return text
+    return f"{safe[: NAME - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 # ---- checksums ----------------------------------------------------------------------------------
@@ -127,26 +158,26 @@ def checksum(content: Any) -> str:
 
 def append_checksum(path: Path) -> None:
     """Add the SHA-256 of name and content at a file's end. Readers of zip and npz pass over it."""
-    found = _seal(path, path.stat().st_size)
+    sha256 = _checksum_of_start(path, path.stat().st_size)
     with path.open("ab") as file:
-        file.write(found)
+        file.write(sha256)
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether the file is there and ends with the seal of its name and of what comes before."""
+    """Whether the file is there and ends with the SHA-256 of its name and of what comes before."""
     if not path.is_file():
         return False
     size = path.stat().st_size - DIGITS
     with path.open("rb") as file:
         file.seek(max(0, size))
-        return file.read() == _seal(path, size)
+        return file.read() == _checksum_of_start(path, size)
 
 
-def _seal(path: Path, size: int) -> bytes:
+def _checksum_of_start(path: Path, size: int) -> bytes:
     """Of a file's name, which may still be a partial one, and of its first ``size`` bytes."""
-    found = hashlib.sha256(path.name.removesuffix(".partial").encode())
+    sha256 = hashlib.sha256(path.name.removesuffix(".partial").encode())
     with path.open("rb") as file:
         while size > 0 and (block := file.read(min(BLOCK, size))):
-            found.update(block)
+            sha256.update(block)
             size -= len(block)
-    return found.hexdigest().encode()
+    return sha256.hexdigest().encode()

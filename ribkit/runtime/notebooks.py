@@ -29,10 +29,19 @@ class NotebookError(StudyError):
     """A notebook that did not do what it says, and why, in one line."""
 
 
-def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path, about: dict):
-    """Execute a notebook in ``root``; it ends up at ``target``, with a record if it succeeded.
+def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path, record: dict):
+    """Execute a notebook; it is kept whether it succeeds or not, with a record if it does.
 
-    figures: where it draws. about: goes into the record. Raises NotebookError.
+    Args:
+        source: The notebook, with one cell tagged ``parameters``.
+        target: Where the executed notebook is kept.
+        root: The folder that its process works in.
+        parameters: Values for that cell, by name.
+        figures: The folder that it draws into.
+        record: What the executed notebook says of itself; seconds and checksums are added.
+
+    Raises:
+        NotebookError: It did not run to its end, or did not draw what its cells name.
     """
     check_parameters(source, parameters)
     before = {path: state(path) for path in promised(source, figures)}
@@ -40,15 +49,15 @@ def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path,
     try:
         with resource_errors(str(target)):
             _execute(source, running, root, parameters)
-        missing = [path for path, when in before.items() if state(path) in ((), when)]
+        missing = [path for path, was in before.items() if state(path) in ((), was)]
         if missing:
             raise NotebookError(f"it did not store {missing[0]}, as its cells say it does.")
     except (NotebookError, ResourceError) as error:
         if running.is_file():  # it is not where its process died at its start
             running.replace(target)
         raise NotebookError(f"{target} stopped: {error}") from error
-    record = about | {"seconds": time.perf_counter() - started}
-    _sign(running, record | {"stored": {path.name: digest(path) for path in before}})
+    checksums = {path.name: digest(path) for path in before}
+    _sign(running, record | {"seconds": time.perf_counter() - started, "stored": checksums})
     running.replace(target)
 
 
@@ -62,13 +71,13 @@ def _sign(path: Path, record: dict) -> None:
 
 
 def recorded(target: Path, figures: Path) -> dict[str, Any] | None:
-    """The record of a notebook that ran to its end; None if it, or what it stored, is damaged."""
+    """Read the record of a notebook that ran to its end; None if it or its figures are damaged."""
     try:
         notebook = json.loads(target.read_text())
         record = notebook["metadata"][RECORD]
         expected = record.pop("sha256")
         sound = checksum(notebook) == expected and all(
-            digest(figures / name) == one for name, one in record["stored"].items()
+            digest(figures / name) == sha256 for name, sha256 in record["stored"].items()
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
@@ -76,15 +85,15 @@ def recorded(target: Path, figures: Path) -> dict[str, Any] | None:
 
 
 def cells(source: Path) -> list[tuple[str, str]]:
-    """Kind and text of a notebook's cells, without outputs."""
-    found = json.loads(source.read_text())["cells"]
-    return [(cell["cell_type"], "".join(cell["source"])) for cell in found]
+    """Type and source of a notebook's cells, without outputs."""
+    every = json.loads(source.read_text())["cells"]
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in every]
 
 
 def check_parameters(source: Path, parameters: dict) -> None:
-    """Raises NotebookError unless the notebook has these parameters, with values of these types."""
-    found = json.loads(source.read_text())["cells"]
-    tagged = [cell for cell in found if "parameters" in cell["metadata"].get("tags", [])]
+    """Raise NotebookError unless the notebook has these parameters, with values of these types."""
+    every = json.loads(source.read_text())["cells"]
+    tagged = [cell for cell in every if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise NotebookError(f"{source} has {len(tagged)} cells tagged 'parameters'; tag one.")
     defaults = {}
@@ -101,9 +110,9 @@ def check_parameters(source: Path, parameters: dict) -> None:
 
 
 def promised(source: Path, figures: Path) -> list[Path]:
-    """What the cells say is stored: each ``figures.show(study, "name", ...)`` draws a figure."""
-    plain = TransformerManager().transform_cell  # without IPython's magic
-    text = "".join(plain(text) for kind, text in cells(source) if kind == "code")
+    """List the files that the cells name: ``figures.show(study, "name", ...)`` draws a figure."""
+    without_magic = TransformerManager().transform_cell
+    text = "".join(without_magic(text) for kind, text in cells(source) if kind == "code")
     calls = [node for node in ast.walk(_parsed(source, text)) if isinstance(node, ast.Call)]
     shown = [call.args[1:2] for call in calls if getattr(call.func, "attr", "") == "show"]
     names = [name.value for (name,) in filter(None, shown) if isinstance(name, ast.Constant)]
@@ -145,14 +154,14 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
             config=Config({"KernelManager": {"transport": "ipc"}}),  # no port for others to read
         )
     except papermill.PapermillExecutionError as error:
-        raise NotebookError(_told(error.ename, error.evalue)) from error
+        raise NotebookError(_one_line(error.ename, error.evalue)) from error
     except CellTimeoutError as error:
-        raise NotebookError(_told("CellTimeoutError", error)) from error
+        raise NotebookError(_one_line("CellTimeoutError", error)) from error
     except RuntimeError as error:  # a DeadKernelError, or what a start that fails raises
         raise NotebookError(
-            f"its process died or did not start ({_told(type(error).__name__, error)}), as happens "
-            "when memory runs out or somebody ends it; run the same command again: it goes on from "
-            "there."
+            f"its process died or did not start ({_one_line(type(error).__name__, error)}), as "
+            "happens when memory runs out or somebody ends it; run the same command again: it goes "
+            "on from there."
         ) from error
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source.strip():
@@ -162,14 +171,14 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
 def _require_finished(cell) -> None:
     for output in cell.outputs:
         if output.output_type == "error":
-            raise NotebookError(_told(output.ename, output.evalue))
+            raise NotebookError(_one_line(output.ename, output.evalue))
     status = cell.metadata.get("papermill", {}).get("status")
     if cell.execution_count is None or status != "completed":
         line = cell.source.strip().splitlines()[0]
         raise NotebookError(f"the cell that begins {line!r} did not run to its end.")
 
 
-def _told(name: str, value: str) -> str:
+def _one_line(name: str, value: str) -> str:
     """An error in one line."""
     text = " ".join(str(value).split())
     return text if name in OURS else f"{name}: {text}"

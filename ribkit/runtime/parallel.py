@@ -1,22 +1,22 @@
 """The one place that maps over images, and trainings: here, over processes or GPUs, or a cluster.
 
 Where the work is done is chosen by what there is. One worker or one item: in this process. Else by
-local processes, one per core, or one per GPU where the device is CUDA. Where ``RAY_ADDRESS`` is
-set, by a Ray cluster, one CPU or one GPU per worker: the machines must see code, data and
-``build/`` at the same place of a file system that they share, and each ``ray start`` must be this
-environment's. ``RAY_ADDRESS=local`` starts a cluster of this machine alone.
+local processes (loky's), one per core, or one per GPU where the device is CUDA. Where
+``RAY_ADDRESS`` is set, by a Ray cluster, one CPU or one GPU per worker: the machines must see code,
+data and ``build/`` at the same place of a file system that they share, and each ``ray start`` must
+be this environment's. ``RAY_ADDRESS=local`` starts a cluster of this machine alone.
 
 An item is computed with one thread wherever it runs, so its result does not depend on how many
 workers there are, nor on the order, nor on which of them die.
 """
 
+import ctypes
 import os
+import signal
 import sys
-import threading
-import time
 import traceback
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -25,10 +25,8 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.util import Finalize
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from joblib.externals.loky import ProcessPoolExecutor
@@ -41,61 +39,85 @@ from ribkit.runtime.progress import bar
 THREADS = 8  # of `prefetch`, at most
 TRIES = 3  # of an item, before its error comes out
 CHUNK = 32  # items that are sent together, at most: what a worker that dies can lose
-SHARES = 8  # chunks for each worker of a list that is short
-IDLE = 300  # seconds after which a local worker without work ends
-LOOK = 0.5  # seconds between a local worker's looks whether its parent lives
+SHARES = 8  # chunks for each worker of a short list
+IDLE_S = 300  # after which a local worker without work ends
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+
+# loky replaces a process that grew large, which changes no result and needs no warning
+warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
 
 Task = Callable[[Any], Any]
 
 
 def workers(gpu: bool = True) -> int:
-    """How many items are computed at the same time, of this machine or of the cluster.
+    """Count the items that are computed at the same time, on this machine or on the cluster.
 
-    One per GPU where the device is one and the items use it (``gpu``), else one per core this
-    process may use; ``RIBKIT_WORKERS`` asks for another number, also of more than there are GPUs,
-    which then take turns: for what a GPU waits for, such as the CRF after a network.
+    One per GPU where the device is one and the items use it, else one per core that this process
+    may use. ``RIBKIT_WORKERS`` asks for another number, also of more than there are GPUs, which
+    then take turns: for what a GPU waits for, such as the CRF after a network.
+
+    Args:
+        gpu: Whether the items use a GPU where there is one.
+
+    Returns:
+        Their number, at least 1; on a cluster that has nothing of the kind, 0.
     """
-    asked = int(os.environ.get("RIBKIT_WORKERS") or 0)
-    if asked == 1:
+    requested = int(os.environ.get("RIBKIT_WORKERS") or 0)
+    if requested == 1:
         return 1
     gpu = gpu and _on_gpus()
     if os.environ.get("RAY_ADDRESS"):
-        there = int(_ray().cluster_resources().get("GPU" if gpu else "CPU", 0))
-        return min(asked or there, there)
+        available = int(_ray().cluster_resources().get("GPU" if gpu else "CPU", 0))
+        return min(requested or available, available)
     if not gpu:
-        return asked or len(os.sched_getaffinity(0))
-    return 1 if device().index is not None else asked or torch.cuda.device_count()
+        return requested or len(os.sched_getaffinity(0))
+    return 1 if device().index is not None else requested or torch.cuda.device_count()
 
 
 def _on_gpus() -> bool:
     return device().type == "cuda"
 
 
-def map_images(task: Task, items: Sequence, words: str, gpu: bool = True) -> list:
-    """``[task(item) for item in items]`` over all workers, with a progress bar named ``words``.
+def map_images(task: Task, items: Sequence, label: str, gpu: bool = True) -> list:
+    """Compute ``[task(item) for item in items]`` over all workers, behind a progress bar.
 
-    task, items: picklable; task is a function of a module, or a partial of one. gpu: whether the
-    task uses a GPU where there is one; if not, it goes over all cores. An item whose worker dies,
-    or that fails, is tried again; the third error comes out with a note that names the item.
-    InputError and ResourceError come out at once. Where memory runs out, one worker fewer goes on,
-    down to one: an item's result does not depend on how many there are.
+    An item that fails, or whose worker dies, is tried again; the third error comes out with a note
+    that names the item. InputError and ResourceError come out at once. Where memory runs out, one
+    worker fewer goes on, down to one: an item's result does not depend on how many there are.
+
+    Args:
+        task: A function of a module, or a partial of one; picklable.
+        items: What it is called with, one by one; picklable.
+        label: The progress bar's.
+        gpu: Whether the task uses a GPU where there is one; if not, it goes over all cores.
+
+    Returns:
+        The results, in the order of the items.
+
+    Raises:
+        InputError: The task raised it.
+        ResourceError: The task raised it.
+        Exception: Whatever the task raised for the same item three times.
     """
     gpu = gpu and _on_gpus()
-    count = min(len(items), workers(gpu))
-    size = min(CHUNK, len(items) // (SHARES * count) or 1) if count > 1 else 1
-    chunks = [
-        Chunk(range(start, min(start + size, len(items)))) for start in range(0, len(items), size)
-    ]
-    with _open(task, count, gpu) as team:
-        done = dict(bar(_finished(team, items, chunks), words, len(items)))
-    return [done[position] for position in range(len(items))]
+    team = _team(task, min(len(items), workers(gpu)), gpu)
+    results = dict(bar(_results(team, items), label, len(items)))
+    return [results[position] for position in range(len(items))]
 
 
 def prefetch(function: Callable[[Any], Any], items: Iterable, depth: int) -> Iterator:
-    """``function(item)`` of each item, in order, computed in threads at most ``depth`` ahead.
+    """Yield ``function(item)`` of each item, in order, computed in threads ahead of its use.
 
     For work that leaves Python's lock alone: decoding, resizing. An error comes out in its item's
     place. The threads end with the last item, or when the consumer stops.
+
+    Args:
+        function: What is called in a thread.
+        items: Its arguments, one by one.
+        depth: How many items it may be ahead, at most.
+
+    Yields:
+        The function's values.
     """
     waiting: deque[Future] = deque()
     pool = ThreadPoolExecutor(min(THREADS, workers(gpu=False), depth))
@@ -112,38 +134,19 @@ def prefetch(function: Callable[[Any], Any], items: Iterable, depth: int) -> Ite
 
 # ---- chunks and tries ---------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Chunk:
-    """Positions of items that go to a worker together, and how often that went wrong."""
+class Computed:
+    """Results of the items up to the first that failed, and its error.
 
-    positions: range
-    failures: int = 0
+    lost: the worker ended before it could return anything, so each of the items may be why.
+    """
 
-    def after(self, done: int, broken: bool) -> "list[Chunk]":
-        """What is left to do after ``done`` items, where the next failed or the worker broke.
-
-        A worker that broke does not say at which item: all become suspects, each on its own.
-        """
-        left = self.positions[done:]
-        if broken:
-            return [Chunk(left[k : k + 1], self.failures + 1) for k in range(len(left))]
-        return [Chunk(left[:1], self.failures + 1), *([Chunk(left[1:])] if left[1:] else [])]
+    results: list
+    error: Exception | None = None
+    lost: bool = False
 
 
-class Worker(Protocol):
-    """Where chunks are computed, one at a time."""
-
-    def start(self) -> Future:
-        """Done as soon as it can take items."""
-
-    def submit(self, items: list) -> Future:
-        """Of what `_compute` returns; has an exception where the worker broke."""
-
-    def stop(self) -> None:
-        """End it at once, with what it does; it can be started again."""
-
-
-def _compute(task: Task, items: list) -> tuple[list, Exception | None]:
-    """Results of the items up to the first that fails, and why that one did."""
+def _compute(task: Task, items: list) -> Computed:
+    """Compute items in the process that this is."""
     results = []
     require_same_code()
     for item in items:
@@ -152,84 +155,78 @@ def _compute(task: Task, items: list) -> tuple[list, Exception | None]:
         except Exception as error:
             if not isinstance(error, InputError):
                 error.add_note(traceback.format_exc())  # does not travel by itself
-            return results, error
-    return results, None
+            return Computed(results, error)
+    return Computed(results)
 
 
-def _finished(team: list[Worker], items: Sequence, chunks: list[Chunk]) -> Iterator[tuple]:
-    """Pairs (position, result) as they come; an idle worker takes the next chunk.
-
-    A worker gets nothing before it has started: a cluster may not have room for all at once.
-    """
-    waiting, running, idle, missing = deque(chunks), {}, [], len(items)
+def _outcome(future: Future) -> Computed:
     try:
-        for worker in team:
-            running[worker.start()] = worker, Chunk(range(0))
-        while missing:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+        return future.result()
+    except Exception as error:
+        return Computed([], error, lost=True)
+
+
+def _results(team: list, items: Sequence) -> Iterator[tuple[int, Any]]:
+    """Yield (position, result) as they come; an idle worker takes the next chunk."""
+    size = min(CHUNK, len(items) // (SHARES * len(team)) or 1) if len(team) > 1 else 1
+    positions = range(len(items))
+    waiting = deque(positions[start : start + size] for start in positions[::size])
+    idle, running, failures = list(team), {}, Counter()
+    try:
+        while waiting or running:
+            while waiting and idle:
+                worker, chunk = idle.pop(), waiting.popleft()
+                running[worker.submit([items[k] for k in chunk])] = worker, chunk
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
                 worker, chunk = running.pop(future)
-                results, error, broken = _outcome(future)
-                yield from zip(chunk.positions, results, strict=False)
-                missing -= len(results)
-                if error is None:
+                computed = _outcome(future)
+                yield from zip(chunk, computed.results, strict=False)
+                if computed.error is None:
                     idle.append(worker)
                     continue
                 worker.stop()
-                hungry = out_of_memory(error) or (broken and chunk.failures)  # or killed for it
-                if hungry and (running or idle):  # the others may go on without it
-                    waiting.appendleft(Chunk(chunk.positions[len(results) :], chunk.failures))
-                    continue
-                left = chunk.after(len(results), broken)
-                _raise_at_last(error, chunk, [items[c.positions[0]] for c in left if c.failures])
-                waiting.extendleft(reversed(left))
-                running[worker.start()] = worker, Chunk(range(0), chunk.failures + 1)
-            while idle and waiting:
-                worker, chunk = idle.pop(), waiting.popleft()
-                running[worker.submit([items[k] for k in chunk.positions])] = worker, chunk
+                left = chunk[len(computed.results) :]
+                if (running or idle) and _may_be_memory(computed, failures[left[0]]):
+                    waiting.appendleft(left)  # the others go on without this worker
+                else:
+                    waiting.extendleft(reversed(_again(computed, left, items, failures)))
+                    idle.append(worker)
     except BaseException:
         for worker, _ in running.values():
             worker.stop()
         raise
 
 
-def _outcome(future: Future) -> tuple[list, Exception | None, bool]:
-    """Results, why there are no more, and whether that is because the worker broke."""
-    try:
-        return *future.result(), False
-    except Exception as error:
-        return [], error, True
+def _may_be_memory(computed: Computed, failures: int) -> bool:
+    """Whether memory ran out, or a worker was killed for the second time, as happens then."""
+    return out_of_memory(computed.error) or bool(computed.lost and failures)
 
 
-def _raise_at_last(error: Exception, chunk: Chunk, suspects: list) -> None:
-    """Let an error out that trying again cannot mend."""
-    if isinstance(error, InputError | ResourceError):
-        raise error
-    if chunk.failures + 1 == TRIES:
-        about = f"item {suspects[0]!r}" if suspects else "a worker that does not start"
-        error.add_note(f"{about}, tried {TRIES} times")
-        raise error
+def _again(computed: Computed, left: range, items: Sequence, failures: Counter) -> list[range]:
+    """Chunks to try again: each item that may be why alone, then the rest.
+
+    Raises the error where trying again cannot mend it.
+    """
+    suspects = left if computed.lost else left[:1]
+    failures.update(suspects)
+    tries = failures[left[0]]
+    if tries == TRIES:
+        computed.error.add_note(f"item {items[left[0]]!r}, tried {TRIES} times")
+    if tries == TRIES or isinstance(computed.error, InputError | ResourceError):
+        raise computed.error
+    alone = [left[k : k + 1] for k in range(len(suspects))]
+    return [chunk for chunk in (*alone, left[len(suspects) :]) if chunk]
 
 
-# ---- workers ------------------------------------------------------------------------------------
-@contextmanager
-def _open(task: Task, count: int, gpu: bool) -> Iterator[list[Worker]]:
+# ---- workers: submit(items) -> Future of Computed; stop() ends one at once, with what it does ----
+def _team(task: Task, count: int, gpu: bool) -> list:
     """So many workers for a task."""
     if count <= 1:
-        yield [Here(task)]
-    elif os.environ.get("RAY_ADDRESS"):
-        shared = _ray().put(task)
-        team = [Remote(shared, gpu) for _ in range(count)]
-        try:
-            yield team
-        finally:
-            for worker in team:
-                worker.stop()
-    else:
-        with warnings.catch_warnings():
-            # a process that grew large is replaced, which changes no result and needs no warning
-            warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
-            yield [Local(task, number, gpu) for number in range(count)]
+        return [InProcessWorker(task)]
+    if os.environ.get("RAY_ADDRESS"):
+        shared = _ray().put(task)  # each machine fetches it once
+        return [RayWorker(shared, gpu) for _ in range(count)]
+    return [LocalWorker(task, number, gpu) for number in range(count)]
 
 
 def _environment(place: str) -> dict[str, str]:
@@ -244,124 +241,87 @@ def _environment(place: str) -> dict[str, str]:
     }
 
 
-def _now(result: Any) -> Future:
-    future = Future()
-    future.set_result(result)
-    return future
-
-
-class Here:
-    """This process as a worker."""
+class InProcessWorker:
+    """This process."""
 
     def __init__(self, task: Task):
         self.task = task
 
-    def start(self) -> Future:
-        """At once."""
-        return _now(([], None))
-
     def submit(self, items: list) -> Future:
         """Computed before it returns."""
-        return _now(_compute(self.task, items))
+        future = Future()
+        future.set_result(_compute(self.task, items))
+        return future
 
     def stop(self) -> None:
         """There is nothing to end."""
 
 
-class Local:
-    """A process of this machine, with a GPU of its own where the device is CUDA.
+class LocalWorker:
+    """A process of this machine, on a GPU of its own where the device is CUDA.
 
-    It is kept for later tasks, since its start takes seconds. A pool of one process, so that one
-    that dies takes no other's work with it.
+    It is kept for later tasks, since its start takes seconds. An executor of one process, so that
+    one that dies takes no other's work with it, and the next one gets its GPU.
     """
 
-    pools: dict[str, ProcessPoolExecutor] = {}  # noqa: RUF012
+    executors: dict[str, ProcessPoolExecutor] = {}  # noqa: RUF012
 
     def __init__(self, task: Task, number: int, gpu: bool):
-        self.task, self.number = task, number
+        self.task = task
         self.place = f"cuda:{number % torch.cuda.device_count()}" if gpu else "cpu"
         self.name = f"{self.place} {number}"
 
-    def start(self) -> Future:
-        """At once: the process starts with its first items."""
-        return _now(([], None))
-
     def submit(self, items: list) -> Future:
-        """To the process of this name."""
-        if self.name not in self.pools:
-            self.pools[self.name] = ProcessPoolExecutor(
+        """To the process of this name, which starts with its first items."""
+        if self.name not in self.executors:
+            self.executors[self.name] = ProcessPoolExecutor(
                 1,
-                timeout=IDLE,
+                timeout=IDLE_S,
                 env=_environment(self.place),
-                initializer=_end_with,
+                initializer=_die_with_parent,
                 initargs=(os.getpid(),),
             )
         try:
-            return self.pools[self.name].submit(_compute, self.task, items)
-        except BrokenExecutor as error:  # the process died while it was idle
-            failed = Future()
-            failed.set_exception(error)
-            return failed
+            return self.executors[self.name].submit(_compute, self.task, items)
+        except BrokenExecutor:  # the process died while it was idle
+            self.stop()
+            return self.submit(items)
 
     def stop(self) -> None:
         """Killed; the next items start another."""
-        if pool := self.pools.pop(self.name, None):
-            pool.shutdown(kill_workers=True)
+        if executor := self.executors.pop(self.name, None):
+            executor.shutdown(kill_workers=True)
 
 
-def _end_with(parent: int) -> None:
-    """Have a local worker end soon after the process that it works for, however that ends.
+def _die_with_parent(parent: int) -> None:
+    """Have the system kill this worker when the process that it works for ends, however that ends.
 
     Another run may do the same work by then, and an idle worker would wait, and keep pipes open.
+    Linux kills it already when the thread ends that started it; the next call starts another.
     """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(LOOK)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
 
-
-def _end_local() -> None:
-    """At the end of this process, which else would wait until they are no longer needed."""
-    for pool in Local.pools.values():
-        pool.shutdown(kill_workers=True)
-
-
-Finalize(None, _end_local, exitpriority=100)
-
-
-class Remote:
-    """A process somewhere in the cluster, with a CPU or a GPU of its own: a Ray actor."""
+class RayWorker:
+    """A CPU or a GPU somewhere in the cluster; Ray chooses which, and waits until one is free."""
 
     def __init__(self, task: Any, gpu: bool):
-        self.task, self.gpu, self.actor = task, gpu, None
-
-    def start(self) -> Future:
-        """As soon as the cluster has room for it."""
-        kind = "cuda" if self.gpu else "cpu"  # Ray shows a worker no GPU but its own
-        room = {"num_gpus": 1} if self.gpu else {"num_cpus": 1}
-        environment = {"env_vars": _environment(kind)}
-        self.actor = _ray().remote(_Actor).options(**room, runtime_env=environment).remote()
-        return self.submit([])
+        room = {"num_gpus": 1} if gpu else {"num_cpus": 1}
+        place = "cuda" if gpu else "cpu"  # Ray shows a worker no GPU but its own
+        settings = {"max_retries": 0, "runtime_env": {"env_vars": _environment(place)}}
+        self.remote = _ray().remote(_compute).options(**room, **settings)
+        self.task, self.reference = task, None
 
     def submit(self, items: list) -> Future:
-        """To the actor; the task is fetched once per machine."""
-        return self.actor.compute.remote(self.task, items).future()
+        """As soon as the cluster has room for it."""
+        self.reference = self.remote.remote(self.task, items)
+        return self.reference.future()
 
     def stop(self) -> None:
         """Killed, and its CPU or GPU given back."""
-        if self.actor is not None:
-            _ray().kill(self.actor)
-            self.actor = None
-
-
-class _Actor:
-    """What runs in a process of the cluster."""
-
-    def compute(self, task: Task, items: list) -> tuple[list, Exception | None]:
-        return _compute(task, items)
+        _ray().cancel(self.reference, force=True)
 
 
 def _ray():

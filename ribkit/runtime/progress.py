@@ -12,8 +12,8 @@ from tqdm import tqdm
 from ribkit.runtime.measures import paced
 
 
-def bar(iterable: Iterable, words: str, total: int | None = None) -> Iterable:
-    """The same iterable, behind a progress bar labelled ``words`` where bars are wanted."""
+def bar(iterable: Iterable, label: str, total: int | None = None) -> Iterable:
+    """The same iterable, behind a progress bar with this label where bars are wanted."""
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
     where, iterable = os.environ.get("RIBKIT_PROGRESS"), paced(iterable)
@@ -22,4 +22,4 @@ def bar(iterable: Iterable, words: str, total: int | None = None) -> Iterable:
         return
     with open(where, "a") as file:
         slow = 0.2 if file.isatty() else 30.0
-        yield from tqdm(iterable, words, total, file=file, mininterval=slow, leave=False, delay=2)
+        yield from tqdm(iterable, label, total, file=file, mininterval=slow, leave=False, delay=2)

@@ -67,7 +67,8 @@ class Inputs:
             parts = (self.scored, self.train, self.tuning, self.scored.classes)
             counts = tuple(len(part) for part in parts)
             if p.label_split:
-                remaining_images = f"{sum(map(len, self.further))} further to make labels for, "
+                count = sum(map(len, self.remaining_images))
+                remaining_images = f"{count} further to make labels for, "
         words = (
             "{} images to score, {} to train on, {} to tune on, " + remaining_images + "{} classes"
         )

@@ -19,6 +19,7 @@ from ribkit.method import adaptation
 from ribkit.method.adaptation import Settings
 from ribkit.networks import architectures, classifier
 from ribkit.runtime.errors import InputError
+from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
 from ribkit.study import maps, profiles
 from ribkit.study import toy as bottleneck
@@ -81,9 +82,8 @@ class Study(Inputs):
         if isinstance(profile, str):
             profile = profiles.load(profile, overrides)
         super().__init__(profile, data)
-        self.folder = (
-            ROOT / "build" / (profile.name if not overrides else f"{profile.name}-changed")
-        )
+        changes = ",".join(f"{name}={value}" for name, value in sorted((overrides or {}).items()))
+        self.folder = ROOT / "build" / safe_name("-".join(filter(None, [profile.name, changes])))
         self.store = Store(ROOT / "build" / "store")
         self.first, self.number = self, 0
 
@@ -305,7 +305,7 @@ class Study(Inputs):
 
         Nothing is tuned nor scored here: the settings are those of `ribkit.compare`.
         """
-        every = photographs.shipped_labelled(photographs.categories())
+        every = photographs.shipped_labelled()
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
         file = architectures.imagenet_weights(PICTURED)
         network = self.store.run(classifier.imagenet, backbone=PICTURED, weights=file)

@@ -1,5 +1,7 @@
 """Images with label maps: checked before training, cut alike, drawn in a fixed order."""
 
+from collections import UserDict
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,9 @@ from PIL import Image
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet, decode
-from ribkit.data.labelled import Labelled
+from ribkit.data.labelled import Labelled, require_label_map
 from ribkit.networks import training
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.store import Store
 
 
 class Source:
@@ -32,49 +33,66 @@ def images(size=(4, 6), mask=None):
     return ImageSet(("x",), ("a", "b"), np.ones((1, 2), bool), source)
 
 
-def stored(tmp_path, **labels):
-    return Store(tmp_path).run("labels", lambda: {"labels": labels})
-
-
-def test_pairs_have_one_size_whatever_the_label_maps_size(tmp_path):
-    result = stored(tmp_path, x=np.array([[0, 1, 2], [2, 1, 255]], np.uint8))
-    pixels, labels = Labelled([(images(), result)], 3, None)[0]
+def test_pairs_have_one_size_whatever_the_label_maps_size():
+    maps = {"x": np.array([[0, 1, 2], [2, 1, 255]], np.uint8)}
+    pixels, labels = Labelled([(images(), maps)], 3, None)[0]
     assert pixels.shape == (3, 4, 6)
     assert labels.tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[2, 2, 1, 1, 255, 255]] * 2
-    pixels, labels = Labelled([(images(), result)], 3, 12)[0]
+    pixels, labels = Labelled([(images(), maps)], 3, 12)[0]
     assert (pixels.shape, labels.shape) == ((3, 8, 12), (8, 12))
 
 
-def test_without_a_result_the_masks_are_the_labels():
+def test_without_label_maps_the_masks_are_the_labels():
     mask = np.full((4, 6), 2, np.uint8)
     assert (Labelled([(images(mask=mask), None)], 3, None)[0][1] == 2).all()
 
 
-def test_what_does_not_suit_is_told_by_name(tmp_path):
-    with pytest.raises(InputError, match=r"image x has no label map in .*; make it"):
-        Labelled([(images(), stored(tmp_path, y=np.zeros((4, 6), np.uint8)))], 3, None)
+class Maps(UserDict):
+    """Label maps that know where they lie."""
+
+    def __str__(self):
+        return "labels in build/x"
+
+
+def test_what_does_not_suit_is_told_by_name():
+    with pytest.raises(InputError, match=r"^image x has no label map; make it\.$"):
+        Labelled([(images(), {"y": np.zeros((4, 6), np.uint8)})], 3, None)
+    with pytest.raises(InputError, match="no label map among the labels in build/x; make it"):
+        Labelled([(images(), Maps())], 3, None)
     with pytest.raises(InputError, match="there is no image to train on"):
         Labelled([(images().take([]), None)], 3, None)
-    wide = stored(tmp_path / "1", x=np.zeros((4, 12), np.uint8))
+    wide = {"x": np.zeros((4, 12), np.uint8)}
     with pytest.raises(InputError, match="label map of x is 12 x 4 pixels and its image 6 x 4"):
         Labelled([(images(), wide)], 3, None).check()
-    high = stored(tmp_path / "2", x=np.full((4, 6), 7, np.uint8))
+    high = {"x": np.full((4, 6), 7, np.uint8)}
     with pytest.raises(InputError, match="label map of x has the value 7, which is no label"):
         Labelled([(images(), high)], 3, None).check()
 
 
+def test_several_sets_come_one_after_the_other():
+    ones, twos = (np.full((4, 6), value, np.uint8) for value in (1, 2))
+    data = Labelled([(images(), {"x": ones}), (images(mask=twos), None)], 3, None)
+    assert len(data) == 2
+    assert [int(data[k][1][0, 0]) for k in range(2)] == [1, 2]
+
+
 @pytest.mark.parametrize(("height", "width"), [(212, 500), (500, 111), (3, 500), (375, 500)])
-def test_label_maps_of_the_size_at_which_an_image_is_seen_always_suit(tmp_path, height, width):
+def test_label_maps_of_a_resized_image_always_suit(height, width):
     factor = 256 / max(height, width)
     size = tuple(max(1, round(side * factor)) for side in (height, width))
-    result = stored(tmp_path, x=np.zeros(size, np.uint8))
-    Labelled([(images((height, width)), result)], 3, 256).check()
+    maps = {"x": np.zeros(size, np.uint8)}
+    Labelled([(images((height, width)), maps)], 3, 256).check()
 
 
-def test_a_label_map_that_is_no_map_is_told(tmp_path):
-    result = stored(tmp_path, x=np.zeros((4, 6, 3), np.uint8))
+def test_a_label_map_that_is_no_map_is_told():
+    maps = {"x": np.zeros((4, 6, 3), np.uint8)}
     with pytest.raises(InputError, match=r"label map of x has the shape \(4, 6, 3\)"):
-        Labelled([(images(), result)], 3, None).check()
+        Labelled([(images(), maps)], 3, None).check()
+
+
+def test_the_highest_label_and_a_map_that_is_ignored_throughout_suit():
+    require_label_map("x", np.array([[0, 2, 255]], np.uint8), (1, 3), 3)
+    require_label_map("x", np.full((1, 3), 255, np.uint8), (1, 3), 3)
 
 
 @pytest.mark.parametrize("side", [8, 24])
