@@ -44,7 +44,7 @@ class Size:
     side: int
     classes: int = 20
     steps: int = 10
-    others: int = 20
+    n_others: int = 20
 
     @property
     def settings(self) -> Settings:
@@ -90,7 +90,7 @@ def load(size: Size, files: list[Path], rng_seed: int, step: int) -> tuple[Tenso
         pixels = views.to_tensor(images.decode(files[(step * size.n_others + k) % len(files)]))
         generator = torch.Generator().manual_seed(rng_seed + step * size.n_others + k)
         seen.append(views.random_crop(pixels, size.long_sides, size.side, (0.0,) * 3, generator))
-    return torch.stack(seen).to(device()), label(size, n_others=True)
+    return torch.stack(seen).to(device()), label(size, others=True)
 
 
 def theirs(size: Size, others: Callable, index: int = 0) -> dict[float, Tensor]:
@@ -100,16 +100,16 @@ def theirs(size: Size, others: Callable, index: int = 0) -> dict[float, Tensor]:
     return official.adapt(own, pairs, label(size), others, size.settings)
 
 
-def ours(size: Size, precision, pool: dict[str, Tensor], index: int = 0) -> dict[float, Tensor]:
-    """One image our way; the others come as frozen features out of the pool."""
+def ours(size: Size, precision, bank: dict[str, Tensor], index: int = 0) -> dict[float, Tensor]:
+    """One image our way; the others come as frozen features out of the bank."""
     net = network(size, precision)
     pairs = views.scaled_pairs(image(size), size.scales)
     features = {scale: net.features(pair) for scale, pair in pairs.items()}
-    draw = OtherImageSampler(pool, label(size), size.n_others, str(index), 0)
+    draw = OtherImageSampler(bank, label(size), size.n_others, str(index), 0)
     return adaptation.adapt(net, features, label(size), draw, size.settings).maps
 
 
-def pool(size: Size, precision, others: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def bank(size: Size, precision, others: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """Frozen features of one step's others, from which every step then draws all."""
     features = [network(size, precision).features(one[None]) for one in others[0]]
     return {"features": torch.cat(features), "labels": others[1]}
@@ -135,7 +135,7 @@ def _moved(way: Callable[[int], dict], index: int) -> dict[float, Tensor]:
 
 def ways(size: Size, files: list[Path], fixed: tuple[Tensor, Tensor]) -> dict[str, Callable]:
     """What is timed; each gives summed maps."""
-    full, half = (pool(size, precision, fixed) for precision in (None, torch.bfloat16))
+    full, half = (bank(size, precision, fixed) for precision in (None, torch.bfloat16))
     return {
         "official": partial(theirs, size, partial(load, size, files, 0)),
         "official, no loading": partial(theirs, size, partial(_same, fixed)),
@@ -191,7 +191,7 @@ def growth(size: Size, precision: torch.dtype | None) -> dict[str, dict[str, flo
         "image": [(height // 2, width // 2), size.image, (2 * height, 2 * width)],
         "classes": [20, 80],
         "steps": [2, 4, 8],
-        "others": [4, 8, 16, 32],
+        "n_others": [4, 8, 16, 32],
     }
     return {
         axis: {str(v): _short(dataclasses.replace(size, **{axis: v}), precision) for v in values}
@@ -201,7 +201,7 @@ def growth(size: Size, precision: torch.dtype | None) -> dict[str, dict[str, flo
 
 def _short(size: Size, precision: torch.dtype | None) -> float:
     others = torch.zeros(size.n_others, 3, size.side, size.side, device=device())
-    features = pool(size, precision, (others, label(size, n_others=True)))
+    features = bank(size, precision, (others, label(size, others=True)))
     way = partial(single_threaded, partial(ours, size, precision, features), 0)
     return measuring.alternate({"ours": way}, 2)[0]["ours"]
 

@@ -27,7 +27,7 @@ from ribkit.networks import classifier, deeplab
 from ribkit.networks.backbone import PRECISIONS
 from ribkit.refinement import affinity, irn, random_walk
 from ribkit.runtime.device import device
-from ribkit.study import maps as seeds
+from ribkit.study import maps
 
 COUNT, STEPS = 32, 20
 N_LABELS = len(scenes.CLASSES) + 1
@@ -86,30 +86,30 @@ def adapted(precision: str) -> Found:
         network.to(memory_format=torch.channels_last)
     network, labels = network.to(device()), torch.from_numpy(images.labels).float().to(device())
     pixels = torch.stack([views.to_tensor(images.image(i)) for i in range(COUNT)])
-    pool = {"features": network.features(pixels.to(device())), "labels": labels}
+    bank = {"features": network.features(pixels.to(device())), "labels": labels}
     found = {}
     for index in range(2):
-        _, pairs = seeds.frozen_features(network, images.image(index), (1.0, 0.5), None)
-        draw = OtherImageSampler(pool, labels[index], ADAPTATION.n_others, images.ids[index], 0)
+        _, pairs = maps.frozen_features(network, images[index], (1.0, 0.5), None)
+        draw = OtherImageSampler(bank, labels[index], ADAPTATION.n_others, images.ids[index], 0)
         made = adaptation.adapt(network, pairs, labels[index], draw, ADAPTATION)
-        found |= {f"{index} {scale}": maps for scale, maps in made.maps.items()}
+        found |= {f"{index} {scale}": raw for scale, raw in made.maps.items()}
     return found
 
 
 def walked() -> Found:
     """Maps after 2^8 steps of IRN's walk, at the size of a VOC image at stride 4."""
     generator = torch.Generator().manual_seed(0)
-    maps = torch.rand(2, 94, 125, generator=generator).to(device())
+    raw = torch.rand(2, 94, 125, generator=generator).to(device())
     edge = torch.rand(94, 125, generator=generator).to(device()) ** 4
-    return {"maps": random_walk.propagate(maps, edge)}
+    return {"maps": random_walk.propagate(raw, edge)}
 
 
 def evaluated() -> Found:
     """Counts of maps of 375 x 500 at the 100 thresholds."""
     generator = torch.Generator().manual_seed(0)
-    maps = torch.rand(2, 375, 500, generator=generator).to(device())
+    raw = torch.rand(2, 375, 500, generator=generator).to(device())
     mask = torch.randint(0, 3, (375, 500), generator=generator).numpy()
-    _, found = miou.sweep(maps, torch.arange(2).numpy(), mask)
+    _, found = miou.sweep(raw, torch.arange(2).numpy(), mask)
     return {"counts": torch.from_numpy(found)}
 
 

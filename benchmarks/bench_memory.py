@@ -11,7 +11,7 @@ from functools import partial
 
 import measuring
 import torch
-from bench_adaptation import COCO, VOC, Size, label, ours, pool, theirs
+from bench_adaptation import COCO, VOC, Size, bank, label, ours, theirs
 
 from ribkit.runtime.device import device
 from ribkit.runtime.measures import measured
@@ -21,11 +21,11 @@ def held(size: Size, official: bool) -> float:
     """Peak of two steps in MiB: the official way's in float32, or ours in bfloat16."""
     size = dataclasses.replace(size, steps=2)
     others = torch.zeros(size.n_others, 3, size.side, size.side, device=device())
-    drawn = others, label(size, n_others=True)
+    drawn = others, label(size, others=True)
     if official:
         run = partial(theirs, size, lambda step: drawn)
     else:
-        run = partial(ours, size, torch.bfloat16, pool(size, torch.bfloat16, drawn))
+        run = partial(ours, size, torch.bfloat16, bank(size, torch.bfloat16, drawn))
     with measured() as measures:
         run()
     return measures["memory"]

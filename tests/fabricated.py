@@ -24,6 +24,13 @@ def stored(folder, name="made", **values):
     return result
 
 
+def run_stage(stage, images, folder, **parameters):
+    """What a stage returns; what it keeps of each image goes to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scratch = {"scratch": folder} if stage.resumes else {}
+    return stage(images=images, **parameters, **scratch)
+
+
 def swept_from(confusions):
     """A `Swept` of confusions ``(N, 100, n, n)``, all labels in every image."""
     count, n_classes = len(confusions), confusions.shape[-1]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fabricated import stored, swept_from
+from fabricated import run_stage, stored, swept_from
 
 from ribkit.data import scenes
 from ribkit.evaluation import miou
@@ -20,6 +20,7 @@ from ribkit.study.profiles import Grid
 
 SMALL = Grid(taus=(0.3,), steps=(3,), lrs=(3.0,), margins=(0.0, 2.0), n_others=(0,))
 RIB = Settings(lr=1e-5, n_others=2, steps=2, margin=1e9)
+SEEN = {"scales": (1.0,), "long_side": None}
 PAPERS = replace(RIB, variant=PAPER)
 
 
@@ -31,13 +32,15 @@ def runs():
 def model(tmp_path):
     network = classifier.build("small", len(scenes.CLASSES))
     weights = stored(tmp_path, weights=network.state_dict())
-    return Model(weights, "small", len(scenes.CLASSES))
+    return Model(weights.tensors("weights"), "small", len(scenes.CLASSES))
 
 
 @pytest.fixture
-def pool(model, tmp_path):
-    made = seeds.feature_bank(model, scenes.generate(9, 6), (64, 64), 64, 0)
-    return stored(tmp_path, "pool", **made)
+def bank(model, tmp_path):
+    view = {"long_sides": (64, 64), "side": 64, "rng_seed": 0}
+    images = scenes.generate(9, 6)
+    made = run_stage(seeds.feature_bank, images, tmp_path / "views", model=model, **view)
+    return stored(tmp_path, "bank", **made).tensors("features")
 
 
 @pytest.fixture(autouse=True)
@@ -45,26 +48,19 @@ def _in_process(monkeypatch):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
 
 
-def test_a_run_gives_the_scores_of_the_seeds_stage(model, pool, tmp_path):
+def test_a_run_gives_the_scores_of_the_seeds_stage(model, bank, tmp_path):
     images = scenes.generate(8, 3)
-    arguments = {"settings": RIB, "pool": pool, "rng_seed": 1}
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-    found = measure(model, images, (1.0,), None, scratch=tmp_path / "one", **arguments)
-    maps = seeds.compute(model, images, (1.0,), None, scratch=tmp_path / "two", **arguments)
-    kept = stored(tmp_path, "seeds", maps=maps["maps"])
-    expected, got = (
-        miou.Swept(3, 9, **rows).total()
-        for rows in (seeds.score(images, kept)["rows"], found["rows"])
-    )
+    arguments = SEEN | {"model": model, "settings": RIB, "bank": bank, "rng_seed": 1}
+    found = run_stage(measure, images, tmp_path / "one", **arguments)
+    maps = run_stage(seeds.rib_seeds, images, tmp_path / "two", **arguments)["maps"]
+    kept = stored(tmp_path, "seeds", maps=maps).arrays("maps")
+    scored = run_stage(seeds.score, images, tmp_path / "three", maps=kept)
+    expected, got = (miou.Swept(3, 9, **made["rows"]).total() for made in (scored, found))
     assert (got[:, 1] == expected[:, 1]).all()
     assert got[:, 2].sum() == expected[:, 2].sum()
     assert abs(got - expected).sum() / expected.sum() < 0.01  # seeds are kept in 16 bits
-    shares = (
-        seeds.cover(images, kept, 0.5)["coverage"]
-        .groupby("image", sort=False)
-        .mean(numeric_only=True)
-    )
+    covered = run_stage(seeds.cover, images, tmp_path / "four", maps=kept, threshold=0.5)
+    shares = covered["coverage"].groupby("image", sort=False).mean(numeric_only=True)
     cover = found["measured"]["cover"][:, 50]
     assert cover == pytest.approx(shares[["head", "body", "outside"]].to_numpy(), abs=0.02)
     assert (np.diff(found["measured"]["cover"], axis=1) <= 0).all()
@@ -74,13 +70,13 @@ def test_a_run_gives_the_scores_of_the_seeds_stage(model, pool, tmp_path):
 
 def test_an_image_done_before_an_interruption_is_not_done_again(model, tmp_path, monkeypatch):
     images = scenes.generate(8, 2)
-    first = measure(model, images, (1.0,), None, scratch=tmp_path)
+    first = run_stage(measure, images, tmp_path, model=model, **SEEN)
 
     def never(*_):
         raise AssertionError("done again")
 
-    monkeypatch.setattr(adaptation, "plain", never)
-    again = measure(model, images, (1.0,), None, scratch=tmp_path)
+    monkeypatch.setattr(adaptation, "cam_maps", never)
+    again = run_stage(measure, images, tmp_path, model=model, **SEEN)
     for value in ("measured", "rows"):
         for name, array in first[value].items():
             assert np.array_equal(array, again[value][name], equal_nan=True)
@@ -108,7 +104,7 @@ def test_the_grid_changes_one_thing_at_a_time():
             for name in RIB.__dataclass_fields__
             if getattr(run.settings, name) != getattr(RIB, name)
         }
-        assert len(changed - {"matched"}) <= 1 + (run.factor == "GNDRP paper"), run
+        assert len(changed - {"match_first_update"}) <= 1 + (run.factor == "GNDRP paper"), run
         assert len(changed) or run.value in ("none", "each image, summed maps"), run
     questions = [run.question for run in every]
     assert {"RQ1", "RQ2", "RQ3", "ledger"} <= set(questions)
@@ -147,7 +143,7 @@ def test_references_are_cam_and_on_the_same_scales_the_paper():
             assert other.settings is None
 
 
-def test_one_adaptation_for_the_set_moves_the_weights_once_per_image(model, pool, monkeypatch):
+def test_one_adaptation_for_the_set_moves_the_weights_once_per_image(model, bank, monkeypatch):
     images, updates = scenes.generate(8, 3), []
     update = adaptation._update
 
@@ -156,9 +152,9 @@ def test_one_adaptation_for_the_set_moves_the_weights_once_per_image(model, pool
         update(optimiser, loss, factor)
 
     monkeypatch.setattr(adaptation, "_update", counted)
-    found = ablations.adapt_once(model, images, (1.0,), None, RIB, pool)["weights"]
+    found = ablations.adapt_once(model, images, (1.0,), None, RIB, bank)["weights"]
     assert updates == pytest.approx([(1 - k / 3) ** 0.9 for k in range(3)])
-    before = model.network().state_dict()
+    before = model.load().state_dict()
     moved = [name for name, value in found.items() if not torch.equal(value, before[name])]
     assert moved
     assert not any(name.startswith("frozen") for name in moved)

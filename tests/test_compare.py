@@ -13,7 +13,7 @@ from ribkit.method.others import OtherImageSampler
 from ribkit.networks.backbone import from_classifier
 from ribkit.results.style import pictures
 from ribkit.runtime.errors import InputError
-from ribkit.study import maps as seeds
+from ribkit.study import maps
 
 CLASSES = ("ant", "bee", "cow", "dog", "elk")
 SIZES = {"a.png": (48, 64), "b.png": (64, 40), "c.png": (48, 48)}
@@ -98,7 +98,7 @@ def test_the_others_of_a_photograph_are_the_rest_of_the_folder(folder, model, mo
             drawn.append((len(features), labels.argmax(dim=1).tolist()))
             return features, labels
 
-    monkeypatch.setattr(seeds, "Draw", Recording)
+    monkeypatch.setattr(maps, "OtherImageSampler", Recording)
     labels = {"a.png": ["ant"], "b.png": ["bee"], "c.png": ["ant"]}
     compare(folder, model, CLASSES, labels, settings=settings())
     assert [sorted(classes) for _, classes in drawn] == [[1], [0, 0], [1]]

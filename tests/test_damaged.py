@@ -14,14 +14,14 @@ from ribkit.networks import training
 from ribkit.networks.classifier import ClassifierConfig
 from ribkit.runtime import files, per_image, store
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.store import Store
+from ribkit.runtime.store import Store, stage
 
 COUNTS = {"damaged": 0, "refused": 0, "computed again": 0}
 SETTINGS = ClassifierConfig(batch=2, lr=0.1, checkpoint=2)
 
 
-@store.stage("stage")
-def stage(number):
+@stage("values")
+def made(number):
     values = np.random.default_rng(number)
     return {
         "table": pd.DataFrame({"n": values.normal(size=9), "word": list("abcdefghi")}),
@@ -70,7 +70,7 @@ def damage(path, kind, place, number):
 def sound(tmp_path_factory):
     """A store with one result, and what its files read."""
     root = tmp_path_factory.mktemp("sound")
-    result = Store(root).run(stage, number=1)
+    result = Store(root).run(made, number=1)
     return root, result, {name: read(result) for name, read in READ.items()}
 
 
@@ -88,7 +88,7 @@ def test_a_damaged_file_is_refused_by_name_then_computed_again(sound, tmp_path_f
     with pytest.raises(InputError, match=name):
         READ[name](found)
     COUNTS["refused"] += 1
-    assert Store(copy).run(stage, number=1) == found
+    assert Store(copy).run(made, number=1) == found
     del whole["manifest.json"]
     assert {n: (found.path / n).read_bytes() for n in whole} == whole
     assert all(read(found) == expected[n] for n, read in READ.items() if n != "manifest.json")
@@ -117,7 +117,7 @@ def test_a_damaged_image_is_made_again(tmp_path_factory, how):
     whole = (folder / "1.npz").read_bytes()
     damage(folder / "1.npz", *how)
     with pytest.raises(InputError, match=r"1\.npz is damaged"):
-        per_image.PerImageResult(folder, images.ids).table(["n"])
+        per_image.PerImageResult(folder, images).table(("n",))
     per_image.map_to_disk(mean, images, folder, "means")
     assert (folder / "1.npz").read_bytes() == whole
 

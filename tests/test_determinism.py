@@ -22,7 +22,7 @@ from ribkit.networks import classifier, deeplab
 from ribkit.refinement import affinity, irn, psa
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import digest
-from ribkit.runtime.store import MANIFEST, Store
+from ribkit.runtime.store import MANIFEST, Store, stage
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
@@ -105,10 +105,15 @@ def test_a_network_is_made_without_touching_a_gpu_s_random_state(monkeypatch, tm
 
 
 # ---- the order of folders -----------------------------------------------------------------------
+@stage("two")
+def two() -> dict:
+    return {"b": 1, "a": 2}
+
+
 def read(folder: Path) -> tuple:
     """What is made of the folders that ribkit lists: photographs, a stored result, split lists."""
     source = photographs.folder(folder)
-    result = Store(folder / "store").run("two", lambda: {"b": 1, "a": 2})
+    result = Store(folder / "store").run(two)
     with pytest.raises(InputError) as told:
         voc.read(folder, "none", ("a",))
     return source.ids, source.fingerprint(source.ids), list(result.manifest["sha256"]), told.value

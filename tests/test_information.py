@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from fabricated import stored
+from fabricated import run_stage, stored
 from scipy import integrate, stats
 from torch import nn
 
 from ribkit.data import scenes
 from ribkit.data.digits import REGIONS
+from ribkit.data.images import ImageSet
 from ribkit.networks import classifier
 from ribkit.networks.backbone import Network
 from ribkit.study import information
@@ -56,7 +57,7 @@ def test_a_projection_fitted_on_noise_tells_nothing_of_other_images():
 
 def test_regions_of_a_scene_are_its_outside_head_and_body():
     images = scenes.generate(5, 1)
-    found = information.regions(images, 0)
+    found = information.regions(images[0])
     heads, mask = images.source.heads("0"), images.mask(0)
     assert (found[heads > 0] == REGIONS.index("discriminative")).all()
     assert (found[(mask > 0) & (heads == 0)] == REGIONS.index("non-discriminative")).all()
@@ -74,13 +75,20 @@ def test_the_gradient_of_a_weighted_sum_by_hand():
     assert np.isnan(ratios["irrelevant"])
 
 
+class Black:
+    """A source of black images of 2 x 2."""
+
+    def image(self, id):
+        return np.zeros((2, 2, 3), np.uint8)
+
+
 def test_a_logit_of_one_position_has_its_gradient_there():
     conv = nn.Conv2d(3, 2, 1, bias=False)
     nn.init.ones_(conv.weight)
     network = Network(nn.Identity(), nn.Identity(), conv, (0.0,) * 3, (1.0,) * 3)
     found = np.array([[0, 1], [2, 2]])
-    image = np.zeros((2, 2, 3), np.uint8)
-    ratios = information.logit_ratios(network, image, np.array([True, False]), found)
+    images = ImageSet(("x",), ("a", "b"), np.array([[True, False]]), Black())
+    ratios = information.logit_ratios(network, images[0], found)
     assert set(ratios.values()) == {1}  # GAP of a pointwise network: every pixel alike
 
 
@@ -88,13 +96,13 @@ def test_a_logit_of_one_position_has_its_gradient_there():
 def model(tmp_path):
     network = classifier.build("small", len(scenes.CLASSES))
     weights = stored(tmp_path, weights=network.state_dict())
-    return Model(weights, "small", len(scenes.CLASSES))
+    return Model(weights.tensors("weights"), "small", len(scenes.CLASSES))
 
 
 def test_every_layer_of_a_classifier_is_measured(model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
     images = scenes.generate(6, 4)
-    hgr = information.layers(model, images)["hgr"]
+    hgr = run_stage(information.layers, images, tmp_path / "layers", model=model)["hgr"]
     names = list(dict.fromkeys(hgr["layer"]))
     assert names[-4:] == ["logits", "sigmoid", "own logits", "own sigmoid"]
     assert len(hgr) == 4 * len(names)
@@ -105,8 +113,8 @@ def test_every_layer_of_a_classifier_is_measured(model, monkeypatch, tmp_path):
 
     perfect = {n: images.mask(i)[None].astype(float) for i, n in enumerate(images.ids)}
     perfect = {n: (m > 0).astype(np.float16) for n, m in perfect.items()}
-    maps = stored(tmp_path, "seeds", maps=perfect)
-    found = information.estimate(model, images, scenes.generate(7, 4), {"perfect": maps})["bits"]
+    maps = {"perfect": stored(tmp_path, "seeds", maps=perfect).arrays("maps")}
+    found = information.estimate(model, images, scenes.generate(7, 4), maps)["bits"]
     assert set(found["part"]) == {"discriminative", "non-discriminative"}
     last = found[found["layer"] == "perfect"]
     assert last["bits"].min() > 0.85  # the estimator's own bias on ties

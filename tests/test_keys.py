@@ -1,6 +1,9 @@
 """What a result is made of, hashed: parameters and inputs by their content, code by its syntax."""
 
+import ast
 import dataclasses
+import functools
+import hashlib
 import json
 import math
 import os
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from ribkit.data import scenes
+from ribkit.method import pooling
 from ribkit.runtime import keys
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.keys import describe, imports, syntax
@@ -39,7 +43,7 @@ def test_images_count_by_their_content_and_labels(tmp_path):
 def test_a_description_is_something_json_can_write():
     setting = {"a": Setting(1e-6), "b": (math.inf, None, True), "c": np.float64(0.5)}
     assert json.loads(json.dumps(describe(setting))) == {
-        "a": {"Setting": {"rate": 1e-6, "scales": [1.0]}},
+        "a": {"Setting": {"lr": 1e-6, "scales": [1.0]}},
         "b": [{"float": "inf"}, None, True],
         "c": 0.5,
     }
@@ -56,6 +60,25 @@ def test_text_and_infinity_differ_and_so_do_two_kinds_of_settings():
 
     assert describe(math.inf) != describe("inf")
     assert describe(One(1)) != describe(Other(1))
+
+
+def test_a_function_counts_by_its_name_and_its_modules_code(monkeypatch):
+    one, other = describe(pooling.gap), describe(pooling.gmp)
+    assert one[:2] == ["ribkit.method.pooling", "gap"]
+    assert one[2] == other[2] == keys.code_hash("ribkit.method.pooling")
+    assert one != other
+    assert json.loads(json.dumps(one)) == one
+    monkeypatch.setattr(keys, "code_hash", lambda module: f"edited {module}")
+    assert describe(pooling.gmp)[2] == "edited ribkit.method.pooling"
+
+
+def test_a_function_that_others_share_their_name_with_is_refused():
+    def local():
+        return 1
+
+    for function in (lambda: 1, local, functools.partial(run_nothing), max):
+        with pytest.raises(InputError, match="cannot be a parameter of a stored stage"):
+            describe(function)
 
 
 # ---- code -------------------------------------------------------------------------------------
@@ -158,6 +181,60 @@ def test_the_code_of_a_stage_holds_every_module_that_it_stands_on():
     assert "ribkit.results.figures" not in found
     assert keys.code_hash("ribkit.study.maps") != keys.code_hash("ribkit.networks.classifier")
     assert "ribkit.runtime.store" in imports(keys.PACKAGE, "ribkit.runtime.store")
+
+
+# ---- the runtime, which no key holds ------------------------------------------------------------
+DECIDE = {  # what of `ribkit.runtime` decides the bytes of a stored result, or tells two apart
+    "store": ("THREADS", "Npz", "save", "save_arrays", "_all"),
+    "per_image": ("PerImageResult", "per_image", "_one", "map_to_disk", "_keep"),
+    "device": ("single_threaded", "threads"),
+    "keys": ("describe",),
+}
+THEIR_HASH = "176c39ff0eef399f4003"
+
+
+def definitions(text):
+    """Name -> the code of each definition of a module, without docstrings and comments."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            del node.body[0]
+            node.body = node.body or [ast.Pass()]
+    named = {node.name: node for node in tree.body if hasattr(node, "name")}
+    constants = {ast.unparse(n.targets[0]): n for n in tree.body if isinstance(n, ast.Assign)}
+    return {name: ast.unparse(node) for name, node in (constants | named).items()}
+
+
+def test_runtime_is_raised_when_the_bytes_of_stored_results_change():
+    code = [keys.RUNTIME]
+    for module, names in DECIDE.items():
+        defined = definitions((keys.PACKAGE / "runtime" / f"{module}.py").read_text())
+        code += [defined[name] for name in names]
+    found = hashlib.sha256(json.dumps(code).encode()).hexdigest()[:20]
+    assert found == THEIR_HASH, (
+        f"ribkit/runtime was changed where it decides what is stored ({DECIDE}): raise "
+        f"keys.RUNTIME if a stored result's bytes change; else renew this hash: {found!r}"
+    )
+
+
+def test_no_key_holds_the_code_of_the_runtime(tmp_path, monkeypatch):
+    copy = tmp_path / "ribkit"
+    shutil.copytree(keys.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(keys, "PACKAGE", copy)
+    keys.code_hash.cache_clear()
+    known = keys.code_hash("ribkit.study.maps")
+    for path in (copy / "runtime").glob("*.py"):
+        path.write_text(f"{path.read_text()}\nEDITED = 1\n")
+        keys.code_hash.cache_clear()
+        assert keys.code_hash("ribkit.study.maps") == known
+    monkeypatch.undo()
+    keys.code_hash.cache_clear()
+
+
+def test_every_key_holds_the_number_of_the_runtime(monkeypatch):
+    known = keys.key_of("name", run_nothing, {})[0]
+    monkeypatch.setattr(keys, "RUNTIME", keys.RUNTIME + 1)
+    assert keys.key_of("name", run_nothing, {})[0] != known
 
 
 # ---- code that changes while it runs ------------------------------------------------------------

@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 import torch
+from fabricated import run_stage, stored
 
 from ribkit.data import scenes
 from ribkit.method import adaptation
@@ -329,27 +330,27 @@ def test_a_missing_ray_and_an_absent_cluster_are_told(monkeypatch):
 # ---- a real stage -------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def rib(tmp_path_factory):
-    """RIB on four scenes: what `maps.compute` needs but scratch; the network is untrained."""
+    """RIB on four scenes: what `maps.rib_seeds` needs but scratch; the network is untrained."""
     folder = tmp_path_factory.mktemp("rib")
-    results = store.Store(folder)
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
-    weights = results.run("w", lambda: {"weights": network.state_dict()})
+    weights = stored(folder, weights=network.state_dict()).tensors("weights")
     model = seeds.Model(weights, "small", len(scenes.CLASSES))
+    view = {"model": model, "long_sides": (40, 56), "side": 32, "rng_seed": 0}
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RIBKIT_WORKERS", "1")
-        made = seeds.feature_bank(model, scenes.generate(1, 8, size=48), (40, 56), 32, rng_seed=0)
+        others = scenes.generate(1, 8, size=48)
+        bank = store.Store(folder).run(seeds.feature_bank, images=others, **view)
     settings = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
-    pool = results.run("p", lambda: made)
     return {"model": model, "images": scenes.generate(0, 4, size=48), "scales": (1.0, 0.5),
-            "long_side": None, "settings": settings, "pool": pool}  # fmt: skip
+            "long_side": None, "settings": settings, "bank": bank.tensors("features"),
+            "rng_seed": 0}  # fmt: skip
 
 
 BYTES = {}
 
 
 def test_seeds_are_the_same_bytes_wherever_they_are_computed(workers, rib, tmp_path):
-    (tmp_path / "scratch").mkdir()
-    for name, content in seeds.compute(**rib, scratch=tmp_path / "scratch").items():
+    for name, content in run_stage(seeds.rib_seeds, folder=tmp_path / "scratch", **rib).items():
         store.save(tmp_path, name, content)
     found = [(tmp_path / name).read_bytes() for name in ("maps.npz", "images.csv")]
     assert BYTES.setdefault("seeds", found) == found

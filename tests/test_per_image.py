@@ -7,13 +7,15 @@ from functools import partial
 
 import numpy as np
 import pytest
-from fabricated import stored
+import torch
+from fabricated import run_stage, stored
 
 from ribkit.data import scenes, views
 from ribkit.data.images import ImageSet
 from ribkit.refinement import stages as refinement
 from ribkit.runtime import per_image, store
-from ribkit.runtime.store import Arrays, Store
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.store import Arrays, Store, stage
 from ribkit.study import maps as seeds
 
 
@@ -45,7 +47,7 @@ def test_each_image_is_made_once_and_kept(images, tmp_path):
     made = per_image.map_to_disk(partial(sized, images), images, tmp_path, "sizes")
     assert CALLS == [0, 1, 2, 3, 1]
     assert [len(array) for array in made.arrays("size").values()] == [0, 1, 2, 3]
-    table = made.table("n", "word", "extra")
+    table = made.table(("n", "word", "extra"))
     assert table.columns.tolist() == ["image", "n", "word", "extra"]
     assert table["n"].tolist() == [0, 1, 2, 3]
     assert table["word"].tolist() == ["w0", "w1", "w2", "w3"]
@@ -53,6 +55,7 @@ def test_each_image_is_made_once_and_kept(images, tmp_path):
 
 
 def test_what_a_stage_returns_is_stored_as_a_dictionary_would_be(images, tmp_path):
+    @stage("sizes")
     def lazy(scratch):
         return {
             "maps": per_image.map_to_disk(partial(sized, images), images, scratch, "").arrays(
@@ -60,12 +63,84 @@ def test_what_a_stage_returns_is_stored_as_a_dictionary_would_be(images, tmp_pat
             )
         }
 
+    @stage("sizes")
     def eager():
         return {"maps": {name: np.zeros((i, 2)) for i, name in enumerate(images.ids)}}
 
-    one, two = (Store(tmp_path).run(stage.__name__, stage) for stage in (lazy, eager))
+    one, two = (Store(tmp_path).run(one) for one in (lazy, eager))
     assert (one.path / "maps.npz").read_bytes() == (two.path / "maps.npz").read_bytes()
     assert not list(tmp_path.glob("*.scratch"))
+
+
+# ---- a function of one image as a stage ---------------------------------------------------------
+@per_image.per_image("share", "shares", arrays=("share",), scalars=("n", "word"), gpu=False)
+def share(image, maps, factor):
+    """An image's share."""
+    CALLS.append(image.index)
+    row = {"share": maps * factor, "n": image.index}
+    return row | ({"word": f"w{image.name}"} if image.label.any() else {})
+
+
+def gathered(results):
+    names = [image.name for image in results.images]
+    return {"sums": {"names": names, "sum": float(sum(results.arrays("share").values()).sum())}}
+
+
+@per_image.per_image("sum", "sums", gather=gathered)
+def total(image, maps):
+    return {"share": maps}
+
+
+@pytest.fixture
+def maps(images, tmp_path):
+    each = {name: np.full((2, 2), float(k)) for k, name in enumerate(images.ids)}
+    return stored(tmp_path / "maps", maps=each).arrays("maps")
+
+
+def test_the_function_of_one_image_is_within_reach(images):
+    image = images[1]
+    found = share.__wrapped__(image, np.ones((1, 2)), 3)
+    assert found["share"].tolist() == [[3, 3]]
+    assert (found["n"], found["word"]) == (1, "w1")
+    assert (share.stage, share.resumes, share.__doc__) == ("share", True, "An image's share.")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stage_hands_each_image_its_own_arrays(images, maps, workers, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", workers)
+    images.labels[2] = False
+    made = run_stage(share, images, tmp_path / "s", maps=maps, factor=2)
+    assert list(made) == ["share", "images"]
+    assert [array[0, 0] for array in made["share"].values()] == [0, 2, 4, 6]
+    table = made["images"]
+    assert table.columns.tolist() == ["image", "n", "word"]
+    assert table["n"].tolist() == [0, 1, 2, 3]
+    assert table["word"].isna().tolist() == [False, False, True, False]
+
+
+def test_a_stage_goes_on_where_it_was(images, maps, tmp_path):
+    CALLS.clear()
+    given = {"maps": maps, "factor": 2}
+    first = run_stage(share, images, tmp_path / "s", **given)["share"]
+    assert CALLS == [0, 1, 2, 3]
+    (tmp_path / "s" / "1.npz").unlink()
+    again = run_stage(share, images, tmp_path / "s", **given)["share"]
+    assert CALLS == [0, 1, 2, 3, 1]
+    assert all((first[name] == again[name]).all() for name in images.ids)
+
+
+def test_a_stage_may_gather_what_was_made_of_all_images(images, maps, tmp_path):
+    result = Store(tmp_path).run(total, images=images, maps=maps)
+    assert result.json("sums") == {"names": list(images.ids), "sum": 4.0 * (0 + 1 + 2 + 3)}
+    assert [path.name for path in result.path.iterdir() if path.suffix == ".npz"] == []
+
+
+def test_an_image_without_arrays_is_told_before_any_is_computed(images, maps, tmp_path):
+    CALLS.clear()
+    more = scenes.generate(0, 6, size=48)
+    with pytest.raises(InputError, match=r"^maps in .*: image 4 is missing; compute it first\.$"):
+        run_stage(share, more, tmp_path / "s", maps=maps, factor=2)
+    assert CALLS == []
 
 
 # ---- arrays -------------------------------------------------------------------------------------
@@ -91,7 +166,20 @@ def test_stored_arrays_can_be_read_by_threads_and_by_other_processes(tmp_path):
         found = list(pool.map(arrays.get, arrays))
     assert all((one == two).all() for one, two in zip(found, expected.values(), strict=True))
     again = pickle.loads(pickle.dumps(arrays))  # noqa: S301
+    assert again == arrays
+    assert hash(again) == hash(arrays)
     assert {k: v.sum() for k, v in again.items()} == {k: v.sum() for k, v in expected.items()}
+
+
+def test_stored_tensors_go_to_other_processes_by_their_place_alone(tmp_path):
+    tensors = stored(tmp_path, w={"w": torch.ones(100_000)}).tensors("w")
+    assert tensors["w"].sum() == 100_000
+    sent = pickle.dumps(tensors)
+    assert len(sent) < 1000
+    again = pickle.loads(sent)  # noqa: S301
+    assert again == tensors
+    assert hash(again) == hash(tensors)
+    assert torch.equal(again["w"], tensors["w"])
 
 
 def test_a_file_that_is_written_again_is_read_again(tmp_path):
@@ -123,18 +211,16 @@ def test_labels_of_coarse_maps_have_the_size_that_is_seen(tmp_path):
     assert views.resized_size((30, 50)) == (30, 50)
     maps = np.zeros((2, 4, 7), np.float16)  # ceil(15 / 4), ceil(25 / 4)
     maps[1] = 0.9
-    result = Store(tmp_path).run("seeds", lambda: {"maps": {"x": maps}})
-    arguments = {"images": images, "seeds": result, "long_side": 25}
+    arguments = {"maps": stored(tmp_path, maps={"x": maps}).arrays("maps"), "long_side": 25}
     stages = {
         refinement.threshold_labels: {"threshold": 0.5},
-        refinement.crf_on_maps: {"threshold": 0.5},
+        refinement.crf_labels: {"threshold": 0.5},
         refinement.irn_labels: {"threshold": 0.5},
         refinement.psa_labels: {},
     }
-    for stage, more in stages.items():
-        scratch = tmp_path / stage.__name__
-        scratch.mkdir()
-        labels = stage(**arguments, **more, scratch=scratch)["labels"]["x"]
+    for make, more in stages.items():
+        made = run_stage(make, images, tmp_path / make.__name__, **arguments, **more)
+        labels = made["labels"]["x"]
         assert labels.shape == (15, 25)
         assert (labels == 2).all()
 
@@ -145,9 +231,8 @@ def test_seeds_are_stored_at_the_stride_asked_for(tmp_path):
     from ribkit.networks import classifier
 
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
-    weights = Store(tmp_path).run("w", lambda: {"weights": network.state_dict()})
-    model = seeds.Model(weights, "small", len(scenes.CLASSES))
-    (tmp_path / "s").mkdir()
-    made = seeds.compute(model, images, (1.0,), None, tmp_path / "s", map_stride=4)
+    weights = stored(tmp_path, weights=network.state_dict()).tensors("weights")
+    seen = {"model": seeds.Model(weights, "small", len(scenes.CLASSES)), "scales": (1.0,)}
+    made = run_stage(seeds.cam_seeds, images, tmp_path / "s", **seen, long_side=None, map_stride=4)
     shown = images.labels[0].sum()
     assert [maps.shape for maps in made["maps"].values()] == [(shown, 13, 13), (0, 13, 13)]

@@ -90,8 +90,8 @@ def fabricated(request, monkeypatch):
         harmed = run.value.startswith(("sigmoid", "once", "each image, last"))
         return Found(counts(confusions(-4 * sign if harmed else 0)), None, None, None, 10.0)
 
-    def stored(self, name, stage, **parameters):
-        assert name == "layers"
+    def stored(self, stage, **parameters):
+        assert stage.stage == "layers"
         rows = [
             {"image": str(i), "layer": layer, "discriminative": 0.5}
             | {"non-discriminative": 0.5 - 0.2 * sign * (layer == "sigmoid") + 0.001 * i}
@@ -106,7 +106,7 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(tables, "coverage", coverage)
     pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
     monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
-    monkeypatch.setattr(pipeline, "train_affine", lambda *_: None)
+    monkeypatch.setattr(pipeline, "train_affinity_models", lambda *_: None)
     monkeypatch.setattr(pipeline, "network_counts", networks)
     monkeypatch.setattr(tables_ablations, "found", found)
     settings = tables_ablations.ablations.Settings()

@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from fabricated import run_stage
 from PIL import Image
 
 from ribkit.data.images import ImageSet
@@ -141,9 +142,8 @@ def runtime(monkeypatch, tmp_path):
 
 
 def test_u2net_gives_maps_stretched_to_the_images(runtime, tmp_path):
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    found = saliency.u2net(images("x", size=(10, 20)), scratch)["maps"]["x"]
+    made = run_stage(saliency.u2net, images("x", size=(10, 20)), tmp_path / "scratch")
+    found = made["maps"]["x"]
     assert found.shape == (10, 20)
     assert found[0, 0] <= 8
     assert found[0, -1] >= 247

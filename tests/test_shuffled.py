@@ -10,22 +10,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fabricated import last_unlabelled
+from fabricated import last_unlabelled, run_stage, stored
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.method import adaptation
 from ribkit.networks import classifier, deeplab
+from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
+from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
-from ribkit.refinement.stages import AffinityModel
-from ribkit.runtime.store import Store
+from ribkit.runtime.store import StoredArrays
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
 
 COUNT, SCALES = 8, (1.0, 0.5)
 SETTINGS = adaptation.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
-POOL = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
+BANK = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
 SEEN = {"scales": SCALES, "long_side": 56}
 TRAINING = deeplab.DeepLabConfig(crop=48)
 N_LABELS = len(scenes.CLASSES) + 1
@@ -48,62 +49,74 @@ def images():
 @pytest.fixture(scope="module")
 def given(images, tmp_path_factory) -> dict:
     """What the stages read: untrained networks, and what earlier stages stored of all images."""
-    store, kept = Store(tmp_path_factory.mktemp("store")), {}
+    folder, kept = tmp_path_factory.mktemp("given"), {}
 
-    def keep(name: str, stage: Callable, **parameters):
-        kept[name] = store.run(name, stage, **parameters)
+    def arrays(name: str, stage, value: str, **parameters) -> StoredArrays:
+        made = run_stage(stage, images, folder / f"{name}.scratch", **parameters)
+        kept[name] = stored(folder, name, **made).arrays(value)
         return kept[name]
 
     def weights(name: str, network: torch.nn.Module):
-        return keep(f"{name} weights", lambda: {"weights": network.state_dict()})
+        return stored(folder, name, weights=network.state_dict()).tensors("weights")
 
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     kept["model"] = model = seeds.Model(weights("cam", network), "small", len(scenes.CLASSES))
     others = scenes.generate(1, COUNT, size=48)
-    pool = keep("pool", seeds.feature_bank, model=model, images=others, **POOL)
-    arguments = {"images": images, "model": model, **SEEN}
-    maps = keep("maps", seeds.compute, **arguments, settings=SETTINGS, pool=pool)
-    half = {"images": images, "seeds": maps, "threshold": 0.5, "long_side": 56}
-    keep("labels", stages.threshold_labels, **half)
-    for kind, made in (("irn", irn), ("psa", psa)):
-        _, heads = made.build("small", None, "", 0)
-        kept[kind] = AffinityModel(kind, weights(kind, heads), "small", 4, 0)
-    made = deeplab.build("small", N_LABELS, TRAINING)
-    about = (weights("network", made), "small", N_LABELS, TRAINING)
-    kept["network"] = network = deeplab.Model(*about)
-    keep("predicted", predictions.predict, model=network, images=images, **SEEN)
-    keep("salient", predictions.foreground, model=network, images=images, long_side=48)
+    bank = run_stage(seeds.feature_bank, others, folder / "bank.scratch", model=model, **BANK)
+    kept["bank"] = stored(folder, "bank", **bank).tensors("features")
+    adapted = SEEN | {"model": model, "settings": SETTINGS, "bank": kept["bank"], "rng_seed": 0}
+    maps = arrays("maps", seeds.rib_seeds, "maps", **adapted)
+    arrays("labels", stages.threshold_labels, "labels", maps=maps, threshold=0.5, long_side=56)
+
+    def untrained(name: str, build: Callable, **options) -> TrainedModel:
+        built = weights(name, build(**options))
+        kept[name] = TrainedModel(build, tuple(options.items()), built)
+        return kept[name]
+
+    for kind, method in (("irn", irn), ("psa", psa)):
+        untrained(kind, method.build, backbone="small", training=AffinityConfig())
+    options = {"backbone": "small", "n_labels": N_LABELS, "training": TRAINING}
+    network = untrained("network", deeplab.build, **options)
+    arrays("refined", predictions.predict, "refined", model=network, **SEEN)
+    arrays("salient", predictions.foreground, "maps", model=network, long_side=48)
     return kept
 
 
-# a stage of images, a scratch folder and what is given
+ADAPTED = SEEN | {"settings": SETTINGS, "rng_seed": 0}
+HALF = {"threshold": 0.5, "long_side": 56}
+OF_MODEL = {"model": "model"}
+OF_RIB = OF_MODEL | {"bank": "bank"}
+OF_MAPS = {"maps": "maps"}
+# each stage with its parameters: plain ones, and those that are given, by name
 STAGES = {
-    "pool": lambda i, s, g: seeds.feature_bank(g["model"], i, **POOL),
-    "cam": lambda i, s, g: seeds.compute(g["model"], i, **SEEN, scratch=s),
-    "rib": lambda i, s, g: seeds.compute(
-        g["model"], i, **SEEN, scratch=s, settings=SETTINGS, pool=g["pool"], map_stride=4
+    "bank": (seeds.feature_bank, BANK, OF_MODEL),
+    "cam": (seeds.cam_seeds, SEEN, OF_MODEL),
+    "rib": (seeds.rib_seeds, ADAPTED | {"map_stride": 4}, OF_RIB),
+    "growth": (seeds.growth, ADAPTED, OF_RIB),
+    "score": (seeds.score, {}, OF_MAPS),
+    "cover": (seeds.cover, {"threshold": 0.4}, OF_MAPS),
+    "plain": (stages.threshold_labels, HALF, OF_MAPS),
+    "crf": (stages.crf_labels, HALF, OF_MAPS),
+    "irn-labels": (stages.irn_labels, HALF, OF_MAPS),
+    "psa-labels": (stages.psa_labels, {"long_side": 56}, OF_MAPS),
+    "irn-walk": (
+        stages.irn_walk,
+        {"walk": WALKS["official"], "long_side": 56},
+        OF_MAPS | {"model": "irn"},
     ),
-    "growth": lambda i, s, g: seeds.growth(
-        g["model"], i, **SEEN, settings=SETTINGS, pool=g["pool"]
+    "psa-walk": (
+        stages.psa_walk,
+        {"alpha": 4.0, "log2_steps": 3, "long_side": 56},
+        OF_MAPS | {"model": "psa"},
     ),
-    "score": lambda i, s, g: seeds.score(i, g["maps"]),
-    "cover": lambda i, s, g: seeds.cover(i, g["maps"], 0.4),
-    "plain": lambda i, s, g: stages.threshold_labels(i, g["maps"], 0.5, 56, s),
-    "crf": lambda i, s, g: stages.crf_on_maps(i, g["maps"], 0.5, 56, s),
-    "irn-labels": lambda i, s, g: stages.irn_labels(i, g["maps"], 0.5, 56, s),
-    "psa-labels": lambda i, s, g: stages.psa_labels(i, g["maps"], 56, s),
-    "irn-walk": lambda i, s, g: stages.irn_walk(g["irn"], i, g["maps"], WALKS["official"], 56, s),
-    "psa-walk": lambda i, s, g: stages.psa_walk(g["psa"], i, g["maps"], 4.0, 3, 56, s),
-    "saliency": lambda i, s, g: stages.with_saliency(i, g["labels"], g["salient"], s),
-    "score-labels": lambda i, s, g: stages.score(i, g["labels"]),
-    "predict": lambda i, s, g: predictions.predict(g["network"], i, **SEEN, scratch=s),
-    "foreground": lambda i, s, g: predictions.foreground(g["network"], i, 56, s),
-    "score-network": lambda i, s, g: predictions.score(i, g["predicted"], "refined"),
-    "objects": lambda i, s, g: predictions.objects(i),
-    "ablation": lambda i, s, g: ablations.measure(
-        g["model"], i, **SEEN, scratch=s, settings=SETTINGS, pool=g["pool"]
-    ),
-    "layers": lambda i, s, g: information.layers(g["model"], i),
+    "saliency": (stages.salient_labels, {}, {"labels": "labels", "salient": "salient"}),
+    "score-labels": (stages.score, {}, {"labels": "labels"}),
+    "predict": (predictions.predict, SEEN, {"model": "network"}),
+    "foreground": (predictions.foreground, {"long_side": 56}, {"model": "network"}),
+    "score-network": (predictions.score, {}, {"labels": "refined"}),
+    "objects": (predictions.objects, {}, {}),
+    "ablation": (ablations.measure, ADAPTED, OF_RIB),
+    "layers": (information.layers, {}, OF_MODEL),
 }
 LABELLED = ("growth", "ablation")  # stages that an image without a label is not given to
 
@@ -152,8 +165,9 @@ def computed(stage: str, images: ImageSet, given: dict, folder) -> dict[str, dic
     """A stage's pieces of the images."""
     if stage in LABELLED:
         images = labelled(images)
-    folder.mkdir()
-    return pieces(STAGES[stage](images, folder, given), images.ids)
+    function, plain, by_name = STAGES[stage]
+    named = {parameter: given[name] for parameter, name in by_name.items()}
+    return pieces(run_stage(function, images, folder, **plain, **named), images.ids)
 
 
 # ---- the same bytes -----------------------------------------------------------------------------
@@ -204,11 +218,15 @@ def test_the_callers_number_of_threads_does_not_matter_and_stays(
         torch.set_num_threads(before)
 
 
-def test_totals_of_shards_add_up_to_those_of_the_whole(images, given):
-    expected = stages.score(images, given["labels"])["scores"]["confusion"]
+def test_totals_of_shards_add_up_to_those_of_the_whole(images, given, tmp_path):
+    def confusion(shard: ImageSet, folder: str) -> np.ndarray:
+        made = run_stage(stages.score, shard, tmp_path / folder, labels=given["labels"])
+        return made["scores"]["confusion"]
+
+    expected = confusion(images, "whole")
     for count in (2, 4):
-        parts = [stages.score(s, given["labels"]) for s in shards(images, count)]
-        assert (sum(p["scores"]["confusion"] for p in parts) == expected).all()
+        parts = [confusion(s, f"{count}-{k}") for k, s in enumerate(shards(images, count))]
+        assert (sum(parts) == expected).all()
 
 
 def test_what_is_estimated_over_a_set_does_not_depend_on_workers(images, given, monkeypatch):

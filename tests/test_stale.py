@@ -36,10 +36,10 @@ TINY = {"train_images": 16, "score_images": 2, "tune_images": 2, "val_images": 2
 class Keys(Store):
     """A store that has every result: it takes keys, computes nothing and reads nothing."""
 
-    def run(self, name, stage, **parameters):
-        return Result(name, keys.key_of(name, stage, parameters)[0], self.root)
+    def run(self, stage, **parameters):
+        return Result(stage.stage, keys.key_of(stage.stage, stage, parameters)[0], self.root)
 
-    def has(self, name, stage, **parameters):
+    def has(self, stage, **parameters):
         return True
 
 
@@ -65,39 +65,34 @@ def all_keys(profile="mini", data="", overrides=TINY):
     study.store, p = Keys(study.store.root), study.profile
     rib = Refinement(study, RIB)
     images, maps = rib.maps[0]
-    walked = rib.irn_maps(images, maps)
-    predictions = pipeline.predictions(study, "RIB")
+    walk = p.psa_alphas[0], p.psa_log2_steps[0]
+    predicted = pipeline.network_labels(study, "RIB")
+    scored = {"images": study.validation, "labels": predicted.arrays("labels")}
     results = {
         "classifier": study.classifier,
-        "pool": study.pool(),
+        "bank": study.bank(),
         "CAM seeds": study.maps(images, study.scales, None),
         "RIB seeds": maps,
         "growth": study.growth(RIB)[1],
-        "score": study.store.run("score", seeds.score, images=images, seeds=maps),
-        "labels": rib._plain(images, maps, 0.4),
-        "crf": rib._crf(images, maps)[0],
-        "irn-labels": rib.irn_labels()[0][1],
+        "score": study.store.run(seeds.score, images=images, maps=maps),
+        "labels": rib.labels("seed", images, maps)[0],
+        "crf": rib.labels("+ CRF", images, maps)[0],
+        "irn-labels": rib.training_labels("irn")[0][1],
         "irn": rib.irn.weights,
-        "irn-walk": walked,
-        "psa-labels": rib.psa_labels()[0][1],
+        "irn-walk": rib.irn_maps(images, maps),
+        "psa-labels": rib.training_labels("psa")[0][1],
         "psa": rib.psa.weights,
-        "psa-walk": rib._psa_walk(images, maps, p.psa_alphas[0], p.psa_log2_steps[0]),
+        "psa-walk": rib.psa_labels(images, maps, *walk),
         "saliency": pipeline.saliency_maps(study, images),
-        "saliency-labels": rib._irn_saliency(images, maps)[0],
+        "saliency-labels": rib.labels("+ IRN + saliency", images, maps)[0],
         "network": pipeline.network(study, "RIB").weights,
-        "predictions": predictions,
-        "score-network": study.store.run(
-            "score-network",
-            score,
-            images=study.validation,
-            predictions=predictions,
-            value="labels",
-        ),
+        "predictions": predicted,
+        "score-network": study.store.run(score, **scored),
         "toy": study.toy(),
     }
     if p.backbone == "small":
         results["pretext"] = study.pretext
-    found = {name: result.key for name, result in results.items()}
+    found = {name: result.fingerprint()["key"] for name, result in results.items()}
     parameters = {"profile": profile, "data": str(data), "overrides": overrides}
     return found | {"notebooks": reproduce.notebook_key(NOTEBOOKS[0], study, parameters)}
 
@@ -119,11 +114,11 @@ END = {"network", "predictions", "score-network", "notebooks"}
 IRN_ON = {"irn", "irn-walk", "saliency-labels"} | END
 SEEDS_ON = {"RIB seeds", "growth", "score", "labels", "crf", "irn-labels", "psa-labels", "psa"}
 SEEDS_ON |= {"psa-walk"} | IRN_ON
-CLASSIFIER_ON = {"classifier", "pool", "CAM seeds"} | SEEDS_ON
+CLASSIFIER_ON = {"classifier", "bank", "CAM seeds"} | SEEDS_ON
 SCENES_ON = {"pretext", "saliency"} | CLASSIFIER_ON
 ALL = {"toy"} | SCENES_ON
 TRAINED = {"pretext", "classifier"}
-SEEDS = {"pool", "CAM seeds", "RIB seeds"}
+SEEDS = {"bank", "CAM seeds", "RIB seeds"}
 
 
 # ---- code -------------------------------------------------------------------------------------
@@ -132,6 +127,7 @@ def package(tmp_path, monkeypatch):
     """A copy of the package, whose code the keys are taken of."""
     copy = tmp_path / "ribkit"
     shutil.copytree(keys.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    keys.code()  # of what runs, once: it is no part of the copy
     monkeypatch.setattr(keys, "PACKAGE", copy)
     keys.code_hash.cache_clear()
     yield copy
@@ -148,80 +144,87 @@ def edit(package, module, old, new):
 
 CODE = {
     "a formula of CAM": (
-        "cam", "maps[0] + maps[1].flip(-1)", "maps[0]",
+        "method/cam", "maps[0] + maps[1].flip(-1)", "maps[0]",
         {"CAM seeds"} | SEEDS_ON, TRAINED | {"toy"},
     ),
     "a constant of CAM": (
-        "cam", "EPSILON = 1e-5", "EPSILON = 1e-4",
+        "method/cam", "EPSILON = 1e-5", "EPSILON = 1e-4",
         {"CAM seeds"} | SEEDS_ON, TRAINED | {"toy"},
     ),
-    "a formula of pooling": ("pooling", "< tau", "<= tau", SEEDS_ON, {"toy"}),
+    "a formula of pooling": ("method/pooling", "< tau", "<= tau", SEEDS_ON, {"toy"}),
     "a formula of the loss": (
-        "losses", "-(ACTIVATIONS", "(ACTIVATIONS", SEEDS_ON, TRAINED | {"toy"},
+        "method/losses", "-(ACTIVATIONS", "(ACTIVATIONS", SEEDS_ON, TRAINED | {"toy"},
     ),
     "a formula of the adaptation": (
-        "adaptation", "1 - step / settings.steps", "1", SEEDS_ON, TRAINED | {"toy"},
+        "method/adaptation", "1 - step / settings.steps", "1", SEEDS_ON, TRAINED | {"toy"},
     ),
     "a default of the adaptation": (
-        "adaptation", "area_level: float = 0.3", "area_level: float = 0.4",
+        "method/adaptation", "area_level: float = 0.3", "area_level: float = 0.4",
         SEEDS_ON, TRAINED | {"toy"},
     ),
     "a formula of the walk": (
-        "random_walk", "weights / sums[rows]", "weights",
+        "refinement/random_walk", "weights / sums[rows]", "weights",
         {"irn-walk", "psa-walk"} | END, TRAINED | SEEDS | {"score", "toy"},
     ),
     "a constant of the walk": (
-        "refinement", "beta: float = 10.0", "beta: float = 9.0",
+        "refinement/random_walk", "beta: float = 10.0", "beta: float = 9.0",
         {"irn-walk"} | END, TRAINED | SEEDS | {"score", "toy"},
     ),
     "a decorator": (
-        "psa", "@torch.no_grad()\ndef predict", "def predict",
+        "refinement/psa", "@torch.no_grad()\ndef predict", "def predict",
         {"psa-walk", "notebooks"}, TRAINED | SEEDS | {"score", "toy"},
     ),
     "a formula of PSA's background": (
-        "psa", "clamp(min=0) ** alpha", "clamp(min=0)",
+        "refinement/psa", "clamp(min=0) ** alpha", "clamp(min=0)",
         {"psa-labels", "psa", "psa-walk", "notebooks"}, TRAINED | SEEDS | {"score", "toy"},
     ),
     "a formula of the CRF": (
-        "crf", "bilateral_sxy: float = 50", "bilateral_sxy: float = 49",
+        "refinement/crf", "bilateral_sxy: float = 50", "bilateral_sxy: float = 49",
         {"crf", "psa-labels", "irn-labels"} | IRN_ON, TRAINED | SEEDS | {"score", "toy"},
     ),
     "a formula of the score": (
-        "evaluation", "target + predicted - hits", "target + predicted",
+        "evaluation/miou", "target + predicted - hits", "target + predicted",
         {"score", "score-network", "notebooks"}, TRAINED | {"toy"},
     ),
     "a formula of IRN": (
-        "irn", "class Heads", "DELTA = 1\n\n\nclass Heads",
+        "refinement/irn", "class Heads", "DELTA = 1\n\n\nclass Heads",
         IRN_ON, TRAINED | SEEDS | {"score", "toy"},
     ),
     "a formula of IRN's and PSA's labels": (
-        "affinity", "def confident", "DELTA = 1\n\n\ndef confident",
+        "refinement/affinity", "def confident", "DELTA = 1\n\n\ndef confident",
         {"irn-labels", "psa-labels", "psa", "psa-walk"} | IRN_ON, TRAINED | SEEDS | {"toy"},
     ),
     "a formula of the network": (
-        "segmentation", "sum(halves) / 2", "sum(halves)",
+        "networks/deeplab", "sum(halves) / 2", "sum(halves)",
         {"saliency"} | END, TRAINED | SEEDS | {"score", "irn", "psa", "irn-walk", "toy"},
     ),
     "a formula of the saliency": (
-        "saliency", "saliency > threshold", "saliency >= threshold",
+        "refinement/saliency", "saliency > threshold", "saliency >= threshold",
         {"saliency-labels", "notebooks"}, TRAINED | SEEDS | {"score", "toy"},
     ),
-    "a formula of scenes": ("scenes", "USUAL_TEXTURE = 0.7", "USUAL_TEXTURE = 0.8", SCENES_ON,
+    "a formula of scenes": ("data/scenes", "USUAL_TEXTURE = 0.7", "USUAL_TEXTURE = 0.8", SCENES_ON,
         {"toy"},
     ),
-    "a formula of views": ("views", ".clamp(0, 255)", ".clamp(0, 254)", SCENES_ON, {"toy"}),
+    "a formula of views": ("data/views", ".clamp(0, 255)", ".clamp(0, 254)", SCENES_ON, {"toy"}),
     "a formula of the toy": (
-        "bottleneck", "maps > threshold", "maps >= threshold",
+        "study/toy", "maps > threshold", "maps >= threshold",
         {"toy", "notebooks"}, ALL - {"toy", "notebooks"},
     ),
     "a formula of an interval": (
-        "intervals", "[2.5, 97.5]", "[5, 95]", {"notebooks"}, ALL - {"notebooks"},
+        "evaluation/intervals", "[2.5, 97.5]", "[5, 95]", {"notebooks"}, ALL - {"notebooks"},
     ),
     "a figure": (
-        "figures", "capsize=3", "capsize=4", {"notebooks"}, ALL - {"notebooks"},
+        "results/figures", "capsize=3", "capsize=4", {"notebooks"}, ALL - {"notebooks"},
+    ),
+    "words of the runtime": (
+        "runtime/store", "is damaged or missing; it is made anew.", "is torn; it is made anew.",
+        set(), ALL,
+    ),
+    "words of an error of the runtime": (
+        "runtime/errors", "run the same command again", "start again", set(), ALL,
     ),
     "the chain": (
-        "chain", "SALIENT_SCENES = 400", "SALIENT_SCENES = 401",
+        "study/pipeline", "SALIENT_SCENES = 400", "SALIENT_SCENES = 401",
         {"notebooks"}, ALL - {"notebooks"},
     ),
 }  # fmt: skip
@@ -260,7 +263,7 @@ def documented(text):
 @pytest.mark.parametrize("change", [commented, formatted, documented])
 def test_comments_docstrings_and_layout_make_nothing_anew(change, package, before):
     known = before()
-    for path in package.glob("*.py"):
+    for path in package.rglob("*.py"):
         text = path.read_text()
         path.write_text(change(text))
         assert path.read_text() != text or len(text) < 300
@@ -271,21 +274,21 @@ def test_comments_docstrings_and_layout_make_nothing_anew(change, package, befor
 # ---- parameters -------------------------------------------------------------------------------
 OTHERS = {"irn", "irn-walk", "psa", "psa-walk"}
 PARAMETERS = {
-    "seed=1": (ALL, set()),
+    "rng_seed=1": (ALL, set()),
     "pretext_epochs=11": ({"pretext"} | CLASSIFIER_ON, {"toy"}),
-    "rate=0.02": (CLASSIFIER_ON, {"pretext", "saliency", "toy"}),
+    "lr=0.02": (CLASSIFIER_ON, {"pretext", "saliency", "toy"}),
     "epochs=4": (CLASSIFIER_ON, {"pretext", "saliency", "toy"}),
-    "bank_side=48": ({"pool"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
-    "bank_images=8": ({"pool"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
-    "precision=bfloat16": ({"pool", "CAM seeds"} | SEEDS_ON, TRAINED | {"toy"}),
-    "scale_sets=1.0,1.5": ({"CAM seeds"} | SEEDS_ON, TRAINED | {"pool", "toy"}),
-    "map_stride=4": ({"CAM seeds"} | SEEDS_ON - {"growth"}, TRAINED | {"pool", "growth", "toy"}),
-    "long_side=48": ({"CAM seeds"} | SEEDS_ON, TRAINED | {"pool", "toy"}),
-    "tau=0.5": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
-    "steps=5": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
-    "rates=2e-6": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
-    "others=5": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
-    "area_ratio=0.8": (SEEDS_ON, TRAINED | {"pool", "CAM seeds", "saliency", "toy"}),
+    "bank_side=48": ({"bank"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
+    "bank_images=8": ({"bank"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
+    "precision=bfloat16": ({"bank", "CAM seeds"} | SEEDS_ON, TRAINED | {"toy"}),
+    "scale_sets=1.0,1.5": ({"CAM seeds"} | SEEDS_ON, TRAINED | {"bank", "toy"}),
+    "map_stride=4": ({"CAM seeds"} | SEEDS_ON - {"growth"}, TRAINED | {"bank", "growth", "toy"}),
+    "long_side=48": ({"CAM seeds"} | SEEDS_ON, TRAINED | {"bank", "toy"}),
+    "tau=0.5": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
+    "steps=5": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
+    "lrs=2e-6": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
+    "n_others=5": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
+    "area_ratio=0.8": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
     "irn.epochs=11": (IRN_ON, TRAINED | SEEDS | {"irn-labels", "psa", "psa-walk", "crf", "toy"}),
     "psa.lr=0.05": (
         {"psa", "psa-walk", "notebooks"}, ALL - {"psa", "psa-walk", "notebooks"},
@@ -386,7 +389,7 @@ INPUTS = {
     ),
     "the order of the scored list": (
         reverse, "voc/ImageSets/Segmentation/train.txt",
-        {"CAM seeds"} | SEEDS_ON, {"classifier", "pool", "toy"},
+        {"CAM seeds"} | SEEDS_ON, {"classifier", "bank", "toy"},
     ),
     "the order of the validation list": (
         reverse, "voc/ImageSets/Segmentation/val.txt", VALIDATED, "the rest",
@@ -430,7 +433,11 @@ def test_files_that_are_touched_or_elsewhere_are_the_same_files(folder):
             os.utime(path, ns=(1, 1))
     assert changed(before, given(folder)) == set()
     moved = {name: str(folder / f"moved-{name}") for name in ("weights", "saliency", "digits")}
-    for name, path in (("weights", "resnet.pth"), ("saliency", "saliency"), ("digits", "digits")):
+    for name, path in (
+        ("weights", "resnet.pth"),
+        ("refinement/saliency", "saliency"),
+        ("digits", "digits"),
+    ):
         (folder / path).rename(moved[name])
     assert changed(before, given(folder, **moved)) <= {"notebooks"}
 
@@ -449,7 +456,7 @@ def test_weights_in_torchs_cache_count_by_their_content(folder, monkeypatch):
 # The bytes of a file are not yet pixels: the code that reads them counts with them.
 def test_an_edit_of_how_a_folder_is_read_makes_anew_what_is_made_of_its_images(folder, package):
     known = given(folder)
-    edit(package, "voc", "chosen.get(name, 0)", "chosen.get(name, IGNORE)")
+    edit(package, "data/voc", "chosen.get(name, 0)", "chosen.get(name, IGNORE)")
     found = changed(known, given(folder))
     assert CLASSIFIER_ON <= found
     assert "toy" not in found
@@ -459,7 +466,12 @@ def test_an_edit_of_how_photographs_are_read_counts_too(folder, package):
     shown = photographs.folder(folder / "saliency")
     images = shown.labelled(("thing",), [[0]] * len(shown.ids))
     known = keys.describe(images)
-    edit(package, "photographs", "decode(self._path[id], self.long_side)", "decode(self._path[id])")
+    edit(
+        package,
+        "data/photographs",
+        "decode(self._path[id], self.long_side)",
+        "decode(self._path[id])",
+    )
     assert keys.describe(images) != known
 
 

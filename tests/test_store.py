@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,8 @@ from fabricated import stored
 
 from ribkit.runtime import store
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.store import Store
+from ribkit.runtime.keys import describe
+from ribkit.runtime.store import Result, Store, StoredArrays, stage
 
 CALLS = []
 
@@ -24,7 +26,8 @@ def results(tmp_path):
     return Store(tmp_path / "store")
 
 
-def stage(number, text="", scale=None):
+@stage("numbers")
+def numbers(number, text="", scale=None):
     CALLS.append(number)
     return {
         "numbers": pd.DataFrame({"n": [number, 2 * number], "text": [text, "b"]}),
@@ -42,10 +45,10 @@ class Setting:
 
 # ---- computed once ----------------------------------------------------------------------------
 def test_the_same_call_twice_computes_once(results):
-    first, second = (results.run("stage", stage, number=1, text="x") for _ in range(2))
+    first, second = (results.run(numbers, number=1, text="x") for _ in range(2))
     assert CALLS == [1]
     assert first == second
-    assert Store(results.root).run("stage", stage, number=1, text="x") == first
+    assert Store(results.root).run(numbers, number=1, text="x") == first
     assert CALLS == [1]
 
 
@@ -61,50 +64,88 @@ def test_the_same_call_twice_computes_once(results):
     ],
 )
 def test_a_changed_parameter_is_computed_anew(results, changed):
-    results.run("stage", stage, number=1, text="x")
-    results.run("stage", stage, **({"number": 1, "text": "x"} | changed))
+    results.run(numbers, number=1, text="x")
+    results.run(numbers, **({"number": 1, "text": "x"} | changed))
     assert len(CALLS) == 2
 
 
-def test_another_stage_or_name_is_another_result(results):
-    one = results.run("one", stage, number=1)
-    assert results.run("two", stage, number=1) != one
-    assert results.run("one", another_stage, number=1) != one
+def test_another_stage_or_name_is_another_result(results, monkeypatch):
+    one = results.run(numbers, number=1)
+    assert results.run(other_numbers, number=1).key != one.key
+    monkeypatch.setattr(numbers, "stage", "two")
+    two = results.run(numbers, number=1)
+    assert two.key != one.key
+    assert two.path.name == f"two-{two.key}"
 
 
-def another_stage(number):
+@stage("numbers")
+def other_numbers(number):
     return {"json": {"number": number}}
 
 
 def test_a_changed_setting_of_a_dataclass_is_computed_anew(results):
     for setting in (Setting(1e-3), Setting(1e-3), Setting(1e-4), Setting(1e-3, (1.0, 0.5))):
-        results.run("stage", stage, number=1, scale=setting)
+        results.run(numbers, number=1, scale=setting)
     assert len(CALLS) == 3
 
 
 def test_a_result_that_is_read_counts_by_what_made_it(results):
-    one, two = (results.run("stage", stage, number=n) for n in (1, 2))
-    read = [results.run("reader", reader, source=source) for source in (one, two, one)]
+    one, two = (results.run(numbers, number=n) for n in (1, 2))
+    read = [results.run(reader, source=source) for source in (one, two, one)]
     assert read[0] == read[2] != read[1]
     assert [r.json("sum")["sum"] for r in read] == [3.0, 6.0, 3.0]
 
 
+@stage("reader")
 def reader(source):
     return {"sum": {"sum": float(source.table("numbers")["n"].sum())}}
+
+
+def test_a_stage_stays_an_ordinary_function():
+    assert numbers(3)["notes"] == {"list": [1, "two"], "nothing": None}
+    assert (numbers.stage, numbers.resumes) == ("numbers", False)
+    assert (slow.stage, slow.resumes) == ("slow", True)
+
+
+# ---- several at once ----------------------------------------------------------------------------
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_several_stages_are_run_in_order_and_only_what_is_missing(results, workers, monkeypatch):
+    monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
+    monkeypatch.setenv("RIBKIT_WORKERS", workers)
+    kept = results.run(numbers, number=2)
+    calls = [partial(numbers, number=1), partial(numbers, number=2)]
+    calls.append(partial(slow, count=2, fail_at=5))
+    assert [results.has(call.func, **call.keywords) for call in calls] == [False, True, False]
+    several = results.run_all(calls, "several")
+    assert several == [results.run(call.func, **call.keywords) for call in calls]
+    assert several[1] == kept
+    assert [result.name for result in several] == ["numbers", "numbers", "slow"]
+    assert several[2].json("sum") == {"sum": 1}
+    if workers == "1":  # where calls are counted
+        assert CALLS == [2, 1, 0, 1]
+    assert not list(results.root.glob("*.scratch"))
+    CALLS.clear()
+    assert results.run_all(calls, "several") == several
+    assert CALLS == []
+
+
+def test_nothing_is_run_of_no_calls(results):
+    assert results.run_all([], "none") == []
+    assert not results.root.exists()
 
 
 def test_what_cannot_be_described_is_refused_before_anything_is_computed(results):
     for value in ({1, 2}, object(), np.arange(3), torch.ones(1)):
         with pytest.raises(InputError, match="cannot be a parameter of a stored stage"):
-            results.run("stage", stage, number=value)
+            results.run(numbers, number=value)
     assert CALLS == []
     assert not results.root.exists()
 
 
 # ---- files ------------------------------------------------------------------------------------
 def test_every_value_is_read_as_it_was_returned(results):
-    result = results.run("stage", stage, number=3, text="")
-    expected = stage(3, "")
+    result = results.run(numbers, number=3, text="")
+    expected = numbers(3, "")
     pd.testing.assert_frame_equal(result.table("numbers"), expected["numbers"])
     arrays = result.arrays("grid")
     assert {k: v.tolist() for k, v in arrays.items()} == {"a": [0, 1, 2], "b": [[], []]}
@@ -121,7 +162,7 @@ def test_a_table_keeps_its_gaps_and_its_words(tmp_path):
 
 
 def test_files_are_those_that_others_can_read(results):
-    path = results.run("stage", stage, number=1).path
+    path = results.run(numbers, number=1).path
     names = {file.name for file in path.iterdir()}
     assert names == {
         "numbers.csv", "grid.npz", "weights.safetensors", "notes.json", "manifest.json",
@@ -144,10 +185,66 @@ def test_the_same_arrays_make_the_same_bytes(tmp_path):
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
+# ---- values as parameters -----------------------------------------------------------------------
+def test_a_value_is_a_mapping_that_is_read_when_it_is_asked_for(results, monkeypatch):
+    result = results.run(numbers, number=3)
+    arrays, tensors = result.arrays("grid"), result.tensors("weights")
+    read, npz = [], store.Npz.read
+    monkeypatch.setattr(store.Npz, "read", lambda self, name: read.append(name) or npz(self, name))
+    assert isinstance(arrays, StoredArrays)
+    assert str(arrays) == f"grid in {result.path}"
+    assert (list(arrays), len(arrays), list(tensors)) == (["a", "b"], 2, ["w"])
+    assert "a" in arrays
+    assert "z" not in arrays
+    assert arrays.get("z") is None
+    assert read == []
+    assert arrays["b"].shape == (2, 0)
+    assert read == ["b"]
+
+
+def test_values_of_a_result_are_equal_where_they_are_the_same(results):
+    one, two = (results.run(numbers, number=n) for n in (1, 2))
+    values = [one.arrays("grid"), one.tensors("weights"), two.tensors("weights")]
+    assert len({*values, one.arrays("grid"), one.tensors("weights")}) == 3
+    assert one.arrays("grid") != one.tensors("grid")  # two ways to read one file are two values
+
+
+def test_a_value_counts_by_what_made_its_result_and_by_its_name(results):
+    one, two = (results.run(numbers, number=n) for n in (1, 2))
+    values = [
+        one.arrays("grid"), two.arrays("grid"), one.arrays("weights"),
+        dataclasses.replace(one, name="other").arrays("grid"),
+    ]  # fmt: skip
+    assert len({json.dumps(describe(value)) for value in values}) == 4
+    elsewhere = Result(one.name, one.key, results.root / "elsewhere").arrays("grid")
+    assert describe(elsewhere) == describe(values[0])
+    sums = [results.run(summed, arrays=r.arrays("grid"), word="x") for r in (one, two, one)]
+    assert sums[0] == sums[2] != sums[1]
+    assert sums[0].json("sum") == {"sum": 3.0}
+    nested = [results.run(summed_all, arrays={"x": r.arrays("grid")}) for r in (one, two)]
+    assert nested[0].key != nested[1].key
+
+
+@stage("summed")
+def summed(arrays, word):
+    return {"sum": {"sum": float(sum(array.sum() for array in arrays.values()))}}
+
+
+@stage("summed")
+def summed_all(arrays):
+    return {"sum": {name: float(each["a"].sum()) for name, each in arrays.items()}}
+
+
+def test_a_value_that_a_result_has_not_is_told(results):
+    result = results.run(numbers, number=1)
+    with pytest.raises(FileNotFoundError, match=r"grid\.npz.* and no maps\.npz"):
+        len(result.arrays("maps"))
+
+
 # ---- interruptions ----------------------------------------------------------------------------
 def test_a_stage_that_fails_leaves_no_result(results):
     def run():
-        return results.run("failing", failing, number=1)
+        return results.run(failing, number=1)
 
     with pytest.raises(RuntimeError, match="fails"):
         run()
@@ -156,6 +253,7 @@ def test_a_stage_that_fails_leaves_no_result(results):
         run()
 
 
+@stage("failing")
 def failing(number):
     raise RuntimeError("fails")
 
@@ -172,38 +270,39 @@ def test_an_interrupted_write_is_no_result_and_is_made_again(results, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(store, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            results.run("stage", stage, number=1)
+            results.run(numbers, number=1)
     assert not list(results.root.glob("*/manifest.json"))
-    result = results.run("stage", stage, number=1)
+    result = results.run(numbers, number=1)
     assert CALLS == [1, 1]
     assert result.json("notes")["list"] == [1, "two"]
     assert [path.name for path in results.root.iterdir()] == [result.path.name]
 
 
 def test_a_folder_without_a_manifest_is_made_again(results):
-    path = results.run("stage", stage, number=1).path
+    path = results.run(numbers, number=1).path
     (path / "manifest.json").unlink()
     (path / "left.over").touch()
-    assert results.run("stage", stage, number=1).json("notes")["list"] == [1, "two"]
+    assert results.run(numbers, number=1).json("notes")["list"] == [1, "two"]
     assert CALLS == [1, 1]
     assert not (path / "left.over").exists()
 
 
 def test_scratch_outlives_an_interruption_and_goes_with_success(results):
     with pytest.raises(KeyboardInterrupt):
-        results.run("slow", slow, count=5, fail_at=3)
+        results.run(slow, count=5, fail_at=3)
     assert CALLS == [0, 1, 2, 3]
     CALLS.clear()
     with pytest.raises(KeyboardInterrupt):
-        results.run("slow", slow, count=5, fail_at=3)
+        results.run(slow, count=5, fail_at=3)
     assert CALLS == [3]
     scratch = next(results.root.glob("*.scratch"))
     np.savez(scratch / "3.npz", n=3)
-    result = results.run("slow", slow, count=5, fail_at=3)
+    result = results.run(slow, count=5, fail_at=3)
     assert result.json("sum") == {"sum": 10}
     assert not list(results.root.glob("*.scratch"))
 
 
+@stage("slow")
 def slow(count, fail_at, scratch):
     for n in range(count):
         path = scratch / f"{n}.npz"
@@ -216,7 +315,7 @@ def slow(count, fail_at, scratch):
 
 
 def test_scratch_is_no_part_of_the_key(results):
-    assert "scratch" not in results.run("slow", slow, count=1, fail_at=9).manifest["parameters"]
+    assert "scratch" not in results.run(slow, count=1, fail_at=9).manifest["parameters"]
 
 
 def test_arrays_may_have_any_name_but_not_hold_objects(tmp_path):
@@ -227,11 +326,12 @@ def test_arrays_may_have_any_name_but_not_hold_objects(tmp_path):
         store.save_arrays(tmp_path / "b.npz", {"a": np.array([{}])})
 
 
+@stage("unwritable")
 def unwritable():
     return {"a": {"x": object()}}
 
 
 def test_a_write_that_fails_leaves_nothing(results):
     with pytest.raises(TypeError):
-        results.run("unwritable", unwritable)
+        results.run(unwritable)
     assert not list(results.root.glob("*"))

@@ -9,11 +9,11 @@ import numpy as np
 from ribkit.data import digits, scenes
 from ribkit.method import adaptation
 from ribkit.networks import classifier, deeplab
+from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
-from ribkit.refinement.stages import AffinityModel
-from ribkit.runtime.store import Result, Store
+from ribkit.runtime.store import Result, Store, stage
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
 from ribkit.study import toy as bottleneck
@@ -31,52 +31,57 @@ def run(store: Store) -> Iterator[Result]:
     images, others = (scenes.generate(rng_seed, COUNT, size=48) for rng_seed in (0, 1))
     sets, n_classes = {"images": images}, len(scenes.CLASSES)
     start = {"scenes": scenes.Pretext(2, 32), "epochs": 1, "rng_seed": 0}
-    yield (pretext := store.run("pretext", classifier.pretrain, **start))
+    yield (made := store.run(classifier.pretrain, **start))
+    pretext = made.tensors("weights")
     begun = {"backbone": "small", "pretext": pretext}
-    learns = sets | {"watched": others, "training": CLASSIFIER} | begun
-    yield (weights := store.run("classifier", classifier.train, **learns))
-    model = seeds.Model(weights, "small", n_classes)
+    learns = sets | {"monitor_images": others, "training": CLASSIFIER} | begun
+    yield (made := store.run(classifier.train, **learns))
+    model = seeds.Model(made.tensors("weights"), "small", n_classes)
     view = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
-    yield (pool := store.run("pool", seeds.feature_bank, model=model, images=others, **view))
+    yield (made := store.run(seeds.feature_bank, model=model, images=others, **view))
     seen = sets | {"model": model, "scales": (1.0, 0.5), "long_side": None}
-    adapted = seen | {"settings": RIB, "pool": pool}
-    yield store.run("cam", seeds.compute, **seen)
-    yield (maps := store.run("rib", seeds.compute, **adapted))
-    yield store.run("growth", seeds.growth, **adapted)
-    yield store.run("score", seeds.score, **sets, seeds=maps)
-    yield store.run("ablation", ablations.measure, **adapted)
-    yield store.run("once", ablations.adapt_once, **adapted)
-    yield store.run("layers", information.layers, model=model, **sets)
-    yield store.run("bits", information.estimate, model=model, **sets, teaching=others)
-    plain = sets | {"seeds": maps, "long_side": None}
+    adapted = seen | {"settings": RIB, "bank": made.tensors("features"), "rng_seed": 0}
+    yield store.run(seeds.cam_seeds, **seen)
+    yield (made := store.run(seeds.rib_seeds, **adapted))
+    maps = made.arrays("maps")
+    yield store.run(seeds.growth, **adapted)
+    yield store.run(seeds.score, **sets, maps=maps)
+    yield store.run(ablations.measure, **adapted)
+    yield store.run(ablations.adapt_once, **adapted)
+    yield store.run(information.layers, model=model, **sets)
+    yield store.run(
+        information.estimate, model=model, **sets, probe_train_images=others, maps={"RIB": maps}
+    )
+    plain = sets | {"maps": maps, "long_side": None}
     learns = begun | {"n_labels": N_LABELS, "long_side": None}
     labels = {
-        "irn": store.run("irn-labels", stages.irn_labels, **plain, threshold=0.4),
-        "psa": store.run("psa-labels", stages.psa_labels, **plain),
+        "irn": store.run(stages.irn_labels, **plain, threshold=0.4),
+        "psa": store.run(stages.psa_labels, **plain),
     }
     walks = {"irn": (stages.irn_walk, {"walk": WALKS["official"]})}
     walks["psa"] = stages.psa_walk, {"alpha": 4.0, "log2_steps": 3}
     for kind, trained in (("irn", irn), ("psa", psa)):
         yield labels[kind]
-        parts = ((images, labels[kind]),)
-        weights = store.run(kind, trained.train, **learns, parts=parts, training=HEADS)
-        yield weights
+        parts = ((images, labels[kind].arrays("labels")),)
+        result = store.run(trained.train, **learns, parts=parts, training=HEADS)
+        yield result
         walk, how = walks[kind]
-        affine = AffinityModel(kind, weights, "small", HEADS.stride, HEADS.rng_seed, pretext)
-        yield store.run(f"{kind}-walk", walk, **plain, model=affine, **how)
+        options = tuple((begun | {"training": HEADS}).items())
+        network = TrainedModel(trained.build, options, result.tensors("weights"))
+        yield store.run(walk, **plain, model=network, **how)
     learns |= {"parts": ((images, None),), "training": NETWORK}
-    yield (weights := store.run("network", deeplab.train, **learns))
-    network = deeplab.Model(weights, "small", N_LABELS, NETWORK, pretext)
+    yield (made := store.run(deeplab.train, **learns))
+    options = tuple((begun | {"n_labels": N_LABELS, "training": NETWORK}).items())
+    network = TrainedModel(deeplab.build, options, made.tensors("weights"))
     seen |= {"model": network}
-    yield (predicted := store.run("predict", predictions.predict, **seen))
-    yield store.run(
-        "score-network", predictions.score, **sets, predictions=predicted, value="refined"
-    )
+    yield (made := store.run(predictions.predict, **seen))
+    yield store.run(predictions.score, **sets, labels=made.arrays("refined"))
     toy = {"digits": digits.load(n_train=40, n_test=8), "seeds": (0,), "steps": 5}
-    yield store.run("toy", bottleneck.experiment, **toy, activations=("sigmoid",))
-    yield store.run("projection", projection)
+    yield store.run(bottleneck.experiment, **toy, activations=("sigmoid",))
+    yield store.run(projection)
 
 
+@stage("projection")
 def projection() -> dict:
     """What `information.estimate` has numpy and scipy do, of as many features as a study has."""
     random, kinds = np.random.default_rng(0), np.repeat([0, 1], 2000)

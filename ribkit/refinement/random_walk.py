@@ -36,24 +36,6 @@ WALKS = {"paper": Walk(1.0, False), "official": Walk(1.3, True)}
 
 
 @cache
-@dataclass(frozen=True)
-class Walk:
-    """How IRN's walk is made: difference 10 of paper and official code, and what they share.
-
-    power: of the maps before the walk. one_maximum: the result is divided by one maximum over all
-    classes, else each class by its own.
-    """
-
-    power: float
-    one_maximum: bool
-    radius: int = 5
-    beta: float = 10.0
-    log2_steps: int = 8
-
-
-WALKS = {"paper": Walk(1.0, False), "official": Walk(1.3, True)}
-
-
 def offsets(radius: int) -> np.ndarray:
     """Half of the neighbours closer than ``radius``: ``(O, 2)``, steps (dy, dx); dy > 0 or dx > 0.
 

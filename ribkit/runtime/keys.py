@@ -44,7 +44,7 @@ def describe(value: Any) -> Any:
     if hasattr(value, "fingerprint"):
         reader = getattr(value, "read_by", type(value).__module__)
         return [value.fingerprint(), code_hash(reader)]
-    if isinstance(value, FunctionType):
+    if isinstance(value, FunctionType) and "<" not in value.__qualname__:  # no lambda
         return [value.__module__, value.__qualname__, code_hash(value.__module__)]
     if is_dataclass(value):
         described = {f.name: describe(getattr(value, f.name)) for f in fields(value)}

@@ -20,7 +20,8 @@ def paced(iterable: Iterable) -> Iterator:
         yield item
         count += 1
         first = first or time.perf_counter()
-    _loops.append((time.perf_counter() - first, count - 1))
+    if count:
+        _loops.append((time.perf_counter() - first, count - 1))
 
 
 @contextmanager

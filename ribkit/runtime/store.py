@@ -179,6 +179,9 @@ class Stored(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self._content()[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._content()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._content())
 

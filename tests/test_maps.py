@@ -1,11 +1,10 @@
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fabricated import last_unlabelled, stored
+from fabricated import last_unlabelled, run_stage, stored
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
@@ -14,7 +13,7 @@ from ribkit.method import adaptation
 from ribkit.method.others import OtherImageSampler
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
-from ribkit.runtime import parallel, store
+from ribkit.runtime import store
 from ribkit.runtime.errors import InputError
 from ribkit.study import maps as seeds
 
@@ -39,24 +38,37 @@ def images():
 def model(tmp_path_factory):
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     weights = stored(tmp_path_factory.mktemp("m"), weights=network.state_dict())
-    return seeds.Model(weights, "small", len(scenes.CLASSES))
+    return seeds.Model(weights.tensors("weights"), "small", len(scenes.CLASSES))
+
+
+def banked(model, folder, images=None, rng_seed=0):
+    """A feature bank of 12 scenes."""
+    images = images or scenes.generate(1, 12, size=48)
+    view = {"long_sides": (40, 56), "side": 32, "rng_seed": rng_seed}
+    made = run_stage(seeds.feature_bank, images, folder / "scratch", model=model, **view)
+    return stored(folder, "bank", **made).tensors("features")
 
 
 @pytest.fixture(scope="module")
-def pool(model, tmp_path_factory):
-    made = seeds.feature_bank(model, scenes.generate(1, 12, size=48), (40, 56), 32, rng_seed=0)
-    return stored(tmp_path_factory.mktemp("p"), **made)
+def bank(model, tmp_path_factory):
+    return banked(model, tmp_path_factory.mktemp("bank"))
 
 
-def compute(model, pool, images, scratch, settings=SETTINGS, **more):
-    scratch.mkdir(exist_ok=True)
-    return seeds.compute(model, images, SCALES, None, scratch, settings=settings, pool=pool, **more)
+def compute(model, bank, images, scratch, settings=SETTINGS, rng_seed=0, stage=seeds.rib_seeds):
+    adapted = {"settings": settings, "bank": bank, "rng_seed": rng_seed}
+    seen = {"model": model, "scales": SCALES, "long_side": None}
+    return run_stage(stage, images, scratch, **seen, **adapted)
+
+
+def plain(model, images, scratch, scales=SCALES, long_side=None):
+    seen = {"model": model, "scales": scales, "long_side": long_side}
+    return run_stage(seeds.cam_seeds, images, scratch, **seen)
 
 
 @pytest.fixture(scope="module")
-def made(model, pool, images, tmp_path_factory):
+def made(model, bank, images, tmp_path_factory):
     """RIB's seeds of all images, in this process."""
-    return compute(model, pool, images, tmp_path_factory.mktemp("made") / "scratch")
+    return compute(model, bank, images, tmp_path_factory.mktemp("made") / "scratch")
 
 
 def as_bytes(made, folder):
@@ -68,9 +80,9 @@ def as_bytes(made, folder):
 
 
 # ---- the same bytes ---------------------------------------------------------------------------
-def test_one_worker_or_two_make_the_same_bytes(model, pool, images, made, tmp_path, monkeypatch):
+def test_one_worker_or_two_make_the_same_bytes(model, bank, images, made, tmp_path, monkeypatch):
     monkeypatch.setenv("RIBKIT_WORKERS", "2")
-    again = compute(model, pool, images, tmp_path / "scratch")
+    again = compute(model, bank, images, tmp_path / "scratch")
     assert as_bytes(again, tmp_path / "two") == as_bytes(made, tmp_path / "one")
 
 
@@ -83,13 +95,13 @@ def test_a_model_is_built_with_the_weights_it_was_trained_from(model, monkeypatc
 
     monkeypatch.setattr(classifier, "build", small)
     file = Weights(tmp_path / "mine.pth")
-    dataclasses.replace(model, backbone="resnet50", file=file).network()
+    dataclasses.replace(model, backbone="resnet50", file=file).load()
     assert asked == [("resnet50", file)]
 
 
-def test_the_order_of_the_images_does_not_matter(model, pool, images, made, tmp_path):
+def test_the_order_of_the_images_does_not_matter(model, bank, images, made, tmp_path):
     order = [4, 1, 5, 0]
-    again = compute(model, pool, images.take(order), tmp_path / "scratch")
+    again = compute(model, bank, images.take(order), tmp_path / "scratch")
     assert list(again["maps"]) == [images.ids[i] for i in order]
     for name, maps in again["maps"].items():
         assert maps.tobytes() == made["maps"][name].tobytes()
@@ -97,32 +109,32 @@ def test_the_order_of_the_images_does_not_matter(model, pool, images, made, tmp_
     pd.testing.assert_frame_equal(again["images"].set_index("image"), expected, check_exact=True)
 
 
-def test_an_interrupted_run_continues_to_the_same_bytes(model, pool, images, made, tmp_path):
+def test_an_interrupted_run_continues_to_the_same_bytes(model, bank, images, made, tmp_path):
     scratch = tmp_path / "scratch"
-    compute(model, pool, images, scratch)
+    compute(model, bank, images, scratch)
     kept = {}
     for i, path in enumerate(sorted(scratch.iterdir())):
         if i % 2:
             path.unlink()
         else:
             kept[path] = path.stat().st_mtime_ns
-    again = compute(model, pool, images, scratch)
+    again = compute(model, bank, images, scratch)
     assert as_bytes(again, tmp_path / "again") == as_bytes(made, tmp_path / "made")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_the_number_of_threads_does_not_matter(model, pool, images, made, tmp_path):
+def test_the_number_of_threads_does_not_matter(model, bank, images, made, tmp_path):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        again = compute(model, pool, images.take([2]), tmp_path / "scratch")
+        again = compute(model, bank, images.take([2]), tmp_path / "scratch")
     finally:
         torch.set_num_threads(before)
     assert again["maps"]["2"].tobytes() == made["maps"]["2"].tobytes()
 
 
-def test_another_seed_draws_other_images(model, pool, images, made, tmp_path):
-    again = compute(model, pool, images, tmp_path / "scratch", rng_seed=1)
+def test_another_seed_draws_other_images(model, bank, images, made, tmp_path):
+    again = compute(model, bank, images, tmp_path / "scratch", rng_seed=1)
     assert any((again["maps"][name] != made["maps"][name]).any() for name in images.ids)
 
 
@@ -151,23 +163,23 @@ def test_it_is_told_how_each_adaptation_went(images, made):
     assert (labelled["logit_last"] > labelled["logit_first"]).all()
 
 
-def test_without_settings_a_seed_is_cam_and_so_is_rib_without_steps(model, pool, images, tmp_path):
+def test_rib_without_steps_is_cam(model, bank, images, tmp_path):
     images = images.take([0, 1])
-    plain = compute(model, None, images, tmp_path / "cam", settings=None)
+    cam = plain(model, images, tmp_path / "cam")
     still = dataclasses.replace(SETTINGS, steps=0)
-    rib = compute(model, pool, images, tmp_path / "rib", settings=still)
+    rib = compute(model, bank, images, tmp_path / "rib", settings=still)
     for name in images.ids:
-        assert plain["maps"][name].tobytes() == rib["maps"][name].tobytes()
-    assert set(plain["images"]["reason"]) == {"none"}
+        assert cam["maps"][name].tobytes() == rib["maps"][name].tobytes()
+    assert set(cam) == {"maps"}
 
 
-def test_bfloat16_passes_give_nearly_the_same_maps(model, pool, images, tmp_path):
+def test_bfloat16_passes_give_nearly_the_same_maps(model, bank, images, tmp_path):
     images = images.take([0, 1])
     mixed = dataclasses.replace(model, precision="bfloat16")
-    made = seeds.feature_bank(mixed, scenes.generate(1, 12, size=48), (40, 56), 32, rng_seed=0)
-    assert made["features"]["features"].dtype == torch.bfloat16
-    low = compute(mixed, stored(tmp_path / "p", "p", **made), images, tmp_path / "low")
-    full = compute(model, pool, images, tmp_path / "full")
+    low_bank = banked(mixed, tmp_path / "p")
+    assert low_bank["features"].dtype == torch.bfloat16
+    low = compute(mixed, low_bank, images, tmp_path / "low")
+    full = compute(model, bank, images, tmp_path / "full")
     for name in images.ids:
         difference = np.abs(low["maps"][name].astype(float) - full["maps"][name])
         assert 0 < difference.max() < 0.1
@@ -175,13 +187,12 @@ def test_bfloat16_passes_give_nearly_the_same_maps(model, pool, images, tmp_path
 
 
 def test_maps_have_the_size_seen_at_scale_1(model, images, tmp_path):
-    tmp_path.joinpath("s").mkdir()
-    made = seeds.compute(model, images.take([0]), (1.0,), 32, tmp_path / "s")
+    made = plain(model, images.take([0]), tmp_path / "s", (1.0,), 32)
     assert made["maps"]["0"].shape[1:] == (32, 32)
 
 
 # ---- the others -------------------------------------------------------------------------------
-def numbered_pool():
+def numbered_bank():
     """30 images of 4 classes, in turns; the only feature of each is its number."""
     labels = torch.zeros(30, 4)
     labels[torch.arange(30), torch.arange(30) % 4] = 1
@@ -190,7 +201,7 @@ def numbered_pool():
 
 
 def drawn(label, name="a", rng_seed=0, count=5, steps=6):
-    draw = OtherImageSampler(numbered_pool(), torch.tensor(label), count, name, rng_seed)
+    draw = OtherImageSampler(numbered_bank(), torch.tensor(label), count, name, rng_seed)
     return [[tensor.squeeze() for tensor in draw(step)] for step in range(steps)]
 
 
@@ -198,7 +209,7 @@ def test_the_others_share_no_class_with_the_image():
     for label in ([1.0, 0, 0, 0], [0, 1.0, 0, 1.0], [1.0, 1, 1, 0]):
         for features, labels in drawn(label):
             assert not (labels * torch.tensor(label)).any()
-            expected = numbered_pool()["labels"][features.long()]
+            expected = numbered_bank()["labels"][features.long()]
             assert torch.equal(labels, expected)  # each comes with its own labels
 
 
@@ -218,59 +229,65 @@ def test_a_draw_is_seeded_by_name_and_seed():
     assert numbers() == numbers()
     assert numbers(name="b") != numbers()
     assert numbers(rng_seed=1) != numbers()
-    draw = OtherImageSampler(numbered_pool(), torch.tensor([1.0, 0, 0, 0]), 5, "a", 0)
+    draw = OtherImageSampler(numbered_bank(), torch.tensor([1.0, 0, 0, 0]), 5, "a", 0)
     assert draw(3)[0].flatten().tolist() == numbers()[3]  # whatever was asked for before
 
 
 def test_fewer_are_drawn_if_no_more_exist():
     features, _ = drawn([1.0, 1, 1, 0], count=20)[0]
     assert sorted(features.tolist()) == [3, 7, 11, 15, 19, 23, 27]
-    nobody, labels = OtherImageSampler(numbered_pool(), torch.ones(4), 5, "a", 0)(0)
+    nobody, labels = OtherImageSampler(numbered_bank(), torch.ones(4), 5, "a", 0)(0)
     assert nobody.shape == (0, 1, 1, 1)
     assert labels.shape == (0, 4)
 
 
 def test_a_step_draws_each_image_of_the_data_set_as_often_as_any_other():
-    # The pool is drawn from the data set first, then the step from the pool: 12 -> 6 -> 2.
+    # The bank is drawn from the data set first, then the step from the bank: 12 -> 6 -> 2.
     times = np.zeros(12)
     for rng_seed in range(3000):
         own = np.random.default_rng(rng_seed).permutation(12)[:6]
         features = torch.from_numpy(own).float().view(6, 1, 1, 1)
-        pool = {"features": features, "labels": torch.tensor([[0.0, 1.0]]).expand(6, 2)}
-        chosen, _ = OtherImageSampler(pool, torch.tensor([1.0, 0]), 2, "a", rng_seed)(0)
+        bank = {"features": features, "labels": torch.tensor([[0.0, 1.0]]).expand(6, 2)}
+        chosen, _ = OtherImageSampler(bank, torch.tensor([1.0, 0]), 2, "a", rng_seed)(0)
         times[chosen.flatten().long().numpy()] += 1
     assert times.sum() == 6000
     assert np.abs(times - 500).max() < 4 * np.sqrt(500)
 
 
-def test_the_pool_sees_each_image_in_one_random_view_of_its_own(model):
+def test_the_bank_sees_each_image_in_one_random_view_of_its_own(model, tmp_path):
     images = scenes.generate(1, 4, size=48)
-    made = seeds.feature_bank(model, images, (40, 56), 32, rng_seed=0)["features"]
-    again = seeds.feature_bank(model, images.take([2]), (40, 56), 32, rng_seed=0)["features"]
+    made = banked(model, tmp_path / "all", images)
+    again = banked(model, tmp_path / "one", images.take([2]))
     assert made["features"].shape[0] == 4
     assert torch.equal(made["features"][2], again["features"][0])
-    other = seeds.feature_bank(model, images.take([2]), (40, 56), 32, rng_seed=1)["features"]
+    other = banked(model, tmp_path / "other", images.take([2]), rng_seed=1)
     assert not torch.equal(made["features"][2], other["features"][0])
     torch.testing.assert_close(made["labels"], torch.from_numpy(images.labels).float())
 
 
-def test_an_image_is_adapted_alone_if_all_others_share_a_class(model, pool, images, tmp_path):
+def test_an_image_is_adapted_alone_if_all_others_share_a_class(model, bank, images, tmp_path):
     everything = dataclasses.replace(images.take([0]), labels=np.ones((1, 8), bool))
-    made = compute(model, pool, everything, tmp_path / "scratch")
+    made = compute(model, bank, everything, tmp_path / "scratch")
     assert made["images"]["steps"].tolist() == [2]
 
 
 # ---- scores -----------------------------------------------------------------------------------
-def saved(made, folder):
-    return stored(folder, "seeds", **made)
+def saved(maps, folder):
+    return stored(folder, "seeds", maps=dict(maps)).arrays("maps")
 
 
-def swept(images, result):
-    return miou.Swept(len(images), 9, **seeds.score(images, result)["rows"])
+def swept(images, maps, folder):
+    rows = run_stage(seeds.score, images, folder / "scratch", maps=saved(maps, folder))["rows"]
+    return miou.Swept(len(images), 9, **rows)
+
+
+def covered(images, maps, threshold, folder):
+    given = {"maps": saved(maps, folder), "threshold": threshold}
+    return run_stage(seeds.cover, images, folder / "scratch", **given)["coverage"]
 
 
 def test_seeds_are_scored_at_every_threshold(images, made, tmp_path):
-    found = swept(images, saved(made, tmp_path / "seeds"))
+    found = swept(images, made["maps"], tmp_path)
     assert found.total().shape == (100, 3, 9)
     assert (found.at(40)[:, 1:].sum(axis=2) == 48 * 48).all()
     maps = made["maps"]["0"].astype(np.float32)
@@ -285,7 +302,7 @@ def test_maps_of_another_size_are_resized_to_the_mask(images, tmp_path):
     maps = {name: np.full((n, 6, 8), 0.5, np.float16) for name, n in zip(
         images.ids, images.labels.sum(axis=1), strict=True
     )}  # fmt: skip
-    found = swept(images, saved({"maps": maps}, tmp_path / "s"))
+    found = swept(images, maps, tmp_path)
     assert (found.at(0)[:, 1:].sum(axis=2) == 48 * 48).all()
 
 
@@ -294,14 +311,11 @@ def test_coverage_tells_heads_bodies_and_the_rest_apart(images, tmp_path):
     mask, heads = images.mask(0), images.source.heads("0")
     keys = np.flatnonzero(images.labels[0])
     maps = np.stack([(heads == k + 1) * 0.9 + (mask == k + 1) * 0.05 for k in keys])
-    result = saved(
-        {"maps": {"0": maps.astype(np.float16), "5": np.zeros((0, 48, 48), np.float16)}},
-        tmp_path / "s",
-    )
-    table = seeds.cover(images, result, 0.5)["coverage"]
+    maps = {"0": maps.astype(np.float16), "5": np.zeros((0, 48, 48), np.float16)}
+    table = covered(images, maps, 0.5, tmp_path / "s")
     assert list(table["class"]) == [images.classes[k] for k in keys]
     assert (table[["head", "body", "outside"]] == [1, 0, 0]).all(axis=None)
-    everything = seeds.cover(images, result, 0.01)["coverage"]
+    everything = covered(images, maps, 0.01, tmp_path / "t")
     assert (everything[["head", "body", "outside"]] == [1, 1, 0]).all(axis=None)
 
 
@@ -319,38 +333,37 @@ def test_without_heads_coverage_is_of_the_object_and_ignored_pixels_do_not_count
     images = ImageSet(("a",), ("cat",), np.array([[True]]), Masked())
     maps = np.zeros((1, 8, 8), np.float16)
     maps[:, :, 2:5], maps[:, :, 6:] = 0.9, 0.9
-    table = seeds.cover(images, saved({"maps": {"a": maps}}, tmp_path / "s"), 0.5)["coverage"]
+    table = covered(images, {"a": maps}, 0.5, tmp_path / "s")
     assert table.to_dict("records") == [
         {"image": "a", "class": "cat", "object": 0.5, "outside": 0.5}
     ]
     small = np.full((1, 2, 2), 0.9, np.float16)  # is resized to the mask
-    table = seeds.cover(images, saved({"maps": {"a": small}}, tmp_path / "t"), 0.5)["coverage"]
+    table = covered(images, {"a": small}, 0.5, tmp_path / "t")
     assert table[["object", "outside"]].to_numpy().tolist() == [[1, 1]]
 
 
 def test_missing_maps_are_told(images, tmp_path):
-    result = saved({"maps": {"0": np.zeros((1, 48, 48), np.float16)}}, tmp_path / "s")
-    with pytest.raises(InputError, match="no maps of image 1"):
-        seeds.score(images, result)
+    maps = saved({"0": np.zeros((1, 48, 48), np.float16)}, tmp_path)
+    for stage, more in ((seeds.score, {}), (seeds.cover, {"threshold": 0.5})):
+        with pytest.raises(InputError, match="image 1 is missing; compute it first"):
+            run_stage(stage, images, tmp_path / "s", maps=maps, **more)
 
 
 # ---- maps through the process -----------------------------------------------------------------
-def test_growth_starts_with_cam_and_ends_with_the_sum_of_all_steps(model, pool, images, tmp_path):
+def test_growth_starts_with_cam_and_ends_with_the_sum_of_all_steps(model, bank, images, tmp_path):
     images = images.take([0])
-    grown = seeds.growth(model, images, SCALES, None, SETTINGS, pool)
-    plain = compute(model, None, images, tmp_path / "cam", settings=None)["maps"]["0"]
-    rib = compute(model, pool, images, tmp_path / "rib")["maps"]["0"]
-    assert grown["step"]["0"].shape == (2, len(plain), 48, 48)  # official: steps 0 to K - 1
-    assert (grown["step"]["0"][0] == plain).all()
+    grown = compute(model, bank, images, tmp_path / "growth", stage=seeds.growth)
+    cam = plain(model, images, tmp_path / "cam")["maps"]["0"]
+    rib = compute(model, bank, images, tmp_path / "rib")["maps"]["0"]
+    assert grown["step"]["0"].shape == (2, len(cam), 48, 48)  # official: steps 0 to K - 1
+    assert (grown["step"]["0"][0] == cam).all()
     assert (grown["sum"]["0"] == rib).all()
     assert grown["process"]["step"].tolist() == [0, 1]
     assert grown["process"]["logit"].is_monotonic_increasing
 
 
-def test_a_job_can_travel_to_another_process(model, pool, images):
-    job = seeds.AdaptationTask(model, images, SCALES, None, SETTINGS, pool)
-    assert parallel.map_images(partial(_ids, job), [0], "job") == [("0", 8)]
-
-
-def _ids(job, index):
-    return job.images.ids[index], job.model.n_classes
+def test_a_model_and_a_bank_are_loaded_once_in_a_process_whoever_asks(model, bank):
+    for read, value in ((seeds.loaded, model), (seeds.on_device, bank)):
+        again = dataclasses.replace(value)
+        assert again is not value
+        assert read(again) is read(value)

@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from fabricated import run_stage, stored
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou
+from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import affinity, irn, psa, stages
 from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
-from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
 
+SEEN = {"long_side": None}
 TRAINING = AffinityConfig(stride=2, radius=3, epochs=2, batch=2, lr=0.05, momentum=0.9, crop=48)
 
 
@@ -39,7 +41,7 @@ def seeds(images, store):
     for i, name in enumerate(images.ids):
         masks = [images.mask(i) == k + 1 for k in np.flatnonzero(images.labels[i])]
         maps[name] = np.stack([0.9 * mask for mask in masks]).astype(np.float16)
-    return store.run("seeds", lambda: {"maps": maps})
+    return stored(store.root, "seeds", maps=maps).arrays("maps")
 
 
 def small(size, n_classes=1, shown=(0,)):
@@ -78,7 +80,8 @@ def test_a_label_map_by_hand_and_as_the_sweep_counts_it():
 
 
 def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds, tmp_path):
-    found = stages.irn_labels(images, seeds, 0.4, None, tmp_path)["labels"]
+    given = SEEN | {"maps": seeds, "threshold": 0.4}
+    found = run_stage(stages.irn_labels, images, tmp_path, **given)["labels"]
     for i, name in enumerate(images.ids):
         mask, own = images.mask(i), found[name]
         assert own.shape == mask.shape
@@ -88,7 +91,7 @@ def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds, tmp_path):
 
 
 def test_labels_for_psa_leave_open_what_depends_on_alpha(images, seeds, tmp_path):
-    found = stages.psa_labels(images, seeds, None, tmp_path)["labels"]
+    found = run_stage(stages.psa_labels, images, tmp_path, maps=seeds, **SEEN)["labels"]
     values = np.unique(np.concatenate([m.ravel() for m in found.values()]))
     assert set(values) <= {0, 255, *(np.unique(np.nonzero(images.labels)[1]) + 1)}
 
@@ -98,15 +101,13 @@ def test_labels_for_psa_leave_open_what_depends_on_alpha(images, seeds, tmp_path
 def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path):
     images = small(size, 3, shown)
     maps = np.full((len(shown), *size), 0.8, np.float16)
-    seeds = Store(tmp_path).run("seeds", lambda: {"maps": {"x": maps}})
-    scratch = {name: tmp_path / name for name in ("crf", "irn", "psa", "plain")}
-    for folder in scratch.values():
-        folder.mkdir()
+    given = SEEN | {"maps": stored(tmp_path, "seeds", maps={"x": maps}).arrays("maps")}
+    half = given | {"threshold": 0.5}
     labels = {
-        "crf": stages.crf_on_maps(images, seeds, 0.5, None, scratch["crf"]),
-        "irn": stages.irn_labels(images, seeds, 0.5, None, scratch["irn"]),
-        "psa": stages.psa_labels(images, seeds, None, scratch["psa"]),
-        "plain": stages.threshold_labels(images, seeds, 0.5, None, scratch["plain"]),
+        "crf": run_stage(stages.crf_labels, images, tmp_path / "crf", **half),
+        "irn": run_stage(stages.irn_labels, images, tmp_path / "irn", **half),
+        "psa": run_stage(stages.psa_labels, images, tmp_path / "psa", **given),
+        "plain": run_stage(stages.threshold_labels, images, tmp_path / "plain", **half),
     }
     for found in labels.values():
         assert found["labels"]["x"].shape == size
@@ -116,28 +117,31 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
 
 def test_missing_maps_are_told(images, seeds, tmp_path):
     more = scenes.generate(5, 6)
-    with pytest.raises(InputError, match="has no maps of image 4; compute them first"):
-        stages.threshold_labels(more, seeds, 0.5, None, tmp_path)
+    given = SEEN | {"maps": seeds, "threshold": 0.5}
+    with pytest.raises(InputError, match=r"maps in .*: image 4 is missing; compute it first"):
+        run_stage(stages.threshold_labels, more, tmp_path, **given)
 
 
 # ---- networks and walks -------------------------------------------------------------------------
 def trained(kind, images, seeds, store):
-    make = {
-        "irn": lambda scratch: stages.irn_labels(images, seeds, 0.4, None, scratch),
-        "psa": lambda scratch: stages.psa_labels(images, seeds, None, scratch),
+    """The result of a training of IRN or PSA, and the model."""
+    make, method, more = {
+        "irn": (stages.irn_labels, irn, {"threshold": 0.4}),
+        "psa": (stages.psa_labels, psa, {}),
     }[kind]
-    train = {"irn": irn.train, "psa": psa.train}[kind]
-    labels = store.run(f"{kind}-labels", make)
-    parts = ((images, labels),)
-    weights = store.run(kind, lambda scratch: train("small", parts, 9, None, TRAINING, scratch))
-    return AffinityModel(kind, weights, "small", TRAINING.stride, TRAINING.rng_seed)
+    labels = store.run(make, images=images, maps=seeds, **SEEN, **more).arrays("labels")
+    begun = {"backbone": "small", "training": TRAINING}
+    result = store.run(method.train, parts=((images, labels),), n_labels=9, **SEEN, **begun)
+    options = tuple(begun.items())
+    return result, TrainedModel(method.build, options, result.tensors("weights"))
 
 
 @pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)
 def test_irn_trains_and_walks(images, seeds, store, walk, tmp_path):
-    model = trained("irn", images, seeds, store)
-    assert len(model.weights.table("history")) == TRAINING.epochs
-    found = stages.irn_walk(model, images, seeds, walk, None, tmp_path)
+    result, model = trained("irn", images, seeds, store)
+    assert len(result.table("history")) == TRAINING.epochs
+    given = SEEN | {"model": model, "maps": seeds, "walk": walk}
+    found = run_stage(stages.irn_walk, images, tmp_path, **given)
     for i, name in enumerate(images.ids):
         maps, edge = found["maps"][name], found["edges"][name]
         assert maps.shape == (images.labels[i].sum(), 64, 64)
@@ -147,26 +151,15 @@ def test_irn_trains_and_walks(images, seeds, store, walk, tmp_path):
         assert peaks.max() == pytest.approx(1, abs=1e-2)
         if not walk.one_maximum:
             assert peaks == pytest.approx(1, abs=1e-2)
-    levels, heads = model.load()
-    pixels = torch.from_numpy(images.image(0)).permute(2, 0, 1).float()
-    edge, shift = irn.predict(levels, heads, pixels, 2)
-    mirrored, _ = irn.predict(levels, heads, pixels.flip(-1), 2)
-    torch.testing.assert_close(mirrored.flip(-1), edge, atol=1e-4, rtol=1e-4)
-    assert shift.shape == (2, 32, 32)
-    assert heads.mean.abs().sum() > 0
 
 
 def test_psa_trains_and_walks(images, seeds, store, tmp_path):
-    model = trained("psa", images, seeds, store)
-    found = stages.psa_walk(model, images, seeds, 16.0, 2, None, tmp_path)["labels"]
+    _, model = trained("psa", images, seeds, store)
+    given = SEEN | {"model": model, "maps": seeds, "alpha": 16.0, "log2_steps": 2}
+    found = run_stage(stages.psa_walk, images, tmp_path, **given)["labels"]
     for i, name in enumerate(images.ids):
         assert found[name].shape == (64, 64)
         assert set(np.unique(found[name])) <= {0, *(np.flatnonzero(images.labels[i]) + 1)}
-    levels, head = model.load()
-    pixels = torch.from_numpy(images.image(0)).permute(2, 0, 1).float()
-    dense = psa.predict(levels, head, pixels[:, :10, :8], 2, 3).to_dense()
-    assert torch.equal(dense, dense.T)
-    assert (dense.diagonal() == 1).all()
 
 
 def test_the_walks_are_difference_10():
@@ -176,17 +169,19 @@ def test_the_walks_are_difference_10():
 
 # ---- saliency and scores ------------------------------------------------------------------------
 def test_saliency_is_resized_to_the_labels(tmp_path):
-    images, store = small((4, 4)), Store(tmp_path)
-    labels = store.run(
-        "l", lambda: {"labels": {"x": np.tile([0, 0, 1, 1], (4, 1)).astype(np.uint8)}}
-    )
-    maps = store.run("m", lambda: {"maps": {"x": np.array([[0, 255], [255, 255]], np.uint8)}})
-    found = stages.with_saliency(images, labels, maps, tmp_path)["labels"]["x"]
+    images = small((4, 4))
+    labels = {"x": np.tile([0, 0, 1, 1], (4, 1)).astype(np.uint8)}
+    labels = stored(tmp_path, "labels", labels=labels).arrays("labels")
+    salient = {"x": np.array([[0, 255], [255, 255]], np.uint8)}
+    salient = stored(tmp_path, "salient", maps=salient).arrays("maps")
+    given = {"labels": labels, "salient": salient}
+    found = run_stage(stages.salient_labels, images, tmp_path / "s", **given)["labels"]["x"]
     assert found[0].tolist() == [0, 0, 1, 1]
     assert found[3].tolist() == [255, 255, 1, 1]
-    none = store.run("n", lambda: {"maps": {"y": np.zeros((2, 2), np.uint8)}})
-    with pytest.raises(InputError, match="has no maps of image x"):
-        stages.with_saliency(images, labels, none, tmp_path)
+    none = stored(tmp_path, "none", maps={"y": np.zeros((2, 2), np.uint8)}).arrays("maps")
+    given = {"labels": labels, "salient": none}
+    with pytest.raises(InputError, match="none: image x is missing"):
+        run_stage(stages.salient_labels, images, tmp_path / "s", **given)
 
 
 def test_255_in_a_pseudo_label_is_scored_both_ways(tmp_path):
@@ -198,10 +193,9 @@ def test_255_in_a_pseudo_label_is_scored_both_ways(tmp_path):
             return ""
 
     images = ImageSet(("x",), ("a",), np.ones((1, 1), bool), Half())
-    labels = Store(tmp_path).run(
-        "l", lambda: {"labels": {"x": np.array([[0, 255, 1, 255]], np.uint8)}}
-    )
-    found = stages.score(images, labels)["scores"]
+    labels = stored(tmp_path, labels={"x": np.array([[0, 255, 1, 255]], np.uint8)})
+    given = {"labels": labels.arrays("labels")}
+    found = run_stage(stages.score, images, tmp_path / "s", **given)["scores"]
     assert found["confusion"].tolist() == [[1, 0, 1], [0, 1, 1]]
     assert found["error"].tolist() == [[[1, 1], [2, 2], [1, 1]]]
     assert found["background"].tolist() == [[[2, 1], [2, 2], [3, 1]]]
