@@ -34,13 +34,13 @@ COUNT, STEPS = 32, 20
 N_LABELS = len(scenes.CLASSES) + 1
 ADAPTATION = Settings(lr=1e-3, n_others=10, margin=1e9)  # GNDRP, 10 steps
 EPOCHS = STEPS * 8 // COUNT
-CLASSIFIER = classifier.Training(
+CLASSIFIER = classifier.ClassifierConfig(
     epochs=EPOCHS, batch=8, lr=0.05, momentum=0.9, long_sides=(56, 72), crop=64
 )
-HEADS = affinity.Training(
+HEADS = affinity.AffinityConfig(
     radius=5, epochs=EPOCHS, batch=8, lr=0.05, momentum=0.9, scales=(1.0, 1.0), crop=64
 )
-NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=STEPS, batch=8, lr=0.01, crop=64)
+NETWORK = deeplab.DeepLabConfig(aspp_rates=(1, 2), iterations=STEPS, batch=8, lr=0.01, crop=64)
 
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -59,7 +59,8 @@ def training() -> Found:
 
 def irn_training() -> Found:
     """Weights of IRN's heads after 20 steps on masks."""
-    return trained(irn.train, "small", masks(), N_LABELS, None, HEADS)
+    settings = {"n_labels": N_LABELS, "long_side": None, "training": HEADS}
+    return trained(irn.train, backbone="small", parts=masks(), **settings)
 
 
 def network_training() -> Found:
@@ -72,10 +73,10 @@ def masks() -> tuple:
     return ((scenes.generate(0, COUNT), None),)
 
 
-def trained(train: Callable[..., dict], *arguments) -> Found:
+def trained(train: Callable[..., dict], *arguments, **settings) -> Found:
     """The weights that a training ends with."""
     with tempfile.TemporaryDirectory() as folder:
-        return train(*arguments, Path(folder))["weights"]
+        return train(*arguments, scratch=Path(folder), **settings)["weights"]
 
 
 def adapted(precision: str) -> Found:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ribkit.networks.training import steps
+from ribkit.networks.training import steps_per_epoch
 from ribkit.runtime import parallel
 from ribkit.runtime.device import device, single_threaded
 from ribkit.runtime.store import MANIFEST, Store
@@ -52,15 +52,15 @@ def counts(study: Study) -> dict[str, int]:
     psa_pairs = len(p.psa_alphas) * len(p.psa_log2_steps)
     return {
         "pretext": p.pretext_epochs * (p.pretext_scenes // 32) if "small" in p.backbone else 0,
-        "classifier": p.replicas * p.epochs * steps(len(study.train), p.batch),
+        "classifier": p.replicas * p.epochs * steps_per_epoch(len(study.train), p.batch),
         "bank": p.replicas * min(p.bank_images, len(study.train)),
         "cam": len(p.scale_sets) * tuning + again,
         "rib": (len(METHODS) - 1) * (tried * tuning + again - remaining) + remaining + ablated,
         "crf": 2 * n,
         "irn-labels": 2 * labelled,
         "psa-labels": 2 * labelled,
-        "irn": 2 * p.replicas * p.irn.epochs * steps(labelled, p.irn.batch),
-        "psa": 2 * p.psa.epochs * steps(labelled, p.psa.batch),
+        "irn": 2 * p.replicas * p.irn.epochs * steps_per_epoch(labelled, p.irn.batch),
+        "psa": 2 * p.psa.epochs * steps_per_epoch(labelled, p.psa.batch),
         "irn-walk": 2 * p.replicas * labelled,
         "psa-walk": 2 * (n + psa_pairs * tuning),
         "network": networks * p.network.iterations,

@@ -1,4 +1,4 @@
-"""What IRN and PSA learn from, by hand on 6 x 6 positions."""
+"""IRN and PSA: what they learn from, by hand on 6 x 6 positions, and their training."""
 
 import math
 
@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from ribkit.data import scenes
+from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import affinity, irn, psa
+from ribkit.refinement.affinity import AffinityConfig
 
 ROW = [0, 0, 1, 1, 255, 2]
 
@@ -48,7 +51,7 @@ def test_pairs_by_hand(labels):
 
 
 def test_means_are_over_all_that_was_added():
-    means = affinity.Means(("a", "b"), torch.zeros(1))
+    means = affinity.Means(("a", "b"), torch.device("cpu"))
     means.add("a", torch.tensor([1.0, 5.0]), torch.tensor([True, False]))
     means.add("a", torch.tensor([[2.0, 3.0]]), torch.tensor([[True, True]]))
     assert float(means["a"]) == 2
@@ -93,7 +96,7 @@ def test_psa_loss_by_hand(labels):
     background = (16 * log2 + 10 * same) / 26
     foreground = (16 * log2 + 15 * same) / 31
     expected = (background + foreground) / 4 + log2 / 2
-    assert float(psa.loss(features, labels, 2)) == pytest.approx(expected, rel=1e-3)
+    assert float(psa.feature_loss(features, labels, 2)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_psa_background_score():
@@ -108,7 +111,75 @@ def test_labels_of_one_kind_only_give_a_finite_loss(only):
     edge = torch.full((1, 6, 6), 0.5, requires_grad=True)
     shift = torch.zeros(1, 2, 6, 6, requires_grad=True)
     loss = irn.boundary_loss(edge, labels, 3) + irn.displacement_loss(shift, labels, 3)
-    loss = loss + psa.loss(shift, labels, 3)
+    loss = loss + psa.feature_loss(shift, labels, 3)
     loss.backward()
     assert loss.isfinite()
     assert shift.grad.isfinite().all()
+
+
+# ---- networks -----------------------------------------------------------------------------------
+TRAINING = AffinityConfig(stride=2, radius=3, epochs=2, batch=2, lr=0.05, momentum=0.9, crop=48)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return scenes.generate(5, 4)
+
+
+def trained(method, images, scratch):
+    """A network that learned from the images' masks, built anew around its weights."""
+    begun = {"backbone": "small", "training": TRAINING}
+    made = method.train(
+        scratch=scratch, parts=((images, None),), n_labels=9, long_side=None, **begun
+    )
+    assert made["history"]["epoch"].tolist() == [1, 2]
+    assert made["weights"].keys() == method.Heads([24, 48, 64]).state_dict().keys()
+    return TrainedModel(method.build, tuple(begun.items()), made["weights"]).load()
+
+
+def pixels_of(images):
+    return torch.from_numpy(images.image(0)).permute(2, 0, 1).float()
+
+
+def test_irn_learns_boundaries_and_displacements(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
+    network, pixels = trained(irn, images, tmp_path), pixels_of(images)
+    edge, shift = irn.predict(network, pixels)
+    assert (edge.shape, shift.shape) == ((32, 32), (2, 32, 32))
+    assert 0 <= edge.min() <= edge.max() <= 1
+    mirrored, _ = irn.predict(network, pixels.flip(-1))
+    torch.testing.assert_close(mirrored.flip(-1), edge, atol=1e-4, rtol=1e-4)
+    assert network.heads.mean.abs().sum() > 0  # of displacements, over the training images
+    untrained = irn.build(backbone="small", training=TRAINING)
+    assert not torch.equal(irn.predict(untrained, pixels)[0], edge)
+
+
+def test_psa_learns_affinities(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
+    network, pixels = trained(psa, images, tmp_path), pixels_of(images)
+    dense = psa.predict(network, pixels[:, :10, :8], 3).to_dense()
+    assert dense.shape == (20, 20)
+    assert torch.equal(dense, dense.T)
+    assert (dense.diagonal() == 1).all()
+
+
+@pytest.mark.parametrize("method", [irn, psa])
+def test_the_backbone_stays_as_it_is_and_the_state_is_that_of_the_heads(method):
+    network = method.build(backbone="small", training=TRAINING)
+    assert network.state_dict().keys() == network.heads.state_dict().keys()
+    assert not any(p.requires_grad for p in network.pyramid.parameters())
+    groups = network.heads.parameter_groups(TRAINING)
+    grouped = [p for group in groups for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in network.heads.parameters()}
+    assert len(grouped) == len(list(network.heads.parameters()))
+    with torch.no_grad():
+        for parameter in network.heads.parameters():
+            parameter.zero_()
+    other = method.build(backbone="small", training=TRAINING)
+    other.load_state_dict(network.state_dict())
+    assert all((p == 0).all() for p in other.heads.parameters())
+
+
+def test_irns_displacements_learn_faster():
+    groups = irn.build(backbone="small", training=TRAINING).heads.parameter_groups(TRAINING)
+    assert [group["lr_mult"] for group in groups] == [1.0, TRAINING.displacement_lr_mult]

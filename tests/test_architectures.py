@@ -69,12 +69,12 @@ def test_weights_of_the_right_shapes_are_ready_and_those_of_another_resnet_are_n
     }
     torch.save(old, path)
     weights = architectures.Weights(path)
-    architectures.ready("resnet50", weights)
+    architectures.require_weights("resnet50", weights)
     network = architectures.resnet(50, weights)
     assert all((value == 0.5).all() for value in network.parameters())
     with pytest.raises(InputError, match=r"weights\.pth does not fit ResNet-101 \(Error"):
-        architectures.ready("resnet101", weights)
-    architectures.ready("small", None)
+        architectures.require_weights("resnet101", weights)
+    architectures.require_weights("small", None)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,6 +10,7 @@ from ribkit.method.pooling import gap
 from ribkit.networks import backbone
 from ribkit.networks.architectures import SmallResNet
 from ribkit.networks.backbone import Network, from_classifier
+from ribkit.networks.pyramid import FeaturePyramid
 from ribkit.runtime.errors import InputError
 
 
@@ -263,7 +264,7 @@ def test_an_error_without_words_is_told_in_words():
 @torch.no_grad()
 def test_levels_of_a_resnet_are_those_after_its_pooling_and_its_stages(resnet):
     theirs, ours, _ = resnet
-    levels = backbone.FeaturePyramid(ours)
+    levels = FeaturePyramid(ours)
     assert levels.strides == [4, 4, 8, 16, 16]
     assert levels.channels == [64, 256, 512, 1024, 2048]
     x = theirs.maxpool(
@@ -277,7 +278,7 @@ def test_levels_of_a_resnet_are_those_after_its_pooling_and_its_stages(resnet):
 @torch.no_grad()
 def test_levels_of_the_small_network_end_with_its_features():
     _, network = narrow()
-    levels = backbone.FeaturePyramid(network)
+    levels = FeaturePyramid(network)
     assert (levels.strides, levels.channels) == ([2, 4, 4], [4, 6, 8])
     found = levels(pixels(32))
     assert torch.equal(found[0], network.features(pixels(32)))

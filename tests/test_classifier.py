@@ -3,16 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from fabricated import stored
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.networks import classifier
-from ribkit.networks import training as fitting
-from ribkit.networks.classifier import Training
+from ribkit.networks.classifier import ClassifierConfig
 from ribkit.runtime.errors import InputError
 
-TRAINING = Training(epochs=2, batch=4, lr=0.05, momentum=0.9, long_sides=(40, 56), crop=48)
+TRAINING = ClassifierConfig(epochs=2, batch=4, lr=0.05, momentum=0.9, long_sides=(40, 56), crop=48)
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +66,8 @@ def test_training_moves_the_upper_parts_and_leaves_frozen_part_and_statistics(
 def test_training_tells_its_losses(images, held_out, tmp_path):
     history = classifier.train("small", images, held_out, TRAINING, tmp_path)["history"]
     assert history["epoch"].tolist() == [1, 2]
-    assert history[["loss", "watched_loss"]].gt(0).all(axis=None)
-    assert history["exact"].between(0, 100).all()
+    assert history[["loss", "monitor_loss"]].gt(0).all(axis=None)
+    assert history["subset_accuracy"].between(0, 100).all()
 
 
 def test_training_is_reproducible_and_seeded(images, held_out, tmp_path):
@@ -99,11 +97,11 @@ def colours(count):
 
 
 def test_a_classifier_learns_to_tell_red_from_blue(tmp_path):
-    training = Training(
+    training = ClassifierConfig(
         epochs=6, batch=8, lr=0.05, momentum=0.9, long_sides=(16, 16), crop=16
     )  # fmt: skip
     history = classifier.train("small", colours(32), colours(8), training, tmp_path)["history"]
-    assert history["exact"].iloc[-1] == 100
+    assert history["subset_accuracy"].iloc[-1] == 100
     assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
 
 
@@ -133,15 +131,14 @@ def test_the_pretext_task_gives_the_features_that_training_starts_from(images, h
     attributes = len(scenes.CLASSES) + len(scenes.TEXTURES)
     assert made["weights"]["linear.weight"].shape[0] == attributes
     assert made["history"]["epoch"].tolist() == [1]
-    pretext = stored(tmp_path, weights=made["weights"]).tensors("weights")
-    network = classifier.start("small", 8, pretext, None, rng_seed=0)
+    network = classifier.pretrained("small", 8, made["weights"], None, rng_seed=0)
     assert network.classifier.out_channels == 8
     weights = [v for k, v in made["weights"].items() if v.ndim == 4]
     kept = [p for n, p in network.named_parameters() if p.ndim == 4][:-1]
     for ours, theirs in zip(kept, weights, strict=True):
         assert torch.equal(ours, theirs)
     trained = classifier.train(
-        "small", images, held_out, TRAINING, tmp_path / "classifier", pretext
+        "small", images, held_out, TRAINING, tmp_path / "classifier", made["weights"]
     )
     assert len(trained["history"]) == 2
 
@@ -157,13 +154,13 @@ def test_the_pretext_task_is_reproducible_and_goes_on_where_it_was_killed(tmp_pa
         if len(arguments[3]) == 4:  # two epochs of two batches
             raise KeyboardInterrupt
 
-    one, keep = pretrain("one"), fitting.keep
+    one, keep = pretrain("one"), classifier.keep
     with monkeypatch.context() as patched:
-        patched.setattr(fitting, "keep", killed)
+        patched.setattr(classifier, "keep", killed)
         with pytest.raises(KeyboardInterrupt):
             pretrain("two")
     kept = []
-    monkeypatch.setattr(fitting, "keep", lambda *arguments: kept.append(len(arguments[3])))
+    monkeypatch.setattr(classifier, "keep", lambda *arguments: kept.append(len(arguments[3])))
     same = pretrain("two")
     assert kept == [6]
     assert all(torch.equal(one["weights"][k], same["weights"][k]) for k in one["weights"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -169,9 +170,12 @@ def test_a_mirrored_walk_walks_to_the_mirror_image(height, width, rng_seed, radi
     torch.testing.assert_close(random_walk.propagate(maps, edge, *ways), mirrored)
 
 
+PIXELS = SimpleNamespace(pyramid=lambda x: x, heads=lambda x, size: x, stride=1)
+
+
 def psa_walk(maps, features, radius, beta, steps):
     """PSA's walk behind a background, with pixels for features."""
-    affinity = psa.predict(lambda x: x, lambda x, size: x, features, 1, radius)
+    affinity = psa.predict(PIXELS, features, radius)
     return random_walk.walk(psa.background(maps, 4.0), affinity, beta, steps)
 
 

@@ -4,7 +4,7 @@ A shard is a part of an image set given to a stage by itself, as several people 
 share a data set. Workers are processes of this machine; 1 is this process.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,10 @@ from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.method import settings
 from ribkit.networks import classifier, deeplab
+from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
+from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
-from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.store import StoredArrays
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
@@ -27,7 +28,7 @@ COUNT, SCALES = 8, (1.0, 0.5)
 SETTINGS = settings.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 BANK = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
 SEEN = {"scales": SCALES, "long_side": 56}
-TRAINING = deeplab.Training(crop=48)
+TRAINING = deeplab.DeepLabConfig(crop=48)
 N_LABELS = len(scenes.CLASSES) + 1
 TOTALS = ("confusion",)  # counted over all images
 
@@ -66,12 +67,16 @@ def given(images, tmp_path_factory) -> dict:
     adapted = SEEN | {"model": model, "settings": SETTINGS, "bank": kept["bank"], "rng_seed": 0}
     maps = arrays("maps", seeds.rib_seeds, "maps", **adapted)
     arrays("labels", stages.threshold_labels, "labels", maps=maps, threshold=0.5, long_side=56)
-    for kind, made in (("irn", irn), ("psa", psa)):
-        _, heads = made.build("small", None, "", 0)
-        kept[kind] = AffinityModel(kind, weights(kind, heads), "small", 4, 0)
-    made = deeplab.build("small", N_LABELS, TRAINING)
-    about = (weights("network", made), "small", N_LABELS, TRAINING)
-    kept["network"] = network = deeplab.Model(*about)
+
+    def untrained(name: str, build: Callable, **options) -> TrainedModel:
+        built = weights(name, build(**options))
+        kept[name] = TrainedModel(build, tuple(options.items()), built)
+        return kept[name]
+
+    for kind, method in (("irn", irn), ("psa", psa)):
+        untrained(kind, method.build, backbone="small", training=AffinityConfig())
+    options = {"backbone": "small", "n_labels": N_LABELS, "training": TRAINING}
+    network = untrained("network", deeplab.build, **options)
     arrays("refined", predictions.predict, "refined", model=network, **SEEN)
     arrays("salient", predictions.foreground, "maps", model=network, long_side=48)
     return kept

@@ -159,7 +159,7 @@ CODE = {
         "method/adaptation", "1 - step / settings.steps", "1", SEEDS_ON, TRAINED | {"toy"},
     ),
     "a default of the adaptation": (
-        "method/settings", "area_level: float = 0.3", "area_level: float = 0.4",
+        "method/settings", "area_level: Share = 0.3", "area_level: Share = 0.4",
         SEEDS_ON, TRAINED | {"toy"},
     ),
     "a formula of the walk": (

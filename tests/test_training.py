@@ -9,7 +9,7 @@ from torch import nn
 from ribkit.networks import deeplab, training
 from ribkit.runtime.errors import InputError
 
-SETTINGS = deeplab.Training(batch=2, lr=0.1, momentum=0.9, weight_decay=0.0, checkpoint=3)
+SETTINGS = deeplab.DeepLabConfig(batch=2, lr=0.1, momentum=0.9, weight_decay=0.0, checkpoint=3)
 
 
 class Line(nn.Module):
@@ -43,7 +43,7 @@ def fitted(scratch, settings=SETTINGS, see=view, iterations=8, **more):
 
 
 def test_the_first_steps_by_hand(tmp_path):
-    settings = deeplab.Training(batch=1, lr=0.1, momentum=0.0, weight_decay=0.0)
+    settings = deeplab.DeepLabConfig(batch=1, lr=0.1, momentum=0.0, weight_decay=0.0)
     a, losses, _ = fitted(tmp_path, settings, lambda *_: (torch.ones(()),), iterations=2)
     # loss (a - 2)^2, gradient 2 (a - 2), rates 2 * 0.1 and 2 * 0.1 * (1/2)^0.9
     first = 0.2 * 4
@@ -53,10 +53,10 @@ def test_the_first_steps_by_hand(tmp_path):
 
 
 def test_a_training_that_goes_on_ends_with_the_same_bits(tmp_path, monkeypatch):
-    def watch():
+    def measure():
         return [1.0, 2.5]
 
-    whole = fitted(tmp_path / "whole", watch=watch, period=2)
+    whole = fitted(tmp_path / "whole", monitor=measure, monitor_every=2)
     batches = training.batches
 
     def stop(*arguments):
@@ -66,9 +66,9 @@ def test_a_training_that_goes_on_ends_with_the_same_bits(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(training, "batches", stop)
         with pytest.raises(KeyboardInterrupt):
-            fitted(tmp_path / "cut", watch=watch, period=2)
+            fitted(tmp_path / "cut", monitor=measure, monitor_every=2)
     assert [path.name for path in (tmp_path / "cut").iterdir()] == [training.STATE]
-    resumed = fitted(tmp_path / "cut", watch=watch, period=2)
+    resumed = fitted(tmp_path / "cut", monitor=measure, monitor_every=2)
     assert whole[2].tolist() == [[1.0, 2.5]] * 4
     assert all(torch.equal(one, other) for one, other in zip(whole, resumed, strict=True))
 
@@ -105,4 +105,9 @@ def test_processes_share_a_batch_or_say_why_not(monkeypatch, rank, own):
 
 
 def test_an_epoch_has_at_least_one_step():
-    assert [training.steps(count, 4) for count in (3, 4, 11)] == [1, 1, 2]
+    assert [training.steps_per_epoch(count, 4) for count in (3, 4, 11)] == [1, 1, 2]
+
+
+def test_a_history_has_the_mean_loss_of_each_epoch():
+    history = training.epoch_history(torch.tensor([1.0, 3.0, 0.0, 1.0]), 2)
+    assert history.to_dict("list") == {"epoch": [1, 2], "loss": [2.0, 0.5]}

@@ -9,10 +9,10 @@ import numpy as np
 from ribkit.data import digits, scenes
 from ribkit.method.settings import Settings
 from ribkit.networks import classifier, deeplab
+from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
-from ribkit.refinement.affinity import Training
+from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
-from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.store import Result, Store, stage
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
@@ -20,9 +20,9 @@ from ribkit.study import toy as bottleneck
 
 COUNT, N_LABELS = 4, len(scenes.CLASSES) + 1
 SIZES = {"long_sides": (40, 56), "crop": 48}
-CLASSIFIER = classifier.Training(epochs=2, batch=4, lr=0.01, momentum=0.9, **SIZES)
-HEADS = Training(stride=4, radius=3, epochs=2, batch=4, lr=0.05, crop=48)
-NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=3, batch=4, lr=0.01, crop=48)
+CLASSIFIER = classifier.ClassifierConfig(epochs=2, batch=4, lr=0.01, momentum=0.9, **SIZES)
+HEADS = AffinityConfig(stride=4, radius=3, epochs=2, batch=4, lr=0.05, crop=48)
+NETWORK = deeplab.DeepLabConfig(aspp_rates=(1, 2), iterations=3, batch=4, lr=0.01, crop=48)
 RIB = Settings(steps=2, lr=1e-3, n_others=2, margin=1e9)
 
 
@@ -34,7 +34,7 @@ def run(store: Store) -> Iterator[Result]:
     yield (made := store.run(classifier.pretrain, **start))
     pretext = made.tensors("weights")
     begun = {"backbone": "small", "pretext": pretext}
-    learns = sets | {"watched": others, "training": CLASSIFIER} | begun
+    learns = sets | {"monitor_images": others, "training": CLASSIFIER} | begun
     yield (made := store.run(classifier.train, **learns))
     model = seeds.Model(made.tensors("weights"), "small", n_classes)
     view = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
@@ -66,12 +66,13 @@ def run(store: Store) -> Iterator[Result]:
         result = store.run(trained.train, **learns, parts=parts, training=HEADS)
         yield result
         walk, how = walks[kind]
-        about = ("small", HEADS.stride, HEADS.rng_seed, pretext)
-        affine = AffinityModel(kind, result.tensors("weights"), *about)
-        yield store.run(walk, **plain, model=affine, **how)
+        options = tuple((begun | {"training": HEADS}).items())
+        network = TrainedModel(trained.build, options, result.tensors("weights"))
+        yield store.run(walk, **plain, model=network, **how)
     learns |= {"parts": ((images, None),), "training": NETWORK}
     yield (made := store.run(deeplab.train, **learns))
-    network = deeplab.Model(made.tensors("weights"), "small", N_LABELS, NETWORK, pretext)
+    options = tuple((begun | {"n_labels": N_LABELS, "training": NETWORK}).items())
+    network = TrainedModel(deeplab.build, options, made.tensors("weights"))
     seen |= {"model": network}
     yield (made := store.run(predictions.predict, **seen))
     yield store.run(predictions.score, **sets, labels=made.arrays("refined"))

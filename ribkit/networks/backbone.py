@@ -106,7 +106,7 @@ def seeded(rng_seed: int) -> Iterator[None]:
         yield
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Keeps every convolution whole, also those of subclasses."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
@@ -121,17 +121,28 @@ def from_classifier(
     frozen_stride: int = 8,
     output_stride: int = 16,
 ) -> Network:
-    """Any image classifier that ends in global average pooling and one linear layer -> `Network`.
+    """Make a `Network` of a classifier that ends in global average pooling and one linear layer.
 
-    frozen_stride: the frozen part ends at the last, narrowest place of this stride where one tensor
-    carries everything: after layer2 of a ResNet, as in the official code. output_stride: strided
-    convolutions beyond it lose their stride, and what follows is dilated. The linear layer's bias
-    is dropped. The model is left as it is. Raises InputError for other classifiers.
+    The linear layer's bias is dropped.
+
+    Args:
+        model: The classifier; it is left as it is.
+        mean: Of the pixels, per channel, in [0, 255].
+        std: Of the pixels, per channel.
+        frozen_stride: The frozen part ends at the last, narrowest place of this stride where one
+            tensor carries everything: after layer2 of a ResNet, as in the official code.
+        output_stride: Strided convolutions beyond it lose their stride, what follows is dilated.
+
+    Returns:
+        The network, with the model's own classes.
+
+    Raises:
+        InputError: The classifier is of another kind.
     """
     model = copy.deepcopy(model).eval()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints a trace of its errors
-            traced = fx.GraphModule(model, _Tracer().trace(model))
+            traced = fx.GraphModule(model, Tracer().trace(model))
             linear, end = _head(traced)
             _dilate(traced, output_stride)
             ShapeProp(traced).propagate(torch.zeros(1, 3, 128, 128))
@@ -206,21 +217,30 @@ def _dilate(traced: fx.GraphModule, output_stride: int) -> None:
         removed[node] = factor
 
 
-def _cut(traced: fx.GraphModule, end: fx.Node, side: int) -> fx.Node:
-    """The last of the narrowest nodes of this map size that alone feed everything after them."""
+def cut_nodes(traced: fx.GraphModule) -> Iterator[fx.Node]:
+    """The nodes that alone feed everything after them, and whose value is ``(N, C, H, W)``."""
     nodes = list(traced.graph.nodes)
     position = {node: i for i, node in enumerate(nodes)}
-    best, reach = None, 0
-    for node in nodes[: position[end]]:
-        alone = reach <= position[node] and node.op not in ("placeholder", "get_attr")
-        reach = max([reach, *(position[user] for user in node.users)])
-        shape = getattr(node.meta.get("tensor_meta"), "shape", ())
-        fits = alone and len(shape) == 4 and shape[-1] == side
-        if fits and (best is None or shape[1] <= best.meta["tensor_meta"].shape[1]):
-            best = node
-    if best is None:
+    last_user = 0  # of all nodes so far
+    for node in nodes:
+        alone = last_user <= position[node] and node.op not in ("placeholder", "get_attr", "output")
+        last_user = max([last_user, *(position[user] for user in node.users)])
+        if alone and len(value_shape(node)) == 4:
+            yield node
+
+
+def value_shape(node: fx.Node) -> tuple[int, ...]:
+    """Of the node's value, as `ShapeProp` met it; empty for what is no tensor."""
+    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
+
+
+def _cut(traced: fx.GraphModule, end: fx.Node, side: int) -> fx.Node:
+    """The last of the narrowest cut nodes of this map size before ``end``."""
+    before = set(itertools.takewhile(lambda node: node is not end, traced.graph.nodes))
+    fits = [n for n in cut_nodes(traced) if n in before and value_shape(n)[-1] == side]
+    if not fits:
         raise InputError(f"no single tensor of {side} x {side} for an image of 128 x 128 pixels")
-    return best
+    return min(reversed(fits), key=lambda node: value_shape(node)[1])
 
 
 def _part(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> fx.GraphModule:
@@ -234,71 +254,3 @@ def _part(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> fx.GraphModu
     part = fx.GraphModule(traced, graph)
     part.delete_all_unused_submodules()
     return part
-
-
-class FeaturePyramid(nn.Module):
-    """A network's feature levels, fine to coarse, and what they are: for IRN, PSA and DeepLab.
-
-    A level is the last tensor that alone carries everything before the network gets wider (after
-    the pooling and each of the four stages of a ResNet), and the end of the adapted part.
-    strides, channels: of each level.
-    """
-
-    def __init__(self, network: Network):
-        super().__init__()
-        self.mean, self.std = network.mean, network.std
-        self.strides, self.channels = [], []
-        parts, pixels = [], torch.zeros(1, 3, 128, 128, device=next(network.parameters()).device)
-        for part in (network.frozen, network.adapted):
-            traced = fx.GraphModule(part, copy.deepcopy(part.graph))
-            with torch.no_grad():
-                ShapeProp(traced).propagate(pixels)
-                pixels = traced(pixels)
-            parts.append((traced, _bottleneck_nodes(traced)))
-        found = [(traced, node) for traced, nodes in parts for node in nodes]
-        width = [node.meta["tensor_meta"].shape[1] for _, node in found]
-        wider = [after > before for before, after in itertools.pairwise(width)]
-        kept = [pair for pair, keep in zip(found, [*wider, True], strict=True) if keep]
-        for _, node in kept:
-            shape = node.meta["tensor_meta"].shape
-            self.strides.append(128 // shape[-1])
-            self.channels.append(shape[1])
-        self.parts = nn.ModuleList()
-        for traced, _ in parts:
-            output = next(node for node in traced.graph.nodes if node.op == "output")
-            output.args = ((output.args[0], [node for owner, node in kept if owner is traced]),)
-            traced.recompile()
-            self.parts.append(traced)
-        self.eval()
-
-    def train(self, mode: bool = True) -> "FeaturePyramid":
-        """Batch norm and dropout stay in evaluation mode whatever is asked for."""
-        return super().train(False)
-
-    def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Pixels ``(N, 3, H, W)`` in [0, 255] -> levels, ``(N, channels, H / stride, W / stride)``.
-
-        Sides are rounded up, or as the network's own padding has it.
-        """
-        x, levels = views.normalise(pixels, self.mean, self.std), []
-        for part in self.parts:
-            x, found = part(x)
-            levels += found
-        return levels
-
-
-def _bottleneck_nodes(traced: fx.GraphModule) -> list[fx.Node]:
-    """The nodes of a part that alone carry everything: the last one of each run of one shape."""
-    nodes = list(traced.graph.nodes)
-    position = {node: i for i, node in enumerate(nodes)}
-    found, reach = [], 0
-    for node in nodes[:-1]:
-        alone = reach <= position[node] and node.op != "get_attr"
-        reach = max([reach, *(position[user] for user in node.users)])
-        if not alone or node.op == "placeholder":
-            continue
-        shape = node.meta["tensor_meta"].shape
-        if found and found[-1].meta["tensor_meta"].shape == shape:
-            found.pop()
-        found.append(node)
-    return found

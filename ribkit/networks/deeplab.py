@@ -7,11 +7,12 @@ with the poly schedule. Prediction: softmax averaged over scales and horizontal 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,41 +21,39 @@ from ribkit.data import views
 from ribkit.data.images import ImageSet
 from ribkit.data.labelled import IGNORE, Labelled
 from ribkit.networks import classifier
-from ribkit.networks import training as fitting
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import Network, seeded
+from ribkit.networks.training import TrainingConfig, fit
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
-from ribkit.runtime.errors import InputError
+from ribkit.runtime.settings import Count, NotNegative, Positive, Range, Several, must_be, one_of
 from ribkit.runtime.store import stage
 
 HEADS = ("deeplabv2", "deeplabv3")
-POINTS = 50  # of a loss curve
+BINS = 50  # of iterations, in a training's history
 
 
-@dataclass(frozen=True)
-class Training:
-    """How the network is made and trained. Defaults: the paper's, for VOC.
+@pydantic.dataclasses.dataclass(frozen=True)
+class DeepLabConfig(TrainingConfig):
+    """How the segmentation network is built and trained. Defaults: the paper's, for VOC."""
 
-    head: ``"deeplabv2"``, or ``"deeplabv3"`` (torchvision's, with the first three rates).
-    output_stride: of a ResNet's features. scales: least and greatest of the training views.
-    checkpoint: after how many iterations the training can go on from its last state.
-    """
+    head: Annotated[str, one_of(*HEADS)] = "deeplabv2"  # v3: torchvision's, with three of the rates
+    aspp_rates: Several[Count] = (6, 12, 18, 24)
+    output_stride: Count = 8  # of a ResNet's features
+    iterations: Count = 30_000
+    batch: Count = 10
+    lr: NotNegative = 2.5e-4
+    head_lr_mult: NotNegative = 10.0  # how much faster the head learns
+    momentum: NotNegative = 0.9
+    weight_decay: NotNegative = 5e-4
+    crop: Count = 321
+    scales: Range[Positive] = (0.5, 2.0)  # of a training view, drawn from this range
 
-    head: str = "deeplabv2"
-    aspp_rates: tuple[int, ...] = (6, 12, 18, 24)
-    output_stride: int = 8
-    iterations: int = 30_000
-    batch: int = 10
-    lr: float = 2.5e-4
-    head_lr_mult: float = 10.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    poly_power: float = 0.9
-    crop: int = 321
-    scales: tuple[float, float] = (0.5, 2.0)
-    checkpoint: int = 1000
-    rng_seed: int = 0
+    @pydantic.model_validator(mode="after")
+    def _check_batch(self) -> Self:
+        if self.head == "deeplabv3" and self.batch < 2:
+            raise must_be("2 or more, for deeplabv3's batch norm", "batch")
+        return self
 
 
 class ASPP(nn.Module):
@@ -93,42 +92,27 @@ class Segmenter(nn.Module):
         return self.head(self.adapted(self.frozen(views.normalise(pixels, self.mean, self.std))))
 
 
-@dataclass(frozen=True)
-class Model:
-    """A trained network on disk: a stored `train`, and what it was built with."""
-
-    weights: Mapping[str, Tensor]
-    backbone: str
-    n_labels: int
-    training: Training
-    pretext: Mapping[str, Tensor] | None = None
-    file: Weights | None = None
-
-    def load(self) -> Segmenter:
-        """The network with its weights, on the device that computes, to predict with."""
-        found = build(self.backbone, self.n_labels, self.training, self.pretext, self.file)
-        found.load_state_dict(self.weights)
-        return found.to(device()).train(False)
-
-
 def build(
     backbone: str,
     n_labels: int,
-    training: Training,
+    training: DeepLabConfig,
     pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> Segmenter:
-    """The network before its training. backbone, pretext, weights: see `classifier.start`.
+    """Build the network before its training.
 
-    Raises InputError for another head than `HEADS`, and for one whose batch norm cannot learn from
-    one image.
+    Args:
+        backbone: One of `classifier.BACKBONES`.
+        n_labels: How many labels there are, background included.
+        training: The settings, those of the network's form among them.
+        pretext: See `classifier.pretrained`.
+        weights: See `classifier.pretrained`.
+
+    Returns:
+        The network, on the CPU.
     """
-    if training.head not in HEADS:
-        raise InputError(f"head '{training.head}' is unknown; use one of {', '.join(HEADS)}.")
-    if training.head == "deeplabv3" and training.batch < 2:
-        raise InputError("deeplabv3's batch norm needs two images; set network.batch to 2 or more.")
     rng_seed, stride = training.rng_seed, training.output_stride
-    network = classifier.start(backbone, 1, pretext, weights, rng_seed, stride)
+    network = classifier.pretrained(backbone, 1, pretext, weights, rng_seed, stride)
     inputs = network.classifier.in_channels
     with seeded(rng_seed):
         if training.head == "deeplabv2":
@@ -141,20 +125,32 @@ def build(
 
 
 def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy, averaged over background and over foreground pixels apart, then halved.
+    r"""Cross-entropy in which background and foreground weigh the same.
 
-    logits: ``(N, L, h, w)``, resized bilinearly to labels ``(N, H, W)``, 255 ignored. Of the two
-    means, one without pixels is 0. Returns a scalar; where several processes train together, one
-    whose average over them is the loss of all their pixels.
+    .. math:: L = \frac{1}{2} \overline{CE}^{bg} + \frac{1}{2} \overline{CE}^{fg}
+
+    Args:
+        logits: ``(N, L, h, w)``; they are resized bilinearly to the labels.
+        labels: ``(N, H, W)``; 0 is background, 255 ignored.
+
+    Returns:
+        A scalar; a mean without pixels is 0. Where several processes train together, their average
+        is the loss of all their pixels.
+
+    Example:
+        Two of three pixels are background; each kind has the mean log 2.
+
+        >>> balanced_cross_entropy(torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 0, 1]]]))
+        tensor(0.6931)
     """
     if logits.shape[-2:] != labels.shape[-2:]:
         logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
     loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
-    halves = [
-        (loss * chosen).sum() / distributed.all_reduce_sum(chosen.sum()).clamp(min=1)
-        for chosen in (labels == 0, (labels > 0) & (labels != IGNORE))
+    means = [
+        (loss * mask).sum() / distributed.all_reduce_sum(mask.sum()).clamp(min=1)
+        for mask in (labels == 0, (labels > 0) & (labels != IGNORE))
     ]
-    return sum(halves) / 2 * distributed.world()
+    return sum(means) / 2 * distributed.world()
 
 
 @stage("network")
@@ -162,7 +158,7 @@ def train(
     backbone: str,
     n_labels: int,
     parts: tuple[tuple[ImageSet, Mapping[str, np.ndarray] | None], ...],
-    training: Training,
+    training: DeepLabConfig,
     long_side: int | None,
     scratch: Path,
     pretext: Mapping[str, Tensor] | None = None,
@@ -170,8 +166,18 @@ def train(
 ) -> dict:
     """Train on label maps of image sets, or on their masks.
 
-    parts: see `labelled.Labelled`. scratch: see `training.fit`. Returns ``weights`` and
-    ``history``: the mean loss of up to 50 equal stretches.
+    Args:
+        backbone: One of `classifier.BACKBONES`.
+        n_labels: How many labels there are, background included.
+        parts: Image sets with their label maps, or None for their masks: see `Labelled`.
+        training: The settings.
+        long_side: Images are resized to this longer side (None: as they are).
+        scratch: The folder from which an interrupted training goes on.
+        pretext: See `classifier.pretrained`.
+        weights: See `classifier.pretrained`.
+
+    Returns:
+        ``weights`` and ``history``: the mean loss of up to 50 equal bins of iterations.
     """
     data = Labelled(parts, n_labels, long_side)
     data.check()
@@ -181,8 +187,8 @@ def train(
         {"params": trunk, "lr_mult": 1.0},
         {"params": segmenter.head.parameters(), "lr_mult": training.head_lr_mult},
     ]
-    losses, _ = fitting.fit(
-        Objective(segmenter),
+    losses, _ = fit(
+        _Objective(segmenter),
         groups,
         data.viewed(training.scales, training.crop, segmenter.mean),
         len(data),
@@ -195,7 +201,7 @@ def train(
     return {"weights": segmenter.state_dict(), "history": _history(losses)}
 
 
-class Objective(nn.Module):
+class _Objective(nn.Module):
     """Pixels ``(N, 3, H, W)`` and labels ``(N, H, W)`` uint8 -> the balanced cross-entropy."""
 
     def __init__(self, segmenter: Segmenter):
@@ -211,8 +217,9 @@ class Objective(nn.Module):
 
 
 def _history(losses: Tensor) -> pd.DataFrame:
-    stretches = np.array_split(np.arange(len(losses)), min(POINTS, len(losses)))
-    rows = [{"iteration": int(s[-1]) + 1, "loss": float(losses[s].mean())} for s in stretches]
+    """The mean loss of each bin of iterations, a row each."""
+    bins = np.array_split(np.arange(len(losses)), min(BINS, len(losses)))
+    rows = [{"iteration": int(b[-1]) + 1, "loss": float(losses[b].mean())} for b in bins]
     return pd.DataFrame(rows)
 
 
@@ -220,9 +227,16 @@ def _history(losses: Tensor) -> pd.DataFrame:
 def probabilities(
     segmenter: Segmenter, image: np.ndarray, scales: tuple[float, ...], long_side: int | None
 ) -> Tensor:
-    """An image ``(H, W, 3)`` uint8 -> ``(L, h, w)`` at the size at which it is seen.
+    """Predict an image: softmax, averaged over scales and horizontal flips.
 
-    Softmax, averaged over scales and horizontal flips.
+    Args:
+        segmenter: The network.
+        image: ``(H, W, 3)`` uint8.
+        scales: Factors of the image's size.
+        long_side: The image is resized to this longer side at scale 1 (None: as it is).
+
+    Returns:
+        ``(L, h, w)``, (h, w) the image's size at scale 1.
     """
     pixels = views.to_tensor(image, long_side).to(device())
     total = 0

@@ -10,10 +10,11 @@ too, so that several processes make their own shares of it: the loss of all is t
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+import pandas as pd
 import torch
+from pydantic.dataclasses import dataclass
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -24,31 +25,30 @@ from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import DIGITS, append_checksum, atomic_write, has_checksum
 from ribkit.runtime.parallel import prefetch
 from ribkit.runtime.progress import bar
+from ribkit.runtime.settings import Count, CountOrZero, NotNegative
 
-CHECKED = 50  # after how many iterations the losses are looked at, for which a GPU must wait
+CHECK_EVERY = 50  # check for NaN every CHECK_EVERY iterations; each check syncs the GPU
 STATE = "training.safetensors"
 
 
-class Settings(Protocol):
-    """What the loop reads of a ``Training``.
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How SGD trains a network. Defaults: the official code's for the classifier, on VOC."""
 
-    batch: of all processes together. checkpoint: after how many iterations the training can go on
-    from its last state.
-    """
-
-    batch: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    poly_power: float
-    checkpoint: int
-    rng_seed: int
+    batch: Count = 16  # of all processes together
+    lr: NotNegative = 0.1
+    momentum: NotNegative = 1e-4  # in effect, in the official code (difference 7)
+    weight_decay: NotNegative = 1e-4
+    poly_power: NotNegative = 0.9
+    crop: Count = 512  # the side of a training view, in pixels
+    checkpoint: Count = 1000  # after how many iterations the training can go on from its last state
+    rng_seed: CountOrZero = 0
 
 
 View = Callable[[int, torch.Generator], tuple[Tensor, ...]]
 
 
-def steps(count: int, batch: int) -> int:
+def steps_per_epoch(count: int, batch: int) -> int:
     """The iterations of an epoch of ``count`` images."""
     return max(1, count // batch)
 
@@ -59,54 +59,71 @@ def fit(
     view: View,
     count: int,
     iterations: int,
-    training: Settings,
+    training: TrainingConfig,
     scratch: Path,
-    words: str,
-    setting: str,
-    watch: Callable[[], list[float]] | None = None,
-    period: int = 1,
+    name: str,
+    lr_setting: str,
+    monitor: Callable[[], list[float]] | None = None,
+    monitor_every: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Train an objective in place.
 
-    groups: parameters, each with the ``factor`` by which it learns faster. view: an image's number,
-    below ``count``, and a generator -> what the objective takes of it, to be stacked. scratch:
-    where an interrupted training goes on from; on a CPU it ends with the same bits as one that was
-    not. words: what is trained, and setting: its rate's name, for the user. watch: what is measured
-    after every ``period`` iterations. Returns the losses ``(iterations,)`` and what was watched
-    ``(periods, values)``. Raises InputError where the batch cannot be shared by the processes, and
-    for a loss that is not finite.
+    Args:
+        objective: Takes the tensors of a batch, returns the loss, a scalar.
+        groups: Parameters, each group with its ``lr_mult``.
+        view: An image's number, below ``count``, and a generator -> its tensors, to be stacked.
+        count: How many images there are.
+        iterations: How many steps the training has.
+        training: The settings.
+        scratch: The folder from which an interrupted training goes on; on a CPU it ends with the
+            same bits as one that was not interrupted.
+        name: What is trained, for messages.
+        lr_setting: The name of the learning rate's setting, for messages.
+        monitor: Measures the network.
+        monitor_every: After how many iterations it does.
+
+    Returns:
+        The losses ``(iterations,)`` and what was measured ``(measurements, values)``.
+
+    Raises:
+        InputError: The batch cannot be shared by the processes, or a loss is not finite.
     """
-    own = share(training.batch)
+    places = share(training.batch)
     optimiser = torch.optim.SGD(
         groups, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
     )
     losses = torch.zeros(iterations, device=device())
-    start, watched = resume(scratch, objective, optimiser, losses)
+    start, monitored = resume(scratch, objective, optimiser, losses)
     model = objective
     if distributed.world() > 1:
         model = DistributedDataParallel(objective)
-    views = batches(view, count, training, range(start, iterations), own)
+    made = batches(view, count, training, range(start, iterations), places)
     gpus = [device()] if device().type == "cuda" else []
     with torch.random.fork_rng(gpus):  # what a network draws is a function of the iteration too
-        for iteration, batch in zip(bar(range(start, iterations), words), views, strict=True):
-            _set_rate(optimiser, training, iteration / iterations)
-            torch.manual_seed(
-                _seed(training.rng_seed, iteration, training.batch + distributed.rank())
-            )
+        for iteration, batch in zip(bar(range(start, iterations), name), made, strict=True):
+            _set_lr(optimiser, training, iteration / iterations)
+            rank = training.batch + distributed.rank()  # behind the places of the batch
+            torch.manual_seed(_combine_seeds(training.rng_seed, iteration, rank))
             loss = model(*map(_to_device, batch))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             losses[iteration] = distributed.all_reduce_sum(loss.detach()) / distributed.world()
             done = iteration + 1
-            if watch and done % period == 0:
-                watched.append(watch())
-            kept = done % training.checkpoint == 0
-            if kept or done % CHECKED == 0 or done == iterations:
-                _check(losses[:done], words, setting)
-            if kept and distributed.rank() == 0:
-                keep(scratch, objective, optimiser, losses[:done], watched)
-    return losses.cpu(), torch.tensor(watched)
+            if monitor and done % monitor_every == 0:
+                monitored.append(monitor())
+            is_checkpoint = done % training.checkpoint == 0
+            if is_checkpoint or done % CHECK_EVERY == 0 or done == iterations:
+                _require_finite(losses[:done], name, lr_setting)
+            if is_checkpoint and distributed.rank() == 0:
+                keep(scratch, objective, optimiser, losses[:done], monitored)
+    return losses.cpu(), torch.tensor(monitored)
+
+
+def epoch_history(losses: Tensor, epochs: int) -> pd.DataFrame:
+    """The mean loss of each epoch, a row each."""
+    means = losses.view(epochs, -1).mean(dim=1).tolist()
+    return pd.DataFrame({"epoch": range(1, epochs + 1), "loss": means})
 
 
 def share(batch: int) -> range:
@@ -121,33 +138,31 @@ def share(batch: int) -> range:
 
 
 def batches(
-    view: View, count: int, training: Settings, iterations: range, own: range
+    view: View, count: int, training: TrainingConfig, iterations: range, places: range
 ) -> Iterator[list[Tensor]]:
-    """The batches of some iterations, or of each the places ``own``, made ahead in threads."""
+    """The batches of some iterations, or of each the ``places``, made ahead in threads."""
 
-    def one(place: tuple[int, int]) -> tuple[Tensor, ...]:
+    def one_view(place: tuple[int, int]) -> tuple[Tensor, ...]:
         iteration, position = place
         row = order(count, training.batch, iteration, training.rng_seed)[position]
-        generator = torch.Generator().manual_seed(_seed(training.rng_seed, iteration, position))
-        return view(row, generator)
+        seed = _combine_seeds(training.rng_seed, iteration, position)
+        return view(row, torch.Generator().manual_seed(seed))
 
-    places = ((iteration, position) for iteration in iterations for position in own)
-    views = prefetch(one, places, 2 * len(own))
+    wanted = ((iteration, position) for iteration in iterations for position in places)
+    views = prefetch(one_view, wanted, 2 * len(places))
     for _ in iterations:
-        yield [torch.stack(parts) for parts in zip(*(next(views) for _ in own), strict=True)]
+        yield [torch.stack(parts) for parts in zip(*(next(views) for _ in places), strict=True)]
 
 
 def order(count: int, batch: int, iteration: int, rng_seed: int) -> list[int]:
-    """Which images iteration ``iteration`` sees: all of them, in an order drawn anew each epoch.
+    """The images of an iteration: each epoch all of them, in an order drawn anew.
 
     A batch may span two epochs. A function of its arguments, so that a training can resume.
     """
-    first = iteration * batch
-    drawn = []
-    for position in range(first, first + batch):
-        epoch, place = divmod(position, count)
-        drawn.append(_permutation(count, epoch, rng_seed)[place])
-    return drawn
+    places = (
+        divmod(position, count) for position in range(iteration * batch, (iteration + 1) * batch)
+    )
+    return [_permutation(count, epoch, rng_seed)[place] for epoch, place in places]
 
 
 @lru_cache(maxsize=4)
@@ -155,9 +170,8 @@ def _permutation(count: int, epoch: int, rng_seed: int) -> list[int]:
     return np.random.default_rng([rng_seed, epoch]).permutation(count).tolist()
 
 
-def _seed(*numbers: int) -> int:
-    """One seed out of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+def _combine_seeds(*seeds: int) -> int:
+    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
 
 
 def _to_device(tensor: Tensor) -> Tensor:
@@ -167,31 +181,31 @@ def _to_device(tensor: Tensor) -> Tensor:
     return tensor.to(device(), non_blocking=True)
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, training: Settings, done: float) -> None:
-    """The poly schedule's rate when a share ``done`` of all iterations is over."""
+def _set_lr(optimiser: torch.optim.Optimizer, training: TrainingConfig, done: float) -> None:
+    """Set the poly schedule's learning rates when a share ``done`` of all iterations is over."""
     for group in optimiser.param_groups:
         group["lr"] = training.lr * group["lr_mult"] * (1 - done) ** training.poly_power
 
 
-def _check(losses: Tensor, words: str, setting: str) -> None:
-    """Raises InputError for the first loss that is not finite."""
+def _require_finite(losses: Tensor, name: str, lr_setting: str) -> None:
+    """Raise InputError for the first loss that is not finite."""
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):
         first = int(wrong[0])
         raise InputError(
-            f"the {words}'s loss is {float(losses[first])} at iteration {first}: its rate is too "
-            f"high; lower {setting}."
+            f"the {name}'s loss is {float(losses[first])} at iteration {first}: its rate is too "
+            f"high; lower {lr_setting}."
         )
 
 
-def keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, watched: list) -> None:
+def keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, monitored: list) -> None:
     """Write a training's state, whole or not at all: that of the iterations with ``losses``."""
     state = {f"weights.{k}": v for k, v in objective.state_dict().items()}
     for number, parameter in enumerate(_parameters(optimiser)):
         momentum = optimiser.state[parameter].get("momentum_buffer")
         if momentum is not None:
             state[f"momentum.{number}"] = momentum
-    state |= {"losses": losses, "watched": torch.tensor(watched)}
+    state |= {"losses": losses, "monitored": torch.tensor(monitored)}
     with atomic_write(scratch / STATE) as partial:
         partial.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
         append_checksum(partial)
@@ -200,20 +214,20 @@ def keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, watched
 def resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
     """Bring objective, optimiser and losses to the state that `keep` wrote, if any.
 
-    Returns the iterations done and what was watched. A damaged state counts as none.
+    Returns the iterations done and what was measured. A damaged state counts as none.
     """
     if not has_checksum(scratch / STATE):
         return 0, []
     state = load((scratch / STATE).read_bytes()[:-DIGITS])
-    own = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
-    objective.load_state_dict(own)
+    weights = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
+    objective.load_state_dict(weights)
     for number, parameter in enumerate(_parameters(optimiser)):
         if f"momentum.{number}" in state:
             momentum = state[f"momentum.{number}"].to(parameter.device)
             optimiser.state[parameter]["momentum_buffer"] = momentum
     done = len(state["losses"])
     losses[:done] = state["losses"]
-    return done, state["watched"].tolist()
+    return done, state["monitored"].tolist()
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -1,57 +1,55 @@
-"""What IRN and PSA share: confident labels, pairs of pixels by kind, and the training on them.
+"""What IRN and PSA share: confident labels, pairs of pixels, their loss, the training of heads.
 
-Both learn, from the parts of a label map that are sure, whether two near pixels belong together,
-with heads on a backbone that stays as it is.
+Both learn, from the parts of label maps that are sure, whether two near pixels belong together. The
+heads that learn it read the feature levels of a backbone that stays as it is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from ribkit.data.images import ImageSet
 from ribkit.data.labelled import IGNORE, Labelled
-from ribkit.networks import training as fitting
-from ribkit.networks.backbone import FeaturePyramid
+from ribkit.networks import classifier
+from ribkit.networks.architectures import Weights
+from ribkit.networks.backbone import seeded
+from ribkit.networks.pyramid import FeaturePyramid
+from ribkit.networks.training import TrainingConfig, epoch_history, fit, steps_per_epoch
 from ribkit.refinement import random_walk
 from ribkit.runtime import distributed
+from ribkit.runtime.device import device
+from ribkit.runtime.settings import Count, NotNegative, Positive, Range
 
-KINDS = ("background", "foreground", "negative")
-Loss = Callable[[nn.Module, list[Tensor], Tensor], Tensor]
+KINDS = ("background", "foreground", "negative")  # of pairs
+EPSILON = 1e-5  # keeps logarithms finite
 
 
 @dataclass(frozen=True)
-class Training:
-    """How the heads are trained. Defaults: IRN's, for VOC.
+class AffinityConfig(TrainingConfig):
+    """How the heads are trained. Defaults: IRN's, for VOC."""
 
-    stride: of the grid on which pairs are formed. radius: pairs are closer than this, in its
-    positions. displacement_lr_mult: how much faster IRN's displacement branch learns.
-    """
-
-    stride: int = 4
-    radius: int = 10
-    epochs: int = 3
-    batch: int = 32
-    lr: float = 0.1
-    displacement_lr_mult: float = 10.0
-    momentum: float = 1e-4  # in effect, in the official code (difference 7)
-    weight_decay: float = 1e-4
-    poly_power: float = 0.9
-    scales: tuple[float, float] = (0.5, 1.5)
-    crop: int = 512
-    checkpoint: int = 1000
-    rng_seed: int = 0
+    stride: Count = 4  # of the grid on which pairs are formed
+    radius: Count = 10  # pairs are closer than this, in positions of the grid
+    epochs: Count = 3
+    batch: Count = 32
+    displacement_lr_mult: NotNegative = 10.0  # how much faster IRN's displacement branch learns
+    scales: Range[Positive] = (0.5, 1.5)  # of a training view, drawn from this range
 
 
 def confident(foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Two label maps -> labels of which one can be sure, ``(H, W)`` uint8; 255: not sure.
+    """Merge two label maps into one that keeps only what is sure.
 
-    foreground: few foreground pixels, all sure; its background becomes 255. background: many
-    foreground pixels; what is background even here (and in the first) becomes 0.
+    Args:
+        foreground: ``(H, W)``, with few foreground pixels, all sure; its background becomes 255.
+        background: ``(H, W)``, with many foreground pixels; what is background in both becomes 0.
+
+    Returns:
+        Labels ``(H, W)`` uint8, 255 where not sure.
     """
     labels = foreground.astype(np.uint8)
     labels[foreground == 0] = IGNORE
@@ -60,10 +58,15 @@ def confident(foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 
 def pairs(labels: Tensor, radius: int) -> Iterator[tuple[tuple[int, int], dict[str, Tensor]]]:
-    """Each offset (dy, dx) with the kinds of its pairs, as masks ``(..., H - dy, W - |dx|)``.
+    """Yield the kinds of all pairs of pixels at each offset within a radius.
 
-    labels: ``(..., H, W)``, 255 where not sure; such pixels are in no pair. background: both are
-    background; foreground: both are the same class; negative: they differ.
+    Args:
+        labels: ``(..., H, W)``, 255 where not sure; such pixels are in no pair.
+        radius: Pairs are closer than this.
+
+    Yields:
+        An offset (dy, dx), and masks ``(..., H - dy, W - |dx|)`` of its pairs: ``background``, both
+        are background; ``foreground``, both are of one class; ``negative``, they differ.
     """
     for dy, dx in random_walk.offsets(radius).tolist():
         here, there = random_walk.ends(labels, dy, dx)
@@ -80,9 +83,9 @@ class Means:
     number: the processes' average is the mean over everything.
     """
 
-    def __init__(self, names: Sequence[str], like: Tensor):
-        self.sums = {name: like.new_zeros(()) for name in names}
-        self.counts = {name: like.new_zeros(()) for name in names}
+    def __init__(self, names: Sequence[str], device: torch.device):
+        self.sums = {name: torch.zeros((), device=device) for name in names}
+        self.counts = {name: torch.zeros((), device=device) for name in names}
 
     def add(self, name: str, values: Tensor, mask: Tensor) -> None:
         """Add the values where the mask is true; values may have further, leading axes."""
@@ -95,51 +98,141 @@ class Means:
         return self.sums[name] / count * distributed.world()
 
 
+def affinity_loss(affinity_at: Callable[[int, int], Tensor], labels: Tensor, radius: int) -> Tensor:
+    r"""Cross-entropy of affinities, balanced over the kinds of pairs.
+
+    .. math:: L = -\frac{1}{4} \overline{\log a_{ij}}^{bg} - \frac{1}{4} \overline{\log a_{ij}}^{fg}
+                  - \frac{1}{2} \overline{\log(1 - a_{ij})}^{neg}
+
+    Args:
+        affinity_at: Offset (dy, dx) -> affinities ``(N, h - dy, w - |dx|)`` in [0, 1].
+        labels: ``(N, h, w)``, 255 where not sure.
+        radius: Pairs are closer than this, in positions.
+
+    Returns:
+        The loss, a scalar.
+    """
+    means = Means(KINDS, labels.device)
+    for (dy, dx), kinds in pairs(labels, radius):
+        a = affinity_at(dy, dx)
+        same = -(a + EPSILON).log()
+        means.add("background", same, kinds["background"])
+        means.add("foreground", same, kinds["foreground"])
+        means.add("negative", -(1 - a + EPSILON).log(), kinds["negative"])
+    return (means["background"] + means["foreground"]) / 4 + means["negative"] / 2
+
+
+def grid(size: Sequence[int], stride: int) -> tuple[int, int]:
+    """The size of the grid of this stride on an image of a size (H, W)."""
+    return tuple(-(-side // stride) for side in size)
+
+
 def downsample_labels(labels: Tensor, stride: int) -> Tensor:
-    """Labels ``(N, H, W)`` at the middle of each cell of the grid: ``(N, H / stride, ...)``."""
-    size = [-(-side // stride) for side in labels.shape[-2:]]
+    """Labels ``(N, H, W)`` at the middle of each cell of the `grid`: ``(N, h, w)``."""
+    size = grid(labels.shape[-2:], stride)
     return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
 
-class Objective(nn.Module):
-    """A fixed backbone's levels of pixels ``(N, 3, H, W)`` -> a loss of heads that read them.
+class Heads(nn.Module):
+    """What is trained on the levels of a `FeaturePyramid`: IRN's heads or PSA's.
 
-    heads: the module that is trained. loss: of heads, levels and labels ``(N, h, w)`` on the grid.
+    A subclass is made with the levels' channels. name: of the profile's group of settings.
     """
 
-    def __init__(self, levels: FeaturePyramid, heads: nn.Module, loss: Loss, stride: int):
+    name: str
+
+    def loss(self, levels: list[Tensor], labels: Tensor, radius: int) -> Tensor:
+        """The loss of a batch's levels and its labels ``(N, h, w)`` on the grid."""
+        raise NotImplementedError
+
+    def parameter_groups(self, training: AffinityConfig) -> list[dict]:
+        """Parameters and their ``lr_mult``, for the optimiser."""
+        return [{"params": list(self.parameters()), "lr_mult": 1.0}]
+
+    def calibrate(self, network: "AffinityNetwork", data: Labelled) -> None:
+        """Set what depends on the training images, after the training."""
+
+
+class AffinityNetwork(nn.Module):
+    """A backbone that stays as it is, and heads on its levels; the state is that of the heads.
+
+    stride: of the grid on which pairs are formed. radius: of the pairs that are learnt from.
+    """
+
+    def __init__(self, pyramid: FeaturePyramid, heads: Heads, stride: int, radius: int):
         super().__init__()
-        self.levels, self.heads, self.loss, self.stride = levels, heads, loss, stride
+        self.pyramid, self.heads = pyramid.requires_grad_(False), heads
+        self.stride, self.radius = stride, radius
+
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        """The heads' tensors under their names there."""
+        return self.heads.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args, **kwargs):
+        """Set the heads' tensors."""
+        return self.heads.load_state_dict(state_dict, *args, **kwargs)
 
     def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` and labels ``(N, H, W)`` -> the heads' loss."""
         with torch.no_grad():
-            found = self.levels(pixels)
-        return self.loss(self.heads, found, downsample_labels(labels, self.stride))
+            levels = self.pyramid(pixels)
+        return self.heads.loss(levels, downsample_labels(labels, self.stride), self.radius)
 
 
-def fit(
-    objective: Objective,
-    groups: list[dict],
-    data: Labelled,
-    training: Training,
+def build(
+    heads: type[Heads],
+    backbone: str,
+    training: AffinityConfig,
+    pretext: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
+) -> AffinityNetwork:
+    """The network before its training: a pretrained backbone and fresh heads; see `train`."""
+    rng_seed = training.rng_seed
+    pyramid = FeaturePyramid(classifier.pretrained(backbone, 1, pretext, weights, rng_seed))
+    with seeded(rng_seed):
+        return AffinityNetwork(pyramid, heads(pyramid.channels), training.stride, training.radius)
+
+
+def train(
+    heads: type[Heads],
+    backbone: str,
+    parts: tuple[tuple[ImageSet, Mapping[str, np.ndarray] | None], ...],
+    n_labels: int,
+    long_side: int | None,
+    training: AffinityConfig,
     scratch: Path,
-    name: str,
-) -> pd.DataFrame:
-    """Train the heads in place, as `training.fit`; the history, a row for each epoch.
+    pretext: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
+) -> dict:
+    """Train IRN's or PSA's heads on confident labels.
 
-    name: of the profile's group of settings.
+    Args:
+        heads: The class of the heads, `irn.Heads` or `psa.Heads`.
+        backbone: One of `classifier.BACKBONES`.
+        parts: Image sets with their label maps, see `Labelled`.
+        n_labels: How many labels there are, background included.
+        long_side: Images are resized to this longer side (None: as they are).
+        training: The settings.
+        scratch: The folder from which an interrupted training goes on.
+        pretext: The pretext task's weights, for a ``small`` backbone.
+        weights: The file of a backbone's ImageNet weights.
+
+    Returns:
+        ``weights`` (of the heads) and ``history``, a row for each epoch.
     """
-    steps = fitting.steps(len(data), training.batch)
-    losses, _ = fitting.fit(
-        objective,
-        groups,
-        data.viewed(training.scales, training.crop, objective.levels.mean),
+    data = Labelled(parts, n_labels, long_side)
+    network = build(heads, backbone, training, pretext, weights).to(device())
+    steps = steps_per_epoch(len(data), training.batch)
+    losses, _ = fit(
+        network,
+        network.heads.parameter_groups(training),
+        data.viewed(training.scales, training.crop, network.pyramid.mean),
         len(data),
         training.epochs * steps,
         training,
         scratch,
-        name.upper(),
-        f"{name}.lr",
+        heads.name.upper(),
+        f"{heads.name}.lr",
     )
-    epochs = losses.view(training.epochs, steps).mean(dim=1).tolist()
-    return pd.DataFrame({"epoch": range(1, training.epochs + 1), "loss": epochs})
+    network.heads.calibrate(network, data)
+    return {"weights": network.state_dict(), "history": epoch_history(losses, training.epochs)}

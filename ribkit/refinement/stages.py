@@ -6,20 +6,15 @@ k, 255 ignored. Maps may be stored coarser than that (``map_stride``): they are 
 become labels, and walked maps are stored as coarse as the seeds.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ribkit.data import views
 from ribkit.data.images import LabelledImage
 from ribkit.evaluation import miou
-from ribkit.networks.architectures import Weights
-from ribkit.networks.backbone import FeaturePyramid
+from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.refinement import affinity, crf, irn, psa, random_walk, saliency
 from ribkit.refinement.random_walk import Walk
 from ribkit.runtime.device import device
@@ -31,32 +26,6 @@ from ribkit.runtime.store import Values
 FOREGROUND_MARGIN, BACKGROUND_MARGIN = 0.08, 0.10
 PSA_ALPHAS = (4.0, 32.0)  # background scores of PSA's two label maps: much of it, little of it
 PSA_RADIUS, PSA_BETA = 5, 8.0
-
-
-@dataclass(frozen=True)
-class AffinityModel:
-    """A trained IRN or PSA on disk. kind: ``"irn"`` or ``"psa"``; the rest as in their `train`."""
-
-    kind: str
-    weights: Mapping[str, Tensor]
-    backbone: str
-    stride: int
-    rng_seed: int
-    pretext: Mapping[str, Tensor] | None = None
-    file: Weights | None = None
-
-    def load(self) -> tuple[FeaturePyramid, nn.Module]:
-        """Backbone and heads, on the device that computes."""
-        build = {"irn": irn.build, "psa": psa.build}[self.kind]
-        levels, heads = build(self.backbone, self.pretext, self.file, self.rng_seed)
-        heads.load_state_dict(self.weights)
-        return levels, heads.eval()
-
-
-@lru_cache(maxsize=1)
-def loaded(model: AffinityModel) -> tuple[FeaturePyramid, nn.Module]:
-    """A model's network, loaded once in each process."""
-    return model.load()
 
 
 # ---- label maps ---------------------------------------------------------------------------------
@@ -147,7 +116,7 @@ def psa_labels(image: LabelledImage, maps: np.ndarray, long_side: int | None) ->
 def irn_walk(
     image: LabelledImage,
     maps: np.ndarray,
-    model: AffinityModel,
+    model: TrainedModel,
     walk: Walk,
     long_side: int | None,
 ) -> Values:
@@ -164,9 +133,8 @@ def irn_walk(
         ``maps``: ``(K, h, w)`` float16 in [0, 1], of the seeds' size; ``edges``: the boundary map
         ``(h', w')`` float16 on its grid.
     """
-    levels, heads = loaded(model)
     pixels = views.to_tensor(image.pixels(), long_side).to(device())
-    edge, _ = irn.predict(levels, heads, pixels, model.stride)
+    edge, _ = irn.predict(loaded(model), pixels)
     coarse = on_grid(maps, edge.shape) ** walk.power
     walked = random_walk.propagate(coarse, edge, walk.radius, walk.beta, walk.log2_steps)
     walked = views.resize_maps(walked.cpu().numpy(), maps.shape[-2:])
@@ -187,16 +155,17 @@ def on_grid(maps: np.ndarray, size: tuple[int, int]) -> Tensor:
 def psa_walk(
     image: LabelledImage,
     maps: np.ndarray,
-    model: AffinityModel,
+    model: TrainedModel,
     alpha: float,
     log2_steps: int,
     long_side: int | None,
 ) -> Values:
     """``labels`` after PSA's walk of the maps and of a background score with this alpha."""
-    levels, head = loaded(model)
+    network = loaded(model)
     pixels = views.to_tensor(image.pixels(), long_side).to(device())
-    affinities = psa.predict(levels, head, pixels, model.stride, PSA_RADIUS)
-    scores = psa.background(on_grid(maps, irn.grid(pixels.shape[-2:], model.stride)), alpha)
+    affinities = psa.predict(network, pixels, PSA_RADIUS)
+    size = affinity.grid(pixels.shape[-2:], network.stride)
+    scores = psa.background(on_grid(maps, size), alpha)
     walked = random_walk.walk(scores, affinities, PSA_BETA, log2_steps)
     resized = views.resize_maps(walked.cpu().numpy(), pixels.shape[-2:])
     return {"labels": to_dataset_labels(resized.argmax(axis=0), image.classes)}

@@ -39,7 +39,7 @@ def training(study: Study) -> pd.DataFrame:
     rows = []
     for stage, result in stages.items():
         for row in result.table("history").to_dict("records"):
-            for images, column in (("training", "loss"), ("tuning", "watched_loss")):
+            for images, column in (("training", "loss"), ("tuning", "monitor_loss")):
                 if column in row:
                     line = {"stage": stage, "images": images, "epoch": row["epoch"]}
                     rows.append(line | {"loss": row[column]})

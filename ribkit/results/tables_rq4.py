@@ -170,12 +170,12 @@ def walks(study: Study, count: int = 2) -> pd.DataFrame:
     """IRN's boundaries and displacements, and RIB's maps through its walk: for `figures.walks`."""
     own, pictures = pipeline.refinements(study)[1], {}
     images, arrays = own.maps[0]
-    levels, heads = own.irn.load()
+    network = own.irn.load()
     walk = WALKS[study.profile.walk]
     for i in range(min(count, len(images))):
         name = images.ids[i]
         pixels = views.to_tensor(images.image(i), study.profile.long_side).to(device())
-        edge, shift = irn.predict(levels, heads, pixels, own.irn.stride)
+        edge, shift = irn.predict(network, pixels)
         shift = shift / (2 * shift.abs().max() + 1e-6) + 0.5
         coarse = stages.on_grid(arrays[name], edge.shape) ** walk.power
         for k, label in enumerate(np.flatnonzero(images.labels[i])):

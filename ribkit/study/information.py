@@ -25,7 +25,8 @@ from ribkit.data import views
 from ribkit.data.digits import REGIONS
 from ribkit.data.images import ImageSet, LabelledImage
 from ribkit.method import pooling
-from ribkit.networks.backbone import FeaturePyramid, Network
+from ribkit.networks.backbone import Network
+from ribkit.networks.pyramid import FeaturePyramid
 from ribkit.runtime.device import device
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.per_image import PerImageResult, per_image

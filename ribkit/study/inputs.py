@@ -55,7 +55,7 @@ class Inputs:
                 problems.collect(saliency.check, images, p.saliency)
         for network in dict.fromkeys((p.backbone, p.network_backbone, PICTURED)):
             file = problems.collect(p.imagenet_weights, network)
-            problems.collect(architectures.ready, network, file)
+            problems.collect(architectures.require_weights, network, file)
         problems.collect(photographs.shipped)
         problems.collect(self.digits)
         problems.tell()

@@ -17,9 +17,9 @@ from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou, thresholds
 from ribkit.networks import deeplab
+from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, saliency, stages
 from ribkit.refinement.random_walk import WALKS
-from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.store import Result, StoredArrays, StoredTensors
 from ribkit.study import predictions
 from ribkit.study.study import CAM, RIB, Method, Study
@@ -29,7 +29,7 @@ Labels = tuple[tuple[ImageSet, StoredArrays | None], ...]  # with its label maps
 
 STAGES = ("seed", "+ CRF", "+ PSA", "+ IRN", "+ IRN + CRF", "+ IRN + saliency")
 PSEUDO = "+ IRN"  # what the network learns from, as in the paper's headline
-AFFINITY = {"irn": irn.train, "psa": psa.train}
+AFFINITY = {"irn": irn, "psa": psa}
 SALIENT_SCENES = 400
 
 
@@ -147,7 +147,7 @@ class Refinement:
         """The stage that trains ``irn`` or ``psa``, with what it needs, for `Store.run_all`."""
         p, study = self.profile, self.study
         return partial(
-            AFFINITY[kind],
+            AFFINITY[kind].train,
             backbone=p.backbone,
             parts=self.training_labels(kind),
             n_labels=len(study.scored.classes) + 1,
@@ -158,20 +158,18 @@ class Refinement:
         )
 
     @cached_property
-    def irn(self) -> AffinityModel:
+    def irn(self) -> TrainedModel:
         """The trained IRN."""
         return self._affinity("irn")
 
     @cached_property
-    def psa(self) -> AffinityModel:
+    def psa(self) -> TrainedModel:
         """The trained PSA."""
         return self._affinity("psa")
 
-    def _affinity(self, kind: str) -> AffinityModel:
-        call = self.training(kind)
-        weights, given = trained(self.study, call), call.keywords
-        about = (self.profile.backbone, given["training"].stride, given["training"].rng_seed)
-        return AffinityModel(kind, weights, *about, given["pretext"], given["weights"])
+    def _affinity(self, kind: str) -> TrainedModel:
+        names = ("backbone", "training", "pretext", "weights")
+        return _trained_model(self.study, AFFINITY[kind].build, self.training(kind), names)
 
     def irn_maps(self, images: ImageSet, maps: StoredArrays, walk: str = "") -> StoredArrays:
         """Seeds after IRN's walk: one of `WALKS`, the profile's if none is named."""
@@ -246,6 +244,14 @@ def trained(study: Study, call: partial) -> StoredTensors:
     return study.store.run_all([call], call.func.stage)[0].tensors("weights")
 
 
+def _trained_model(
+    study: Study, build: Callable, call: partial, names: tuple[str, ...]
+) -> TrainedModel:
+    """The network of a training, built with those of its parameters."""
+    options = tuple((name, call.keywords[name]) for name in names)
+    return TrainedModel(build, options, trained(study, call))
+
+
 def available_stages(study: Study) -> tuple[str, ...]:
     """The stages that this run can make: without saliency maps, those without saliency."""
     return STAGES if study.profile.saliency else STAGES[:-1]
@@ -287,7 +293,7 @@ def labelled(study: Study, source: str) -> Labels:
     return (cam if source == "CAM" else rib).pseudo(name)
 
 
-def network(study: Study, source: str) -> deeplab.Model:
+def network(study: Study, source: str) -> TrainedModel:
     """A network trained on a source's labels of the scored and the remaining images."""
     return _segmenter(study, _training(study, source))
 
@@ -320,9 +326,9 @@ def _on(study: Study, parts: Labels, n_labels: int) -> partial:
     )
 
 
-def _segmenter(study: Study, call: partial) -> deeplab.Model:
+def _segmenter(study: Study, call: partial) -> TrainedModel:
     names = ("backbone", "n_labels", "training", "pretext", "weights")
-    return deeplab.Model(trained(study, call), *(call.keywords[name] for name in names))
+    return _trained_model(study, deeplab.build, call, names)
 
 
 def network_labels(study: Study, source: str) -> Result:

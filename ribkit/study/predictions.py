@@ -1,29 +1,22 @@
 """What a trained segmentation network predicts, image by image, and how it fits."""
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet, LabelledImage
 from ribkit.evaluation import miou
-from ribkit.networks.deeplab import Model, Segmenter, probabilities
+from ribkit.networks.deeplab import probabilities
+from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.refinement import crf
 from ribkit.refinement.stages import resized_image
 from ribkit.runtime.per_image import PerImageResult, per_image
 from ribkit.runtime.store import Values, stage
 
 
-@lru_cache(maxsize=1)
-def loaded(model: Model) -> Segmenter:
-    """A model's network, loaded once in each process."""
-    return model.load()
-
-
 @per_image("predictions", "prediction and CRF", arrays=("labels", "refined"))
 def predict(
-    image: LabelledImage, model: Model, scales: tuple[float, ...], long_side: int | None
+    image: LabelledImage, model: TrainedModel, scales: tuple[float, ...], long_side: int | None
 ) -> Values:
     """Label maps of the images: ``labels``, and ``refined`` by the CRF, ``(h, w)`` uint8 each.
 
@@ -72,7 +65,7 @@ def objects(images: ImageSet) -> Values:
 
 
 @per_image("saliency", "saliency", arrays=("maps",))
-def foreground(image: LabelledImage, model: Model, long_side: int | None) -> Values:
+def foreground(image: LabelledImage, model: TrainedModel, long_side: int | None) -> Values:
     """How likely each pixel is an object's: ``maps``, image name -> ``(h, w)`` uint8, 255 sure."""
     likely = probabilities(loaded(model), image.pixels(), (1.0,), long_side)[1]
     return {"maps": (255 * likely).round().to(torch.uint8).cpu().numpy()}

@@ -158,7 +158,7 @@ class Study(Inputs):
             pretext=self.pretext_of(p.backbone),
             weights=p.imagenet_weights(p.backbone),
             images=self.train,
-            watched=self.tuning,
+            monitor_images=self.tuning,
             training=replace(p.training, rng_seed=self.training_seed),
         )
 

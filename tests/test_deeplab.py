@@ -1,4 +1,4 @@
-"""DeepLab: its loss by hand, its head, a training that is interrupted, and what it predicts."""
+"""DeepLab: its loss by hand, its head, a training that is interrupted, its probabilities."""
 
 import dataclasses
 import itertools
@@ -7,16 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from fabricated import run_stage, stored
 from torch import nn
 
 from ribkit.data import scenes
 from ribkit.networks import deeplab, training
-from ribkit.networks.deeplab import ASPP, Training, balanced_cross_entropy
+from ribkit.networks.deeplab import ASPP, DeepLabConfig, balanced_cross_entropy
 from ribkit.runtime.errors import InputError
-from ribkit.study import predictions
+from ribkit.study import profiles
 
-SMALL = Training(
+SMALL = DeepLabConfig(
     aspp_rates=(1, 2, 4), iterations=6, batch=3, lr=0.01, crop=48, scales=(0.75, 1.25),
     checkpoint=2,
 )  # fmt: skip
@@ -99,15 +98,23 @@ def test_both_heads_give_logits_and_learn_the_whole_network(head):
     assert segmenter.head.training
 
 
-def test_unknown_heads_and_batches_that_cannot_work_are_told():
-    with pytest.raises(InputError, match="head 'unet' is unknown; use one of deeplabv2, deeplabv3"):
-        deeplab.build("small", 4, dataclasses.replace(SMALL, head="unet"))
-    with pytest.raises(InputError, match=r"set network\.batch to 2 or more"):
-        deeplab.build("small", 4, dataclasses.replace(SMALL, head="deeplabv3", batch=1))
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"network.head": "unet"}, "head='unet' must be one of deeplabv2, deeplabv3; its value"),
+        (
+            {"network.head": "deeplabv3", "network.batch": 1},
+            "network.batch=1 must be 2 or more, for deeplabv3's batch norm",
+        ),
+    ],
+)
+def test_unknown_heads_and_batches_that_cannot_work_are_told_with_the_settings(settings, fault):
+    with pytest.raises(InputError, match=fault):
+        profiles.load("mini", settings)
 
 
 def test_the_settings_are_the_papers():
-    paper = Training()
+    paper = DeepLabConfig()
     assert (paper.iterations, paper.batch, paper.lr, paper.crop) == (30_000, 10, 2.5e-4, 321)
     assert (paper.aspp_rates, paper.scales) == ((6, 12, 18, 24), (0.5, 2.0))
 
@@ -149,56 +156,15 @@ def test_an_interrupted_training_ends_with_the_same_bits(head, images, tmp_path,
 def test_labels_that_do_not_suit_are_refused_before_the_first_iteration(images, tmp_path):
     labels = {name: np.zeros((64, 64), np.uint8) for name in images.ids}
     labels["4"] = np.full((64, 64), 9, np.uint8)
-    stored_labels = stored(tmp_path, labels=labels).arrays("labels")
     with pytest.raises(InputError, match="label map of 4 has the value 9"):
-        trained(images, tmp_path / "s", labels=stored_labels)
+        trained(images, tmp_path / "s", labels=labels)
 
 
 # ---- prediction ---------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def model(images, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("network")
-    weights = stored(folder, **trained(images, folder / "scratch")).tensors("weights")
-    return deeplab.Model(weights, "small", 9, SMALL)
-
-
-def test_probabilities_sum_to_one_and_mirrors_commute(images, model):
-    segmenter, image = model.load(), images.image(0)
+def test_probabilities_sum_to_one_and_mirrors_commute(images):
+    segmenter, image = deeplab.build("small", 9, SMALL).eval(), images.image(0)
     found = deeplab.probabilities(segmenter, image, (0.5, 1.0), None)
     assert found.shape == (9, 64, 64)
     torch.testing.assert_close(found.sum(dim=0), torch.ones(64, 64))
     mirrored = deeplab.probabilities(segmenter, image[:, ::-1].copy(), (0.5, 1.0), None)
     torch.testing.assert_close(mirrored.flip(-1), found, atol=1e-5, rtol=1e-4)
-
-
-def test_predictions_are_scored_against_the_masks(images, model, monkeypatch, tmp_path):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
-    some = images.take([1, 3])
-    seen = {"model": model, "scales": (1.0,), "long_side": 64}
-    found = run_stage(predictions.predict, some, tmp_path / "s", **seen)
-    assert found.keys() == {"labels", "refined"}
-    assert found["labels"]["3"].shape == (64, 64)
-    right = {name: some.mask(i)[::2, ::2] for i, name in enumerate(some.ids)}
-    right = stored(tmp_path, labels=right).arrays("labels")
-    made = run_stage(predictions.score, some, tmp_path / "scores", labels=right)
-    counts = made["counts"]["counts"]
-    assert counts.shape == (2, 3, 9)
-    hits, target, predicted = counts.sum(axis=(0, 2))
-    assert target == predicted == 2 * 64 * 64
-    assert hits > 0.9 * target
-
-
-def test_a_missing_prediction_is_told(images, tmp_path):
-    labels = stored(tmp_path, labels={"0": images.mask(0)}).arrays("labels")
-    with pytest.raises(InputError, match=r"labels in .*: image 1 is missing; compute it first"):
-        run_stage(predictions.score, images, tmp_path / "s", labels=labels)
-
-
-def test_objects_and_their_saliency(images, model, monkeypatch, tmp_path):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
-    objects = predictions.objects(images)["labels"]["0"]
-    assert ((objects == 1) == (images.mask(0) > 0)).all()
-    given = {"model": model, "long_side": None}
-    made = run_stage(predictions.foreground, images.take([0]), tmp_path / "s", **given)
-    maps = made["maps"]["0"]
-    assert (maps.shape, maps.dtype) == ((64, 64), np.uint8)

@@ -1,0 +1,64 @@
+"""What a trained segmentation network predicts of image sets, and how it is scored."""
+
+import numpy as np
+import pytest
+from fabricated import stored
+
+from ribkit.data import scenes
+from ribkit.networks import deeplab
+from ribkit.networks.deeplab import DeepLabConfig
+from ribkit.networks.trained import TrainedModel
+from ribkit.runtime.errors import InputError
+from ribkit.study import predictions
+
+TRAINING = DeepLabConfig(aspp_rates=(1, 2, 4))
+
+
+@pytest.fixture(autouse=True)
+def _one_worker(monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+
+
+@pytest.fixture(scope="module")
+def images():
+    return scenes.generate(3, 5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    options = {"backbone": "small", "n_labels": 9, "training": TRAINING}
+    result = stored(tmp_path_factory.mktemp("x"), weights=deeplab.build(**options).state_dict())
+    return TrainedModel(deeplab.build, tuple(options.items()), result.tensors("weights"))
+
+
+def test_predictions_are_scored_against_the_masks(images, model, tmp_path):
+    some = images.take([1, 3])
+    (tmp_path / "score").mkdir()
+    found = predictions.predict(
+        images=some, model=model, scales=(1.0,), long_side=64, scratch=tmp_path
+    )
+    assert found.keys() == {"labels", "refined"}
+    assert found["labels"]["3"].shape == (64, 64)
+    right = {name: some.mask(i)[::2, ::2] for i, name in enumerate(some.ids)}
+    labels = stored(tmp_path, labels=right).arrays("labels")
+    counts = predictions.score(images=some, labels=labels, scratch=tmp_path / "score")
+    counts = counts["counts"]["counts"]
+    assert counts.shape == (2, 3, 9)
+    hits, target, predicted = counts.sum(axis=(0, 2))
+    assert target == predicted == 2 * 64 * 64
+    assert hits > 0.9 * target
+
+
+def test_a_missing_prediction_is_told(images, tmp_path):
+    labels = stored(tmp_path, labels={"0": images.mask(0)}).arrays("labels")
+    with pytest.raises(InputError, match=r"labels in .*: image 1 is missing; compute it first"):
+        predictions.score(images=images, labels=labels, scratch=tmp_path)
+
+
+def test_objects_and_their_saliency(images, model, tmp_path):
+    objects = predictions.objects(images)["labels"]["0"]
+    assert ((objects == 1) == (images.mask(0) > 0)).all()
+    found = predictions.foreground(
+        images=images.take([0]), model=model, long_side=None, scratch=tmp_path
+    )
+    assert (found["maps"]["0"].shape, found["maps"]["0"].dtype) == ((64, 64), np.uint8)
