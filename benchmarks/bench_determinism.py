@@ -34,13 +34,13 @@ COUNT, STEPS = 32, 20
 N_LABELS = len(scenes.CLASSES) + 1
 ADAPTATION = Settings(lr=1e-3, n_others=10, margin=1e9)  # GNDRP, 10 steps
 EPOCHS = STEPS * 8 // COUNT
-CLASSIFIER = classifier.Training(
+CLASSIFIER = classifier.ClassifierConfig(
     epochs=EPOCHS, batch=8, lr=0.05, momentum=0.9, long_sides=(56, 72), crop=64
 )
-HEADS = affinity.Training(
+HEADS = affinity.AffinityConfig(
     radius=5, epochs=EPOCHS, batch=8, lr=0.05, momentum=0.9, scales=(1.0, 1.0), crop=64
 )
-NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=STEPS, batch=8, lr=0.01, crop=64)
+NETWORK = deeplab.DeepLabConfig(aspp_rates=(1, 2), iterations=STEPS, batch=8, lr=0.01, crop=64)
 
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",

@@ -14,8 +14,9 @@ from ribkit.method.settings import OFFICIAL, PAPER, Settings
 from ribkit.networks import classifier
 from ribkit.study import ablations
 from ribkit.study import maps as seeds
-from ribkit.study.ablations import Grid, grid, measure, reference
+from ribkit.study.ablations import grid, measure, reference
 from ribkit.study.maps import Model
+from ribkit.study.profiles import Grid
 
 SMALL = Grid(taus=(0.3,), steps=(3,), lrs=(3.0,), margins=(0.0, 2.0), n_others=(0,))
 RIB = Settings(lr=1e-5, n_others=2, steps=2, margin=1e9)

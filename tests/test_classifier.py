@@ -9,10 +9,10 @@ from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.networks import classifier
 from ribkit.networks import training as fitting
-from ribkit.networks.classifier import Training
+from ribkit.networks.classifier import ClassifierConfig
 from ribkit.runtime.errors import InputError
 
-TRAINING = Training(epochs=2, batch=4, lr=0.05, momentum=0.9, long_sides=(40, 56), crop=48)
+TRAINING = ClassifierConfig(epochs=2, batch=4, lr=0.05, momentum=0.9, long_sides=(40, 56), crop=48)
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def colours(count):
 
 
 def test_a_classifier_learns_to_tell_red_from_blue(tmp_path):
-    training = Training(
+    training = ClassifierConfig(
         epochs=6, batch=8, lr=0.05, momentum=0.9, long_sides=(16, 16), crop=16
     )  # fmt: skip
     history = classifier.train("small", colours(32), colours(8), training, tmp_path)["history"]

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from ribkit.data import scenes
 from ribkit.networks import training
-from ribkit.networks.classifier import Training
+from ribkit.networks.classifier import ClassifierConfig
 from ribkit.runtime import files, per_image, store
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
 
 COUNTS = {"damaged": 0, "refused": 0, "computed again": 0}
-SETTINGS = Training(batch=2, lr=0.1, checkpoint=2)
+SETTINGS = ClassifierConfig(batch=2, lr=0.1, checkpoint=2)
 
 
 @store.stage("stage")

@@ -99,7 +99,7 @@ def test_a_network_is_made_without_touching_a_gpu_s_random_state(monkeypatch, tm
     classifier.build("small", 3)
     irn.build("small", None, None, 0)
     psa.build("small", None, None, 0)
-    deeplab.build("small", 3, deeplab.Training())
+    deeplab.build("small", 3, deeplab.DeepLabConfig())
     classifier.pretrain(scenes.Pretext(0, 4), 1, rng_seed=0, scratch=tmp_path, batch=4)
     assert seeded == []
 

@@ -14,12 +14,12 @@ import torch
 
 from ribkit.data import scenes
 from ribkit.networks import training
-from ribkit.networks.classifier import Training
+from ribkit.networks.classifier import ClassifierConfig
 from ribkit.runtime import per_image
 from ribkit.runtime.store import Store, stage
 
 IMAGES, ITERATIONS, CHECKPOINT = 3, 5, 2
-SETTINGS = Training(batch=2, lr=0.1, checkpoint=CHECKPOINT)
+SETTINGS = ClassifierConfig(batch=2, lr=0.1, checkpoint=CHECKPOINT)
 SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(
     ["ribkit.runtime.per_image", "ribkit.data.scenes", "ribkit.networks.training"]

@@ -1,9 +1,12 @@
 import dataclasses
+import math
+from operator import attrgetter
 
 import pytest
+from pydantic import ValidationError
 
 from ribkit.method.settings import VARIANTS, Settings
-from ribkit.networks.classifier import Training
+from ribkit.networks.classifier import ClassifierConfig
 from ribkit.runtime.errors import InputError
 from ribkit.study import profiles
 from ribkit.study.profiles import PROFILES
@@ -79,6 +82,33 @@ def test_an_unknown_setting_is_told_with_the_nearest():
     assert "toy_seeds" in far
 
 
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ("rate", "lr"),
+        ("rates", "lrs"),
+        ("others", "n_others"),
+        ("pool_images", "bank_images"),
+        ("pool_side", "bank_side"),
+        ("seed", "rng_seed"),
+        ("irn.rate", "irn.lr"),
+        ("irn.factor", "irn.displacement_lr_mult"),
+        ("irn.seed", "irn.rng_seed"),
+        ("psa.rate", "psa.lr"),
+        ("psa.factor", "psa.displacement_lr_mult"),
+        ("psa.seed", "psa.rng_seed"),
+        ("network.rate", "network.lr"),
+        ("network.head_factor", "network.head_lr_mult"),
+        ("network.seed", "network.rng_seed"),
+        ("ablations.rates", "ablations.lrs"),
+        ("ablations.others", "ablations.n_others"),
+    ],
+)
+def test_an_old_name_is_told_with_the_name_it_has_now(old, now):
+    sentence = f"profile mini has no setting '{old}'; did you mean {now}."
+    assert problem("mini", {old: "1"}) == sentence
+
+
 def test_the_name_of_a_profile_is_no_setting():
     assert "no setting 'name'" in problem("mini", {"name": "other"})
 
@@ -115,7 +145,7 @@ def test_overrides_do_not_stay():
 def test_training_takes_what_the_profile_says_and_the_papers_values_for_the_rest():
     training = profiles.load("mini", {"epochs": 2, "lr": 0.3, "rng_seed": 7, "crop": 32}).training
     assert (training.epochs, training.lr, training.rng_seed, training.crop) == (2, 0.3, 7, 32)
-    assert training.head_lr_mult == Training().head_lr_mult
+    assert training.head_lr_mult == ClassifierConfig().head_lr_mult
 
 
 def test_a_named_file_of_weights_is_the_classifiers_backbone_and_no_other():
@@ -167,11 +197,104 @@ def test_every_profile_can_do_what_its_settings_say(profile):
         ("epochs", 0),
         ("score_images", -1),
         ("long_sides", "64,32"),
+        ("long_sides", "0,32"),
+        ("long_side", 31),
+        ("long_side", 0),
+        ("lr", -0.1),
+        ("lr", math.inf),
+        ("lrs", "1e-6,nan"),
+        ("tau", 1.5),
+        ("area_ratio", "-0.1"),
+        ("margins", "-1"),
+        ("test_scales", "0"),
+        ("test_scales", ""),
+        ("psa_alphas", "inf"),
+        ("psa_log2_steps", "0"),
+        ("scale_sets", ""),
+        ("scale_sets", "1.0;0.5,2.0"),
+        ("scale_sets", "1.0,-2.0"),
+        ("network_backbone", "vgg16"),
+        ("walk", ""),
+        ("rng_seed", -1),
+        ("val_images", -1),
+        ("weights", "mine.pth"),
+        ("irn.lr", "nan"),
+        ("irn.scales", "1.5,0.5"),
+        ("psa.stride", 0),
+        ("psa.weight_decay", -1),
+        ("network.checkpoint", 0),
+        ("network.aspp_rates", ""),
+        ("network.aspp_rates", "6,0"),
+        ("network.head", "unet"),
+        ("ablations.images", -1),
+        ("ablations.scales", "0.5"),
+        ("ablations.taus", "0.1,2"),
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(name, value):
-    with pytest.raises(InputError, match=f"setting {name}=.* must be "):
-        profiles.load("mini", {name: value})
+    message = problem("mini", {name: value})
+    usual = attrgetter(name)(PROFILES["mini"])
+    assert message.startswith(f"setting {name}={value!r} must be ")
+    assert message.endswith(f"; its value in profile mini is {usual!r}.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"train_images": "8"},
+            "setting train_images='8' must be at least 16, one batch (or 0: all images); its value "
+            "in profile mini is 1500.",
+        ),
+        (
+            {"batch": 2000},
+            "setting train_images=1500 must be at least 2000, one batch (or 0: all images); its "
+            "value in profile mini is 1500.",
+        ),
+        (
+            {"data": "voc"},
+            "setting saliency='scenes' must be u2netp or a folder where there are photographs; its "
+            "value in profile mini is 'scenes'.",
+        ),
+        (
+            {"weights": "mine.pth"},
+            "setting weights='mine.pth' must be empty, unless backbone is resnet50 or resnet101; "
+            "its value in profile mini is ''.",
+        ),
+        (
+            {"label_split": "train"},
+            "setting label_split='train' must be empty where images are scenes; its value in "
+            "profile mini is ''.",
+        ),
+        (
+            {"network.head": "deeplabv3", "network.batch": "1"},
+            "setting network.batch='1' must be 2 or more, for deeplabv3's batch norm; its value in "
+            "profile mini is 10.",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_told_by_name(changes, sentence):
+    assert problem("mini", changes) == sentence
+
+
+def test_all_wrong_settings_are_told_at_once_each_in_one_line():
+    changes = {"steps": "many", "lrs": "nan,-1,x", "irn.batch": 0, "lr": "0.1"}
+    with pytest.raises(InputError) as caught:
+        profiles.load("mini", changes)
+    assert [sentence.split(";")[0] for sentence in caught.value.args] == [
+        "setting steps='many' is not of type int",
+        "setting lrs='nan,-1,x' must be finite",
+        "setting irn.batch=0 must be 1 or more",
+    ]
+    assert not any("\n" in sentence for sentence in caught.value.args)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"pooling": "gndpr"}, {"activation": "tan"}, {"tau": 2}, {"lr": -1}, {"steps": 1.5}]
+)
+def test_settings_of_an_adaptation_are_checked_too(wrong):
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Settings(**wrong)
 
 
 def test_settings_of_a_group_are_given_with_a_point():

@@ -12,11 +12,11 @@ from torch import nn
 
 from ribkit.data import scenes
 from ribkit.networks import deeplab, training
-from ribkit.networks.deeplab import ASPP, Training, balanced_cross_entropy
+from ribkit.networks.deeplab import ASPP, DeepLabConfig, balanced_cross_entropy
 from ribkit.runtime.errors import InputError
-from ribkit.study import predictions
+from ribkit.study import predictions, profiles
 
-SMALL = Training(
+SMALL = DeepLabConfig(
     aspp_rates=(1, 2, 4), iterations=6, batch=3, lr=0.01, crop=48, scales=(0.75, 1.25),
     checkpoint=2,
 )  # fmt: skip
@@ -99,15 +99,23 @@ def test_both_heads_give_logits_and_learn_the_whole_network(head):
     assert segmenter.head.training
 
 
-def test_unknown_heads_and_batches_that_cannot_work_are_told():
-    with pytest.raises(InputError, match="head 'unet' is unknown; use one of deeplabv2, deeplabv3"):
-        deeplab.build("small", 4, dataclasses.replace(SMALL, head="unet"))
-    with pytest.raises(InputError, match=r"set network\.batch to 2 or more"):
-        deeplab.build("small", 4, dataclasses.replace(SMALL, head="deeplabv3", batch=1))
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"network.head": "unet"}, "head='unet' must be one of deeplabv2, deeplabv3; its value"),
+        (
+            {"network.head": "deeplabv3", "network.batch": 1},
+            "network.batch=1 must be 2 or more, for deeplabv3's batch norm",
+        ),
+    ],
+)
+def test_unknown_heads_and_batches_that_cannot_work_are_told_with_the_settings(settings, fault):
+    with pytest.raises(InputError, match=fault):
+        profiles.load("mini", settings)
 
 
 def test_the_settings_are_the_papers():
-    paper = Training()
+    paper = DeepLabConfig()
     assert (paper.iterations, paper.batch, paper.lr, paper.crop) == (30_000, 10, 2.5e-4, 321)
     assert (paper.aspp_rates, paper.scales) == ((6, 12, 18, 24), (0.5, 2.0))
 

@@ -27,7 +27,7 @@ COUNT, SCALES = 8, (1.0, 0.5)
 SETTINGS = settings.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 BANK = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
 SEEN = {"scales": SCALES, "long_side": 56}
-TRAINING = deeplab.Training(crop=48)
+TRAINING = deeplab.DeepLabConfig(crop=48)
 N_LABELS = len(scenes.CLASSES) + 1
 TOTALS = ("confusion",)  # counted over all images
 

@@ -9,14 +9,14 @@ from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou, thresholds
 from ribkit.refinement import affinity, irn, psa, stages
-from ribkit.refinement.affinity import Training
+from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
 from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
 
 SEEN = {"long_side": None}
-TRAINING = Training(stride=2, radius=3, epochs=2, batch=2, lr=0.05, momentum=0.9, crop=48)
+TRAINING = AffinityConfig(stride=2, radius=3, epochs=2, batch=2, lr=0.05, momentum=0.9, crop=48)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from ribkit.data import digits, scenes
 from ribkit.method.settings import Settings
 from ribkit.networks import classifier, deeplab
 from ribkit.refinement import irn, psa, stages
-from ribkit.refinement.affinity import Training
+from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
 from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.store import Result, Store, stage
@@ -20,9 +20,9 @@ from ribkit.study import toy as bottleneck
 
 COUNT, N_LABELS = 4, len(scenes.CLASSES) + 1
 SIZES = {"long_sides": (40, 56), "crop": 48}
-CLASSIFIER = classifier.Training(epochs=2, batch=4, lr=0.01, momentum=0.9, **SIZES)
-HEADS = Training(stride=4, radius=3, epochs=2, batch=4, lr=0.05, crop=48)
-NETWORK = deeplab.Training(aspp_rates=(1, 2), iterations=3, batch=4, lr=0.01, crop=48)
+CLASSIFIER = classifier.ClassifierConfig(epochs=2, batch=4, lr=0.01, momentum=0.9, **SIZES)
+HEADS = AffinityConfig(stride=4, radius=3, epochs=2, batch=4, lr=0.05, crop=48)
+NETWORK = deeplab.DeepLabConfig(aspp_rates=(1, 2), iterations=3, batch=4, lr=0.01, crop=48)
 RIB = Settings(steps=2, lr=1e-3, n_others=2, margin=1e9)
 
 

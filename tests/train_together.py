@@ -13,7 +13,7 @@ from ribkit.runtime.store import Store
 
 IMAGES = scenes.generate(3, 6, size=48)
 PARTS = ((IMAGES, None),)  # the masks
-HEADS = affinity.Training(stride=4, radius=3, epochs=2, batch=4, momentum=0.9, crop=48)
+HEADS = affinity.AffinityConfig(stride=4, radius=3, epochs=2, batch=4, momentum=0.9, crop=48)
 SHARED = {"backbone": "small", "n_labels": 9, "long_side": None}
 STAGES = {
     "classifier": partial(
@@ -21,7 +21,7 @@ STAGES = {
         backbone="small",
         images=IMAGES,
         watched=IMAGES.take([0, 1]),
-        training=classifier.Training(
+        training=classifier.ClassifierConfig(
             epochs=3, batch=4, lr=0.01, momentum=0.9, long_sides=(40, 56), crop=48
         ),
     ),
@@ -30,7 +30,7 @@ STAGES = {
     "network": partial(
         deeplab.train,
         parts=PARTS,
-        training=deeplab.Training(
+        training=deeplab.DeepLabConfig(
             aspp_rates=(1, 2), iterations=5, batch=4, lr=0.01, crop=48, checkpoint=2
         ),
         **SHARED,

@@ -1,6 +1,11 @@
 """What an adaptation is made with: its settings, and where the paper and the official code part."""
 
-from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic.dataclasses import dataclass
+
+from ribkit.method.losses import ACTIVATIONS
+from ribkit.runtime.settings import Count, CountOrZero, NotNegative, Share, one_of
 
 
 @dataclass(frozen=True)
@@ -8,7 +13,7 @@ class Variant:
     """A switch for each difference between the paper and the official code (numbers: the README's).
 
     Differences 9 (whose threshold decides a seed) and 11 (what 255 counts) are always scored both
-    ways; 10 is the random walk's: `ribkit.refinement.stages.WALKS`.
+    ways; 10 is the random walk's: `ribkit.refinement.random_walk.WALKS`.
 
     Attributes:
         clamp_at_margin: 1. Each logit is clamped at the margin; else the run ends once the absolute
@@ -23,12 +28,12 @@ class Variant:
     """
 
     clamp_at_margin: bool
-    gndrp: str
-    gndrp_classes: int | None
+    gndrp: Annotated[str, one_of("paper", "official")]
+    gndrp_classes: Count | None
     sum_last_map: bool
     loss_on_half_scale: bool
     stop_by_area: bool
-    momentum: float
+    momentum: NotNegative
     resample_others_each_step: bool
 
 
@@ -78,18 +83,18 @@ class Settings:
         last_map: Ablation: take the last step's map instead of the sum over the steps.
     """
 
-    pooling: str = "gndrp"
-    tau: float = 0.4
-    steps: int = 10
-    lr: float = 8e-6
-    head_lr_mult: float = 10.0
-    n_others: int = 20
+    pooling: Annotated[str, one_of("gap", "gmp", "gndrp")] = "gndrp"
+    tau: Share = 0.4
+    steps: CountOrZero = 10
+    lr: NotNegative = 8e-6
+    head_lr_mult: NotNegative = 10.0
+    n_others: CountOrZero = 20
     margin: float = 600.0
-    area_level: float = 0.3
-    area_ratio: float = 0.7
-    weight_decay: float = 1e-4
-    poly_power: float = 0.9
+    area_level: Share = 0.3
+    area_ratio: NotNegative = 0.7
+    weight_decay: NotNegative = 1e-4
+    poly_power: NotNegative = 0.9
     variant: Variant = OFFICIAL
-    activation: str = "none"
+    activation: Annotated[str, one_of(*ACTIVATIONS)] = "none"
     match_first_update: bool = False
     last_map: bool = False

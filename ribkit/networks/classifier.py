@@ -1,7 +1,6 @@
 """Training the classifier on image labels: BCE, poly schedule, frozen batch norm (Section 4.1)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ribkit.data import views
@@ -16,27 +16,21 @@ from ribkit.data.images import ImageSet
 from ribkit.networks import training as fitting
 from ribkit.networks.architectures import SmallResNet, Weights, efficientnet_lite0, resnet
 from ribkit.networks.backbone import Network, from_classifier, seeded
+from ribkit.networks.training import TrainingConfig
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
+from ribkit.runtime.settings import Count, NotNegative, Range
 from ribkit.runtime.store import stage
 
 
 @dataclass(frozen=True)
-class Training:
-    """How to train. Defaults: the paper's settings for VOC."""
+class ClassifierConfig(TrainingConfig):
+    """How the classifier is trained. Defaults: the paper's, for VOC."""
 
-    epochs: int = 5
-    batch: int = 16
-    lr: float = 0.1
-    head_lr_mult: float = 10.0
-    momentum: float = 1e-4  # in effect, in the official code (difference 7)
-    weight_decay: float = 1e-4
-    poly_power: float = 0.9
-    long_sides: tuple[int, int] = (320, 640)
-    crop: int = 512
-    checkpoint: int = 1000
-    rng_seed: int = 0
+    epochs: Count = 5
+    head_lr_mult: NotNegative = 10.0  # how much faster the last layer learns
+    long_sides: Range[Count] = (320, 640)  # of an image before it is cropped, drawn from this range
 
 
 BACKBONES = ("small", "efficientnet_lite0", "resnet50", "resnet101")
@@ -156,7 +150,7 @@ def train(
     backbone: str,
     images: ImageSet,
     watched: ImageSet,
-    training: Training,
+    training: ClassifierConfig,
     scratch: Path,
     pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
@@ -217,7 +211,7 @@ def average(maps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _watch(network: Network, images: ImageSet, training: Training) -> list[float]:
+def _watch(network: Network, images: ImageSet, training: ClassifierConfig) -> list[float]:
     """The loss, and the share in % of images whose labels are all right."""
     logits = []
     for i in range(len(images)):

@@ -9,9 +9,11 @@ with the poly schedule. Prediction: softmax averaged over scales and horizontal 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,38 +25,37 @@ from ribkit.networks import classifier
 from ribkit.networks import training as fitting
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import Network, seeded
+from ribkit.networks.training import TrainingConfig
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
-from ribkit.runtime.errors import InputError
+from ribkit.runtime.settings import Count, MustBe, NotNegative, Positive, Range, Several, one_of
 from ribkit.runtime.store import stage
 
 HEADS = ("deeplabv2", "deeplabv3")
 POINTS = 50  # of a loss curve
 
 
-@dataclass(frozen=True)
-class Training:
-    """How the network is made and trained. Defaults: the paper's, for VOC.
+@pydantic.dataclasses.dataclass(frozen=True)
+class DeepLabConfig(TrainingConfig):
+    """How the segmentation network is built and trained. Defaults: the paper's, for VOC."""
 
-    head: ``"deeplabv2"``, or ``"deeplabv3"`` (torchvision's, with the first three rates).
-    output_stride: of a ResNet's features. scales: least and greatest of the training views.
-    checkpoint: after how many iterations the training can go on from its last state.
-    """
+    head: Annotated[str, one_of(*HEADS)] = "deeplabv2"  # v3: torchvision's, with three of the rates
+    aspp_rates: Several[Count] = (6, 12, 18, 24)
+    output_stride: Count = 8  # of a ResNet's features
+    iterations: Count = 30_000
+    batch: Count = 10
+    lr: NotNegative = 2.5e-4
+    head_lr_mult: NotNegative = 10.0  # how much faster the head learns
+    momentum: NotNegative = 0.9
+    weight_decay: NotNegative = 5e-4
+    crop: Count = 321
+    scales: Range[Positive] = (0.5, 2.0)  # of a training view, drawn from this range
 
-    head: str = "deeplabv2"
-    aspp_rates: tuple[int, ...] = (6, 12, 18, 24)
-    output_stride: int = 8
-    iterations: int = 30_000
-    batch: int = 10
-    lr: float = 2.5e-4
-    head_lr_mult: float = 10.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    poly_power: float = 0.9
-    crop: int = 321
-    scales: tuple[float, float] = (0.5, 2.0)
-    checkpoint: int = 1000
-    rng_seed: int = 0
+    @pydantic.model_validator(mode="after")
+    def _check_batch(self) -> Self:
+        if self.head == "deeplabv3" and self.batch < 2:
+            raise MustBe("2 or more, for deeplabv3's batch norm", "batch")
+        return self
 
 
 class ASPP(nn.Module):
@@ -100,7 +101,7 @@ class Model:
     weights: Mapping[str, Tensor]
     backbone: str
     n_labels: int
-    training: Training
+    training: DeepLabConfig
     pretext: Mapping[str, Tensor] | None = None
     file: Weights | None = None
 
@@ -114,19 +115,11 @@ class Model:
 def build(
     backbone: str,
     n_labels: int,
-    training: Training,
+    training: DeepLabConfig,
     pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> Segmenter:
-    """The network before its training. backbone, pretext, weights: see `classifier.start`.
-
-    Raises InputError for another head than `HEADS`, and for one whose batch norm cannot learn from
-    one image.
-    """
-    if training.head not in HEADS:
-        raise InputError(f"head '{training.head}' is unknown; use one of {', '.join(HEADS)}.")
-    if training.head == "deeplabv3" and training.batch < 2:
-        raise InputError("deeplabv3's batch norm needs two images; set network.batch to 2 or more.")
+    """The network before its training. backbone, pretext, weights: see `classifier.start`."""
     rng_seed, stride = training.rng_seed, training.output_stride
     network = classifier.start(backbone, 1, pretext, weights, rng_seed, stride)
     inputs = network.classifier.in_channels
@@ -162,7 +155,7 @@ def train(
     backbone: str,
     n_labels: int,
     parts: tuple[tuple[ImageSet, Mapping[str, np.ndarray] | None], ...],
-    training: Training,
+    training: DeepLabConfig,
     long_side: int | None,
     scratch: Path,
     pretext: Mapping[str, Tensor] | None = None,

@@ -10,10 +10,10 @@ too, so that several processes make their own shares of it: the loss of all is t
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
+from pydantic.dataclasses import dataclass
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -24,25 +24,24 @@ from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import DIGITS, append_checksum, atomic_write, has_checksum
 from ribkit.runtime.parallel import prefetch
 from ribkit.runtime.progress import bar
+from ribkit.runtime.settings import Count, CountOrZero, NotNegative
 
 CHECKED = 50  # after how many iterations the losses are looked at, for which a GPU must wait
 STATE = "training.safetensors"
 
 
-class Settings(Protocol):
-    """What the loop reads of a ``Training``.
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How SGD trains a network. Defaults: the official code's for the classifier, on VOC."""
 
-    batch: of all processes together. checkpoint: after how many iterations the training can go on
-    from its last state.
-    """
-
-    batch: int
-    lr: float
-    momentum: float
-    weight_decay: float
-    poly_power: float
-    checkpoint: int
-    rng_seed: int
+    batch: Count = 16  # of all processes together
+    lr: NotNegative = 0.1
+    momentum: NotNegative = 1e-4  # in effect, in the official code (difference 7)
+    weight_decay: NotNegative = 1e-4
+    poly_power: NotNegative = 0.9
+    crop: Count = 512  # the side of a training view, in pixels
+    checkpoint: Count = 1000  # after how many iterations the training can go on from its last state
+    rng_seed: CountOrZero = 0
 
 
 View = Callable[[int, torch.Generator], tuple[Tensor, ...]]
@@ -59,7 +58,7 @@ def fit(
     view: View,
     count: int,
     iterations: int,
-    training: Settings,
+    training: TrainingConfig,
     scratch: Path,
     words: str,
     setting: str,
@@ -121,7 +120,7 @@ def share(batch: int) -> range:
 
 
 def batches(
-    view: View, count: int, training: Settings, iterations: range, own: range
+    view: View, count: int, training: TrainingConfig, iterations: range, own: range
 ) -> Iterator[list[Tensor]]:
     """The batches of some iterations, or of each the places ``own``, made ahead in threads."""
 
@@ -167,7 +166,7 @@ def _to_device(tensor: Tensor) -> Tensor:
     return tensor.to(device(), non_blocking=True)
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, training: Settings, done: float) -> None:
+def _set_rate(optimiser: torch.optim.Optimizer, training: TrainingConfig, done: float) -> None:
     """The poly schedule's rate when a share ``done`` of all iterations is over."""
     for group in optimiser.param_groups:
         group["lr"] = training.lr * group["lr_mult"] * (1 - done) ** training.poly_power

@@ -5,46 +5,37 @@ with heads on a backbone that stays as it is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ribkit.data.labelled import IGNORE, Labelled
 from ribkit.networks import training as fitting
 from ribkit.networks.backbone import FeaturePyramid
+from ribkit.networks.training import TrainingConfig
 from ribkit.refinement import random_walk
 from ribkit.runtime import distributed
+from ribkit.runtime.settings import Count, NotNegative, Positive, Range
 
 KINDS = ("background", "foreground", "negative")
 Loss = Callable[[nn.Module, list[Tensor], Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Training:
-    """How the heads are trained. Defaults: IRN's, for VOC.
+class AffinityConfig(TrainingConfig):
+    """How the heads are trained. Defaults: IRN's, for VOC."""
 
-    stride: of the grid on which pairs are formed. radius: pairs are closer than this, in its
-    positions. displacement_lr_mult: how much faster IRN's displacement branch learns.
-    """
-
-    stride: int = 4
-    radius: int = 10
-    epochs: int = 3
-    batch: int = 32
-    lr: float = 0.1
-    displacement_lr_mult: float = 10.0
-    momentum: float = 1e-4  # in effect, in the official code (difference 7)
-    weight_decay: float = 1e-4
-    poly_power: float = 0.9
-    scales: tuple[float, float] = (0.5, 1.5)
-    crop: int = 512
-    checkpoint: int = 1000
-    rng_seed: int = 0
+    stride: Count = 4  # of the grid on which pairs are formed
+    radius: Count = 10  # pairs are closer than this, in positions of the grid
+    epochs: Count = 3
+    batch: Count = 32
+    displacement_lr_mult: NotNegative = 10.0  # how much faster IRN's displacement branch learns
+    scales: Range[Positive] = (0.5, 1.5)  # of a training view, drawn from this range
 
 
 def confident(foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -121,7 +112,7 @@ def fit(
     objective: Objective,
     groups: list[dict],
     data: Labelled,
-    training: Training,
+    training: AffinityConfig,
     scratch: Path,
     name: str,
 ) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import FeaturePyramid, seeded
 from ribkit.refinement import affinity, random_walk
-from ribkit.refinement.affinity import Means, Training
+from ribkit.refinement.affinity import AffinityConfig, Means
 from ribkit.refinement.irn import grid
 from ribkit.runtime.device import device
 from ribkit.runtime.store import stage
@@ -93,7 +93,7 @@ def train(
     parts: tuple[tuple[ImageSet, Mapping[str, np.ndarray]], ...],
     n_labels: int,
     long_side: int | None,
-    training: Training,
+    training: AffinityConfig,
     scratch: Path,
     pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,

@@ -32,6 +32,7 @@ from ribkit.study.maps import (
     loaded,
     on_device,
 )
+from ribkit.study.profiles import Grid
 
 NO_MARGIN = 1e9  # which no logit reaches
 REGION_OF = {"head": "discriminative", "body": "non-discriminative", "outside": "irrelevant"}
@@ -56,20 +57,6 @@ class Run:
     once: bool = False  # one adaptation for the whole set
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What is tried, and on how many of the scored images (0: all). See `grid`."""
-
-    images: int = 0
-    scales: tuple[float, ...] = (1.0,)
-    taus: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    steps: tuple[int, ...] = (1, 2, 5, 10, 20)
-    lrs: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)  # times the chosen one
-    margins: tuple[float, ...] = (0.0, 2.0, 4.0, 8.0)  # times CAM's mean target logit; 0: none
-    n_others: tuple[int, ...] = (0, 2, 4, 10, 20)
-
-
-# ---- the stage ----------------------------------------------------------------------------------
 def _measured(results: PerImageResult) -> Values:
     return {
         "rows": thresholds.concat_rows(results.each(*thresholds.ROW_FIELDS)),

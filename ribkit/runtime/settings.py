@@ -1,0 +1,176 @@
+"""Types of settings: what a value must be stands on its field, and text is read as the value.
+
+A pydantic dataclass with fields of these types takes values as Python has them, or as a command
+line gives them: ``"1e-6"``; ``"1.0,1.5"``; ``"0.5,1.0;1.0"`` for tuples of tuples; ``"None"``.
+`override` replaces settings by name, and tells in one sentence each what it refuses.
+"""
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
+from operator import attrgetter
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+
+from ribkit.runtime.errors import InputError
+
+T = TypeVar("T")
+FAULTS = {  # pydantic's name of an error in a value of the right type -> what is told of it
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than_equal": "must be {le:g} or less",
+    "finite_number": "must be finite",
+    "too_short": "must be at least one value",
+}
+
+
+class MustBe(ValueError):
+    """What a validator raises for a value of the right type that cannot be used.
+
+    Args:
+        must: what the value must be, in words that fit behind "must be".
+        setting: the name of the field, where the validator is one of the whole dataclass.
+    """
+
+    def __init__(self, must: str, setting: str = ""):
+        super().__init__(f"must be {must}")
+        self.setting = setting
+
+
+def one_of(*names: str) -> AfterValidator:
+    """The constraint that a text is one of some names."""
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise MustBe(f"one of {', '.join(names)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _refuse_bool(value: Any) -> Any:
+    """Refuse True and False, which pydantic would take as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("not a number")
+    return value
+
+
+def _split(mark: str) -> Callable[[Any], Any]:
+    def split(value: Any) -> Any:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(mark) if part.strip()]
+        return value
+
+    return split
+
+
+def _read_none(value: Any) -> Any:
+    return None if value == "None" else value
+
+
+def _check_order(pair: tuple) -> tuple:
+    if pair[0] > pair[1]:
+        raise MustBe("the least and the greatest, in this order")
+    return pair
+
+
+def _check_scales(scales: tuple[float, ...]) -> tuple[float, ...]:
+    if 1.0 not in scales:
+        raise MustBe("scales with 1.0 among them")
+    return scales
+
+
+Integer = Annotated[int, BeforeValidator(_refuse_bool)]
+Count = Annotated[Integer, Field(ge=1)]
+CountOrZero = Annotated[Integer, Field(ge=0)]  # the field says what 0 means
+Finite = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_refuse_bool)]
+NotNegative = Annotated[Finite, Field(ge=0)]
+Positive = Annotated[Finite, Field(gt=0)]
+Share = Annotated[NotNegative, Field(le=1)]
+Listed = Annotated[tuple[T, ...], BeforeValidator(_split(","))]
+Several = Annotated[Listed[T], Field(min_length=1)]
+Range = Annotated[tuple[T, T], BeforeValidator(_split(",")), AfterValidator(_check_order)]
+Scales = Annotated[Several[Positive], AfterValidator(_check_scales)]
+ScaleSets = Annotated[tuple[Scales, ...], BeforeValidator(_split(";")), Field(min_length=1)]
+LongSide = Annotated[  # of an image, in pixels
+    int | None, Field(ge=32), BeforeValidator(_refuse_bool), BeforeValidator(_read_none)
+]
+
+
+# ---- settings by name ---------------------------------------------------------------------------
+def override(profile: T, given: Mapping[str, Any], renamed: Mapping[str, str]) -> T:
+    """A profile with some settings replaced, all of its values checked.
+
+    Args:
+        profile: a pydantic dataclass with a ``name``, whose fields are settings or such dataclasses
+            themselves, groups of settings.
+        given: setting -> its value or its text; a setting of a group as ``group.setting``.
+        renamed: an old name of a setting, without its group -> the name that it has now.
+
+    Returns:
+        A new profile.
+
+    Raises:
+        InputError: for an unknown setting, with the nearest name; for values that cannot be used,
+            with a sentence for each.
+    """
+    types = types_of(type(profile))
+    values = {k: {**vars(v)} if is_dataclass(v) else v for k, v in vars(profile).items()}
+    for setting, value in given.items():
+        if setting not in types:
+            advice = _advice(setting, list(types), renamed)
+            raise InputError(f"profile {profile.name} has no setting '{setting}'; {advice}.")
+        group, _, part = setting.rpartition(".")
+        (values[group] if group else values)[part] = value
+    try:
+        return type(profile)(**values)
+    except ValidationError as error:
+        raise InputError(*_explain(error, given, profile, types)) from None
+
+
+def types_of(config: type) -> dict[str, Any]:
+    """Setting -> its type, without constraints; a group's as ``group.setting``."""
+    types = {}
+    for name, kind in typing.get_type_hints(config).items():
+        if is_dataclass(kind):
+            types |= {f"{name}.{part}": inner for part, inner in types_of(kind).items()}
+        elif name != "name":
+            types[name] = kind
+    return types
+
+
+def _advice(setting: str, settings: list[str], renamed: Mapping[str, str]) -> str:
+    """What a user may have meant by a setting that there is not."""
+    group, point, part = setting.rpartition(".")
+    now = f"{group}{point}{renamed.get(part)}"
+    nearest = [now] if now in settings else difflib.get_close_matches(setting, settings, n=1)
+    return f"did you mean {nearest[0]}" if nearest else f"the settings are {', '.join(settings)}"
+
+
+def _explain(
+    error: ValidationError, given: Mapping[str, Any], profile: Any, types: Mapping[str, Any]
+) -> list[str]:
+    """Pydantic's report as a sentence for each wrong setting: its value, what it must be."""
+    sentences = {}
+    for problem in error.errors(include_url=False):
+        context = problem.get("ctx", {})
+        raised = context.get("error")  # by a validator
+        names = [part for part in problem["loc"] if isinstance(part, str)]
+        if isinstance(raised, MustBe):
+            names += [raised.setting] if raised.setting else []
+            fault = str(raised)
+        elif problem["type"] in FAULTS:
+            fault = FAULTS[problem["type"]].format(**context)
+        else:
+            fault = f"is not of type {inspect.formatannotation(types['.'.join(names)])}"
+        setting = ".".join(names)
+        usual = attrgetter(setting)(profile)
+        sentences.setdefault(
+            setting,
+            f"setting {setting}={given.get(setting, usual)!r} {fault}; "
+            f"its value in profile {profile.name} is {usual!r}.",
+        )
+    return list(sentences.values())
