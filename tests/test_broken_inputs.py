@@ -517,6 +517,27 @@ def test_broken_weights_are_told_and_run_nothing(make, said, root, capsys, proje
     assert not ran.exists()
 
 
+# ---- settings -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("steps", "many", "setting steps='many' is not of type int; its value in profile voc-lite"),
+        ("lr", "nan", "setting lr='nan' must be finite; its value in profile voc-lite is 0.01."),
+        ("lrs", "1e-6,-1", "setting lrs='1e-6,-1' must be 0 or more; its value in profile"),
+        ("scale_sets", "0.5;1.0", "setting scale_sets='0.5;1.0' must be scales with 1.0 among"),
+        ("irn.batch", "0", "setting irn.batch='0' must be 1 or more; its value in profile"),
+        ("train_images", "1", "setting train_images='1' must be at least 2, one batch (or 0: all"),
+        ("weights", "a.pth", "setting weights='a.pth' must be empty, unless backbone is resnet50"),
+        ("seed", "1", "profile voc-lite has no setting 'seed'; did you mean rng_seed."),
+        ("stepz", "5", "profile voc-lite has no setting 'stepz'; did you mean steps."),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_sentence(name, text, sentence, root, capsys, project):
+    (line,) = told(root, capsys, project, **{name: text})
+    assert line.startswith(sentence)
+    assert line.endswith(".")
+
+
 # ---- all at once --------------------------------------------------------------------------------
 def test_everything_is_told_at_once_in_twenty_lines(root, capsys, project):
     broken = {kind: case for kind, case in (FILES | MAPS).items() if case[0] != JSON}

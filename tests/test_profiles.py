@@ -5,7 +5,6 @@ from operator import attrgetter
 import pytest
 from pydantic import ValidationError
 
-from ribkit.method import settings
 from ribkit.method.settings import VARIANTS, Settings
 from ribkit.networks.classifier import ClassifierConfig
 from ribkit.runtime.errors import InputError
@@ -106,9 +105,8 @@ def test_an_unknown_setting_is_told_with_the_nearest():
     ],
 )
 def test_an_old_name_is_told_with_the_name_it_has_now(old, now):
-    assert (
-        problem("mini", {old: "1"}) == f"profile mini has no setting '{old}'; did you mean {now}."
-    )
+    sentence = f"profile mini has no setting '{old}'; did you mean {now}."
+    assert problem("mini", {old: "1"}) == sentence
 
 
 def test_the_name_of_a_profile_is_no_setting():
@@ -296,7 +294,7 @@ def test_all_wrong_settings_are_told_at_once_each_in_one_line():
 )
 def test_settings_of_an_adaptation_are_checked_too(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
-        settings.Settings(**wrong)
+        Settings(**wrong)
 
 
 def test_settings_of_a_group_are_given_with_a_point():

@@ -13,7 +13,7 @@ class Variant:
     """A switch for each difference between the paper and the official code (numbers: the README's).
 
     Differences 9 (whose threshold decides a seed) and 11 (what 255 counts) are always scored both
-    ways; 10 is the random walk's: `ribkit.refinement.stages.WALKS`.
+    ways; 10 is the random walk's: `ribkit.refinement.random_walk.WALKS`.
 
     Attributes:
         clamp_at_margin: 1. Each logit is clamped at the margin; else the run ends once the absolute
@@ -91,7 +91,7 @@ class Settings:
     n_others: CountOrZero = 20
     margin: float = 600.0
     area_level: Share = 0.3
-    area_ratio: Share = 0.7
+    area_ratio: NotNegative = 0.7
     weight_decay: NotNegative = 1e-4
     poly_power: NotNegative = 0.9
     variant: Variant = OFFICIAL

@@ -26,7 +26,7 @@ from ribkit.networks.backbone import Network, seeded
 from ribkit.networks.training import TrainingConfig, fit
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
-from ribkit.runtime.settings import Count, NotNegative, Positive, Range, Several, must_be, one_of
+from ribkit.runtime.settings import Count, MustBe, NotNegative, Positive, Range, Several, one_of
 from ribkit.runtime.store import stage
 
 HEADS = ("deeplabv2", "deeplabv3")
@@ -52,7 +52,7 @@ class DeepLabConfig(TrainingConfig):
     @pydantic.model_validator(mode="after")
     def _check_batch(self) -> Self:
         if self.head == "deeplabv3" and self.batch < 2:
-            raise must_be("2 or more, for deeplabv3's batch norm", "batch")
+            raise MustBe("2 or more, for deeplabv3's batch norm", "batch")
         return self
 
 

@@ -14,32 +14,30 @@ from operator import attrgetter
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_core import PydanticCustomError
 
 from ribkit.runtime.errors import InputError
 
 T = TypeVar("T")
-MUST_BE = {  # pydantic's name of an error in a value of the right type -> what the value must be
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "{ge:g} or more",
-    "less_than_equal": "{le:g} or less",
-    "finite_number": "finite",
-    "too_short": "at least one value",
-    "must_be": "{must}",
+FAULTS = {  # pydantic's name of an error in a value of the right type -> what is told of it
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "less_than_equal": "must be {le:g} or less",
+    "finite_number": "must be finite",
+    "too_short": "must be at least one value",
 }
 
 
-def must_be(must: str, setting: str = "") -> PydanticCustomError:
-    """The error that a validator raises for a value of the right type.
+class MustBe(ValueError):
+    """What a validator raises for a value of the right type that cannot be used.
 
     Args:
         must: what the value must be, in words that fit behind "must be".
         setting: the name of the field, where the validator is one of the whole dataclass.
-
-    Returns:
-        The error; `override` makes a sentence of it.
     """
-    return PydanticCustomError("must_be", "must be {must}", {"must": must, "setting": setting})
+
+    def __init__(self, must: str, setting: str = ""):
+        super().__init__(f"must be {must}")
+        self.setting = setting
 
 
 def one_of(*names: str) -> AfterValidator:
@@ -47,7 +45,7 @@ def one_of(*names: str) -> AfterValidator:
 
     def check(value: str) -> str:
         if value not in names:
-            raise must_be(f"one of {', '.join(names)}")
+            raise MustBe(f"one of {', '.join(names)}")
         return value
 
     return AfterValidator(check)
@@ -56,7 +54,7 @@ def one_of(*names: str) -> AfterValidator:
 def _refuse_bool(value: Any) -> Any:
     """Refuse True and False, which pydantic would take as 1 and 0."""
     if isinstance(value, bool):
-        raise PydanticCustomError("bool_type", "must be a number")
+        raise ValueError("not a number")
     return value
 
 
@@ -75,13 +73,13 @@ def _read_none(value: Any) -> Any:
 
 def _check_order(pair: tuple) -> tuple:
     if pair[0] > pair[1]:
-        raise must_be("the least and the greatest, in this order")
+        raise MustBe("the least and the greatest, in this order")
     return pair
 
 
 def _check_scales(scales: tuple[float, ...]) -> tuple[float, ...]:
     if 1.0 not in scales:
-        raise must_be("scales with 1.0 among them")
+        raise MustBe("scales with 1.0 among them")
     return scales
 
 
@@ -159,13 +157,17 @@ def _explain(
     sentences = {}
     for problem in error.errors(include_url=False):
         context = problem.get("ctx", {})
+        raised = context.get("error")  # by a validator
         names = [part for part in problem["loc"] if isinstance(part, str)]
-        setting = ".".join([*names, *filter(None, [context.get("setting")])])
-        usual = attrgetter(setting)(profile)
-        if problem["type"] in MUST_BE:
-            fault = f"must be {MUST_BE[problem['type']].format(**context)}"
+        if isinstance(raised, MustBe):
+            names += [raised.setting] if raised.setting else []
+            fault = str(raised)
+        elif problem["type"] in FAULTS:
+            fault = FAULTS[problem["type"]].format(**context)
         else:
-            fault = f"is not of type {inspect.formatannotation(types[setting])}"
+            fault = f"is not of type {inspect.formatannotation(types['.'.join(names)])}"
+        setting = ".".join(names)
+        usual = attrgetter(setting)(profile)
         sentences.setdefault(
             setting,
             f"setting {setting}={given.get(setting, usual)!r} {fault}; "

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Self
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from ribkit.method import settings
 from ribkit.method.settings import VARIANTS, Settings
 from ribkit.networks.architectures import Weights, imagenet_weights
 from ribkit.networks.backbone import PRECISIONS
@@ -29,6 +28,7 @@ from ribkit.runtime.settings import (
     CountOrZero,
     Listed,
     LongSide,
+    MustBe,
     NotNegative,
     Positive,
     Range,
@@ -36,7 +36,6 @@ from ribkit.runtime.settings import (
     ScaleSets,
     Several,
     Share,
-    must_be,
     one_of,
     override,
 )
@@ -102,7 +101,7 @@ class Profile:
     # adaptation
     steps: Count = 10
     tau: Share = 0.4
-    area_ratio: Share = 0.7
+    area_ratio: NotNegative = 0.7  # above 1: no adaptation stops by its area
     lrs: Several[NotNegative] = (1e-5, 3e-5, 1e-4, 3e-4)
     margins: Several[NotNegative] = (0.0, 2.0, 4.0)  # times the unit; 0: no margin
     margin_unit: NotNegative = 0.0  # 1: margins are absolute; 0: CAM's mean target logit, measured
@@ -134,13 +133,13 @@ class Profile:
         """Refuse values that do not fit each other."""
         scenes = self.data == "scenes"
         if 0 < self.train_images < self.batch:
-            raise must_be(f"at least {self.batch}, one batch (or 0: all images)", "train_images")
+            raise MustBe(f"at least {self.batch}, one batch (or 0: all images)", "train_images")
         if self.saliency == "scenes" and not scenes:
-            raise must_be("u2netp or a folder where there are photographs", "saliency")
+            raise MustBe("u2netp or a folder where there are photographs", "saliency")
         if self.weights and not self.backbone.startswith("resnet"):
-            raise must_be("empty, unless backbone is resnet50 or resnet101", "weights")
+            raise MustBe("empty, unless backbone is resnet50 or resnet101", "weights")
         if self.label_split and scenes:
-            raise must_be("empty where images are scenes", "label_split")
+            raise MustBe("empty where images are scenes", "label_split")
         return self
 
     @property
@@ -162,9 +161,9 @@ class Profile:
 
     def settings(
         self, pooling: str, variant: str, lr: float, margin: float, n_others: int
-    ) -> settings.Settings:
-        """An adaptation of this profile; variant: one of `adaptation.VARIANTS`."""
-        return settings.Settings(
+    ) -> Settings:
+        """An adaptation of this profile; variant: one of `VARIANTS`."""
+        return Settings(
             pooling=pooling,
             tau=self.tau,
             steps=self.steps,
