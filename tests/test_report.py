@@ -106,7 +106,7 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(tables, "coverage", coverage)
     pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
     monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
-    monkeypatch.setattr(pipeline, "train_affine", lambda *_: None)
+    monkeypatch.setattr(pipeline, "train_affinity_models", lambda *_: None)
     monkeypatch.setattr(pipeline, "network_counts", networks)
     monkeypatch.setattr(tables_ablations, "found", found)
     settings = tables_ablations.ablations.Settings()
@@ -132,22 +132,34 @@ def test_every_verdict_is_computed_from_stored_results_and_can_be_either(fabrica
 
 def test_each_claim_is_decided_by_a_heading_and_a_figure_that_exist():
     for claim in CLAIMS:
-        name, heading, figure = claim.decided
-        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        notebook = nbformat.read(NOTEBOOKS / f"{claim.notebook}.ipynb", as_version=4)
         lines = [line for c in notebook.cells for line in c.source.splitlines()]
-        where = [i for i, line in enumerate(lines) if line.lstrip("# ") == heading]
+        where = [i for i, line in enumerate(lines) if line.lstrip("# ") == claim.heading]
         assert where, claim.name
         rest = lines[where[0] + 1 :]
         section = "\n".join(rest[: next((i for i, x in enumerate(rest) if x[:3] == "## "), None)])
-        assert f'show("{figure}"' in section, claim.name
+        assert f'show(study, "{claim.figure}"' in section, claim.name
     assert report.deciding() == [name for name in report.deciding() if name in report.DECIDING]
     assert set(report.deciding()) == set(report.DECIDING)
 
 
 def test_reported_numbers_say_where_they_come_from():
-    numbers = [n for row in claims.REPORTED for n in row[1:] if n]
-    assert all(re.search(r"\[(abstract|issue|other paper|\?)\]", number) for number in numbers)
-    assert len(claims.reported()) == len(claims.REPORTED)
+    table = claims.reported()
+    numbers = [n for n in table.iloc[:, 1:].to_numpy().ravel() if n]
+    assert len(table) == 6
+    assert len(numbers) == 18
+    marks = [re.findall(r"\[(.+?)\]", number) for number in numbers]
+    assert all(len(mark) == 1 for mark in marks)
+    marks += [re.findall(r"\[(.+?)\]", claim.reported) for claim in CLAIMS]
+    assert {mark for each in marks for mark in each} == set(claims.PROVENANCE)
+
+
+def test_the_marks_of_provenance_are_explained_where_they_are_read():
+    notebook = nbformat.read(NOTEBOOKS / "07_report.ipynb", as_version=4)
+    for text in ((NOTEBOOKS.parent / "README.md").read_text(), notebook.cells[0].source):
+        words = " ".join(text.split())
+        for mark, meaning in claims.PROVENANCE.items():
+            assert f"[{mark}] {meaning}" in words, mark
 
 
 def test_our_row_names_its_setting(monkeypatch):

@@ -38,7 +38,7 @@ def measured(study: Study) -> dict[str, Measured]:
 
 def deciding() -> list[str]:
     """The figures that decide the claims, in the claims' order."""
-    return list(dict.fromkeys(claim.decided[2] for claim in CLAIMS))
+    return list(dict.fromkeys(claim.figure for claim in CLAIMS))
 
 
 def headline(study: Study) -> pd.DataFrame:
