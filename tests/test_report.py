@@ -14,7 +14,7 @@ from fabricated import swept_from
 from ribkit.evaluation.miou import counts
 from ribkit.results import claims, report, tables, tables_ablations, tables_rq4
 from ribkit.results.claims import CLAIMS
-from ribkit.results.tables_ablations import Found
+from ribkit.results.tables_ablations import RunResult
 from ribkit.runtime.errors import InputError
 from ribkit.study import pipeline
 from ribkit.study.pipeline import Refined
@@ -86,9 +86,9 @@ def fabricated(request, monkeypatch):
     def networks(study, source, crf):
         return [counts(confusions(sign * sources[source], r.number)) for r in study.replicas]
 
-    def found(study, run):
+    def run_result(study, run):
         harmed = run.value.startswith(("sigmoid", "once", "each image, last"))
-        return Found(counts(confusions(-4 * sign if harmed else 0)), None, None, None, 10.0)
+        return RunResult(counts(confusions(-4 * sign if harmed else 0)), None, None, None, 10.0)
 
     def stored(self, name, stage, **parameters):
         assert name == "layers"
@@ -108,7 +108,7 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
     monkeypatch.setattr(pipeline, "train_affinity_models", lambda *_: None)
     monkeypatch.setattr(pipeline, "network_counts", networks)
-    monkeypatch.setattr(tables_ablations, "found", found)
+    monkeypatch.setattr(tables_ablations, "run_result", run_result)
     settings = tables_ablations.ablations.Settings()
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, settings))
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
@@ -130,6 +130,24 @@ def test_every_verdict_is_computed_from_stored_results_and_can_be_either(fabrica
     assert not wrong
 
 
+@pytest.mark.parametrize("number", ["01", "03", "04", "05", "06"])
+def test_a_notebook_answers_with_its_own_claims_and_measures_no_others(
+    fabricated, number, monkeypatch
+):
+    study, sign = fabricated
+
+    def other(study):
+        raise AssertionError("measured for another notebook")
+
+    parts = [(n, part if n == number else other) for n, part in report.MEASURED]
+    monkeypatch.setattr(report, "MEASURED", parts)
+    table = report.answer(study, number)
+    decided = [claim for claim in CLAIMS if claim.notebook[:2] == number]
+    assert table["claim"].tolist() == [claim.text for claim in decided]
+    verdicts = [v for v, c in zip(table["verdict"], decided, strict=True) if c.name not in NEVER]
+    assert set(verdicts) == {"holds" if sign > 0 else "does not hold"}
+
+
 def test_each_claim_is_decided_by_a_heading_and_a_figure_that_exist():
     for claim in CLAIMS:
         notebook = nbformat.read(NOTEBOOKS / f"{claim.notebook}.ipynb", as_version=4)
@@ -139,8 +157,10 @@ def test_each_claim_is_decided_by_a_heading_and_a_figure_that_exist():
         rest = lines[where[0] + 1 :]
         section = "\n".join(rest[: next((i for i, x in enumerate(rest) if x[:3] == "## "), None)])
         assert f'show(study, "{claim.figure}"' in section, claim.name
-    assert report.deciding() == [name for name in report.deciding() if name in report.DECIDING]
-    assert set(report.deciding()) == set(report.DECIDING)
+    assert report.claim_figures() == [
+        name for name in report.claim_figures() if name in report.CLAIM_FIGURES
+    ]
+    assert set(report.claim_figures()) == set(report.CLAIM_FIGURES)
 
 
 def test_reported_numbers_say_where_they_come_from():
