@@ -34,7 +34,7 @@ PAPER_HGR = {
     "non-discriminative": (1.0, 1.0, 1.0, 1.0, 0.88, 0.12),
     "irrelevant": (1.0, 0.05, 0.09, 0.03, 0.03, 0.05),
 }
-"""HGR of G1..G6, measured on the official Figure 1 (STUDY.md, provenance [F])."""
+"""HGR of G1..G6, read off the paper's Figure 1."""
 
 
 def _sigmoid(z: Tensor) -> Tensor:
