@@ -90,8 +90,8 @@ def fabricated(request, monkeypatch):
         harmed = run.value.startswith(("sigmoid", "once", "each image, last"))
         return RunResult(counts(confusions(-4 * sign if harmed else 0)), None, None, None, 10.0)
 
-    def stored(self, name, stage, **parameters):
-        assert name == "layers"
+    def stored(self, stage, **parameters):
+        assert stage.stage == "layers"
         rows = [
             {"image": str(i), "layer": layer, "discriminative": 0.5}
             | {"non-discriminative": 0.5 - 0.2 * sign * (layer == "sigmoid") + 0.001 * i}
