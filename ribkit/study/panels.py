@@ -12,7 +12,7 @@ from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.device import device
 from ribkit.runtime.per_image import per_image
 from ribkit.runtime.store import Values
-from ribkit.study import maps as seed_maps
+from ribkit.study.maps import Model, loaded
 
 WALK_LOG2_STEPS = (2, 5, 8)
 TAUS = (0.2, 0.4, 0.8)
@@ -53,7 +53,7 @@ def irn_panels(
 
 
 @per_image("gradient-region", "positions that get gradient", arrays=("panels",))
-def gradient_region(image: LabelledImage, model: seed_maps.Model) -> Values:
+def gradient_region(image: LabelledImage, model: Model) -> Values:
     """``panels``: which positions of a map get gradient from each pooling, at the first step.
 
     Args:
@@ -63,7 +63,7 @@ def gradient_region(image: LabelledImage, model: seed_maps.Model) -> Values:
     Returns:
         ``panels``: ``(K, 9, h, w)`` float32 of the image's K classes, see `GRADIENT_PANELS`.
     """
-    network = seed_maps.loaded(model)
+    network = loaded(model)
     pixels = torch.from_numpy(image.pixels()).permute(2, 0, 1)[None].float()
     with torch.no_grad():
         maps = network(pixels.to(device()))[0].cpu()[torch.from_numpy(image.label)]
