@@ -21,7 +21,7 @@ DAMAGE = $(addprefix tests/test_,$(addsuffix .py,soak killed damaged starved bro
 reproduce: .venv/.installed  ## run all notebooks in order, draw the figures, print the table of claims
 	RIBKIT_PROGRESS=1 $(STUDY)
 
-test: .venv/.installed  ## run the unit tests, then every notebook against its committed outputs
+test: .venv/.installed  ## run the unit tests, then every notebook; compare cells that are the same everywhere
 	$(PY) -m pytest tests -q
 	$(PY) -m pytest --nbval notebooks -q
 
@@ -31,7 +31,7 @@ check: .venv/.installed  ## check the input; say what will be computed, and for 
 lab: .venv/.installed  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
-figures: .venv/.installed  ## redraw every figure from the small table beside it
+figures: .venv/.installed  ## redraw every figure from the table, and pictures, beside it
 	$(PY) -m ribkit.results.figures
 
 report: reproduce  ## write the study's last notebook to build/report.html

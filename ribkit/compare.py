@@ -28,6 +28,7 @@ from ribkit.method import adaptation, cam, pooling
 from ribkit.method.settings import Settings
 from ribkit.networks.backbone import IMAGENET, Network, from_classifier
 from ribkit.results import figures
+from ribkit.results.style import Pictures
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
@@ -45,8 +46,8 @@ class Comparison:
     cam: Mapping[str, np.ndarray]
     rib: Mapping[str, np.ndarray]
 
-    def table(self):
-        """The pictures as the table that `figure` is drawn from."""
+    def pictures(self) -> Pictures:
+        """What `figure` is drawn from: (title, panel) -> photograph or map."""
         pictures = {}
         for i, name in enumerate(self.images.ids):
             for k, label in enumerate(np.flatnonzero(self.images.labels[i])):
@@ -54,11 +55,11 @@ class Comparison:
                 pictures[title, "photograph"] = self.images.image(i)
                 pictures[title, "CAM"] = self.cam[name][k]
                 pictures[title, "RIB"] = self.rib[name][k]
-        return figures.pictures_table(pictures)
+        return pictures
 
     def figure(self) -> Figure:
         """Photograph, CAM and RIB side by side, a row for each image and class."""
-        return figures.FIGURES["photographs"](self.table())
+        return figures.FIGURES["photographs"](self.pictures())
 
 
 def compare(

@@ -12,7 +12,6 @@ from ribkit.method import cam
 from ribkit.method.others import OtherImageSampler
 from ribkit.method.settings import Settings
 from ribkit.networks.backbone import from_classifier
-from ribkit.results.style import pictures
 from ribkit.runtime.errors import InputError
 from ribkit.study import maps
 
@@ -119,11 +118,11 @@ def test_classes_without_names_are_numbered(folder, model):
 def test_the_figure_has_a_row_for_each_photograph_and_class(folder, model):
     labels = {"a.png": ["dog", "ant"], "b.png": ["bee"], "c.png": ["elk"]}
     found = compare(folder, model, CLASSES, labels, settings=settings())
-    table = found.table()
-    assert list(dict.fromkeys(table["name"])) == [
+    names, panels = zip(*found.pictures(), strict=True)
+    assert list(dict.fromkeys(names)) == [
         "a.png, ant", "a.png, dog", "b.png, bee", "c.png, elk",
     ]  # fmt: skip
-    assert list(dict.fromkeys(table["panel"])) == ["photograph", "CAM", "RIB"]
+    assert list(dict.fromkeys(panels)) == ["photograph", "CAM", "RIB"]
     assert len(found.figure().axes) == 4 * 3 + 1  # and the colour bar
 
 
@@ -133,7 +132,7 @@ def test_every_picture_stands_under_its_own_title(folder, model):
         name: np.stack([np.full(size, 0.2), np.full(size, 0.4)]) for name, size in SIZES.items()
     }
     found = replace(found, cam=maps, rib={name: 2 * both for name, both in maps.items()})
-    shown = pictures(found.table())
+    shown = found.pictures()
     for i, name in enumerate(SIZES):
         assert (shown[f"{name}, dog", "photograph"] == found.images.image(i)).all()
         values = {key: shown[f"{name}, {key[0]}", key[1]].mean() for key in TITLES}

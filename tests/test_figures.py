@@ -8,7 +8,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from ribkit.results import claims, figures
-from ribkit.results.style import FIGURES, pictures, pictures_table
+from ribkit.results.style import FIGURES, pack, unpack
 from ribkit.runtime.errors import InputError
 
 KEPT = Path(__file__).parent.parent / "figures"
@@ -29,7 +29,7 @@ def gallery():
         made[name, "image"] = noise(*size, 3)
         for panel in ("CAM", "step 2", "sum", "object", "objects", "heads"):
             made[name, panel] = noise(*size)
-    return pictures_table(made)
+    return made
 
 
 def training():
@@ -66,9 +66,9 @@ def seed_scores():
     for k, method in enumerate(METHODS):
         for choice in ("oracle", "held-out"):
             row = {"method": method, "threshold chosen": choice, "miou": 38 + k}
-            row |= {"low": 36.0 + k, "high": 41.0 + k}
+            row |= {"miou_low": 36.0 + k, "miou_high": 41.0 + k}
             if k:
-                row |= {"gain": k, "gain_low": k - 1.5, "gain_high": k + 1.5}
+                row |= {"over_cam": k, "over_cam_low": k - 1.5, "over_cam_high": k + 1.5}
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -93,7 +93,7 @@ def verdicts():
 def digits(*panels):
     """Two digits with grey panels, values 0, 1/2 and 1."""
     values = np.arange(12).reshape(3, 4) % 3 / 2
-    return pictures_table({(name, p): values for name in ("a 2", "an 8") for p in panels})
+    return {(name, p): values for name in ("a 2", "an 8") for p in panels}
 
 
 REGIONS = ("discriminative", "non-discriminative", "irrelevant")
@@ -124,7 +124,8 @@ def toy_last_drop():
 
 def refinement():
     rows = [
-        {"method": method, "stage": stage, "miou": 50 + k, "low": 48 + k, "high": 53 + k}
+        {"method": method, "stage": stage, "miou": 50 + k}
+        | {"miou_low": 48 + k, "miou_high": 53 + k}
         for method in ("CAM", "RIB")
         for k, stage in enumerate(("seed", "+ CRF", "+ IRN"))
     ]
@@ -132,14 +133,15 @@ def refinement():
 
 
 def refinement_errors():
-    shares = {"missed": 10.0, "spilled": 5.0, "confused": 2.5, "unlabelled": 0.0}
+    shares = {"false negative": 10.0, "false positive": 5.0, "wrong class": 2.5, "ignored": 0.0}
     rows = [{"method": m, "stage": s} | shares for m in ("CAM", "RIB") for s in ("seed", "+ CRF")]
     return pd.DataFrame(rows)
 
 
 def network():
     rows = [
-        {"trained on": source, "CRF": crf, "miou": 50 + k, "low": 48 + k, "high": 53 + k}
+        {"trained on": source, "CRF": crf, "miou": 50 + k}
+        | {"miou_low": 48 + k, "miou_high": 53 + k}
         for crf in ("without CRF", "with CRF")
         for k, source in enumerate(("CAM", "RIB", "ground truth"))
     ]
@@ -252,6 +254,9 @@ def test_a_figure_is_drawn_from_its_table_and_nothing_else(name, tmp_path):
         drawn = figures.save(name, TABLES[name](), tmp_path / "new")
     assert drawn.axes
     files = [tmp_path / "new" / f"{name}{suffix}" for suffix in figures.SUFFIXES]
+    beside = {path.name for path in (tmp_path / "new").iterdir()} - {file.name for file in files}
+    pixels = set() if isinstance(TABLES[name](), pd.DataFrame) else {f"{name}.pixels.png"}
+    assert beside == {f"{name}.csv"} | pixels
     before = [file.read_bytes() for file in files]
     for file in files:
         file.unlink()
@@ -264,7 +269,6 @@ def test_a_figure_is_drawn_from_its_table_and_nothing_else(name, tmp_path):
 
 def test_every_registered_figure_is_drawn_above():
     assert set(FIGURES) == set(TABLES)
-    assert all(FIGURES[name].__doc__ for name in FIGURES)
 
 
 def test_drawing_leaves_the_style_as_it_was(tmp_path):
@@ -279,39 +283,56 @@ def test_a_table_of_no_figure_is_told(tmp_path):
         figures.redraw(tmp_path / "nothing.csv")
 
 
-# ---- pictures as tables -----------------------------------------------------------------------
+@pytest.mark.parametrize("damage", ["missing", "cut", "of another table"])
+def test_pictures_that_are_not_the_tables_are_refused(damage, tmp_path):
+    figures.save("growth", gallery(), tmp_path)
+    sheet = tmp_path / "growth.pixels.png"
+    if damage == "missing":
+        sheet.unlink()
+    elif damage == "cut":
+        sheet.write_bytes(sheet.read_bytes()[:200])
+    else:
+        Image.new("RGB", (9, 9)).save(sheet)
+    with pytest.raises(InputError, match=r"growth\.pixels\.png, the pictures of growth\.csv"):
+        figures.redraw(tmp_path / "growth.csv")
+
+
+# ---- pictures on a sheet ------------------------------------------------------------------------
 PICTURES = {
     ("1, cross", "image"): noise(3, 5, 3),
     ("1, cross", "map"): noise(4, 2),
-    ("b", "image"): np.zeros((2, 2, 3), np.uint8),
-    ("b", "digits only"): np.full((2, 3), 0x12 / 255),
-    ("b", "like a number"): np.array([[0x1E / 255, 0x10 / 255]]),
-    ("b", "one pixel"): np.ones((1, 1)),
+    ("2", "image"): np.zeros((2, 2, 3), np.uint8),
+    ("2", "a grey"): np.full((2, 3), 0x12 / 255),
+    ("1, cross", "one pixel"): np.ones((1, 1)),
 }
 
 
-def same(found):
-    assert found.keys() == PICTURES.keys()
-    for key, picture in PICTURES.items():
-        assert found[key].shape == picture.shape
-        if picture.ndim == 3:
-            assert (found[key] == picture).all()
-        else:
-            assert np.abs(found[key] - picture).max() <= 0.5 / 255 + 1e-9
+def test_pictures_lie_side_by_side_on_their_sheet():
+    table, sheet = pack(PICTURES)
+    assert sheet.shape == (7, 7, 3)
+    assert table["left"].tolist() == [0, 5, 0, 2, 0]
+    assert table["top"].tolist() == [0, 0, 4, 4, 6]
+    assert (sheet[4:6, 2:5] == 0x12).all()
 
 
-def test_pictures_survive_a_table():
-    same(pictures(pictures_table(PICTURES)))
-
-
-def test_pictures_survive_a_file(tmp_path):
-    path = tmp_path / "pictures.csv"
-    pictures_table(PICTURES).to_csv(path, index=False)
-    same(pictures(pd.read_csv(path, keep_default_na=False, na_values=[""])))
+def test_pictures_survive_a_sheet_and_a_file(tmp_path):
+    table, sheet = pack(PICTURES)
+    table.to_csv(tmp_path / "a.csv", index=False)
+    Image.fromarray(sheet).save(tmp_path / "a.pixels.png")
+    names = {"name": str, "panel": str}
+    read = figures._pictures(tmp_path / "a.csv", pd.read_csv(tmp_path / "a.csv", dtype=names))
+    for found in (unpack(table, sheet), read):
+        assert list(found) == list(PICTURES)
+        for key, picture in PICTURES.items():
+            assert found[key].shape == picture.shape
+            if picture.ndim == 3:
+                assert (found[key] == picture).all()
+            else:
+                assert np.abs(found[key] - picture).max() <= 0.5 / 255 + 1e-9
 
 
 def test_values_outside_0_to_1_are_clipped():
-    found = pictures(pictures_table({("a", "b"): np.array([[-1.0, 2.0]])}))
+    found = unpack(*pack({("a", "b"): np.array([[-1.0, 2.0]])}))
     assert found["a", "b"].tolist() == [[0, 1]]
 
 
@@ -320,26 +341,33 @@ def test_photographs_of_voc_are_not_published(tmp_path):
     source = tmp_path / "run"
     source.mkdir()
     for name in ("growth", "samples", "photographs", "claims"):
-        for suffix in ("csv", "png"):
+        for suffix in ("csv", "pixels.png", "png"):
             (source / f"{name}.{suffix}").write_text(name)
     for profile in ("mini", "voc-lite"):
         figures.publish(source, tmp_path / profile)
     mini, voc = ({p.name for p in (tmp_path / n).iterdir()} for n in ("mini", "voc-lite"))
     assert mini == {p.name for p in source.iterdir()}
-    assert voc == {"photographs.csv", "photographs.png", "claims.csv", "claims.png"}
+    assert {name.split(".")[0] for name in voc} == {"photographs", "claims"}
 
 
 @pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")
 def test_every_kept_figure_has_its_table_and_every_table_its_figure():
-    drawn = {path.with_suffix("") for path in KEPT.glob("*/*.png")}
+    drawn = {path.with_suffix("") for path in KEPT.glob("*/*.pdf")}
     tables = {path.with_suffix("") for path in KEPT.glob("*/*.csv")}
     assert drawn == tables
     assert drawn
     assert {path.name for path in tables} <= set(FIGURES)
+    kept = set(KEPT.glob("*/*"))
+    galleries = {path for path in tables if "panel" in path.with_suffix(".csv").open().readline()}
+    suffixes = (".csv", *figures.SUFFIXES)
+    expected = {path.with_suffix(suffix) for path in tables for suffix in suffixes}
+    assert kept == expected | {path.with_suffix(figures.PIXELS) for path in galleries}
     for profile, hidden in figures.UNPUBLISHED.items():
-        assert not {path.name for path in tables if path.parent.name == profile} & hidden
+        names = {path.name.split(".")[0] for path in kept if path.parent.name == profile}
+        assert not names & hidden
 
 
 @pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")
 def test_kept_tables_are_small():
-    assert all(path.stat().st_size < 2**20 for path in KEPT.glob("*/*.csv"))
+    assert all(path.stat().st_size < 2**16 for path in KEPT.glob("*/*.csv"))
+    assert all(path.stat().st_size < 2**18 for path in KEPT.glob(f"*/*{figures.PIXELS}"))

@@ -14,7 +14,7 @@ from fabricated import swept_from
 from ribkit.evaluation.miou import counts
 from ribkit.results import claims, report, tables, tables_ablations, tables_rq4
 from ribkit.results.claims import CLAIMS
-from ribkit.results.tables_ablations import Found
+from ribkit.results.tables_ablations import RunResult
 from ribkit.runtime.errors import InputError
 from ribkit.study import pipeline
 from ribkit.study.pipeline import Refined
@@ -86,9 +86,9 @@ def fabricated(request, monkeypatch):
     def networks(study, source, crf):
         return [counts(confusions(sign * sources[source], r.number)) for r in study.replicas]
 
-    def found(study, run):
+    def run_result(study, run):
         harmed = run.value.startswith(("sigmoid", "once", "each image, last"))
-        return Found(counts(confusions(-4 * sign if harmed else 0)), None, None, None, 10.0)
+        return RunResult(counts(confusions(-4 * sign if harmed else 0)), None, None, None, 10.0)
 
     def stored(self, stage, **parameters):
         assert stage.stage == "layers"
@@ -108,7 +108,7 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
     monkeypatch.setattr(pipeline, "train_affinity_models", lambda *_: None)
     monkeypatch.setattr(pipeline, "network_counts", networks)
-    monkeypatch.setattr(tables_ablations, "found", found)
+    monkeypatch.setattr(tables_ablations, "run_result", run_result)
     settings = tables_ablations.ablations.Settings()
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, settings))
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
@@ -130,24 +130,56 @@ def test_every_verdict_is_computed_from_stored_results_and_can_be_either(fabrica
     assert not wrong
 
 
+@pytest.mark.parametrize("number", ["01", "03", "04", "05", "06"])
+def test_a_notebook_answers_with_its_own_claims_and_measures_no_others(
+    fabricated, number, monkeypatch
+):
+    study, sign = fabricated
+
+    def other(study):
+        raise AssertionError("measured for another notebook")
+
+    parts = [(n, part if n == number else other) for n, part in report.MEASURED]
+    monkeypatch.setattr(report, "MEASURED", parts)
+    table = report.answer(study, number)
+    decided = [claim for claim in CLAIMS if claim.notebook[:2] == number]
+    assert table["claim"].tolist() == [claim.text for claim in decided]
+    verdicts = [v for v, c in zip(table["verdict"], decided, strict=True) if c.name not in NEVER]
+    assert set(verdicts) == {"holds" if sign > 0 else "does not hold"}
+
+
 def test_each_claim_is_decided_by_a_heading_and_a_figure_that_exist():
     for claim in CLAIMS:
-        name, heading, figure = claim.decided
-        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        notebook = nbformat.read(NOTEBOOKS / f"{claim.notebook}.ipynb", as_version=4)
         lines = [line for c in notebook.cells for line in c.source.splitlines()]
-        where = [i for i, line in enumerate(lines) if line.lstrip("# ") == heading]
+        where = [i for i, line in enumerate(lines) if line.lstrip("# ") == claim.heading]
         assert where, claim.name
         rest = lines[where[0] + 1 :]
         section = "\n".join(rest[: next((i for i, x in enumerate(rest) if x[:3] == "## "), None)])
-        assert f'show("{figure}"' in section, claim.name
-    assert report.deciding() == [name for name in report.deciding() if name in report.DECIDING]
-    assert set(report.deciding()) == set(report.DECIDING)
+        assert f'show(study, "{claim.figure}"' in section, claim.name
+    assert report.claim_figures() == [
+        name for name in report.claim_figures() if name in report.CLAIM_FIGURES
+    ]
+    assert set(report.claim_figures()) == set(report.CLAIM_FIGURES)
 
 
 def test_reported_numbers_say_where_they_come_from():
-    numbers = [n for row in claims.REPORTED for n in row[1:] if n]
-    assert all(re.search(r"\[(abstract|issue|other paper|\?)\]", number) for number in numbers)
-    assert len(claims.reported()) == len(claims.REPORTED)
+    table = claims.reported()
+    numbers = [n for n in table.iloc[:, 1:].to_numpy().ravel() if n]
+    assert len(table) == 6
+    assert len(numbers) == 18
+    marks = [re.findall(r"\[(.+?)\]", number) for number in numbers]
+    assert all(len(mark) == 1 for mark in marks)
+    marks += [re.findall(r"\[(.+?)\]", claim.reported) for claim in CLAIMS]
+    assert {mark for each in marks for mark in each} == set(claims.PROVENANCE)
+
+
+def test_the_marks_of_provenance_are_explained_where_they_are_read():
+    notebook = nbformat.read(NOTEBOOKS / "07_report.ipynb", as_version=4)
+    for text in ((NOTEBOOKS.parent / "README.md").read_text(), notebook.cells[0].source):
+        words = " ".join(text.split())
+        for mark, meaning in claims.PROVENANCE.items():
+            assert f"[{mark}] {meaning}" in words, mark
 
 
 def test_our_row_names_its_setting(monkeypatch):

@@ -298,18 +298,20 @@ def executed(study, tmp_path):
     """A notebook that ran and drew a figure."""
     figures = study.folder / "figures"
     draw = f"import pathlib\nfolder = pathlib.Path({str(figures)!r})\n"
-    draw += (
-        "class figures:\n    def show(study, name):\n        for s in ('.csv', '.png', '.pdf'):\n"
-    )
+    draw += "class figures:\n    def show(study, name):\n"
+    draw += "        for s in ('.csv', '.pixels.png', '.png', '.pdf'):\n"
     draw += "            (folder / f'{name}{s}').write_text(name)"
     write(tmp_path / "notebooks", draw, "figures.show(1, 'gain')")
     figures.mkdir(parents=True)
     (target,) = reproduce.reproduce(study, PARAMETERS)
-    assert set(recorded(study)["stored"]) == {"gain.csv", "gain.png", "gain.pdf"}
+    names = {f"gain{suffix}" for suffix in (".csv", ".pixels.png", ".png", ".pdf")}
+    assert set(recorded(study)["stored"]) == names
     return target
 
 
-@pytest.mark.parametrize("name", ["01_one.ipynb", "figures/gain.csv", "figures/gain.pdf"])
+@pytest.mark.parametrize(
+    "name", ["01_one.ipynb", "figures/gain.csv", "figures/gain.pdf", "figures/gain.pixels.png"]
+)
 @pytest.mark.parametrize("damage", ["flipped", "cut", "removed"])
 def test_a_damaged_notebook_or_figure_is_made_again(executed, study, name, damage):
     path = study.folder / name

@@ -1,5 +1,6 @@
 """The ablations' tables, from fabricated runs."""
 
+import dataclasses
 import zlib
 
 import numpy as np
@@ -8,8 +9,8 @@ from fabricated import swept_from
 
 from ribkit.evaluation import intervals, miou
 from ribkit.method.settings import Settings
-from ribkit.results import figures, tables_ablations
-from ribkit.results.tables_ablations import Found
+from ribkit.results import figures, tables, tables_ablations
+from ribkit.results.tables_ablations import RunResult
 from ribkit.study import pipeline
 from ribkit.study.pipeline import Refined
 from ribkit.study.study import Study
@@ -29,13 +30,13 @@ def made(level, random):
 def study(monkeypatch):
     """RIB beats CAM by 5 points of the object, the maximum loses 5; all else is as RIB."""
 
-    def found(study, run):
+    def run_result(study, run):
         level = 0 if run.settings is None else {"maximum": -5}.get(run.value, 5)
         every = made(level, np.random.default_rng(0))
         parts = np.tile([0.9, 0.5 + level / 100, 0.1], (COUNT, 1))
-        return Found(every.at(40), parts, parts, every, 10.0)
+        return RunResult(every.at(40), parts, parts, every, 10.0)
 
-    monkeypatch.setattr(tables_ablations, "found", found)
+    monkeypatch.setattr(tables_ablations, "run_result", run_result)
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, Settings(margin=1e9)))
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
@@ -43,15 +44,18 @@ def study(monkeypatch):
 
 
 def test_gains_are_over_cam_and_corrected_for_their_question(study):
-    table = tables_ablations.scores(study).set_index(["factor", "value"])
-    assert table.loc[("pooling", "maximum"), "gain_high"] < 0
-    assert table.loc[("pooling", "GAP"), "gain_low"] > 0
-    assert table.loc[("steps K", "0"), "gain"] == 0
-    assert table.loc[("activation", "none"), "cover body"] == pytest.approx(55)
-    assert set(table["question"]) == {"RQ1", "RQ2", "RQ3"}
-    words = tables_ablations.readable(tables_ablations.poolings(study))
-    assert list(words["value"][:2]) == ["CAM", "RIB"]
-    assert "gain (points)" in words
+    question = {name: tables_ablations.family(study, name) for name in ("RQ1", "RQ2", "RQ3")}
+    for name, table in question.items():
+        assert table["value"][:2].tolist() == ["CAM", "RIB"]
+        assert set(table["question"][2:]) == {name}
+    first, second, third = (t.set_index(["factor", "value"]) for t in question.values())
+    assert second.loc[("pooling", "maximum"), "gain_high"] < 0
+    assert second.loc[("pooling", "GAP"), "gain_low"] > 0
+    assert third.loc[("steps K", "0"), "gain"] == 0
+    assert first.loc[("activation", "none"), "cover body"] == pytest.approx(55)
+    text = tables.readable(tables_ablations.poolings(study))
+    assert list(text["value"][:2]) == ["CAM", "RIB"]
+    assert "gain (points)" in text
 
 
 def test_the_curves_hold_the_chosen_setting_once(study):
@@ -68,8 +72,8 @@ def test_the_curves_hold_the_chosen_setting_once(study):
 
 def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
     pair = tuple(made(level, np.random.default_rng(1)).at(40) for level in (3, 0))
-    monkeypatch.setattr(tables_ablations, "_walked", lambda s: (("10 walk", "a", "b"), pair))
-    monkeypatch.setattr(tables_ablations, "_unlabelled", lambda s: (("11 255", "a", "b"), None))
+    monkeypatch.setattr(tables_ablations, "_walked_both_ways", lambda s: pair)
+    study.profile = dataclasses.replace(study.profile, saliency="")
     table = tables_ablations.ledger(study)
     numbers = [words.split()[0] for words in table["difference"]]
     assert list(dict.fromkeys(numbers)) == [
@@ -85,7 +89,7 @@ def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
         "10",
         "all",
     ]
-    assert table.set_index("difference").loc["10 walk", "gain"] > 0
+    assert table.set_index("difference").loc["10 maps into the walk", "gain"] > 0
     rows = table[table["difference"].str.match("[1-8] ")]
     assert rows["gain"].abs().max() == 0  # fabricated alike
     figures.FIGURES["ledger"](table)
@@ -111,12 +115,12 @@ def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
 
 
 def test_the_best_of_many_equal_settings_looks_too_good(study, monkeypatch):
-    def found(study, run):
+    def run_result(study, run):
         key = zlib.crc32(f"{run.factor} {run.value}".encode())
         every = made(0, np.random.default_rng(key))
-        return Found(every.at(40), None, None, every, 10.0)
+        return RunResult(every.at(40), None, None, every, 10.0)
 
-    monkeypatch.setattr(tables_ablations, "found", found)
+    monkeypatch.setattr(tables_ablations, "run_result", run_result)
     table = tables_ablations.best_of(study, draws=100).set_index("tried")
     assert abs(table.loc[1, "bias"]) < 3 * table.loc[1, "error"] + 0.3
     assert table["bias"].iloc[-1] > 5 * table["error"].iloc[-1]

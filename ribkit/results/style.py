@@ -1,9 +1,9 @@
-"""The one style of all figures, their register, and pictures as small tables.
+"""The one style of all figures, their register, and pictures packed into one sheet.
 
 Colours are seaborn's "colorblind" palette; maps are drawn in viridis.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import matplotlib as mpl
 import numpy as np
@@ -11,85 +11,77 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+Pictures = Mapping[tuple[str, str], np.ndarray]
+"""(name, panel) -> ``(H, W)`` in [0, 1], or ``(H, W, 3)`` uint8."""
+
 STYLE = {"font.size": 9, "axes.titlesize": 9, "figure.dpi": 100, "savefig.dpi": 160}
 PALETTE = sns.color_palette("colorblind")
 # What a label map gets right and wrong; a kind's number is its position here
 KINDS = (
     ("background", (255, 255, 255)),
     ("object, right", (1, 115, 178)),
-    ("object missed", (222, 143, 5)),
-    ("spilled over background", (204, 120, 188)),
+    ("false negative", (222, 143, 5)),
+    ("false positive", (204, 120, 188)),
     ("wrong class", (0, 0, 0)),
-    ("no label", (190, 190, 190)),
+    ("ignored", (190, 190, 190)),
 )
-HIT = 1
-FIGURES: dict[str, Callable[[pd.DataFrame], Figure]] = {}
+FIGURES: dict[str, Callable[[pd.DataFrame | Pictures], Figure]] = {}
 
 
-def figure(draw: Callable[[pd.DataFrame], Figure]) -> Callable[[pd.DataFrame], Figure]:
-    """Register a picture under its function's name, drawn in the study's style."""
+def register(name: str, draw: Callable[..., Figure], **settings) -> None:
+    """Register a figure: ``draw(content, **settings)``, in the study's style."""
 
-    def styled(table: pd.DataFrame) -> Figure:
+    def styled(content: pd.DataFrame | Pictures) -> Figure:
         with sns.axes_style("whitegrid"), mpl.rc_context(STYLE):
-            return draw(table)
+            return draw(content, **settings)
 
-    styled.__doc__ = draw.__doc__
-    FIGURES[draw.__name__] = styled
-    return styled
+    FIGURES[name] = styled
 
 
-def pictures_table(pictures: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
-    """``(name, panel) -> picture`` as a table: a line of pixels in hexadecimal on each row.
+def figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Register a figure under its function's name."""
+    register(draw.__name__, draw)
+    return draw
 
-    A picture is ``(H, W)`` in [0, 1] (two digits a pixel) or ``(H, W, 3)`` uint8 (six digits).
+
+def pack(pictures: Pictures) -> tuple[pd.DataFrame, np.ndarray]:
+    """Place pictures on one sheet, those of a name side by side.
+
+    Args:
+        pictures: (name, panel) -> picture. Maps outside [0, 1] are clipped, and kept to 1/255.
+
+    Returns:
+        A table with a row for each picture (name, panel, left, top, width, height in pixels, and
+        whether it has colours), and the sheet, ``(H, W, 3)`` uint8.
     """
-    rows = []
+    rows, left, top, bottom, previous = [], 0, 0, 0, None
     for (name, panel), picture in pictures.items():
+        if name != previous:
+            left, top, previous = 0, bottom, name
+        height, width = picture.shape[:2]
+        row = {"name": name, "panel": panel, "left": left, "top": top, "width": width}
+        rows.append(row | {"height": height, "colour": picture.ndim == 3})
+        left, bottom = left + width, max(bottom, top + height)
+    table = pd.DataFrame(rows)
+    sheet = np.zeros((bottom, (table["left"] + table["width"]).max(), 3), np.uint8)
+    for row, picture in zip(rows, pictures.values(), strict=True):
         if picture.ndim == 2:
-            picture = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)
-        lines = [np.ascontiguousarray(line).tobytes().hex() for line in picture]
-        rows += [
-            {"name": name, "panel": panel, "width": picture.shape[1], "pixels": f"x{line}"}
-            for line in lines
-        ]
-    return pd.DataFrame(rows)
+            picture = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)[..., None]
+        _part(sheet, row)[:] = picture
+    return table, sheet
 
 
-def pictures(table: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
-    """The inverse of `pictures_table`, to 1/255."""
-    found = {}
-    for (name, panel), lines in table.groupby(["name", "panel"], sort=False):
-        data = np.stack([np.frombuffer(bytes.fromhex(p[1:]), np.uint8) for p in lines["pixels"]])
-        width = int(lines["width"].iloc[0])
-        colour = data.shape[1] == 3 * width
-        found[str(name), str(panel)] = data.reshape(-1, width, 3) if colour else data / 255
-    return found
+def unpack(table: pd.DataFrame, sheet: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """The inverse of `pack`, to 1/255. Raises ValueError if the table is of another sheet."""
+    pictures = {}
+    for row in table.to_dict("records"):
+        part = _part(sheet, row)
+        if part.shape[:2] != (row["height"], row["width"]):
+            raise ValueError(f"picture {row['name']}, {row['panel']} lies beyond the sheet")
+        pictures[row["name"], row["panel"]] = part if row["colour"] else part[..., 0] / 255
+    return pictures
 
 
-def gallery(table: pd.DataFrame, outline: str | None = None, bar: bool = True) -> Figure:
-    """Names as rows, panels as columns; maps in viridis over the whole range 0 to 1."""
-    found = pictures(table)
-    names = list(dict.fromkeys(name for name, _ in found))
-    panels = list(dict.fromkeys(panel for _, panel in found if panel != outline))
-    heights = [found[name, panels[0]].shape[0] / found[name, panels[0]].shape[1] for name in names]
-    width = min(1.35, 9.5 / len(panels))
-    size = (width * len(panels) + 0.9, width * sum(heights) + 0.35)
-    drawn = Figure(size, layout="constrained")
-    axes = drawn.subplots(len(names), len(panels), squeeze=False, height_ratios=heights)
-    for axis, panel in zip(axes[0], panels, strict=True):
-        axis.set_title(panel)
-    for row, name in zip(axes, names, strict=True):
-        for axis, panel in zip(row, panels, strict=True):
-            axis.set(xticks=[], yticks=[])
-            axis.grid(False)
-            picture = found.get((name, panel))
-            if picture is None:
-                axis.set_axis_off()
-                continue
-            shown = axis.imshow(picture, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-            if outline and picture.ndim == 2 and (name, outline) in found:
-                axis.contour(found[name, outline], [0.5], colors="white", linewidths=0.8)
-        row[0].set_ylabel(name.replace(", ", "\n"))
-    if bar:
-        drawn.colorbar(shown, ax=axes, label="map / its maximum", shrink=0.8, pad=0.01, aspect=25)
-    return drawn
+def _part(sheet: np.ndarray, row: dict) -> np.ndarray:
+    top, left = row["top"], row["left"]
+    return sheet[top : top + row["height"], left : left + row["width"]]

@@ -1,15 +1,15 @@
-"""What the toy experiment says: curves, last drops and the sentence, out of its table of HGR.
+"""Small tables and pictures of the toy experiment: curves and drops of HGR.
 
-All take the table "hgr" of ``ribkit.study.toy.experiment``. An interval is 95 %, Student's t
-over the seeds, which differ in initial weights and batches but share the images.
+Tables are made of the table "hgr" of `ribkit.study.toy.experiment`. An interval is 95 %, Student's
+t over the seeds, which differ in initial weights and batches but share the images.
 """
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ribkit.data.digits import REGIONS, Digits
-from ribkit.results import figures
+from ribkit.data.digits import Digits
+from ribkit.results.style import Pictures
 from ribkit.study.toy import EXAMPLE_MAPS, LAYERS, PAPER_HGR
 
 KEYS = ["activation", "condition", "output", "reading"]
@@ -30,12 +30,12 @@ def at(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.Da
     return hgr[(hgr.scale == scale) & np.isclose(hgr.threshold, threshold)]
 
 
-def curve(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
+def curve(hgr: pd.DataFrame) -> pd.DataFrame:
     """Figure 1's curve: layer, region, mean, low, high, n, paper, for the first activation.
 
     Every layer after its own activation, outputs summed; the interval is cut to [0, 1].
     """
-    rows = at(hgr, scale, threshold)
+    rows = at(hgr)
     rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.condition == "trained")]
     rows = rows[(rows.reading == "after") & (rows.output == "sum")]
     table = _intervals(rows, ["region", "layer"], "hgr").sort_values(["region", "layer"])
@@ -45,8 +45,10 @@ def curve(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd
 
 
 def drops(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
-    """HGR of G5 minus HGR of G6, per network, region and way to read G6: columns KEYS, seed,
-    region, drop. G5 is the summed output of the last ReLU throughout."""
+    """HGR of G5 minus HGR of G6: columns KEYS, seed, region, drop.
+
+    G5 is the summed output of the last ReLU throughout.
+    """
     rows = at(hgr, scale, threshold)
     network = ["activation", "condition", "seed", "region"]
     fifth = rows[(rows.layer == LAYERS - 1) & (rows.reading == "after")]
@@ -57,15 +59,16 @@ def drops(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd
     return both[[*KEYS, "seed", "region", "drop"]]
 
 
-def region_drops(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
+def region_drops(hgr: pd.DataFrame) -> pd.DataFrame:
     """Mean drop with its interval: columns KEYS, region, mean, low, high, n."""
-    return _intervals(drops(hgr, scale, threshold), [*KEYS, "region"], "drop")
+    return _intervals(drops(hgr), [*KEYS, "region"], "drop")
 
 
 def last_drop(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
-    """The claim: how much more the non-discriminative region loses from G5 to G6 than the
-    discriminative one (the paper: 0.76 - 0.23 = 0.53). Difference per seed, then mean and
-    interval: columns KEYS, mean, low, high, n."""
+    """How much more the non-discriminative region loses from G5 to G6 than the discriminative one.
+
+    The paper: 0.76 - 0.23 = 0.53. Columns KEYS, mean, low, high, n of the difference per seed.
+    """
     wide = drops(hgr, scale, threshold).pivot_table(
         index=[*KEYS, "seed"], columns="region", values="drop", sort=False, dropna=False
     )
@@ -73,13 +76,12 @@ def last_drop(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -
     return _intervals(difference.dropna().reset_index(), KEYS, "difference")
 
 
-def removal(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
-    """What taking the last activation off the *same* network gives back, per region.
+def removal(hgr: pd.DataFrame) -> pd.DataFrame:
+    """HGR that taking the last activation off the *same* network gives back, by region.
 
-    HGR of G6 before minus after the activation, per seed: columns activation, condition, output,
-    region, mean, low, high, n.
+    G6 before minus after it: columns activation, condition, output, region, mean, low, high, n.
     """
-    rows = at(hgr, scale, threshold)
+    rows = at(hgr)
     keys = ["activation", "condition", "output", "region"]
     wide = rows[rows.layer == LAYERS].pivot_table(
         index=[*keys, "seed"], columns="reading", values="hgr", sort=False
@@ -88,13 +90,12 @@ def removal(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> 
     return _intervals(gain, keys, "gain")
 
 
-def removal_beyond_control(
-    hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3
-) -> pd.Series:
-    """What ``removal`` gives the non-discriminative region back (outputs summed, the first
-    activation) less what it gives where the shape says nothing; paired over seeds: mean, low, high.
+def removal_beyond_control(hgr: pd.DataFrame) -> pd.Series:
+    """`removal` of the non-discriminative region less the same where the shape says nothing.
+
+    Outputs summed, the first activation, paired over seeds: mean, low, high, n.
     """
-    rows = at(hgr, scale, threshold)
+    rows = at(hgr)
     rows = rows[(rows.layer == LAYERS) & (rows.output == "sum")]
     rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.region == "non-discriminative")]
     wide = rows.pivot_table(index="seed", columns=["condition", "reading"], values="hgr")
@@ -102,12 +103,12 @@ def removal_beyond_control(
     return interval(gain["before"] - gain["after"])
 
 
-def trained_without(
-    hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3
-) -> pd.DataFrame:
-    """HGR of G5 and G6 (own class, after) of the networks trained without a last activation minus
-    that of the first activation's, paired over seeds: columns layer, region, mean, low, high, n."""
-    rows = at(hgr, scale, threshold)
+def trained_without(hgr: pd.DataFrame) -> pd.DataFrame:
+    """HGR of networks trained without a last activation less that of the first activation's.
+
+    G5 and G6 (own class, after), paired over seeds: columns layer, region, mean, low, high, n.
+    """
+    rows = at(hgr)
     rows = rows[(rows.condition == "trained") & (rows.reading == "after")]
     rows = rows[(rows.layer == LAYERS - 1) | ((rows.layer == LAYERS) & (rows.output == "target"))]
     wide = rows.pivot_table(
@@ -118,18 +119,19 @@ def trained_without(
 
 
 def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
-    """``last_drop`` in words for every scale and threshold: one row per network and reading."""
+    """``last_drop`` as text for every scale and threshold: one row per network and reading."""
     columns = {}
     for (scale, threshold), rows in hgr.groupby(["scale", "threshold"], sort=False):
         table = last_drop(rows, scale, threshold).set_index(KEYS)
-        columns[f"{scale}, {threshold}"] = table.apply(_pm, axis=1)
+        columns[f"{scale}, {threshold}"] = table.apply(_text, axis=1)
     return pd.DataFrame(columns)
 
 
 def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute gradient of the own class before the last activation, and the share of it that
-    is left behind it: mean over the seeds; columns activation, condition, region, gradient, share,
-    share_low, share_high."""
+    """Mean absolute gradient of the own class, and the share that the last activation lets through.
+
+    Means over seeds: columns activation, condition, region, gradient, share, share_low, share_high.
+    """
     rows = at(hgr, hgr.scale.iloc[0], hgr.threshold.iloc[0])
     rows = rows[(rows.layer == LAYERS) & (rows.output == "target")]
     keys = ["activation", "condition", "region"]
@@ -143,35 +145,11 @@ def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
     return gradient.merge(shares, on=keys)
 
 
-def answer(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> str:
-    """The answer to the notebook's question, from the table and nothing else."""
-    first = hgr.activation.iloc[0]
-    table = last_drop(hgr, scale, threshold).set_index(KEYS)
-    lost = region_drops(hgr, scale, threshold).set_index([*KEYS, "region"])["mean"]
-    gain = removal(hgr, scale, threshold).set_index(["activation", "condition", "output", "region"])
-    literal, own = (first, "trained", "sum", "after"), (first, "trained", "target", "after")
-    bare, control = (first, "trained", "target", "before"), (first, "random shapes", "sum", "after")
-    shape = "non-discriminative"
-    paper = {r: PAPER_HGR[r][4] - PAPER_HGR[r][5] for r in REGIONS}
-    return (
-        f"From G5 to G6 ({first}, outputs summed) the non-discriminative region loses "
-        f"{lost[(*literal, shape)]:.2f} of HGR and the discriminative one "
-        f"{lost[(*literal, 'discriminative')]:.2f} (paper: {paper[shape]:.2f} and "
-        f"{paper['discriminative']:.2f}): {_verdict(table.loc[literal])} "
-        f"The same difference read at the image's own class is {_pm(table.loc[own])}, and "
-        f"{_pm(table.loc[bare])} with the activation taken off; where the shape says nothing of "
-        f"the digit it is {_pm(table.loc[control])}. Taking the activation off the trained "
-        f"network gives the non-discriminative region back "
-        f"{_pm(gain.loc[(first, 'trained', 'sum', shape)])} with the outputs summed, "
-        f"{_pm(gain.loc[(first, 'trained', 'target', shape)])} at the own class, and "
-        f"{_pm(gain.loc[(first, 'random shapes', 'sum', shape)])} with the outputs summed where "
-        f"the shape says nothing."
-    )
+def example_pictures(digits: Digits) -> Pictures:
+    """Panel (a): a 2 and an 8 without and with their shape, and their regions.
 
-
-def example_pictures(digits: Digits) -> pd.DataFrame:
-    """Panel (a): a 2 and an 8 without and with their shape, and their regions (grey levels 0, 0.5
-    and 1: rest, digit, shape), as `figures.pictures_table` has them."""
+    Regions are grey levels: 0 the rest, 0.5 the digit, 1 the shape.
+    """
     pictures = {}
     shaped = (digits.train.regions == 2).any(axis=(1, 2))
     for label, name in enumerate(("2", "8")):
@@ -181,10 +159,10 @@ def example_pictures(digits: Digits) -> pd.DataFrame:
                 title = name + (", with its " + ("disc", "square")[label] if with_shape else "")
                 pictures[title, "image"] = digits.train.images[i] / 255
                 pictures[title, "region"] = digits.train.regions[i] / 2
-    return figures.pictures_table(pictures)
+    return pictures
 
 
-def gradient_pictures(example: dict[str, np.ndarray]) -> pd.DataFrame:
+def gradient_pictures(example: dict[str, np.ndarray]) -> Pictures:
     """Panel (b): an image and its gradient maps, named as in EXAMPLE_MAPS."""
     pictures = {}
     for i, label in enumerate(example["labels"]):
@@ -192,7 +170,7 @@ def gradient_pictures(example: dict[str, np.ndarray]) -> pd.DataFrame:
         pictures[title, "image"] = example["images"][i] / 255
         for panel, values in zip(EXAMPLE_MAPS, example["maps"][i], strict=True):
             pictures[title, panel] = np.nan_to_num(values).astype(float)
-    return figures.pictures_table(pictures)
+    return pictures
 
 
 def _intervals(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
@@ -202,15 +180,6 @@ def _intervals(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFram
     return pd.DataFrame(rows).astype({"n": int})
 
 
-def _pm(row: pd.Series) -> str:
+def _text(row: pd.Series) -> str:
     mean, low, high = (round(float(row[name]), 2) + 0.0 for name in ("mean", "low", "high"))
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _verdict(row: pd.Series) -> str:
-    """Whether the difference between the two drops is there, in words."""
-    if row["low"] > 0:
-        return f"it does lose more, by {_pm(row)}."
-    if row["high"] < 0:
-        return f"it loses less, by {_pm(row)}."
-    return f"no difference that the seeds bear out, {_pm(row)}."

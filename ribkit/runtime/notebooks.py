@@ -56,7 +56,9 @@ def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path,
         if running.is_file():  # it is not where its process died at its start
             running.replace(target)
         raise NotebookError(f"{target} stopped: {error}") from error
-    checksums = {path.name: digest(path) for path in before}
+    names = sorted({path.stem for path in before})
+    stored = [path for name in names for path in sorted(figures.glob(f"{name}.*"))]
+    checksums = {path.name: digest(path) for path in stored}
     _sign(running, record | {"seconds": time.perf_counter() - started, "stored": checksums})
     running.replace(target)
 
