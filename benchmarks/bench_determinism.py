@@ -24,9 +24,9 @@ from ribkit.evaluation import thresholds
 from ribkit.method import adaptation
 from ribkit.method.others import OtherImageSampler
 from ribkit.method.settings import Settings
-from ribkit.networks import classifier, deeplab
+from ribkit.networks import classifier, configs, deeplab
 from ribkit.networks.backbone import PRECISIONS
-from ribkit.refinement import affinity, irn, random_walk
+from ribkit.refinement import irn, random_walk
 from ribkit.runtime.device import device
 from ribkit.study import maps
 
@@ -34,13 +34,13 @@ COUNT, STEPS = 32, 20
 N_LABELS = len(scenes.CLASSES) + 1
 ADAPTATION = Settings(lr=1e-3, n_others=10, margin=1e9)  # GNDRP, 10 steps
 EPOCHS = STEPS * 8 // COUNT
-CLASSIFIER = classifier.ClassifierConfig(
+CLASSIFIER = configs.ClassifierConfig(
     epochs=EPOCHS, batch=8, lr=0.05, momentum=0.9, long_sides=(56, 72), crop=64
 )
-HEADS = affinity.AffinityConfig(
+HEADS = configs.AffinityConfig(
     radius=5, epochs=EPOCHS, batch=8, lr=0.05, momentum=0.9, scales=(1.0, 1.0), crop=64
 )
-NETWORK = deeplab.DeepLabConfig(aspp_rates=(1, 2), iterations=STEPS, batch=8, lr=0.01, crop=64)
+NETWORK = configs.DeepLabConfig(aspp_rates=(1, 2), iterations=STEPS, batch=8, lr=0.01, crop=64)
 
 AVX2 = {
     "ATEN_CPU_CAPABILITY": "avx2",

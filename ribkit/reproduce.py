@@ -7,9 +7,7 @@ of has changed: its cells, its parameters, the code of `ribkit`, the images. Eac
 in ``build/<profile>/``, records commit, versions, hardware, parameters and seeds.
 """
 
-import argparse
 import datetime
-import os
 import platform
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
 from ribkit.runtime.progress import bar
+from ribkit.study.command_line import opened, overrides, parser
 from ribkit.study.inputs import ROOT
 from ribkit.study.study import Study
 
@@ -72,42 +71,6 @@ def record_of(study: Study, parameters: dict) -> dict:
         "seed": study.profile.rng_seed,
         "settings": describe(study.profile),
     }
-
-
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Make the parser that every command starts from: profile, data, device, changed settings."""
-    command = argparse.ArgumentParser(prog=name, description=description)
-    command.add_argument("--profile", default="mini")
-    command.add_argument("--data", default="", help="a folder in VOC layout")
-    command.add_argument("--device", default="", help="cuda or cpu; CUDA where there is one")
-    command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    return command
-
-
-def opened(options: argparse.Namespace) -> Study:
-    """Open the study that a command line names; bars go to this terminal. Raises InputError."""
-    if os.environ.get("RIBKIT_PROGRESS"):
-        os.environ["RIBKIT_PROGRESS"] = f"/proc/{os.getpid()}/fd/2"
-    set_device(options.device)
-    return Study(options.profile, options.data, overrides(options.set))
-
-
-def overrides(pairs: list[str]) -> dict[str, str]:
-    """``["steps=5"]`` -> ``{"steps": "5"}``. Raises InputError for a pair without ``=``."""
-    for pair in pairs:
-        if "=" not in pair:
-            raise InputError(f"'{pair}' is not of the form name=value, as in PARAMS=\"steps=5\".")
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
-def set_device(name: str) -> None:
-    """Make everything compute on this device. Raises InputError if it is not there."""
-    if name not in ("", "cpu", "cuda"):
-        raise InputError(f"device '{name}' is unknown; use cuda or cpu.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' is not there; use cpu, or leave it out.")
-    if name:
-        os.environ["RIBKIT_DEVICE"] = name
 
 
 def main(argv: list[str] | None = None) -> int:

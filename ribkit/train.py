@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 
 from ribkit.networks.training import share
-from ribkit.reproduce import opened, parser
 from ribkit.runtime import distributed
 from ribkit.runtime.device import threads
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.study import pipeline
+from ribkit.study.command_line import opened, parser
 from ribkit.study.pipeline import TRAINED
 from ribkit.study.study import Study
 

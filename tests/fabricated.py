@@ -5,6 +5,8 @@ import dataclasses
 from ribkit.data import scenes
 from ribkit.evaluation import thresholds
 from ribkit.evaluation.thresholds import Swept
+from ribkit.networks import classifier
+from ribkit.networks.trained import TrainedModel
 from ribkit.runtime import store
 from ribkit.runtime.store import Result
 
@@ -36,3 +38,10 @@ def swept_from(confusions):
     count, n_classes = len(confusions), confusions.shape[-1]
     found = [thresholds.image_rows(range(n_classes), one) for one in confusions]
     return Swept(count, n_classes, **thresholds.concat_rows(found))
+
+
+def trained_classifier(weights, precision="float32", backbone="small", file=None):
+    """A trained classifier of scenes, as `Study.model` is one."""
+    options = {"backbone": backbone, "n_classes": len(scenes.CLASSES), "precision": precision}
+    options |= {"weights": file}
+    return TrainedModel(classifier.trained_network, tuple(options.items()), weights)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fabricated import run_stage, stored, swept_from
+from fabricated import run_stage, stored, swept_from, trained_classifier
 
 from ribkit.data import scenes
 from ribkit.evaluation import thresholds
@@ -15,7 +15,6 @@ from ribkit.networks import classifier
 from ribkit.study import ablations
 from ribkit.study import maps as seeds
 from ribkit.study.ablations import grid, measure, reference
-from ribkit.study.maps import Model
 from ribkit.study.profiles import Grid
 
 SMALL = Grid(taus=(0.3,), steps=(3,), lrs=(3.0,), margins=(0.0, 2.0), n_others=(0,))
@@ -32,7 +31,7 @@ def runs():
 def model(tmp_path):
     network = classifier.build("small", len(scenes.CLASSES))
     weights = stored(tmp_path, weights=network.state_dict())
-    return Model(weights.tensors("weights"), "small", len(scenes.CLASSES))
+    return trained_classifier(weights.tensors("weights"))
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ribkit.data import scenes
+from ribkit.networks.configs import AffinityConfig
 from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import affinity, irn, psa
-from ribkit.refinement.affinity import AffinityConfig
 
 ROW = [0, 0, 1, 1, 255, 2]
 

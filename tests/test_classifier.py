@@ -7,7 +7,7 @@ import torch
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.networks import classifier
-from ribkit.networks.classifier import ClassifierConfig
+from ribkit.networks.configs import ClassifierConfig
 from ribkit.runtime.errors import InputError
 
 TRAINING = ClassifierConfig(epochs=2, batch=4, lr=0.05, momentum=0.9, long_sides=(40, 56), crop=48)

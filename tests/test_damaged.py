@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ribkit.data import scenes
 from ribkit.networks import training
-from ribkit.networks.classifier import ClassifierConfig
+from ribkit.networks.configs import ClassifierConfig
 from ribkit.runtime import files, per_image, store
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store

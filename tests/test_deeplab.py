@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ribkit.data import scenes
-from ribkit.networks import deeplab, training
-from ribkit.networks.deeplab import ASPP, DeepLabConfig, balanced_cross_entropy
+from ribkit.networks import configs, deeplab, training
+from ribkit.networks.configs import DeepLabConfig
+from ribkit.networks.deeplab import ASPP, balanced_cross_entropy
 from ribkit.runtime.errors import InputError
 from ribkit.study import profiles
 
@@ -85,7 +86,7 @@ def test_aspp_is_the_sum_of_its_branches():
     assert (one.bias == 0).all()
 
 
-@pytest.mark.parametrize("head", deeplab.HEADS)
+@pytest.mark.parametrize("head", configs.HEADS)
 def test_both_heads_give_logits_and_learn_the_whole_network(head):
     training = dataclasses.replace(SMALL, head=head)
     segmenter = deeplab.build("small", 4, training).train()
@@ -127,7 +128,7 @@ def test_training_lowers_the_loss(images, tmp_path):
     assert losses[30:].mean() < losses[:10].mean()
 
 
-@pytest.mark.parametrize("head", deeplab.HEADS)  # deeplabv3 has dropout, which draws too
+@pytest.mark.parametrize("head", configs.HEADS)  # deeplabv3 has dropout, which draws too
 def test_an_interrupted_training_ends_with_the_same_bits(head, images, tmp_path, monkeypatch):
     training_ = dataclasses.replace(SMALL, head=head)
     torch.manual_seed(1)

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from ribkit.data import photographs, scenes, voc
-from ribkit.networks import classifier, deeplab
-from ribkit.refinement import affinity, irn, psa
+from ribkit.networks import classifier, configs, deeplab
+from ribkit.refinement import irn, psa
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import digest
 from ribkit.runtime.store import MANIFEST, Store, stage
@@ -98,8 +98,8 @@ def test_a_network_is_made_without_touching_a_gpu_s_random_state(monkeypatch, tm
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     classifier.build("small", 3)
     for network in (irn, psa):
-        network.build(backbone="small", training=affinity.AffinityConfig())
-    deeplab.build("small", 3, deeplab.DeepLabConfig())
+        network.build(backbone="small", training=configs.AffinityConfig())
+    deeplab.build("small", 3, configs.DeepLabConfig())
     classifier.pretrain(scenes.Pretext(0, 4), 1, rng_seed=0, scratch=tmp_path, batch=4)
     assert seeded == []
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fabricated import run_stage, stored
+from fabricated import run_stage, stored, trained_classifier
 from scipy import integrate, stats
 from torch import nn
 
@@ -13,7 +13,6 @@ from ribkit.data.images import ImageSet
 from ribkit.networks import classifier
 from ribkit.networks.backbone import Network
 from ribkit.study import information
-from ribkit.study.maps import Model
 
 
 def gaussian_bits(distance):
@@ -96,7 +95,7 @@ def test_a_logit_of_one_position_has_its_gradient_there():
 def model(tmp_path):
     network = classifier.build("small", len(scenes.CLASSES))
     weights = stored(tmp_path, weights=network.state_dict())
-    return Model(weights.tensors("weights"), "small", len(scenes.CLASSES))
+    return trained_classifier(weights.tensors("weights"))
 
 
 def test_every_layer_of_a_classifier_is_measured(model, monkeypatch, tmp_path):

@@ -14,7 +14,7 @@ import torch
 
 from ribkit.data import scenes
 from ribkit.networks import training
-from ribkit.networks.classifier import ClassifierConfig
+from ribkit.networks.configs import ClassifierConfig
 from ribkit.runtime import per_image
 from ribkit.runtime.store import Store, stage
 

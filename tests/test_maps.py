@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fabricated import last_unlabelled, run_stage, stored
+from fabricated import last_unlabelled, run_stage, stored, trained_classifier
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
@@ -38,7 +38,7 @@ def images():
 def model(tmp_path_factory):
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     weights = stored(tmp_path_factory.mktemp("m"), weights=network.state_dict())
-    return seeds.Model(weights.tensors("weights"), "small", len(scenes.CLASSES))
+    return trained_classifier(weights.tensors("weights"))
 
 
 def banked(model, folder, images=None, rng_seed=0):
@@ -95,7 +95,7 @@ def test_a_model_is_built_with_the_weights_it_was_trained_from(model, monkeypatc
 
     monkeypatch.setattr(classifier, "build", small)
     file = Weights(tmp_path / "mine.pth")
-    dataclasses.replace(model, backbone="resnet50", file=file).load()
+    trained_classifier(model.weights, backbone="resnet50", file=file).load()
     assert asked == [("resnet50", file)]
 
 
@@ -175,7 +175,7 @@ def test_rib_without_steps_is_cam(model, bank, images, tmp_path):
 
 def test_bfloat16_passes_give_nearly_the_same_maps(model, bank, images, tmp_path):
     images = images.take([0, 1])
-    mixed = dataclasses.replace(model, precision="bfloat16")
+    mixed = trained_classifier(model.weights, precision="bfloat16")
     low_bank = banked(mixed, tmp_path / "p")
     assert low_bank["features"].dtype == torch.bfloat16
     low = compute(mixed, low_bank, images, tmp_path / "low")

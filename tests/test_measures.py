@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from ribkit.runtime import measures
-from ribkit.runtime.measures import measured, paced
-from ribkit.runtime.progress import bar
+from ribkit.runtime import measures, progress
+from ribkit.runtime.measures import measured
+from ribkit.runtime.progress import bar, paced
 from ribkit.runtime.store import Store, stage
 
 
@@ -21,7 +21,7 @@ def _ticks(monkeypatch):
 def test_the_items_of_a_loop_come_out_as_they_are(count):
     with measured():
         assert list(paced(range(count))) == list(range(count))
-        assert [items for _, items in measures._loops] == [count - 1] * (count > 0)
+        assert [items for _, items in progress.loops] == [count - 1] * (count > 0)
 
 
 def test_the_loop_that_took_longest_sets_the_pace_and_its_first_item_does_not_count():
@@ -31,7 +31,7 @@ def test_the_loop_that_took_longest_sets_the_pace_and_its_first_item_does_not_co
                 measures.time.perf_counter()
         list(bar(range(9), "quick"))
         list(paced([]))
-        assert [items for _, items in measures._loops] == [2, 8]
+        assert [items for _, items in progress.loops] == [2, 8]
     assert set(taken) == {"seconds", "memory", "each"}
     assert taken["each"] == (5 + 10 + 1) / 2  # one second more, for the reading at its end
     assert taken["memory"] >= 0

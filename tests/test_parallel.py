@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from fabricated import run_stage, stored
+from fabricated import run_stage, stored, trained_classifier
 
 from ribkit.data import scenes
 from ribkit.method.settings import Settings
@@ -334,7 +334,7 @@ def rib(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rib")
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     weights = stored(folder, weights=network.state_dict()).tensors("weights")
-    model = seeds.Model(weights, "small", len(scenes.CLASSES))
+    model = trained_classifier(weights)
     view = {"model": model, "long_sides": (40, 56), "side": 32, "rng_seed": 0}
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RIBKIT_WORKERS", "1")

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from fabricated import run_stage, stored
+from fabricated import run_stage, stored, trained_classifier
 
 from ribkit.data import scenes, views
 from ribkit.data.images import ImageSet
@@ -232,7 +232,7 @@ def test_seeds_are_stored_at_the_stride_asked_for(tmp_path):
 
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     weights = stored(tmp_path, weights=network.state_dict()).tensors("weights")
-    seen = {"model": seeds.Model(weights, "small", len(scenes.CLASSES)), "scales": (1.0,)}
+    seen = {"model": trained_classifier(weights), "scales": (1.0,)}
     made = run_stage(seeds.cam_seeds, images, tmp_path / "s", **seen, long_side=None, map_stride=4)
     shown = images.labels[0].sum()
     assert [maps.shape for maps in made["maps"].values()] == [(shown, 13, 13), (0, 13, 13)]

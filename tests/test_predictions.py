@@ -6,7 +6,7 @@ from fabricated import stored
 
 from ribkit.data import scenes
 from ribkit.networks import deeplab
-from ribkit.networks.deeplab import DeepLabConfig
+from ribkit.networks.configs import DeepLabConfig
 from ribkit.networks.trained import TrainedModel
 from ribkit.runtime.errors import InputError
 from ribkit.study import predictions

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from ribkit.method.settings import VARIANTS, Settings
-from ribkit.networks.classifier import ClassifierConfig
+from ribkit.networks.configs import ClassifierConfig
 from ribkit.runtime.errors import InputError
 from ribkit.study import profiles
 from ribkit.study.profiles import PROFILES

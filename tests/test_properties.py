@@ -17,11 +17,10 @@ from ribkit.evaluation import intervals
 from ribkit.evaluation.miou import confusion, counts, iou, mean_iou, miou
 from ribkit.evaluation.thresholds import sweep
 from ribkit.method import adaptation, cam, losses, pooling
-from ribkit.method.settings import VARIANTS, Settings
+from ribkit.method.settings import NO_MARGIN, VARIANTS, Settings
 from ribkit.networks.backbone import Network
 from ribkit.refinement import psa, random_walk, saliency
 from ribkit.results import tables_toy
-from ribkit.study.ablations import NO_MARGIN
 
 always = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 

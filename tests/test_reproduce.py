@@ -13,7 +13,7 @@ from ribkit.data import scenes
 from ribkit.runtime import notebooks
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.notebooks import NotebookError
-from ribkit.study import profiles
+from ribkit.study import command_line, profiles
 
 SMALL = [
     "--set",
@@ -80,18 +80,18 @@ def test_check_says_what_there_is_and_what_it_will_take(capsys, monkeypatch):
 
 
 def test_overrides_are_names_and_texts():
-    assert reproduce.overrides([]) == {}
-    assert reproduce.overrides(["steps=5", "digits=a=b", "lrs="]) == {
+    assert command_line.overrides([]) == {}
+    assert command_line.overrides(["steps=5", "digits=a=b", "lrs="]) == {
         "steps": "5",
         "digits": "a=b",
         "lrs": "",
     }
     with pytest.raises(InputError, match="'steps:5' is not of the form name=value"):
-        reproduce.overrides(["steps=5", "steps:5"])
+        command_line.overrides(["steps=5", "steps:5"])
 
 
 def test_without_words_the_command_runs_the_embedded_default():
-    options = reproduce.parser("ribkit.reproduce", "").parse_args([])
+    options = command_line.parser("ribkit.reproduce", "").parse_args([])
     assert (options.profile, options.data, options.device, options.set) == ("mini", "", "", [])
 
 
@@ -99,20 +99,20 @@ def test_without_words_the_command_runs_the_embedded_default():
 def test_the_device_is_set_for_everything_that_follows(monkeypatch, name, kept):
     monkeypatch.setenv("RIBKIT_DEVICE", "before")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    reproduce.set_device(name)
+    command_line.set_device(name)
     assert reproduce.os.environ["RIBKIT_DEVICE"] == kept
 
 
 @pytest.mark.parametrize("name", ["tpu", "CPU", "cuda:0"])
 def test_a_device_of_another_name_is_refused(name):
     with pytest.raises(InputError, match=f"device '{name}' is unknown"):
-        reproduce.set_device(name)
+        command_line.set_device(name)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="'cuda' is not there"):
-        reproduce.set_device("cuda")
+        command_line.set_device("cuda")
 
 
 # ---- notebooks --------------------------------------------------------------------------------

@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fabricated import last_unlabelled, run_stage, stored
+from fabricated import last_unlabelled, run_stage, stored, trained_classifier
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.method import settings
-from ribkit.networks import classifier, deeplab
+from ribkit.networks import classifier, configs, deeplab
+from ribkit.networks.configs import AffinityConfig
 from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
-from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.store import StoredArrays
 from ribkit.study import ablations, information, predictions
@@ -28,7 +28,7 @@ COUNT, SCALES = 8, (1.0, 0.5)
 SETTINGS = settings.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 BANK = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
 SEEN = {"scales": SCALES, "long_side": 56}
-TRAINING = deeplab.DeepLabConfig(crop=48)
+TRAINING = configs.DeepLabConfig(crop=48)
 N_LABELS = len(scenes.CLASSES) + 1
 TOTALS = ("confusion",)  # counted over all images
 
@@ -60,7 +60,7 @@ def given(images, tmp_path_factory) -> dict:
         return stored(folder, name, weights=network.state_dict()).tensors("weights")
 
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
-    kept["model"] = model = seeds.Model(weights("cam", network), "small", len(scenes.CLASSES))
+    kept["model"] = model = trained_classifier(weights("cam", network))
     others = scenes.generate(1, COUNT, size=48)
     bank = run_stage(seeds.feature_bank, others, folder / "bank.scratch", model=model, **BANK)
     kept["bank"] = stored(folder, "bank", **bank).tensors("features")

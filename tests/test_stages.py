@@ -8,9 +8,9 @@ from fabricated import run_stage, stored
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou, thresholds
+from ribkit.networks.configs import AffinityConfig
 from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import affinity, irn, psa, stages
-from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store

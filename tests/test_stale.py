@@ -19,11 +19,11 @@ from test_study import voc_folder
 
 from ribkit import reproduce
 from ribkit.data import photographs
+from ribkit.method.settings import NO_MARGIN
 from ribkit.runtime import keys
 from ribkit.runtime.store import Result, Store
 from ribkit.study import maps as seeds
 from ribkit.study import pipeline
-from ribkit.study.ablations import NO_MARGIN
 from ribkit.study.inputs import ROOT
 from ribkit.study.pipeline import Refinement
 from ribkit.study.predictions import score

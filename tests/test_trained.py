@@ -8,7 +8,7 @@ from fabricated import stored
 from torch import nn
 
 from ribkit.data import scenes
-from ribkit.networks import classifier, deeplab
+from ribkit.networks import classifier, configs, deeplab
 from ribkit.networks.trained import TrainedModel, loaded
 
 BUILT = []
@@ -62,7 +62,7 @@ def test_a_segmentation_network_needs_no_pretext_to_be_built(tmp_path):
     options = {
         "backbone": "small",
         "n_labels": 4,
-        "training": deeplab.DeepLabConfig(aspp_rates=(1, 2)),
+        "training": configs.DeepLabConfig(aspp_rates=(1, 2)),
     }
     network = deeplab.build(**options, pretext=pretext).eval()
     weights = stored(tmp_path, weights=network.state_dict()).tensors("weights")

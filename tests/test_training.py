@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ribkit.networks import deeplab, training
+from ribkit.networks import configs, training
 from ribkit.runtime.errors import InputError
 
-SETTINGS = deeplab.DeepLabConfig(batch=2, lr=0.1, momentum=0.9, weight_decay=0.0, checkpoint=3)
+SETTINGS = configs.DeepLabConfig(batch=2, lr=0.1, momentum=0.9, weight_decay=0.0, checkpoint=3)
 
 
 class Line(nn.Module):
@@ -43,7 +43,7 @@ def fitted(scratch, settings=SETTINGS, see=view, iterations=8, **more):
 
 
 def test_the_first_steps_by_hand(tmp_path):
-    settings = deeplab.DeepLabConfig(batch=1, lr=0.1, momentum=0.0, weight_decay=0.0)
+    settings = configs.DeepLabConfig(batch=1, lr=0.1, momentum=0.0, weight_decay=0.0)
     a, losses, _ = fitted(tmp_path, settings, lambda *_: (torch.ones(()),), iterations=2)
     # loss (a - 2)^2, gradient 2 (a - 2), rates 2 * 0.1 and 2 * 0.1 * (1/2)^0.9
     first = 0.2 * 4

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from fabricated import trained_classifier
 
 from ribkit.data import digits, scenes
 from ribkit.method.settings import Settings
-from ribkit.networks import classifier, deeplab
+from ribkit.networks import classifier, configs, deeplab
+from ribkit.networks.configs import AffinityConfig
 from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
-from ribkit.refinement.affinity import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.store import Result, Store, stage
 from ribkit.study import ablations, information, predictions
@@ -20,23 +21,23 @@ from ribkit.study import toy as bottleneck
 
 COUNT, N_LABELS = 4, len(scenes.CLASSES) + 1
 SIZES = {"long_sides": (40, 56), "crop": 48}
-CLASSIFIER = classifier.ClassifierConfig(epochs=2, batch=4, lr=0.01, momentum=0.9, **SIZES)
+CLASSIFIER = configs.ClassifierConfig(epochs=2, batch=4, lr=0.01, momentum=0.9, **SIZES)
 HEADS = AffinityConfig(stride=4, radius=3, epochs=2, batch=4, lr=0.05, crop=48)
-NETWORK = deeplab.DeepLabConfig(aspp_rates=(1, 2), iterations=3, batch=4, lr=0.01, crop=48)
+NETWORK = configs.DeepLabConfig(aspp_rates=(1, 2), iterations=3, batch=4, lr=0.01, crop=48)
 RIB = Settings(steps=2, lr=1e-3, n_others=2, margin=1e9)
 
 
 def run(store: Store) -> Iterator[Result]:
     """The results, each as soon as it is stored."""
     images, others = (scenes.generate(rng_seed, COUNT, size=48) for rng_seed in (0, 1))
-    sets, n_classes = {"images": images}, len(scenes.CLASSES)
+    sets = {"images": images}
     start = {"scenes": scenes.Pretext(2, 32), "epochs": 1, "rng_seed": 0}
     yield (made := store.run(classifier.pretrain, **start))
     pretext = made.tensors("weights")
     begun = {"backbone": "small", "pretext": pretext}
     learns = sets | {"monitor_images": others, "training": CLASSIFIER} | begun
     yield (made := store.run(classifier.train, **learns))
-    model = seeds.Model(made.tensors("weights"), "small", n_classes)
+    model = trained_classifier(made.tensors("weights"))
     view = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
     yield (made := store.run(seeds.feature_bank, model=model, images=others, **view))
     seen = sets | {"model": model, "scales": (1.0, 0.5), "long_side": None}

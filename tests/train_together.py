@@ -5,15 +5,15 @@ from functools import partial
 from pathlib import Path
 
 from ribkit.data import scenes
-from ribkit.networks import classifier, deeplab
-from ribkit.refinement import affinity, irn, psa
+from ribkit.networks import classifier, configs, deeplab
+from ribkit.refinement import irn, psa
 from ribkit.runtime import distributed
 from ribkit.runtime.device import threads
 from ribkit.runtime.store import Store
 
 IMAGES = scenes.generate(3, 6, size=48)
 PARTS = ((IMAGES, None),)  # the masks
-HEADS = affinity.AffinityConfig(stride=4, radius=3, epochs=2, batch=4, momentum=0.9, crop=48)
+HEADS = configs.AffinityConfig(stride=4, radius=3, epochs=2, batch=4, momentum=0.9, crop=48)
 SHARED = {"backbone": "small", "n_labels": 9, "long_side": None}
 STAGES = {
     "classifier": partial(
@@ -21,7 +21,7 @@ STAGES = {
         backbone="small",
         images=IMAGES,
         monitor_images=IMAGES.take([0, 1]),
-        training=classifier.ClassifierConfig(
+        training=configs.ClassifierConfig(
             epochs=3, batch=4, lr=0.01, momentum=0.9, long_sides=(40, 56), crop=48
         ),
     ),
@@ -30,7 +30,7 @@ STAGES = {
     "network": partial(
         deeplab.train,
         parts=PARTS,
-        training=deeplab.DeepLabConfig(
+        training=configs.DeepLabConfig(
             aspp_rates=(1, 2), iterations=5, batch=4, lr=0.01, crop=48, checkpoint=2
         ),
         **SHARED,

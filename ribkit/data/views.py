@@ -42,6 +42,11 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size=size, **mode)[0].clamp(0, 255)
 
 
+def resized_image(image: np.ndarray, long_side: int | None) -> np.ndarray:
+    """``(H, W, 3)`` uint8 -> ``(h, w, 3)`` uint8, the longer side ``long_side``; None: as it is."""
+    return to_tensor(image, long_side).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """``(..., 3, H, W)`` in [0, 255] -> (pixels - mean) / std, channel by channel."""
     mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (mean, std))

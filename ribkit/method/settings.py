@@ -7,6 +7,8 @@ from pydantic.dataclasses import dataclass
 from ribkit.method.losses import ACTIVATIONS
 from ribkit.runtime.settings import Count, CountOrZero, NotNegative, Share, one_of
 
+NO_MARGIN = 1e9  # which no logit reaches
+
 
 @dataclass(frozen=True)
 class Variant:

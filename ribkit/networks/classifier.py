@@ -7,38 +7,19 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet
 from ribkit.networks.architectures import SmallResNet, Weights, efficientnet_lite0, resnet
 from ribkit.networks.backbone import PRECISIONS, Network, from_classifier, seeded
-from ribkit.networks.training import (
-    TrainingConfig,
-    epoch_history,
-    fit,
-    keep,
-    resume,
-    steps_per_epoch,
-)
+from ribkit.networks.configs import BACKBONES, ClassifierConfig
+from ribkit.networks.training import epoch_history, fit, keep, resume, steps_per_epoch
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
-from ribkit.runtime.settings import Count, NotNegative, Range
 from ribkit.runtime.store import stage
 
-
-@dataclass(frozen=True)
-class ClassifierConfig(TrainingConfig):
-    """How the classifier is trained. Defaults: the paper's, for VOC."""
-
-    epochs: Count = 5
-    head_lr_mult: NotNegative = 10.0  # how much faster the last layer learns
-    long_sides: Range[Count] = (320, 640)  # of an image before it is cropped, drawn from this range
-
-
-BACKBONES = ("small", "efficientnet_lite0", "resnet50", "resnet101")
 SMALL_MEAN, SMALL_STD = (127.5,) * 3, (64.0,) * 3
 
 

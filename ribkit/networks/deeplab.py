@@ -8,11 +8,9 @@ with the poly schedule. Prediction: softmax averaged over scales and horizontal 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
 
 import numpy as np
 import pandas as pd
-import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,37 +21,13 @@ from ribkit.data.labelled import IGNORE, Labelled
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import Network, seeded
-from ribkit.networks.training import TrainingConfig, fit
+from ribkit.networks.configs import DeepLabConfig
+from ribkit.networks.training import fit
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
-from ribkit.runtime.settings import Count, MustBe, NotNegative, Positive, Range, Several, one_of
 from ribkit.runtime.store import stage
 
-HEADS = ("deeplabv2", "deeplabv3")
 BINS = 50  # of iterations, in a training's history
-
-
-@pydantic.dataclasses.dataclass(frozen=True)
-class DeepLabConfig(TrainingConfig):
-    """How the segmentation network is built and trained. Defaults: the paper's, for VOC."""
-
-    head: Annotated[str, one_of(*HEADS)] = "deeplabv2"  # v3: torchvision's, with three of the rates
-    aspp_rates: Several[Count] = (6, 12, 18, 24)
-    output_stride: Count = 8  # of a ResNet's features
-    iterations: Count = 30_000
-    batch: Count = 10
-    lr: NotNegative = 2.5e-4
-    head_lr_mult: NotNegative = 10.0  # how much faster the head learns
-    momentum: NotNegative = 0.9
-    weight_decay: NotNegative = 5e-4
-    crop: Count = 321
-    scales: Range[Positive] = (0.5, 2.0)  # of a training view, drawn from this range
-
-    @pydantic.model_validator(mode="after")
-    def _check_batch(self) -> Self:
-        if self.head == "deeplabv3" and self.batch < 2:
-            raise MustBe("2 or more, for deeplabv3's batch norm", "batch")
-        return self
 
 
 class ASPP(nn.Module):

@@ -14,35 +14,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from pydantic.dataclasses import dataclass
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ribkit.networks.configs import TrainingConfig
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import DIGITS, append_checksum, atomic_write, has_checksum
 from ribkit.runtime.parallel import prefetch
 from ribkit.runtime.progress import bar
-from ribkit.runtime.settings import Count, CountOrZero, NotNegative
 
 CHECK_EVERY = 50  # check for NaN every CHECK_EVERY iterations; each check syncs the GPU
 STATE = "training.safetensors"
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How SGD trains a network. Defaults: the official code's for the classifier, on VOC."""
-
-    batch: Count = 16  # of all processes together
-    lr: NotNegative = 0.1
-    momentum: NotNegative = 1e-4  # in effect, in the official code (difference 7)
-    weight_decay: NotNegative = 1e-4
-    poly_power: NotNegative = 0.9
-    crop: Count = 512  # the side of a training view, in pixels
-    checkpoint: Count = 1000  # after how many iterations the training can go on from its last state
-    rng_seed: CountOrZero = 0
 
 
 View = Callable[[int, torch.Generator], tuple[Tensor, ...]]

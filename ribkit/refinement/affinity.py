@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from ribkit.data.images import ImageSet
@@ -18,27 +17,15 @@ from ribkit.data.labelled import IGNORE, Labelled
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import seeded
+from ribkit.networks.configs import AffinityConfig
 from ribkit.networks.pyramid import FeaturePyramid
-from ribkit.networks.training import TrainingConfig, epoch_history, fit, steps_per_epoch
+from ribkit.networks.training import epoch_history, fit, steps_per_epoch
 from ribkit.refinement import random_walk
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
-from ribkit.runtime.settings import Count, NotNegative, Positive, Range
 
 KINDS = ("background", "foreground", "negative")  # of pairs
 EPSILON = 1e-5  # keeps logarithms finite
-
-
-@dataclass(frozen=True)
-class AffinityConfig(TrainingConfig):
-    """How the heads are trained. Defaults: IRN's, for VOC."""
-
-    stride: Count = 4  # of the grid on which pairs are formed
-    radius: Count = 10  # pairs are closer than this, in positions of the grid
-    epochs: Count = 3
-    batch: Count = 32
-    displacement_lr_mult: NotNegative = 10.0  # how much faster IRN's displacement branch learns
-    scales: Range[Positive] = (0.5, 1.5)  # of a training view, drawn from this range
 
 
 def confident(foreground: np.ndarray, background: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ribkit.data.labelled import Labelled
+from ribkit.networks.configs import AffinityConfig
 from ribkit.refinement import affinity, random_walk
-from ribkit.refinement.affinity import AffinityConfig, AffinityNetwork, Means
+from ribkit.refinement.affinity import AffinityNetwork, Means
 from ribkit.runtime.device import device
 from ribkit.runtime.store import Values, stage
 

@@ -54,12 +54,6 @@ def to_dataset_labels(local: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.asarray(classes, int) + 1]).astype(np.uint8)[local]
 
 
-def resized_image(image: LabelledImage, long_side: int | None) -> np.ndarray:
-    """The image at scale 1, ``(h, w, 3)`` uint8."""
-    pixels = views.to_tensor(image.pixels(), long_side)
-    return pixels.round().to(torch.uint8).permute(1, 2, 0).numpy()
-
-
 @per_image("labels", "labels", arrays=("labels",), gpu=False)
 def threshold_labels(
     image: LabelledImage, maps: np.ndarray, threshold: float, long_side: int | None
@@ -74,7 +68,7 @@ def crf_labels(
     image: LabelledImage, maps: np.ndarray, threshold: float, long_side: int | None
 ) -> Values:
     """``labels`` of the maps at a threshold, after the CRF."""
-    pixels = resized_image(image, long_side)
+    pixels = views.resized_image(image.pixels(), long_side)
     maps = views.resize_maps(maps, pixels.shape[:2])
     return {"labels": _crf(pixels, maps, image.classes, threshold)}
 
@@ -93,7 +87,7 @@ def irn_labels(
 
     They lie `FOREGROUND_MARGIN` above and `BACKGROUND_MARGIN` below the seeds' own.
     """
-    pixels = resized_image(image, long_side)
+    pixels = views.resized_image(image.pixels(), long_side)
     maps = views.resize_maps(maps, pixels.shape[:2])
     high, low = threshold + FOREGROUND_MARGIN, max(0.0, threshold - BACKGROUND_MARGIN)
     both = (_crf(pixels, maps, image.classes, level) for level in (high, low))
@@ -103,7 +97,7 @@ def irn_labels(
 @per_image("psa-labels", "PSA's labels", arrays=("labels",), gpu=False)
 def psa_labels(image: LabelledImage, maps: np.ndarray, long_side: int | None) -> Values:
     """PSA's training ``labels``: the CRF on scores with much and with little background."""
-    pixels = resized_image(image, long_side)
+    pixels = views.resized_image(image.pixels(), long_side)
     maps, both = torch.from_numpy(views.resize_maps(maps, pixels.shape[:2])), []
     for alpha in PSA_ALPHAS:
         refined = crf.refine_scores(pixels, psa.background(maps, alpha).numpy(), crf.PSA)

@@ -12,6 +12,7 @@ from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import bootstrap_mean, simultaneous
 from ribkit.evaluation.miou import miou
 from ribkit.evaluation.thresholds import Swept, best_threshold, cross_fitted
+from ribkit.method.settings import NO_MARGIN
 from ribkit.results.style import Pictures
 from ribkit.results.tables import first, replicas, shrunk, with_interval
 from ribkit.results.tables_toy import interval
@@ -37,7 +38,7 @@ def runs(study: Study) -> tuple[Run, ...]:
     tried = study.profile.ablations
     unit, rows = study.margin_unit(PAPER_RIB), study.margin_rows(tried.scales)
     rib, paper = (study.tune(method)[1] for method in (RIB, PAPER_RIB))
-    if rib.margin < ablations.NO_MARGIN:
+    if rib.margin < NO_MARGIN:
         rib = replace(rib, margin=rib.margin * rows / study.margin_rows(study.scales))
     return tuple(ablations.grid(rib, paper, unit, rows, len(study.scored.classes), tried))
 
@@ -131,7 +132,7 @@ def sensitivity(study: Study) -> pd.DataFrame:
     tried = table[(table["question"] == "RQ3") & (table["factor"] != "adaptation")]
     at = {"steps K": settings.steps, "learning rate": settings.lr, "others B": settings.n_others}
     unit = study.margin_unit(PAPER_RIB) * study.margin_rows(study.profile.ablations.scales)
-    bounded = settings.margin < ablations.NO_MARGIN
+    bounded = settings.margin < NO_MARGIN
     at["margin"] = round(settings.margin / unit, 2) if bounded else 0
     rib = base.iloc[1].to_dict() | {"question": "RQ3", "chosen": True}
     chosen = [rib | {"factor": factor, "x": x, "value": str(x)} for factor, x in at.items()]

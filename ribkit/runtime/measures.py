@@ -1,27 +1,15 @@
 """What a stage takes: seconds, memory, and how quickly the items of its longest loop follow."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ribkit.runtime import progress
 from ribkit.runtime.device import device
-
-_loops: list[tuple[float, int]] = []  # seconds and items of each loop, without its first item
-
-
-def paced(iterable: Iterable) -> Iterator:
-    """The same iterable; how long its items took is noted for `measured`."""
-    count, first = 0, 0.0
-    for item in iterable:
-        yield item
-        count += 1
-        first = first or time.perf_counter()
-    if count:
-        _loops.append((time.perf_counter() - first, count - 1))
 
 
 @contextmanager
@@ -32,12 +20,12 @@ def measured() -> Iterator[dict[str, Any]]:
     each: seconds of each item of the loop that took longest, after its first; None without one.
     """
     measures: dict[str, Any] = {}
-    _loops.clear()
+    progress.loops.clear()
     before, started = _start_of_memory(), time.perf_counter()
     yield measures
     measures["seconds"] = time.perf_counter() - started
     measures["memory"] = _most_memory(before)
-    seconds, count = max(_loops, default=(0.0, 0))
+    seconds, count = max(progress.loops, default=(0.0, 0))
     measures["each"] = seconds / count if count > 0 else None
 
 

@@ -17,24 +17,22 @@ from ribkit.data.images import ImageSet, LabelledImage
 from ribkit.evaluation import thresholds
 from ribkit.method import adaptation, cam, losses
 from ribkit.method.others import OtherImageSampler
-from ribkit.method.settings import OFFICIAL, PAPER, Settings
+from ribkit.method.settings import NO_MARGIN, OFFICIAL, PAPER, Settings
 from ribkit.networks.backbone import Network
+from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.runtime.device import single_threaded
 from ribkit.runtime.per_image import PerImageResult, per_image
 from ribkit.runtime.store import Values, stage
 from ribkit.study import information
 from ribkit.study.maps import (
     Bank,
-    Model,
     adapt_image,
     frozen_features,
     label_of,
-    loaded,
     on_device,
 )
 from ribkit.study.profiles import Grid
 
-NO_MARGIN = 1e9  # which no logit reaches
 REGION_OF = {"head": "discriminative", "body": "non-discriminative", "outside": "irrelevant"}
 PARTS = tuple(REGION_OF)  # in the order of the columns of ``cover`` and ``hgr``
 MEASURES = ("cover", "hgr")
@@ -69,7 +67,7 @@ def _measured(results: PerImageResult) -> Values:
 @per_image("ablation", "an ablation", gather=_measured)
 def measure(
     image: LabelledImage,
-    model: Model,
+    model: TrainedModel,
     scales: tuple[float, ...],
     long_side: int | None,
     settings: Settings | None = None,
@@ -135,7 +133,7 @@ def _cover(
 
 @stage("adapted-once")
 def adapt_once(
-    model: Model,
+    model: TrainedModel,
     images: ImageSet,
     scales: tuple[float, ...],
     long_side: int | None,
@@ -148,7 +146,9 @@ def adapt_once(
     return {"weights": single_threaded(task, model).state_dict()}
 
 
-def _adapt_once(images, scales, long_side, settings, bank, rng_seed, model: Model) -> Network:
+def _adapt_once(
+    images, scales, long_side, settings, bank, rng_seed, model: TrainedModel
+) -> Network:
     network = loaded(model)
 
     def turns() -> Iterator[tuple]:

@@ -27,12 +27,12 @@ from ribkit.data.images import ImageSet, LabelledImage
 from ribkit.method import pooling
 from ribkit.networks.backbone import Network
 from ribkit.networks.pyramid import FeaturePyramid
+from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.runtime.device import device
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.per_image import PerImageResult, per_image
 from ribkit.runtime.store import Values, stage
 from ribkit.study import toy
-from ribkit.study.maps import Model, loaded
 
 HIGH = 0.3  # a gradient above this share of its map's maximum counts as high, as in the toy
 POSITIONS = 40  # of each region and image that enter an estimate, at most
@@ -83,7 +83,7 @@ def _hgr(results: PerImageResult) -> Values:
 
 
 @per_image("layers", "gradients by layer", gather=_hgr)
-def layers(image: LabelledImage, model: Model) -> Values:
+def layers(image: LabelledImage, model: TrainedModel) -> Values:
     """HGR layer by layer: ``hgr``, a row for each image and layer, a column for each region.
 
     Layers: the feature levels, summed; then the logits, before and after the sigmoid, summed over
@@ -129,7 +129,7 @@ def projection(features: np.ndarray, kinds: np.ndarray) -> LinearDiscriminantAna
 
 @stage("bits")
 def estimate(
-    model: Model,
+    model: TrainedModel,
     images: ImageSet,
     probe_train_images: ImageSet,
     maps: Mapping[str, Mapping[str, np.ndarray]],
@@ -184,7 +184,7 @@ def _draw(found: np.ndarray, part: str, rng_seed: int) -> tuple[np.ndarray, np.n
 
 
 @torch.no_grad()
-def _sample(model: Model, images: ImageSet, index: int) -> dict:
+def _sample(model: TrainedModel, images: ImageSet, index: int) -> dict:
     """part -> (layer -> features ``(n, D)``, kinds ``(n,)``) of one image."""
     network, image = loaded(model), images[index]
     found, pixels = regions(image), views.to_tensor(image.pixels())[None].to(device())

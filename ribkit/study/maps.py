@@ -6,7 +6,6 @@ not depend on order, workers or resumption.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -21,45 +20,14 @@ from ribkit.method import adaptation, aggregation, cam
 from ribkit.method.aggregation import Adapted, Step
 from ribkit.method.others import OtherImageSampler, image_rng_seed
 from ribkit.method.settings import Settings
-from ribkit.networks import classifier
-from ribkit.networks.architectures import Weights
-from ribkit.networks.backbone import PRECISIONS, Network
+from ribkit.networks.backbone import Network
+from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.runtime.device import device
 from ribkit.runtime.per_image import PerImageResult, per_image
 from ribkit.runtime.store import Values
 
 SCALARS = ("steps", "reason", "logit_first", "logit_last", "area_first", "area_last")
 Bank = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained classifier on disk, and how it is run.
-
-    weights: a stored `classifier.train`. backbone: its name. precision: of
-    `backbone.PRECISIONS`. file: the ImageNet weights that it was trained from.
-    """
-
-    weights: Mapping[str, Tensor]
-    backbone: str
-    n_classes: int
-    precision: str = "float32"
-    file: Weights | None = None
-
-    def load(self) -> Network:
-        """The network with its weights, on the device that computes."""
-        network = classifier.build(self.backbone, self.n_classes, weights=self.file)
-        network.load_state_dict(self.weights)
-        network.precision = PRECISIONS[self.precision]
-        if device().type == "cuda":  # where it is the faster order of the pixels
-            network.to(memory_format=torch.channels_last)
-        return network.to(device())
-
-
-@lru_cache(maxsize=1)
-def loaded(model: Model) -> Network:
-    """A model's network, loaded once in each process."""
-    return model.load()
 
 
 @lru_cache(maxsize=1)
@@ -78,7 +46,7 @@ def _bank(results: PerImageResult) -> Values:
 
 @per_image("bank", "frozen features of the other images", gather=_bank)
 def feature_bank(
-    image: LabelledImage, model: Model, long_sides: tuple[int, int], side: int, rng_seed: int
+    image: LabelledImage, model: TrainedModel, long_sides: tuple[int, int], side: int, rng_seed: int
 ) -> Values:
     """Frozen features of the images that adaptations draw their others from.
 
@@ -170,7 +138,7 @@ def adapt_image(
 @per_image("cam", "CAM", arrays=("maps",))
 def cam_seeds(
     image: LabelledImage,
-    model: Model,
+    model: TrainedModel,
     scales: tuple[float, ...],
     long_side: int | None,
     map_stride: int = 1,
@@ -197,7 +165,7 @@ def cam_seeds(
 @per_image("rib", "RIB", arrays=("maps",), scalars=SCALARS)
 def rib_seeds(
     image: LabelledImage,
-    model: Model,
+    model: TrainedModel,
     scales: tuple[float, ...],
     long_side: int | None,
     settings: Settings,
@@ -320,7 +288,7 @@ def _process(results: PerImageResult) -> Values:
 @per_image("growth", "maps through the process", gather=_process)
 def growth(
     image: LabelledImage,
-    model: Model,
+    model: TrainedModel,
     scales: tuple[float, ...],
     long_side: int | None,
     settings: Settings,

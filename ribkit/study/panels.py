@@ -6,13 +6,12 @@ import torch
 from ribkit.data import views
 from ribkit.data.images import LabelledImage
 from ribkit.method import pooling
+from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.refinement import irn, random_walk, stages
 from ribkit.refinement.random_walk import Walk
-from ribkit.refinement.stages import AffinityModel
 from ribkit.runtime.device import device
 from ribkit.runtime.per_image import per_image
 from ribkit.runtime.store import Values
-from ribkit.study.maps import Model, loaded
 
 WALK_LOG2_STEPS = (2, 5, 8)
 TAUS = (0.2, 0.4, 0.8)
@@ -22,7 +21,7 @@ GRADIENT_PANELS = ("CAM", "GAP", "maximum", *(f"{v}\ntau {tau}" for v, tau in RE
 
 @per_image("irn-panels", "panels of IRN's walk", arrays=("edges", "shifts", "maps"))
 def irn_panels(
-    image: LabelledImage, maps: np.ndarray, model: AffinityModel, walk: Walk, long_side: int | None
+    image: LabelledImage, maps: np.ndarray, model: TrainedModel, walk: Walk, long_side: int | None
 ) -> Values:
     """Boundaries, displacements and maps before and during IRN's walk.
 
@@ -38,9 +37,8 @@ def irn_panels(
         down and right, 0.5 is none. ``maps``: ``(K, 4, h', w')``, before the walk and after 2 to
         the `WALK_LOG2_STEPS` steps.
     """
-    levels, heads = stages.loaded(model)
     pixels = views.to_tensor(image.pixels(), long_side).to(device())
-    edge, shift = irn.predict(levels, heads, pixels, model.stride)
+    edge, shift = irn.predict(loaded(model), pixels)
     coarse = stages.on_grid(maps, edge.shape) ** walk.power
     steps = [coarse]
     for log2_steps in WALK_LOG2_STEPS:
@@ -53,7 +51,7 @@ def irn_panels(
 
 
 @per_image("gradient-region", "positions that get gradient", arrays=("panels",))
-def gradient_region(image: LabelledImage, model: Model) -> Values:
+def gradient_region(image: LabelledImage, model: TrainedModel) -> Values:
     """``panels``: which positions of a map get gradient from each pooling, at the first step.
 
     Args:

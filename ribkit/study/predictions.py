@@ -9,7 +9,6 @@ from ribkit.evaluation import miou
 from ribkit.networks.deeplab import probabilities
 from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.refinement import crf
-from ribkit.refinement.stages import resized_image
 from ribkit.runtime.per_image import PerImageResult, per_image
 from ribkit.runtime.store import Values, stage
 
@@ -30,7 +29,7 @@ def predict(
         Both label maps by image name.
     """
     scores = probabilities(loaded(model), image.pixels(), scales, long_side).cpu().numpy()
-    refined = crf.refine_scores(resized_image(image, long_side), scores, crf.NETWORK)
+    refined = crf.refine_scores(views.resized_image(image.pixels(), long_side), scores, crf.NETWORK)
     both = {"labels": scores, "refined": refined}
     return {value: s.argmax(axis=0).astype(np.uint8) for value, s in both.items()}
 

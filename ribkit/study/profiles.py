@@ -18,9 +18,7 @@ from pydantic.dataclasses import dataclass
 from ribkit.method.settings import VARIANTS, Settings
 from ribkit.networks.architectures import Weights, imagenet_weights
 from ribkit.networks.backbone import PRECISIONS
-from ribkit.networks.classifier import BACKBONES, ClassifierConfig
-from ribkit.networks.deeplab import DeepLabConfig
-from ribkit.refinement.affinity import AffinityConfig
+from ribkit.networks.configs import BACKBONES, AffinityConfig, ClassifierConfig, DeepLabConfig
 from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.settings import (

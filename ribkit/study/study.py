@@ -15,16 +15,15 @@ from ribkit.data import photographs, scenes
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou, thresholds
 from ribkit.evaluation.thresholds import Swept
-from ribkit.method.settings import OFFICIAL, Settings
+from ribkit.method.settings import NO_MARGIN, OFFICIAL, Settings
 from ribkit.networks import architectures, classifier
+from ribkit.networks.trained import TrainedModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
 from ribkit.study import maps, profiles
 from ribkit.study import toy as bottleneck
-from ribkit.study.ablations import NO_MARGIN
 from ribkit.study.inputs import PICTURED, ROOT, Inputs, some
-from ribkit.study.maps import Model
 from ribkit.study.profiles import Profile
 
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with free licences
@@ -163,11 +162,11 @@ class Study(Inputs):
         )
 
     @cached_property
-    def model(self) -> Model:
+    def model(self) -> TrainedModel:
         """The trained classifier, as seeds need it."""
         p, weights = self.profile, self.classifier.tensors("weights")
         count, file = len(self.train.classes), p.imagenet_weights(p.backbone)
-        return Model(weights, p.backbone, count, p.precision, file)
+        return _classifier(p.backbone, count, p.precision, file, weights)
 
     # ---- seeds --------------------------------------------------------------------------------
     def bank(self) -> StoredTensors:
@@ -309,7 +308,7 @@ class Study(Inputs):
         file = architectures.imagenet_weights(PICTURED)
         network = self.store.run(classifier.imagenet, backbone=PICTURED, weights=file)
         weights = network.tensors("weights")
-        model = Model(weights, PICTURED, len(images.classes), file=file)
+        model = _classifier(PICTURED, len(images.classes), "float32", file, weights)
         view = {"long_sides": (320, 320), "side": 224, "rng_seed": self.profile.rng_seed}
         bank = self.store.run(maps.feature_bank, model=model, images=images, **view)
         settings = profiles.PHOTOGRAPH_SETTINGS
@@ -328,3 +327,9 @@ class Study(Inputs):
             bank=bank,
             rng_seed=self.profile.rng_seed,
         )
+
+
+def _classifier(backbone, n_classes, precision, file, weights: StoredTensors) -> TrainedModel:
+    names = ("backbone", "n_classes", "precision", "weights")
+    options = tuple(zip(names, (backbone, n_classes, precision, file), strict=True))
+    return TrainedModel(classifier.trained_network, options, weights)
