@@ -12,11 +12,11 @@ import pytest
 from fabricated import swept_from
 
 from ribkit.evaluation.miou import counts
-from ribkit.results import claims, report, tables, tables_ablations, tables_rq4
+from ribkit.results import claims, report, tables, tables_rq4
 from ribkit.results.claims import CLAIMS
-from ribkit.results.tables_ablations import RunResult
 from ribkit.runtime.errors import InputError
-from ribkit.study import pipeline
+from ribkit.study import ablation_runs, pipeline
+from ribkit.study.ablation_runs import RunResult
 from ribkit.study.pipeline import Refined
 from ribkit.study.study import CAM, RIB, RIBS, Seed, Study
 
@@ -108,8 +108,8 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
     monkeypatch.setattr(pipeline, "train_affinity_models", lambda *_: None)
     monkeypatch.setattr(pipeline, "network_counts", networks)
-    monkeypatch.setattr(tables_ablations, "run_result", run_result)
-    settings = tables_ablations.ablations.Settings()
+    monkeypatch.setattr(ablation_runs, "run_result", run_result)
+    settings = ablation_runs.ablations.Settings()
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, settings))
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))

@@ -10,8 +10,8 @@ from fabricated import swept_from
 from ribkit.evaluation import intervals, miou
 from ribkit.method.settings import Settings
 from ribkit.results import figures, tables, tables_ablations
-from ribkit.results.tables_ablations import RunResult
-from ribkit.study import pipeline
+from ribkit.study import ablation_runs, pipeline
+from ribkit.study.ablation_runs import RunResult
 from ribkit.study.pipeline import Refined
 from ribkit.study.study import Study
 
@@ -36,7 +36,7 @@ def study(monkeypatch):
         parts = np.tile([0.9, 0.5 + level / 100, 0.1], (COUNT, 1))
         return RunResult(every.at(40), parts, parts, every, 10.0)
 
-    monkeypatch.setattr(tables_ablations, "run_result", run_result)
+    monkeypatch.setattr(ablation_runs, "run_result", run_result)
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, Settings(margin=1e9)))
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
@@ -120,7 +120,7 @@ def test_the_best_of_many_equal_settings_looks_too_good(study, monkeypatch):
         every = made(0, np.random.default_rng(key))
         return RunResult(every.at(40), None, None, every, 10.0)
 
-    monkeypatch.setattr(tables_ablations, "run_result", run_result)
+    monkeypatch.setattr(ablation_runs, "run_result", run_result)
     table = tables_ablations.best_of(study, draws=100).set_index("tried")
     assert abs(table.loc[1, "bias"]) < 3 * table.loc[1, "error"] + 0.3
     assert table["bias"].iloc[-1] > 5 * table["error"].iloc[-1]

@@ -17,7 +17,8 @@ from ribkit.evaluation import intervals
 from ribkit.results import claims, tables, tables_ablations, tables_rq4, tables_toy
 from ribkit.results.claims import CLAIMS, Measured
 from ribkit.runtime.errors import InputError
-from ribkit.study import pipeline
+from ribkit.study import ablation_runs, pipeline
+from ribkit.study.ablation_runs import ablated_images, run_named, runs
 from ribkit.study.ablations import Run
 from ribkit.study.study import CAM, RIB, RIBS, Method, Study
 
@@ -153,20 +154,20 @@ def _networks(study: Study) -> dict[str, Measured]:
 
 def _ablations(study: Study) -> dict[str, Measured]:
     """Gains over the sigmoid, over one adaptation for the whole set, and over the last map."""
-    count = len(tables_ablations.ablated(study))
+    count = len(ablated_images(study))
     images = f"{study.profile.name}, {count} images, one training seed"
 
     def over(after: Run, others: Sequence[Run], how: str) -> list[Measured]:
-        counts = [tables_ablations.run_result(study, run).counts for run in (after, *others)]
+        counts = [ablation_runs.run_result(study, run).counts for run in (after, *others)]
         family = [(counts[0], other) for other in counts[1:]]
         gains = intervals.simultaneous(intervals.gain, family)
         return [Measured(*gain, "mIoU", f"{images}, {how}") for gain in gains]
 
-    none = tables_ablations.run_named(study, "none", "activation")
-    sigmoids = [run for run in tables_ablations.runs(study) if run.value.startswith("sigmoid")]
+    none = run_named(study, "none", "activation")
+    sigmoids = [run for run in runs(study) if run.value.startswith("sigmoid")]
     same, matched = over(none, sigmoids, "sigmoid (BCE) put back, same rate and rate matched")
     summed, once, last = (
-        tables_ablations.run_named(study, value)
+        run_named(study, value)
         for value in ("each image, summed maps", "once for the set", "each image, last map")
     )
     per_image, summed_maps = over(summed, (once, last), "RIB official, GNDRP")

@@ -1,88 +1,23 @@
-"""Small tables and pictures of the ablations (notebook 06), each run a stored result."""
+"""Small tables and pictures of the ablations (notebook 06), see `ribkit.study.ablation_runs`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import pandas as pd
 
-from ribkit.data.images import ImageSet
 from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import bootstrap_mean, simultaneous
 from ribkit.evaluation.miou import miou
-from ribkit.evaluation.thresholds import Swept, best_threshold, cross_fitted
-from ribkit.method.settings import NO_MARGIN
+from ribkit.evaluation.thresholds import best_threshold
 from ribkit.results.style import Pictures
 from ribkit.results.tables import first, replicas, shrunk, with_interval
 from ribkit.results.tables_toy import interval
-from ribkit.study import ablations, information, pipeline
-from ribkit.study.ablations import PARTS, Run
-from ribkit.study.inputs import some
+from ribkit.study import ablation_runs, ablations, information, pipeline
+from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, run_named, runs
+from ribkit.study.ablations import PARTS
 from ribkit.study.panels import GRADIENT_PANELS, gradient_region
-from ribkit.study.study import CAM, METHODS, RIB, RIBS, Study
-
-PAPER_RIB = RIBS[1]
-
-
-# ---- runs ---------------------------------------------------------------------------------------
-@cache
-def ablated(study: Study) -> ImageSet:
-    """The images that ablations are measured on: some of the scored ones."""
-    return some(study.scored, study.profile.ablations.images, study.profile.rng_seed)
-
-
-@cache
-def runs(study: Study) -> tuple[Run, ...]:
-    """All that is tried, CAM first."""
-    tried = study.profile.ablations
-    unit, rows = study.margin_unit(PAPER_RIB), study.margin_rows(tried.scales)
-    rib, paper = (study.tune(method)[1] for method in (RIB, PAPER_RIB))
-    if rib.margin < NO_MARGIN:
-        rib = replace(rib, margin=rib.margin * rows / study.margin_rows(study.scales))
-    return tuple(ablations.grid(rib, paper, unit, rows, len(study.scored.classes), tried))
-
-
-def run_named(study: Study, value: str, factor: str = "") -> Run:
-    """The first run with this value, and of this factor if one is given."""
-    return next(r for r in runs(study) if r.value == value and factor in ("", r.factor))
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """A run's scores, at thresholds chosen on the other folds of the same images.
-
-    Attributes:
-        counts: ``(N, 3, n)``, see `ribkit.evaluation.miou`.
-        cover: ``(N, 3)``, shares of `ablations.PARTS` that the maps cover.
-        hgr: ``(N, 3)``, high gradient ratios of the last layer there.
-        swept: Counts at all thresholds.
-        steps: Of an adaptation, on average.
-    """
-
-    counts: np.ndarray
-    cover: np.ndarray
-    hgr: np.ndarray
-    swept: Swept
-    steps: float
-
-
-@cache
-def run_result(study: Study, run: Run) -> RunResult:
-    """The result of one run; equal settings are one result, whatever they are called."""
-    p, images, model = study.profile, ablated(study), study.model
-    shown = {"images": images, "scales": run.scales, "long_side": p.long_side}
-    shown |= {"rng_seed": p.rng_seed}
-    adapted = {} if run.settings is None else {"settings": run.settings, "bank": study.bank()}
-    if run.once:
-        once = study.store.run(ablations.adapt_once, model=model, **shown, **adapted)
-        model, adapted = replace(model, weights=once.tensors("weights")), {}
-    result = study.store.run(ablations.measure, model=model, **shown, **adapted)
-    swept = Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
-    chosen, measured = cross_fitted(swept), result.arrays("measured")
-    cover = measured["cover"][np.arange(len(images)), chosen]
-    steps = float(result.table("images")["steps"].mean())
-    return RunResult(swept.at(chosen), cover, measured["hgr"], swept, steps)
+from ribkit.study.study import CAM, METHODS, RIB, Study
 
 
 @cache
@@ -94,7 +29,7 @@ def family(study: Study, question: str) -> pd.DataFrame:
     last layer there, are in %.
     """
     shown = [run for run in runs(study) if run.question in ("all", question)]
-    results = [run_result(study, run) for run in shown]
+    results = [ablation_runs.run_result(study, run) for run in shown]
     gains = simultaneous(intervals.gain, [(one.counts, results[0].counts) for one in results])
     rows = []
     for run, result, gain in zip(shown, results, gains, strict=True):
@@ -149,7 +84,7 @@ def adaptations(study: Study) -> pd.DataFrame:
 
 def gradient_pixels(study: Study, count: int = 3) -> Pictures:
     """RQ2: which positions of a map get gradient from each pooling, at the first step."""
-    images, pictures = first(ablated(study), count), {}
+    images, pictures = first(ablated_images(study), count), {}
     result = study.store.run(gradient_region, model=study.model, images=images)
     for image in images:
         panels, mask = result.arrays("panels")[image.name], image.mask()
@@ -164,7 +99,7 @@ def gradient_pixels(study: Study, count: int = 3) -> Pictures:
 
 def layer_ratios(study: Study) -> pd.DataFrame:
     """HGR of the ablated images, see `information.layers`."""
-    result = study.store.run(information.layers, model=study.model, images=ablated(study))
+    result = study.store.run(information.layers, model=study.model, images=ablated_images(study))
     return result.table("hgr")
 
 
@@ -204,9 +139,9 @@ def ledger(study: Study) -> pd.DataFrame:
     for run in every:
         if run.question == "ledger" and run.value not in ("paper", "a map, no loss"):
             other = ablations.reference(run, every)
-            pair = (run_result(study, run).counts, run_result(study, other).counts)
+            pair = tuple(ablation_runs.run_result(study, r).counts for r in (run, other))
             compared[run.factor, run.value, other.value] = pair
-    paper = run_result(study, run_named(study, "paper"))
+    paper = ablation_runs.run_result(study, run_named(study, "paper"))
     oracle = paper.swept.at(best_threshold(paper.swept.total()))
     compared["9 threshold", "oracle", "held out"] = (oracle, paper.counts)
     walk = ("10 maps into the walk", "power 1.3, one maximum", "as they are")
@@ -307,7 +242,7 @@ def best_of(study: Study, draws: int = 300) -> pd.DataFrame:
         for run in runs(study)
         if run.scales == scales and run.settings is not None
     }
-    every = np.stack([run_result(study, run).counts for run in different.values()])
+    every = np.stack([ablation_runs.run_result(study, run).counts for run in different.values()])
     random, rows, halves = np.random.default_rng(study.profile.rng_seed), [], []
     for _ in range(draws):
         half = np.array_split(random.permutation(every.shape[1]), 2)
