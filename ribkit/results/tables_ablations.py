@@ -10,6 +10,7 @@ from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import bootstrap_mean, simultaneous
 from ribkit.evaluation.miou import miou
 from ribkit.evaluation.thresholds import best_threshold
+from ribkit.method.settings import NO_MARGIN
 from ribkit.results.style import Pictures
 from ribkit.results.tables import first, replicas, shrunk, with_interval
 from ribkit.results.tables_toy import interval
