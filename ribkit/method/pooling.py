@@ -62,7 +62,7 @@ def gndrp(cam: Tensor, labels: Tensor, tau: float, variant: str = "paper") -> Te
     Args:
         cam: Signed class maps ``(N, C, H, W)``.
         labels: ``(N, C)``, 1 where the class is present, else 0.
-        tau: a position belongs to the region up to this share of the map's maximum, in [0, 1].
+        tau: A position belongs to the region up to this share of the map's maximum, in [0, 1].
         variant: ``"paper"``: the ReLU map decides, a map without a positive value keeps every
             position, and a region without a position pools to 0. ``"official"``, the released
             code: the signed map decides, strictly below tau, and the sum over the region is

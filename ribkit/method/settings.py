@@ -74,7 +74,7 @@ class Settings:
         head_lr_mult: The classifier's learning rate is so many times ``lr``.
         n_others: B, the other images in a step.
         margin: On each logit (paper) or on the absolute sum of the target logits (official).
-        area_level: a pixel is covered above this share of its map's maximum.
+        area_level: A pixel is covered above this share of its map's maximum.
         area_ratio: Official: stop when more than this share of the pixels is covered.
         weight_decay: Weight decay of SGD.
         poly_power: The learning rate falls as ``(1 - step / steps) ** poly_power``.
