@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from ribkit.data import scenes
-from ribkit.refinement.affinity import Training
+from ribkit.networks.configs import AffinityConfig
 from ribkit.results import figures, report, tables, tables_rq4
-from ribkit.runtime.store import Store
+from ribkit.runtime.store import Store, stage
 from ribkit.study import pipeline
 from ribkit.study.pipeline import Refinement
 from ribkit.study.study import CAM, RIB, Study
 
-HEADS = Training(stride=4, radius=3, epochs=1, batch=4, lr=0.05, crop=48)
+HEADS = AffinityConfig(stride=4, radius=3, epochs=1, batch=4, lr=0.05, crop=48)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def study(tmp_path_factory):
     patched = pytest.MonkeyPatch()
     patched.setenv("RIBKIT_WORKERS", "1")
     patched.setattr(pipeline, "SALIENT_SCENES", 4)
-    patched.setattr(Study, "pretext", None)
+    patched.setattr(Study, "pretext_of", lambda self, backbone: None)
     found = Study("mini", "", {"score_images": 4, "tune_images": 2, "val_images": 3, "replicas": 2})
     found.store = Store(tmp_path_factory.mktemp("store"))
     network = dataclasses.replace(found.profile.network, iterations=2, batch=2, crop=48)
@@ -41,7 +41,8 @@ def study(tmp_path_factory):
                     shown = [m & (np.cumsum(m.any(axis=1))[:, None] <= 8) for m in shown]
                 arrays[name] = 0.8 * np.stack(shown).astype(np.float16)
             key = f"seeds-{self.title}-{images.source.rng_seed}"
-            sets.append((images, self.study.store.run(key, lambda a=arrays: {"maps": a})))
+            result = self.study.store.run(stage(key)(lambda a=arrays: {"maps": a}))
+            sets.append((images, result.arrays("maps")))
         return tuple(sets)
 
     patched.setattr(Refinement, "maps", property(maps))
@@ -52,8 +53,8 @@ def study(tmp_path_factory):
 
 def test_every_stage_has_labels_for_every_scored_image(study):
     for own in pipeline.refinements(study):
-        for stage in pipeline.stages(study):
-            refined = own.stage(stage)
+        for name in pipeline.available_stages(study):
+            refined = own.stage(name)
             assert set(refined.labels.arrays("labels")) == set(study.scored.ids)
             assert refined.counts[:, 1].sum() == refined.confusion.sum() == 4 * 64 * 64
             assert refined.background.shape == (4, 3, 9)
@@ -103,18 +104,18 @@ def test_networks_learn_from_further_images_too(study, monkeypatch):
     remaining_images = scenes.generate(99, 2)
     shown = {n: remaining_images.labels[i].sum() for i, n in enumerate(remaining_images.ids)}
     maps = {n: np.full((k, 64, 64), 0.8, np.float16) for n, k in shown.items()}
-    seeds = study.store.run("further", lambda: {"maps": maps})
+    seeds = study.store.run(stage("further")(lambda: {"maps": maps})).arrays("maps")
     plain = pipeline.labelled(study, "RIB")
     assert [images for images, _ in plain] == [study.scored]
     monkeypatch.setattr(study, "remaining_images", (remaining_images,))
-    monkeypatch.setattr(Refinement, "remaining_images", ((remaining_images, seeds),))
+    monkeypatch.setattr(Refinement, "remaining_maps", ((remaining_images, seeds),))
     rib = Refinement(study, RIB)
-    assert [len(images) for images, _ in rib.irn_labels()] == [4, 2, 2]
-    assert [len(images) for images, _ in rib.psa_labels()] == [4, 2, 2]
+    assert [len(images) for images, _ in rib.training_labels("irn")] == [4, 2, 2]
+    assert [len(images) for images, _ in rib.training_labels("psa")] == [4, 2, 2]
     parts = rib.pseudo("seed")
     assert [images for images, _ in parts] == [study.scored, remaining_images]
-    assert set(parts[1][1].arrays("labels")) == set(remaining_images.ids)
-    assert rib.stage("seed").labels == parts[0][1]
+    assert set(parts[1][1]) == set(remaining_images.ids)
+    assert rib.stage("seed").labels.arrays("labels") == parts[0][1]
     assert pipeline.labelled(study, "ground truth") == (
         (study.scored, None),
         (remaining_images, None),
@@ -142,7 +143,7 @@ def test_claims_of_rq4_are_measured(study):
 
 def test_without_saliency_maps_there_is_no_stage_with_them(study):
     without = Study("mini", "", {"saliency": ""})
-    assert pipeline.stages(without) == pipeline.STAGES[:-1]
+    assert pipeline.available_stages(without) == pipeline.STAGES[:-1]
     assert pipeline.sources(without) == ("CAM", "RIB", "ground truth")
     assert [r.title for r in pipeline.refinements(without)] == ["CAM", "RIB"]
     assert pipeline.refinements(without)[1].method == RIB
