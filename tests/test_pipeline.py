@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from ribkit.data import scenes
-from ribkit.refinement.affinity import Training
+from ribkit.networks.configs import AffinityConfig
 from ribkit.results import figures, report, tables, tables_rq4
 from ribkit.runtime.store import Store
 from ribkit.study import pipeline
 from ribkit.study.pipeline import Refinement
 from ribkit.study.study import CAM, RIB, Study
 
-HEADS = Training(stride=4, radius=3, epochs=1, batch=4, lr=0.05, crop=48)
+HEADS = AffinityConfig(stride=4, radius=3, epochs=1, batch=4, lr=0.05, crop=48)
 
 
 @pytest.fixture(scope="module")
