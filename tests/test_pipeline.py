@@ -52,7 +52,7 @@ def study(tmp_path_factory):
 
 def test_every_stage_has_labels_for_every_scored_image(study):
     for own in pipeline.refinements(study):
-        for stage in pipeline.stages(study):
+        for stage in pipeline.available_stages(study):
             refined = own.stage(stage)
             assert set(refined.labels.arrays("labels")) == set(study.scored.ids)
             assert refined.counts[:, 1].sum() == refined.confusion.sum() == 4 * 64 * 64
@@ -142,7 +142,7 @@ def test_claims_of_rq4_are_measured(study):
 
 def test_without_saliency_maps_there_is_no_stage_with_them(study):
     without = Study("mini", "", {"saliency": ""})
-    assert pipeline.stages(without) == pipeline.STAGES[:-1]
+    assert pipeline.available_stages(without) == pipeline.STAGES[:-1]
     assert pipeline.sources(without) == ("CAM", "RIB", "ground truth")
     assert [r.title for r in pipeline.refinements(without)] == ["CAM", "RIB"]
     assert pipeline.refinements(without)[1].method == RIB
