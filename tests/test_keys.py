@@ -16,6 +16,8 @@ import pytest
 
 from ribkit.data import scenes
 from ribkit.method import pooling
+from ribkit.networks import classifier
+from ribkit.networks.trained import TrainedModel
 from ribkit.runtime import keys
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.keys import describe, imports, syntax
@@ -175,12 +177,19 @@ def test_a_body_that_is_only_a_docstring_is_still_code(tiny):
 def test_the_code_of_a_stage_holds_every_module_that_it_stands_on():
     found = imports(keys.PACKAGE, "ribkit.study.maps")
     method = {f"ribkit.method.{name}" for name in ("adaptation", "cam", "losses", "pooling")}
-    networks = {f"ribkit.networks.{name}" for name in ("backbone", "classifier")}
+    networks = {f"ribkit.networks.{name}" for name in ("backbone", "trained")}
     assert method | networks | {"ribkit.evaluation.miou"} <= set(found)
     assert "ribkit.reproduce" not in found
     assert "ribkit.results.figures" not in found
     assert keys.code_hash("ribkit.study.maps") != keys.code_hash("ribkit.networks.classifier")
     assert "ribkit.runtime.store" in imports(keys.PACKAGE, "ribkit.runtime.store")
+
+
+def test_a_trained_model_counts_by_the_code_that_builds_it():
+    model = TrainedModel(classifier.trained_network, (("backbone", "small"),), {})
+    described = describe(model)["TrainedModel"]
+    module = "ribkit.networks.classifier"
+    assert described["build"] == [module, "trained_network", keys.code_hash(module)]
 
 
 # ---- the runtime, which no key holds ------------------------------------------------------------
