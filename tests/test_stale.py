@@ -195,7 +195,7 @@ CODE = {
         {"irn-labels", "psa-labels", "psa", "psa-walk"} | IRN_ON, TRAINED | SEEDS | {"toy"},
     ),
     "a formula of the network": (
-        "networks/deeplab", "sum(halves) / 2", "sum(halves)",
+        "networks/deeplab", "sum(means) / 2", "sum(means)",
         {"saliency"} | END, TRAINED | SEEDS | {"score", "irn", "psa", "irn-walk", "toy"},
     ),
     "a formula of the saliency": (
@@ -214,7 +214,7 @@ CODE = {
         "evaluation/intervals", "[2.5, 97.5]", "[5, 95]", {"notebooks"}, ALL - {"notebooks"},
     ),
     "a figure": (
-        "results/figures", "capsize=3", "capsize=4", {"notebooks"}, ALL - {"notebooks"},
+        "results/special_figures", "capsize=3", "capsize=4", {"notebooks"}, ALL - {"notebooks"},
     ),
     "words of the runtime": (
         "runtime/store", "is damaged or missing; it is made anew.", "is torn; it is made anew.",
