@@ -49,7 +49,8 @@ def reproduce(study: Study, parameters: dict) -> list[Path]:
 
 def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     """Hash what an executed notebook is made of."""
-    code = [code_hash(f"ribkit.{name}") for name in ("results.report", "data.export")]
+    modules = ("results.report", "results.figures", "data.export")  # all that a notebook imports
+    code = [code_hash(f"ribkit.{name}") for name in modules]
     code += [file.read_text() for file in claims.FILES]
     return checksum(
         [notebooks.cells(source), parameters, code, study.inputs(), str(device.device().type)]
