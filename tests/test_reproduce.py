@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -100,7 +101,7 @@ def test_the_device_is_set_for_everything_that_follows(monkeypatch, name, kept):
     monkeypatch.setenv("RIBKIT_DEVICE", "before")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     command_line.set_device(name)
-    assert reproduce.os.environ["RIBKIT_DEVICE"] == kept
+    assert os.environ["RIBKIT_DEVICE"] == kept
 
 
 @pytest.mark.parametrize("name", ["tpu", "CPU", "cuda:0"])
