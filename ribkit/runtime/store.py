@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ribkit.runtime import distributed
 from ribkit.runtime.device import threads
@@ -205,10 +206,11 @@ class StoredTensors(Stored):
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, changed: int) -> Mapping[str, Any]:
-    """A file's content; of an npz file the list of names, once in each process."""
+def _read(path: Path, changed: int) -> Arrays:
+    """A file that stays open, its list of names read once in each process."""
     if path.suffix == ".safetensors":
-        return load_file(path)
+        file = safe_open(path, framework="pt")
+        return Arrays(file.keys(), file.get_tensor)
     npz = Npz(path)
     return Arrays(npz.names(), npz.read)
 

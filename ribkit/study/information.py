@@ -10,7 +10,8 @@ parts the two regions best (linear discriminant), fitted on other images: by the
 inequality this gives a lower bound, and the same kind of one for every layer.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 from ribkit.data import views
 from ribkit.data.digits import REGIONS
 from ribkit.data.images import ImageSet, LabelledImage
+from ribkit.data.views import IGNORE
 from ribkit.method import pooling
 from ribkit.networks.backbone import Network
 from ribkit.networks.pyramid import FeaturePyramid
@@ -45,39 +47,47 @@ def regions(image: LabelledImage) -> np.ndarray:
     Where heads are not known (photographs), the whole object is "non-discriminative": its body.
     """
     mask, heads = image.mask(), image.heads()
-    found = np.where(mask == 255, 255, np.where(mask > 0, 2, 0)).astype(np.uint8)
+    parts = np.where(mask == IGNORE, IGNORE, np.where(mask > 0, 2, 0)).astype(np.uint8)
     if heads is not None:
-        found[heads > 0] = 1
-    return found
+        parts[heads > 0] = 1
+    return parts
 
 
 def gradient(output: Tensor, pixels: Tensor) -> np.ndarray:
     """``|d output / d pixels|`` summed over colours and scaled by its maximum, ``(H, W)``."""
-    (found,) = torch.autograd.grad(output, pixels, retain_graph=True)
-    found = found.abs().sum(dim=(0, 1))
-    peak = found.max()
-    return (found / peak if peak > 0 else found).cpu().numpy()
+    (slopes,) = torch.autograd.grad(output, pixels, retain_graph=True)
+    slopes = slopes.abs().sum(dim=(0, 1))
+    peak = slopes.max()
+    return (slopes / peak if peak > 0 else slopes).cpu().numpy()
 
 
-def high_ratios(gradients: np.ndarray, found: np.ndarray) -> dict[str, float]:
+def high_ratios(gradients: np.ndarray, parts: np.ndarray) -> dict[str, float]:
     """HGR of a map ``(H, W)`` in the regions ``(H, W)``; NaN for a region that is not there."""
-    return toy.hgr(gradients[None], found[None], HIGH)
+    return toy.hgr(gradients[None], parts[None], HIGH)
 
 
-def logit_ratios(network: Network, image: LabelledImage, found: np.ndarray) -> dict[str, float]:
-    """HGR of the image's own logits (GAP), summed: what a layer-by-layer curve ends in."""
+def logit_ratios(network: Network, image: LabelledImage, parts: np.ndarray) -> dict[str, float]:
+    """HGR of the image's own logits (GAP), summed: what a layer-by-layer curve ends in.
+
+    Args:
+        network: A classifier, trained or adapted.
+        image: The image.
+        parts: Its `regions`.
+
+    Returns:
+        Region -> the share of its pixels with a high gradient.
+    """
     pixels = views.to_tensor(image.pixels())[None].to(device()).requires_grad_()
     maps = network.maps(network.frozen(views.normalise(pixels, network.mean, network.std)))
-    own = torch.from_numpy(image.label).to(maps.device)
-    return high_ratios(gradient(pooling.gap(maps)[0, own].sum(), pixels), found)
+    shown = torch.from_numpy(image.label).to(maps.device)
+    return high_ratios(gradient(pooling.gap(maps)[0, shown].sum(), pixels), parts)
 
 
 def _hgr(results: PerImageResult) -> Values:
     rows = [
-        {"image": image.name, "layer": str(layer)}
-        | dict(zip(REGIONS, ratios.tolist(), strict=True))
-        for image, found in zip(results.images, results.each(), strict=True)
-        for layer, ratios in zip(found["layers"], found["ratios"], strict=True)
+        {"image": image.name, "layer": str(layer)} | dict(zip(REGIONS, ratios, strict=True))
+        for image, arrays in zip(results.images, results.each(), strict=True)
+        for layer, ratios in zip(arrays["layers"], arrays["ratios"].tolist(), strict=True)
     ]
     return {"hgr": pd.DataFrame(rows)}
 
@@ -94,21 +104,21 @@ def layers(image: LabelledImage, model: TrainedModel) -> Values:
     outputs = dict(_levels(network, pixels))
     maps = network.classifier(list(outputs.values())[-1])
     logits = pooling.gap(maps)[0]
-    own = torch.from_numpy(image.label).to(logits.device)
+    shown = torch.from_numpy(image.label).to(logits.device)
     outputs |= {
         "logits": logits,
         "sigmoid": F.logsigmoid(logits).exp(),
-        "own logits": logits[own],
-        "own sigmoid": F.logsigmoid(logits[own]).exp(),
+        "own logits": logits[shown],
+        "own sigmoid": F.logsigmoid(logits[shown]).exp(),
     }
-    where = regions(image)
-    ratios = [high_ratios(gradient(output.sum(), pixels), where) for output in outputs.values()]
+    parts = regions(image)
+    ratios = [high_ratios(gradient(output.sum(), pixels), parts) for output in outputs.values()]
     return {"layers": list(outputs), "ratios": [[r[name] for name in REGIONS] for r in ratios]}
 
 
 def _levels(network: Network, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
-    levels = FeaturePyramid(network)
-    for k, (stride, output) in enumerate(zip(levels.strides, levels(pixels), strict=True), 1):
+    pyramid = FeaturePyramid(network)
+    for k, (stride, output) in enumerate(zip(pyramid.strides, pyramid(pixels), strict=True), 1):
         yield f"level {k}\nstride {stride}", output
 
 
@@ -123,8 +133,23 @@ def bits(values: np.ndarray, kinds: np.ndarray, rng_seed: int = 0) -> float:
 
 def projection(features: np.ndarray, kinds: np.ndarray) -> LinearDiscriminantAnalysis:
     """The direction of ``(n, D)`` features that parts two kinds best, shrunk a little."""
-    fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-    return fitted.fit(features, kinds)
+    discriminant = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    return discriminant.fit(features, kinds)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Positions of one image, drawn from an object part and equally many from the background.
+
+    Attributes:
+        fold: Of the image.
+        features: Layer -> features at the positions, ``(n, D)``.
+        kinds: 1 at the part, 0 at the background, ``(n,)``.
+    """
+
+    fold: int
+    features: dict[str, np.ndarray]
+    kinds: np.ndarray
 
 
 @stage("bits")
@@ -136,7 +161,7 @@ def estimate(
 ) -> Values:
     """Bits about the region, layer by layer: ``bits``, a row for each layer, contrast and fold.
 
-    Equally many positions of object part and background are drawn from each image, so 1 bit is all.
+    Equally many positions of object part and background are drawn from each image: 1 bit is all.
 
     Args:
         model: The trained classifier.
@@ -148,86 +173,76 @@ def estimate(
     Returns:
         ``bits``.
     """
-    parts = [map_images(partial(_sample, model, s), range(len(s)), "features of positions")
-             for s in (probe_train_images, images)]  # fmt: skip
-    rows = []
-    for part in REGIONS[:0:-1]:
-        taught, tested = (_contrast(found, part) for found in parts)
-        if not taught or not tested:
+    label = "features of positions"
+    train, test = (
+        map_images(partial(_samples, model, chosen), range(len(chosen)), label)
+        for chosen in (probe_train_images, images)
+    )
+    rows: list[dict] = []
+    for part in ("non-discriminative", "discriminative"):
+        probes = [sample[part] for sample in train if part in sample]
+        tested = [sample[part] for sample in test if part in sample]
+        if not probes or not tested:
             continue
-        for name in tested[0][1]:
-            fitted = projection(*_stack(taught, name))
-            for fold, own in _folds(tested):
-                features, kinds = _stack(own, name)
-                value = bits(fitted.decision_function(features), kinds)
-                rows.append({"layer": name, "part": part, "fold": fold, "bits": value})
+        kinds = np.concatenate([sample.kinds for sample in probes])
+        for name in tested[0].features:
+            fitted = projection(np.concatenate([s.features[name] for s in probes]), kinds)
+            rows += _rows(name, part, tested, fitted.decision_function)
         for name, arrays in maps.items():
-            seen = [_map_values(image, arrays[image.name], part) for image in images]
-            for fold in range(FOLDS):
-                pairs = [pair for pair in seen[fold::FOLDS] if pair is not None]
-                if pairs:
-                    values, kinds = (np.concatenate(column) for column in zip(*pairs, strict=True))
-                    value = bits(values, kinds)
-                    rows.append({"layer": name, "part": part, "fold": fold, "bits": value})
+            drawn = (_of_map(name, image, arrays[image.name], part) for image in images)
+            rows += _rows(name, part, [s for s in drawn if s is not None], np.asarray)
     return {"bits": pd.DataFrame(rows)}
 
 
-def _draw(found: np.ndarray, part: str, rng_seed: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Positions ``(n, 2)`` of a part and as many of the background, and which is which."""
-    random, own = np.random.default_rng(rng_seed), np.argwhere(found == REGIONS.index(part))
-    rest = np.argwhere(found == 0)
-    count = min(len(own), len(rest), POSITIONS)
-    if count == 0:
-        return None
-    drawn = [random.permutation(len(each))[:count] for each in (own, rest)]
-    return np.concatenate([own[drawn[0]], rest[drawn[1]]]), np.repeat([1, 0], count)
+def _rows(
+    name: str, part: str, samples: list[Sample], project: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[dict]:
+    """The bits of one layer in each fold, of the features after their projection to a number."""
+    for fold in range(FOLDS):
+        chosen = [sample for sample in samples if sample.fold == fold]
+        if chosen:
+            features = np.concatenate([sample.features[name] for sample in chosen])
+            value = bits(project(features), np.concatenate([s.kinds for s in chosen]))
+            yield {"layer": name, "part": part, "fold": fold, "bits": value}
 
 
 @torch.no_grad()
-def _sample(model: TrainedModel, images: ImageSet, index: int) -> dict:
-    """part -> (layer -> features ``(n, D)``, kinds ``(n,)``) of one image."""
+def _samples(model: TrainedModel, images: ImageSet, index: int) -> dict[str, Sample]:
+    """Part -> sample of one image's features."""
     network, image = loaded(model), images[index]
-    found, pixels = regions(image), views.to_tensor(image.pixels())[None].to(device())
+    parts, pixels = regions(image), views.to_tensor(image.pixels())[None].to(device())
     outputs = {name: output[0].cpu().numpy() for name, output in _levels(network, pixels)}
-    sampled = {}
+    samples = {}
     for part in REGIONS[1:]:
-        drawn = _draw(found, part, index)
-        if drawn is not None:
+        if (drawn := _draw(parts, part, index)) is not None:
             where, kinds = drawn
-            sampled[part] = ({n: _at(o, where, found.shape) for n, o in outputs.items()}, kinds)
-    return sampled
+            features = {name: _at(output, where, parts.shape) for name, output in outputs.items()}
+            samples[part] = Sample(index % FOLDS, features, kinds)
+    return samples
+
+
+def _of_map(name: str, image: LabelledImage, maps: np.ndarray, part: str) -> Sample | None:
+    """Values of the highest own map at a part's positions and as many of the background."""
+    parts = regions(image)
+    if (drawn := _draw(parts, part, image.index)) is None:
+        return None
+    where, kinds = drawn
+    highest = views.resize_maps(maps, parts.shape).max(axis=0)
+    return Sample(image.index % FOLDS, {name: highest[where[:, 0], where[:, 1]]}, kinds)
+
+
+def _draw(parts: np.ndarray, part: str, rng_seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions ``(n, 2)`` of a part and as many of the background, and which is which."""
+    random, inside = np.random.default_rng(rng_seed), np.argwhere(parts == REGIONS.index(part))
+    outside = np.argwhere(parts == 0)
+    count = min(len(inside), len(outside), POSITIONS)
+    if count == 0:
+        return None
+    drawn = [random.permutation(len(where))[:count] for where in (inside, outside)]
+    return np.concatenate([inside[drawn[0]], outside[drawn[1]]]), np.repeat([1, 0], count)
 
 
 def _at(output: np.ndarray, where: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Features ``(n, D)`` of an output ``(D, h, w)`` at the cells that hold the pixels."""
     rows, columns = (where * np.array(output.shape[1:]) // np.array(size)).T
     return output[:, rows, columns].T
-
-
-def _contrast(found: list[dict], part: str) -> list[tuple[int, dict, np.ndarray]]:
-    return [(i, *one[part]) for i, one in enumerate(found) if part in one]
-
-
-def _stack(found: list[tuple], name: str) -> tuple[np.ndarray, np.ndarray]:
-    return (
-        np.concatenate([features[name] for _, features, _ in found]),
-        np.concatenate([kinds for _, _, kinds in found]),
-    )
-
-
-def _folds(found: list[tuple]) -> Iterator[tuple[int, list[tuple]]]:
-    for fold in range(FOLDS):
-        own = [one for one in found if one[0] % FOLDS == fold]
-        if own:
-            yield fold, own
-
-
-def _map_values(image: LabelledImage, maps: np.ndarray, part: str):
-    """Values of the highest own map at a part's positions and as many of the background."""
-    found = regions(image)
-    drawn = _draw(found, part, image.index)
-    if drawn is None:
-        return None
-    where, kinds = drawn
-    highest = views.resize_maps(maps, found.shape).max(axis=0)
-    return highest[where[:, 0], where[:, 1]], kinds
