@@ -72,12 +72,36 @@ def compare(
     mean: Sequence[float] = IMAGENET[0],
     std: Sequence[float] = IMAGENET[1],
 ) -> Comparison:
-    """CAM and RIB maps of every photograph in a folder.
+    r"""CAM and RIB maps of every photograph in a folder.
 
-    model: a trained torchvision classifier. classes: the names of its outputs (numbers, if not
-    given). labels: file name -> class names; each photograph's top class otherwise. mean, std: of
-    the model's input, for pixels in [0, 255]. Raises InputError for a model or folder that does not
-    suit, and for a label that is no class.
+    .. math:: M_c = \textstyle\sum_{s} \mathrm{ReLU}(w_c \cdot f(x_s)) / \max
+
+    for CAM, over scales and horizontal flips (Section 2 of the paper, arXiv:2110.06530); for RIB
+    the sum over the steps of `ribkit.method.adaptation.adapt` besides (Section 3.2).
+
+    Args:
+        folder: Of photographs of any size.
+        model: A trained torchvision classifier that ends in global average pooling and one linear
+            layer, whose bias is dropped.
+        classes: The names of its C outputs; None: their numbers.
+        labels: File name -> class names; None: each photograph's top class.
+        settings: Of the adaptation.
+        scales: Of the views, 1.0 among them.
+        mean: Of the model's input, three channels, for pixels in [0, 255].
+        std: The same.
+
+    Returns:
+        The photographs, and both methods' maps ``(K, h, w)`` in [0, 1] of their K classes.
+
+    Raises:
+        InputError: The model or the folder does not suit, or a label is no class.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> model = resnet18(num_classes=3)
+        >>> compare("none", model, ["cat", "dog", "cow"])
+        Traceback (most recent call last):
+        ribkit.runtime.errors.InputError: none is not a folder; give one that holds photographs.
     """
     network = from_classifier(model, mean, std).to(device())
     outputs = network.classifier.out_channels
