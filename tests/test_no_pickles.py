@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -220,11 +221,11 @@ def read_arrays(path: Path) -> None:
 
 
 def read_image(path: Path) -> None:
-    dict(PerImageResult(path.parent, ("one",)).arrays("a"))
+    dict(PerImageResult(path.parent, SimpleNamespace(ids=("one",))).arrays("a"))
 
 
 def read_tensors(path: Path) -> None:
-    Result("", "", path.parent).tensors(path.stem)
+    dict(Result("", "", path.parent).tensors(path.stem))
 
 
 def read_table(path: Path) -> None:
