@@ -59,20 +59,17 @@ class Inputs:
         problems.collect(photographs.shipped)
         problems.collect(self.digits)
         problems.tell()
-        counts, remaining_images = (
-            (p.score_images, p.train_images, p.tune_images, len(scenes.CLASSES)),
-            "",
-        )
+        counts = [p.score_images, p.train_images, p.tune_images]
+        n_classes, remaining = len(scenes.CLASSES), ""
         if p.data != "scenes":
-            parts = (self.scored, self.train, self.tuning, self.scored.classes)
-            counts = tuple(len(part) for part in parts)
-            if p.label_split:
-                count = sum(map(len, self.remaining_images))
-                remaining_images = f"{count} further to make labels for, "
-        words = (
-            "{} images to score, {} to train on, {} to tune on, " + remaining_images + "{} classes"
+            counts = [len(images) for images in (self.scored, self.train, self.tuning)]
+            n_classes = len(self.scored.classes)
+        if p.label_split:
+            remaining = f"{sum(map(len, self.remaining_images))} further to make labels for, "
+        uses = ", ".join(
+            f"{n} to {use}" for n, use in zip(counts[1:], ("train on", "tune on"), strict=True)
         )
-        return f"{p.name}: {words.format(*counts)}"
+        return f"{p.name}: {counts[0]} images to score, {uses}, {remaining}{n_classes} classes"
 
     def _check_folder(self, problems: Problems) -> None:
         """Read images, masks and labels; what is wrong goes to ``problems``."""

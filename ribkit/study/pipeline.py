@@ -1,9 +1,9 @@
 """RQ4's stages and how they hang together: seeds -> pseudo ground truth -> segmentation network.
 
 Like `ribkit.study.study`, which it goes on from: each method returns stored results and computes
-what is missing. IRN and PSA learn from the labels of the scored, the tuning and the further images
-alike, in which no ground truth enters; thresholds, and PSA's alpha and steps, are chosen on the
-tuning images. Segmentation networks learn from the scored and the further images.
+what is missing. IRN and PSA learn from the labels of the scored, the tuning and the remaining
+images alike, in which no ground truth enters; thresholds, and PSA's alpha and steps, are chosen on
+the tuning images. Segmentation networks learn from the scored and the remaining images.
 """
 
 import itertools
