@@ -1,4 +1,4 @@
-"""The one training loop: SGD with the poly schedule, resumable, on one or several processes.
+"""The training loop of classifier, IRN, PSA and DeepLab: SGD, poly schedule, resumable, shared.
 
     lr(i) = lr lr_mult (1 - i / iterations)^poly_power
 
