@@ -216,7 +216,7 @@ class Refinement:
             tried[pair] = miou.miou(scores["error"].sum(axis=0))
         return tried
 
-    @property
+    @cached_property
     def psa_choice(self) -> tuple[float, int]:
         """The best pair of `psa_tried`."""
         tried = self.psa_tried()
