@@ -189,11 +189,11 @@ def add_train_aug(root: Path, sbd: Path) -> None:
     Raises:
         InputError: A list or a mask cannot be read.
     """
-    if voc.list_path(root, "train_aug").is_file():
+    if (root / voc.LIST.format("train_aug")).is_file():
         return
     known = [id for split in ("train", "val") for id in voc.read_list(sbd / f"{split}.txt")]
     ids = {*voc.split_ids(root, "train"), *known} - {*voc.split_ids(root, "val")}
-    missing = [id for id in sorted(ids) if not voc.mask_path(root, id).is_file()]
+    missing = [id for id in sorted(ids) if not (root / voc.MASK.format(id)).is_file()]
     map_images(partial(_write_mask, root, sbd), missing, "masks of train_aug", gpu=False)
     voc.write_list(root, "train_aug", sorted(ids))
 

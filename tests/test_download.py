@@ -351,7 +351,7 @@ def voc_folder(root):
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / part).mkdir(parents=True)
     for id in "12345":
-        Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(voc.image_path(root, id))
+        Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(root / voc.IMAGE.format(id))
     for id in "123":
         voc.write_mask(root, id, np.full((4, 6), 7, np.uint8))
     voc.write_list(root, "train", ["1", "2"])
@@ -389,7 +389,7 @@ def test_a_mask_of_sbd_that_cannot_be_read_is_told(tmp_path, monkeypatch):
     (sbd / "cls/5.mat").write_bytes(b"words")
     with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack benchmark\.tgz"):
         download.add_train_aug(root, sbd)
-    assert not voc.list_path(root, "train_aug").exists()
+    assert not (root / voc.LIST.format("train_aug")).exists()
 
 
 class Touch:
@@ -430,7 +430,7 @@ def test_other_mat_files_are_refused_by_name_and_run_nothing(tmp_path, content, 
     with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack benchmark\.tgz"):
         download.add_train_aug(root, sbd)
     assert not ran.exists()
-    assert not voc.list_path(root, "train_aug").exists()
+    assert not (root / voc.LIST.format("train_aug")).exists()
 
 
 def test_a_name_in_sbds_lists_leads_nowhere_else(tmp_path):

@@ -10,7 +10,7 @@ from ribkit.runtime.errors import InputError
 
 
 def test_the_palette_is_pascals():
-    colours = export.palette()
+    colours = voc.palette()
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
     for label, colour in (known | {255: (224, 224, 192)}).items():
         assert tuple(colours[label]) == colour
@@ -33,7 +33,7 @@ def test_pseudo_ground_truth_is_read_back_as_a_voc_folder(tmp_path):
     export.pseudo_ground_truth(tmp_path, parts, "pseudo")
     with Image.open(tmp_path / "SegmentationClass" / "x.png") as file:
         assert file.mode == "P"
-        assert file.getpalette() == export.palette().ravel().tolist()
+        assert file.getpalette() == voc.palette().ravel().tolist()
         assert np.unique(np.asarray(file)).tolist() == [0, 8, 12, 255]  # PASCAL's cat and dog
     voc.check(tmp_path, ["pseudo"])
     back = voc.read(tmp_path, "pseudo", ("cat", "dog"))

@@ -24,25 +24,25 @@ class Labelled:
         n_labels: int,
         long_side: int | None,
     ):
-        """Put the sets one after the other; nothing is read yet.
+        """Put the sets one after the other; nothing is read yet, so no label map is checked.
 
         Args:
             parts: Image sets, each with its label maps: image name -> ``(h, w)`` uint8 (0
                 background, k + 1 class k, 255 ignored); or None for the images' own masks.
             n_labels: Number of labels, background included.
-            long_side: Pixels of the longer side to which images, and with them their label maps,
-                are resized (None: they keep their size).
+            long_side: Pixels of the longer side to which images and label maps are resized (None:
+                they keep their size).
 
         Raises:
-            InputError: No image, or one without a label map. A map that does not suit its image is
-                told when the pair is read (`require_label_map`), unless `check` reads all.
+            InputError: No image, or one without a label map.
         """
         self.n_labels, self.long_side = n_labels, long_side
         self.items: list[tuple[ImageSet, int, Mapping[str, np.ndarray] | None]] = []
         for images, maps in parts:
             for index, name in enumerate(images.ids):
                 if maps is not None and name not in maps:
-                    raise InputError(f"image {name} has no label map{_place(maps)}; make it.")
+                    place = "" if isinstance(maps, dict) else f" among the {maps}"
+                    raise InputError(f"image {name} has no label map{place}; make it.")
                 self.items.append((images, index, maps))
         if not self.items:
             raise InputError("there is no image to train on; give at least one.")
@@ -80,17 +80,7 @@ class Labelled:
 
 
 def require_label_map(name: str, labels: np.ndarray, size: tuple[int, int], n_labels: int) -> None:
-    """Refuse a label map that is not one of its image.
-
-    Args:
-        name: The image's name.
-        labels: The label map, ``(h, w)`` uint8: 0 to ``n_labels - 1``, or 255.
-        size: ``(H, W)`` of the image. The label map may be smaller or larger, of the same shape.
-        n_labels: Number of labels, background included.
-
-    Raises:
-        InputError: It has more dimensions, another shape, or a value that is no label.
-    """
+    """InputError for a label map of another shape than its image (H, W), or with another value."""
     if labels.ndim != 2:
         raise InputError(
             f"the label map of {name} has the shape {labels.shape}; give one value per pixel."
@@ -108,8 +98,3 @@ def require_label_map(name: str, labels: np.ndarray, size: tuple[int, int], n_la
             f"the label map of {name} has the value {highest}, which is no label; use 0 to "
             f"{n_labels - 1}, or {IGNORE}."
         )
-
-
-def _place(maps: Mapping) -> str:
-    """Where label maps lie, as those of a stored result say."""
-    return "" if isinstance(maps, dict) else f" among the {maps}"
