@@ -362,20 +362,26 @@ FOLDERS = {  # kind: the file, what is done to the folder, what is said, and to 
         {},
     ),
     "JSON nested without end": (JSON, wrong_json("[" * 99_999), "RecursionError", "write {", {}),
-    "name twice": (LIST, wrong_list(b"00\n01\n00\n"), "lists '00' twice", "remove one of", {}),
-    "empty list": (LIST, wrong_list(b"\n \n"), "split 'train' is empty", "one a line.", {}),
+    "name twice": (
+        LIST,
+        wrong_list(b"00\n01\n00\n"),
+        "lists '00' (2 x); give plain",
+        "each once.",
+        {},
+    ),
+    "empty list": (LIST, wrong_list(b"\n \n"), "split 'train' is empty", "one a line, or", {}),
     "missing list": (
         LIST,
         lambda root: (root / LIST).unlink(),
-        "split 'train' has no list",
-        "choose one that exists (train_aug, val).",
+        "split 'train' is empty",
+        "choose a list that exists (train_aug, val).",
         {},
     ),
     "name that leads out": (
         LIST,
         wrong_list(b"00\n../../secret\n"),
         "lists '../../secret'",
-        "give plain image names such as 2007_000032.",
+        "give plain image names such as 2007_000032",
         {},
     ),
     "absolute name": (LIST, wrong_list(b"/etc/passwd\n"), "lists '/etc/passwd'", "give plain", {}),
@@ -568,7 +574,7 @@ def test_everything_is_told_at_once_in_twenty_lines(root, capsys, project):
         (line,) = [line for line in caught.value.args if line.startswith(str(root / name))]
         assert said in line
         assert remedy in line
-    for words in ("val.txt lists '36' twice", "Cannot read MNIST in", "weights.pth is missing"):
+    for words in ("val.txt lists '36' (2 x)", "Cannot read MNIST in", "weights.pth is missing"):
         assert words in every
 
 

@@ -154,8 +154,8 @@ def test_missing_folder(root):
 
 def test_missing_split(root):
     text = problem(root, ["val"])
-    assert "split 'val' has no list" in text
-    assert text.endswith("choose one that exists (train).")
+    assert "split 'val' is empty: list image names in " in text
+    assert text.endswith("choose a list that exists (train).")
 
 
 def test_empty_split(root):
@@ -165,7 +165,7 @@ def test_empty_split(root):
 
 def test_a_name_listed_twice(root):
     (root / "ImageSets/Segmentation/train.txt").write_text("one\ntwo\none\n")
-    assert "lists 'one' twice" in problem(root)
+    assert "lists 'one' (2 x)" in problem(root)
 
 
 def test_missing_image(root):

@@ -84,55 +84,48 @@ def _convert(folder: Path, files: dict[str, Path]) -> None:
         for split, path in files.items()
     }
     problems.tell()
-    categories = [[coco.cats[id]["name"] for id in sorted(coco.cats)] for coco in sets.values()]
-    ids = {
-        split: [Path(image["file_name"]).stem for image in coco.imgs.values()]
-        for split, coco in sets.items()
-    }
-    count = len({id for listed in ids.values() for id in listed})
-    if categories[0] != categories[-1] or count < sum(map(len, ids.values())):
+    labels, lists, categories, left = {}, {}, [], []
+    for split, coco in sets.items():
+        names = {category: coco.cats[category]["name"] for category in sorted(coco.cats)}
+        categories.append(list(names.values()))
+        lists[split] = []
+        for image in coco.imgs.values():
+            id, annotations = Path(image["file_name"]).stem, coco.imgToAnns[image["id"]]
+            lists[split].append(id)
+            labels[id] = sorted({names[annotation["category_id"]] for annotation in annotations})
+            if not (folder / voc.MASK.format(id)).is_file():
+                left.append((split, image, annotations, list(names)))
+    if categories[0] != categories[-1] or len(labels) < sum(map(len, lists.values())):
         paths = " and ".join(map(str, files.values()))
         raise InputError(
             f"{paths} differ in their categories or share a file name; give two of one data set."
         )
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    labels = {}
-    for split, coco in sets.items():
-        values = {category: k for k, category in enumerate(sorted(coco.cats), 1)}
-        left = []
-        for id, image in zip(ids[split], coco.imgs.values(), strict=True):
-            annotations = coco.imgToAnns[image["id"]]
-            labels[id] = sorted({coco.cats[each["category_id"]]["name"] for each in annotations})
-            if not (folder / voc.MASK.format(id)).is_file():
-                left.append((id, image, annotations))
-        map_images(partial(_write, folder, split, values), left, f"masks of {split}", gpu=False)
+    map_images(partial(_write, folder), left, "masks of COCO", gpu=False)
     voc.write_labels(folder, categories[0], labels)
-    for split in sets:
-        voc.write_list(folder, split, ids[split])
+    for split, ids in lists.items():
+        voc.write_list(folder, split, ids)
 
 
 # ---- masks --------------------------------------------------------------------------------------
-def _write(folder: Path, split: str, values: dict[int, int], item: tuple[str, dict, list]) -> None:
+def _write(folder: Path, item: tuple[str, dict, list[dict], list[int]]) -> None:
     """An image's link, then its mask."""
-    id, image, annotations = item
-    mask = paint(image, annotations, values)
+    split, image, annotations, categories = item
+    id, mask = Path(image["file_name"]).stem, paint(image, annotations, categories)
     _link(folder / voc.IMAGE.format(id), Path("..", f"{split}2014", image["file_name"]))
     voc.write_mask(folder, id, mask)
 
 
-def paint(image: dict, annotations: list[dict], values: dict[int, int]) -> np.ndarray:
-    """The mask of an image, ``(H, W)`` uint8: the smallest instance on top, crowds below all.
-
-    values: category id -> mask value; 0 is where there is no instance.
-    """
+def paint(image: dict, annotations: list[dict], categories: list[int]) -> np.ndarray:
+    """The mask of an image, ``(H, W)`` uint8: the smallest instance on top, crowds below all."""
     coco = COCO()
     coco.imgs[image["id"]] = image
     regions = [(annotation, coco.annToRLE(annotation)) for annotation in annotations]
     regions.sort(key=lambda pair: (not pair[0].get("iscrowd"), -int(rle.area(pair[1]))))
     mask = np.zeros((image["height"], image["width"]), np.uint8)
     for annotation, region in regions:
-        mask[rle.decode(region).astype(bool)] = values[annotation["category_id"]]
+        mask[rle.decode(region).astype(bool)] = categories.index(annotation["category_id"]) + 1
     return mask
 
 

@@ -81,20 +81,15 @@ class Labelled:
 
 def require_label_map(name: str, labels: np.ndarray, size: tuple[int, int], n_labels: int) -> None:
     """InputError for a label map of another shape than its image (H, W), or with another value."""
-    if labels.ndim != 2:
-        raise InputError(
-            f"the label map of {name} has the shape {labels.shape}; give one value per pixel."
-        )
-    (height, width), (map_height, map_width) = size, labels.shape
-    # Each side of a resized map is rounded, by half a pixel at most: compare cross products.
-    if 2 * abs(map_width * height - map_height * width) > height + width:
-        raise InputError(
-            f"the label map of {name} is {map_width} x {map_height} pixels and its image "
-            f"{width} x {height}; make their shapes agree."
-        )
+    height, width = size
     highest = labels[labels != IGNORE].max(initial=0)
-    if highest >= n_labels:
+    # Each side of a resized map is rounded, by half a pixel at most: compare cross products.
+    fits = labels.ndim == 2 and (
+        2 * abs(labels.shape[1] * height - labels.shape[0] * width) <= height + width
+    )
+    if not fits or highest >= n_labels:
         raise InputError(
-            f"the label map of {name} has the value {highest}, which is no label; use 0 to "
-            f"{n_labels - 1}, or {IGNORE}."
+            f"the label map of {name} has the shape {labels.shape} and values up to {highest}, its "
+            f"image the size {size}; make their shapes agree, and use 0 to {n_labels - 1}, or "
+            f"{IGNORE}."
         )

@@ -120,14 +120,13 @@ def split_ids(root: Path, split: str) -> tuple[str, ...]:
     if not root.is_dir():
         raise InputError(f"{root} is not a folder; give a folder in VOC layout.")
     path = root / LIST.format(split)
-    if not path.is_file():
+    ids = read_list(path) if path.is_file() else ()
+    if not ids:
         splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise InputError(
-            f"split {split!r} has no list {path}; add it or choose one that exists ({splits})."
+            f"split {split!r} is empty: list image names in {path}, one a line, or choose a list "
+            f"that exists ({splits})."
         )
-    ids = read_list(path)
-    if not ids:
-        raise InputError(f"split {split!r} is empty: list image names in {path}, one a line.")
     return ids
 
 
@@ -137,10 +136,11 @@ def read_list(path: Path) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     ids = tuple(line.strip() for line in lines if line.strip())
     for id, count in Counter(ids).items():
-        if not id.isprintable() or "/" in id or "\\" in id:
-            raise InputError(f"{path} lists {id!r}; give plain image names such as 2007_000032.")
-        if count > 1:
-            raise InputError(f"{path} lists {id!r} twice; remove one of the lines.")
+        if count > 1 or not id.isprintable() or "/" in id or "\\" in id:
+            raise InputError(
+                f"{path} lists {id!r} ({count} x); give plain image names such as 2007_000032, "
+                f"each once."
+            )
     return ids
 
 
@@ -167,10 +167,9 @@ def _shown(root: Path, names: tuple[str, ...], labels: dict | None, id: str) -> 
         if id not in labels:
             raise InputError(f'{root / LABELS} has no entry for {id!r}; add it to "labels".')
         return set(_known(set(labels[id]), names, f"{root / LABELS}, image {id}"))
-    if (root / "Annotations").is_dir():
-        return set(
-            _known(_annotated(root / ANNOTATION.format(id)), names, root / ANNOTATION.format(id))
-        )
+    annotation = root / ANNOTATION.format(id)
+    if annotation.parent.is_dir():
+        return set(_known(_annotated(annotation), names, annotation))
     values = np.unique(_read_mask(root, id, len(names)))
     return {names[value - 1] for value in values if 0 < value < IGNORE}
 
