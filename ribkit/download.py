@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 import tarfile
-import urllib.error
 import urllib.request
 from functools import partial
 from pathlib import Path
@@ -30,8 +29,6 @@ from ribkit.runtime.progress import bar
 
 BLOCK = 1 << 20
 SECONDS = 60  # without a byte from the server
-
-
 VOC_2012 = DATASET_YEAR_DICT["2012"]
 SBD = "benchmark_RELEASE/dataset"
 COCO = "http://images.cocodataset.org"
@@ -64,9 +61,8 @@ def get(url: str, md5: str, wanted: list[str], folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
-        partial = folder / f"{path.name}.partial"
-        _fetch(url, partial)
-        partial.replace(path)
+        _fetch(url, folder / f"{path.name}.partial")
+        (folder / f"{path.name}.partial").replace(path)
     print(f"Checking and unpacking {path} ...", file=sys.stderr, flush=True)
     if not check_integrity(path, md5):
         raise InputError(
@@ -88,7 +84,7 @@ def _fetch(url: str, path: Path) -> None:
             if free < need:
                 raise InputError(
                     f"{path.stem}, packed and unpacked, needs {need / 1e9:.1f} GB, and "
-                    f"{path.parent} has {free / 1e9:.1f} GB free; make room or choose another."
+                    f"{path.parent} has {free / 1e9:.1f} GB free; make room there."
                 )
             with path.open("ab" if have else "wb") as file:
                 blocks = iter(lambda: answer.read(BLOCK), b"")

@@ -154,9 +154,9 @@ def test_an_interrupted_conversion_goes_on(root, tmp_path, monkeypatch):
 
 # ---- wrong input --------------------------------------------------------------------------------
 def test_a_folder_without_annotations_or_photographs_is_told(root, tmp_path):
-    assert "has neither of annotations/instances_train2014.json and" in problem(tmp_path)
+    assert f"{tmp_path} is not MS COCO 2014; unpack annotations/instances_" in problem(tmp_path)
     (root / "val2014").rename(root / "away")
-    assert "val2014 is not a folder; unpack val2014.zip there." in problem(root)
+    assert "and train2014 there, or the same of val2014, or both." in problem(root)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "[" * 100_000, '{"images": [1]}', "\ud800"])

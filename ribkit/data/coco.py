@@ -39,7 +39,13 @@ def as_voc(root: str | Path, target: Path) -> Path:
     root = Path(root).resolve()
     if (root / "ImageSets").is_dir():
         return root
-    files = _annotation_files(root)
+    paths = {split: root / f"annotations/instances_{split}2014.json" for split in ("train", "val")}
+    files = {split: path for split, path in paths.items() if path.is_file()}
+    if not files or not all((root / f"{split}2014").is_dir() for split in files):
+        raise InputError(
+            f"{root} is not MS COCO 2014; unpack annotations/instances_train2014.json and "
+            f"train2014 there, or the same of val2014, or both."
+        )
     folder = target / f"coco-{hash_files([*files.values(), Path(__file__)], *files)[:20]}"
     folder.mkdir(parents=True, exist_ok=True)
     waiting = f"Process {{}} makes {folder} already; this one waits for it."
@@ -49,25 +55,6 @@ def as_voc(root: str | Path, target: Path) -> Path:
         if not all((folder / voc.LIST.format(split)).is_file() for split in files):
             _convert(folder, files)
     return folder
-
-
-def _annotation_files(root: Path) -> dict[str, Path]:
-    """Split -> its annotation file, where there is one."""
-    files = {}
-    for split in ("train", "val"):
-        path = root / "annotations" / f"instances_{split}2014.json"
-        if path.is_file():
-            files[split] = path
-            if not (root / f"{split}2014").is_dir():
-                raise InputError(
-                    f"{root / f'{split}2014'} is not a folder; unpack {split}2014.zip there."
-                )
-    if not files:
-        raise InputError(
-            f"{root} has neither of annotations/instances_train2014.json and "
-            f"annotations/instances_val2014.json; give the folder of MS COCO 2014."
-        )
-    return files
 
 
 def _link(link: Path, to: Path) -> None:

@@ -120,9 +120,9 @@ def random_scaled_crop(
     fill: Sequence[float],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """`random_crop` of an image and its label map ``(H, W)`` alike, at a scale between the two.
+    """`random_crop` at a scale between the two, of an image and its label map ``(H, W)`` alike.
 
-    Labels are 255 where the image ends.
+    Labels are 255 around an image that is smaller than the crop.
     """
     low, high = scales
     scale = low + (high - low) * float(torch.rand((), generator=generator))
