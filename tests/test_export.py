@@ -110,12 +110,3 @@ def test_an_image_that_is_in_two_parts_is_refused(tmp_path):
     with pytest.raises(InputError, match="two images are called x; rename one of them"):
         export.pseudo_ground_truth(tmp_path / "new", parts, "train")
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("name", ["../x", "a/b", "..", ""])
-def test_a_name_that_is_a_path_is_refused(tmp_path, name):
-    with pytest.raises(InputError, match="cannot be a file's name"):
-        export.pseudo_ground_truth(tmp_path / "new", [(pair(name), {name: LABELS})], "train")
-    with pytest.raises(InputError, match="cannot be a file's name"):
-        export.pseudo_ground_truth(tmp_path / "new", [(pair("x"), {"x": LABELS})], name)
-    assert not (tmp_path / "new").exists()

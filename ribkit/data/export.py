@@ -27,13 +27,13 @@ def pseudo_ground_truth(root: str | Path, parts: Sequence[Part], split: str) -> 
     Label maps ``(h, w)`` uint8 with 255 for pixels to ignore are resized to their images' size.
     JPEGImages stays empty where the photographs lie in a VOC folder already. One image is in memory
     at a time. InputError, before anything is written: a label map is missing or does not suit its
-    image, or a name is a path or that of two images.
+    image, or two images have one name.
     """
-    root, split, classes = Path(root), _plain(split), parts[0][0].classes
+    root, classes = Path(root), parts[0][0].classes
     items = [(image, maps) for images, maps in parts for image in images]
     sizes: dict[str, tuple[int, int]] = {}
     for image, maps in bar(items, "checking label maps"):
-        name = _plain(image.name)
+        name = image.name
         if name in sizes:
             raise InputError(f"two images are called {name}; rename one of them.")
         if name not in maps:
@@ -57,10 +57,3 @@ def pseudo_ground_truth(root: str | Path, parts: Sequence[Part], split: str) -> 
         shown[name] = [classes[k] for k in image.classes]
     voc.write_labels(root, voc.CLASSES if pascal else classes, shown)
     voc.write_list(root, split, list(sizes))
-
-
-def _plain(name: str) -> str:
-    """The name of an image or a split, which must be no path."""
-    if name in ("", ".", "..") or "/" in name or "\\" in name:
-        raise InputError(f"{name!r} cannot be a file's name; choose another.")
-    return name

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
 from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.files import known_digest
 from ribkit.runtime.progress import bar
 
-ORIENTATION = 0x0112  # the EXIF tag, and what turns an image upright; 5 to 8 swap its sides
-TURNS = {
+TURNS = {  # EXIF orientation -> what turns the image upright; 5 to 8 swap its sides
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -169,7 +168,7 @@ def decode(path: Path, long_side: int = 0) -> np.ndarray:
         if long_side:
             image.draft("RGB", (long_side, long_side))
         image.load()  # which turns a TIFF and takes its orientation away
-        orientation = image.getexif().get(ORIENTATION)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if orientation in TURNS:  # exif_transpose would write the whole block anew, or fail to
@@ -189,7 +188,7 @@ def verify(path: Path) -> tuple[int, int]:
         width, height = image.size
         image.draft(None, (1, 1))
         image.load()
-        if image.getexif().get(ORIENTATION) in (5, 6, 7, 8):
+        if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
             width, height = height, width
     return height, width
 

@@ -15,8 +15,6 @@ from ribkit.runtime.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 LONG_SIDE = 320  # pixels, at most: at 640 an ImageNet classifier is unsure
-
-
 SHIPPED = {  # file in its package -> class in torchvision's ImageNet, and whose it is
     "skimage/data/chelsea.png": "tiger cat",  # Stefan van der Walt, CC0
     "skimage/data/coffee.png": "espresso",  # Rachel Michetti, CC0

@@ -15,7 +15,6 @@ from functools import cache, lru_cache
 import numpy as np
 
 from ribkit.data.images import ImageSet, hash_arrays
-from ribkit.runtime.errors import InputError
 
 CLASSES = ("cross", "ring", "square", "saltire", "bars", "corner", "wedge", "tee")
 TEXTURES = ("stripes", "checks", "dots", "bricks")
@@ -77,11 +76,7 @@ class Pretext:
 
 
 def generate(rng_seed: int, count: int, size: int = SIZE) -> ImageSet:
-    """``count`` scenes of ``rng_seed``. InputError: a size that no object fits into."""
-    if size < 48:
-        raise InputError(
-            f"scenes of {size} pixels are too small for their objects; use 48 or more."
-        )
+    """``count`` scenes of ``rng_seed``; objects fit into 48 pixels or more."""
     source = Scenes(rng_seed, size)
     ids = tuple(str(i) for i in range(count))
     values = np.arange(1, len(CLASSES) + 1)
