@@ -50,7 +50,7 @@ def sound(tmp_path_factory):
     labels = {}
     for k, id in enumerate(IDS):
         scene = scenes.draw(5, k, 64)
-        Image.fromarray(scene.image).save(voc.image_path(root, id), quality=95)
+        Image.fromarray(scene.image).save(root / voc.IMAGE.format(id), quality=95)
         voc.write_mask(root, id, scene.mask)
         Image.fromarray(np.uint8(255) * (scene.mask > 0)).save(root / f"saliency/{id}.png")
         labels[id] = [NAMES[value - 1] for value in np.unique(scene.mask) if value]
@@ -167,9 +167,9 @@ TEXT_BOMB = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(50_000_000)))
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 JSON = "image_labels.json"
 FILES = {  # kind: the file, what is done to it, what is said of it, and to do
-    "truncated JPEG": (image("00"), shorten, "image file is truncated", "get the file again."),
-    "empty image": (image("01"), becomes(b""), "not an image of a known", "save it as one of"),
-    "text named .jpg": (image("02"), becomes(b"words"), "not an image of a known", "save it as"),
+    "truncated JPEG": (image("00"), shorten, "image file is truncated", "get it again, or"),
+    "empty image": (image("01"), becomes(b""), "cannot identify image file", "save it as one of"),
+    "text named .jpg": (image("02"), becomes(b"words"), "cannot identify image file", "save it as"),
     "missing image": (image("03"), os.unlink, "does not exist", "add it or take its name off"),
     "dangling link": (
         image("04"),
@@ -180,33 +180,43 @@ FILES = {  # kind: the file, what is done to it, what is said of it, and to do
     "link to itself": (
         image("05"),
         replaced(lambda path: path.symlink_to(path.name)),
-        "cannot be decoded (",
-        "get the file again.",
+        "does not exist",
+        "add it or take its name off the list.",
     ),
     "folder in place of an image": (
         image("06"),
         replaced(os.mkdir),
         "is not a file",
-        "put the image in its place.",
+        "add it or take its name off the list.",
     ),
-    "pipe in place of an image": (image("07"), replaced(os.mkfifo), "not a file", "put the image"),
-    "EPS named .jpg": (image("08"), becomes(EPS), "not an image of a known", "save it as one of"),
+    "pipe in place of an image": (image("07"), replaced(os.mkfifo), "not a file", "add it or"),
+    "EPS named .jpg": (
+        image("08"),
+        becomes(EPS),
+        "cannot identify image file",
+        "save it as one of",
+    ),
     "GIF named .jpg": (
         image("09"),
         picture("L", kind="GIF"),
-        "not an image of a known format",
+        "cannot identify image file",
         "save it as one of JPEG, PNG",
     ),
     "image of 30,000 pixels": (
         image("10"),
         becomes(png(30_000, 10)),
-        "30000 x 10 pixels, over the limit of 20,000 a side",
-        "shrink it.",
+        "30000 x 10 pixels",
+        "20,000 pixels a side at most.",
     ),
-    "bomb of pixels": (image("11"), becomes(png(25_000, 25_000)), "625000000 pixels", "shrink it."),
-    "bomb of text": (mask("12"), becomes(png(64, 64, TEXT_BOMB)), "too large for", "get the file"),
+    "bomb of pixels": (
+        image("11"),
+        becomes(png(25_000, 25_000)),
+        "625000000 pixels",
+        "20,000 pixels a",
+    ),
+    "bomb of text": (mask("12"), becomes(png(64, 64, TEXT_BOMB)), "too large for", "get it again"),
     "missing mask": (mask("13"), os.unlink, "does not exist", "add it or take its name off"),
-    "truncated mask": (mask("14"), shorten, "cannot be decoded (", "get the file again."),
+    "truncated mask": (mask("14"), shorten, "cannot be used (", "get it again"),
     "mask of another size": (
         mask("15"),
         picture("L", (64, 65)),
@@ -258,10 +268,10 @@ MAPS = {  # the same, of saliency maps, which are looked at once the lists and l
     "saliency map of 30,000 pixels": (
         "saliency/26.png",
         becomes(png(10, 30_000)),
-        "10 x 30000 pixels, over the limit of 20,000 a side",
-        "shrink it.",
+        "10 x 30000 pixels",
+        "20,000 pixels a side at most.",
     ),
-    "truncated saliency map": ("saliency/27.png", shorten, "cannot be decoded (", "get the file"),
+    "truncated saliency map": ("saliency/27.png", shorten, "cannot be used (", "get it again"),
 }
 
 
@@ -293,7 +303,7 @@ def annotate(text):
 
 
 def wrong_list(content):
-    return lambda root: voc.list_path(root, "train").write_bytes(content)
+    return lambda root: (root / voc.LIST.format("train")).write_bytes(content)
 
 
 def wrong_json(text):
@@ -340,7 +350,7 @@ FOLDERS = {  # kind: the file, what is done to the folder, what is said, and to 
         XML,
         lambda root: (annotate("")(root), (root / XML).unlink()),
         "does not exist",
-        "add the annotation of this image.",
+        "add it or take its name off the list.",
         PASCALS,
     ),
     "JSON cut short": (JSON, wrong_json('{"classes": ["cat'), "JSONDecodeError", "write {", {}),
@@ -352,20 +362,26 @@ FOLDERS = {  # kind: the file, what is done to the folder, what is said, and to 
         {},
     ),
     "JSON nested without end": (JSON, wrong_json("[" * 99_999), "RecursionError", "write {", {}),
-    "name twice": (LIST, wrong_list(b"00\n01\n00\n"), "lists '00' twice", "remove one of", {}),
-    "empty list": (LIST, wrong_list(b"\n \n"), "split 'train' is empty", "one a line.", {}),
+    "name twice": (
+        LIST,
+        wrong_list(b"00\n01\n00\n"),
+        "lists '00' (2 x); give plain",
+        "each once.",
+        {},
+    ),
+    "empty list": (LIST, wrong_list(b"\n \n"), "split 'train' is empty", "one a line, or", {}),
     "missing list": (
         LIST,
         lambda root: (root / LIST).unlink(),
-        "split 'train' has no list",
-        "choose one that exists (train_aug, val).",
+        "split 'train' is empty",
+        "choose a list that exists (train_aug, val).",
         {},
     ),
     "name that leads out": (
         LIST,
         wrong_list(b"00\n../../secret\n"),
         "lists '../../secret'",
-        "give plain image names such as 2007_000032.",
+        "give plain image names such as 2007_000032",
         {},
     ),
     "absolute name": (LIST, wrong_list(b"/etc/passwd\n"), "lists '/etc/passwd'", "give plain", {}),
@@ -468,7 +484,7 @@ def test_data_that_is_no_folder_is_told(place, root, capsys, project):
 def test_a_file_without_permission_is_told(root, capsys, project):
     (root / image("03")).chmod(0)
     (line,) = told(root, capsys, project)
-    assert line.startswith(f"{root / image('03')} cannot be decoded ([Errno 13]")
+    assert line.startswith(f"{root / image('03')} cannot be used (PermissionError: [Errno 13]")
 
 
 # ---- weights ------------------------------------------------------------------------------------
@@ -543,7 +559,7 @@ def test_everything_is_told_at_once_in_twenty_lines(root, capsys, project):
     broken = {kind: case for kind, case in (FILES | MAPS).items() if case[0] != JSON}
     for name, edit, *_ in broken.values():
         edit(root / name)
-    voc.list_path(root, "val").write_text("36\n36\n")
+    (root / voc.LIST.format("val")).write_text("36\n36\n")
     shutil.rmtree(root / "digits")
     changes = {"backbone": "resnet50", "weights": str(root / "weights.pth")}
     lines = told(root, capsys, project, **changes)
@@ -558,7 +574,7 @@ def test_everything_is_told_at_once_in_twenty_lines(root, capsys, project):
         (line,) = [line for line in caught.value.args if line.startswith(str(root / name))]
         assert said in line
         assert remedy in line
-    for words in ("val.txt lists '36' twice", "Cannot read MNIST in", "weights.pth is missing"):
+    for words in ("val.txt lists '36' (2 x)", "Cannot read MNIST in", "weights.pth is missing"):
         assert words in every
 
 

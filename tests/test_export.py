@@ -10,7 +10,7 @@ from ribkit.runtime.errors import InputError
 
 
 def test_the_palette_is_pascals():
-    colours = export.palette()
+    colours = voc.palette()
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
     for label, colour in (known | {255: (224, 224, 192)}).items():
         assert tuple(colours[label]) == colour
@@ -33,7 +33,7 @@ def test_pseudo_ground_truth_is_read_back_as_a_voc_folder(tmp_path):
     export.pseudo_ground_truth(tmp_path, parts, "pseudo")
     with Image.open(tmp_path / "SegmentationClass" / "x.png") as file:
         assert file.mode == "P"
-        assert file.getpalette() == export.palette().ravel().tolist()
+        assert file.getpalette() == voc.palette().ravel().tolist()
         assert np.unique(np.asarray(file)).tolist() == [0, 8, 12, 255]  # PASCAL's cat and dog
     voc.check(tmp_path, ["pseudo"])
     back = voc.read(tmp_path, "pseudo", ("cat", "dog"))
@@ -91,8 +91,11 @@ def test_classes_that_are_not_pascals_keep_their_numbers(tmp_path):
     ("labels", "words"),
     [
         ({}, "image x has no label map"),
-        ({"x": LABELS[:2]}, "the label map of x is 6 x 2 pixels and its image 6 x 4"),
-        ({"x": LABELS + 2}, "the label map of x has the value 4, which is no label; use 0 to 2"),
+        (
+            {"x": LABELS[:2]},
+            r"the label map of x has the shape \(2, 6\) .*, its image the size \(4, 6\)",
+        ),
+        ({"x": LABELS + 2}, r"the label map of x .* values up to 4, .* use 0 to 2, or 255"),
     ],
 )
 def test_label_maps_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, labels, words):
@@ -106,13 +109,4 @@ def test_an_image_that_is_in_two_parts_is_refused(tmp_path):
     parts = [(pair("x"), {"x": LABELS})] * 2
     with pytest.raises(InputError, match="two images are called x; rename one of them"):
         export.pseudo_ground_truth(tmp_path / "new", parts, "train")
-    assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize("name", ["../x", "a/b", "..", ""])
-def test_a_name_that_is_a_path_is_refused(tmp_path, name):
-    with pytest.raises(InputError, match="cannot be a file's name"):
-        export.pseudo_ground_truth(tmp_path / "new", [(pair(name), {name: LABELS})], "train")
-    with pytest.raises(InputError, match="cannot be a file's name"):
-        export.pseudo_ground_truth(tmp_path / "new", [(pair("x"), {"x": LABELS})], name)
     assert not (tmp_path / "new").exists()

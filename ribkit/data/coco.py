@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -25,58 +25,36 @@ from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.files import locked
 from ribkit.runtime.parallel import map_images
 
-SPLITS = ("train", "val")
 NAME = re.compile(r"\w[\w.-]*\.jpg", re.ASCII)
 COUNTS = re.compile("([P-o]{0,6}[0-O])+")  # compressed run lengths; P to o carry a number on
 
 
 def as_voc(root: str | Path, target: Path) -> Path:
-    """Convert COCO's folder to one in VOC layout, if that is not done yet.
+    """Convert MS COCO's folder to one in VOC layout in ``target``, if that is not done yet.
 
-    An interrupted conversion goes on. The photographs stay where they are: JPEGImages holds links,
-    which follow ``root`` when it moves.
-
-    Args:
-        root: ``annotations/instances_train2014.json`` and ``train2014``, or the same of
-            ``val2014``, or both. A folder in VOC layout is its own conversion.
-        target: The folder for conversions.
-
-    Returns:
-        The folder in VOC layout, named after the annotations' content and this module's.
-
-    Raises:
-        InputError: What is missing, is no COCO, or cannot be painted.
+    A folder in VOC layout is its own conversion. An interrupted conversion goes on. The photographs
+    stay where they are: JPEGImages holds links, which follow ``root`` when it moves. InputError:
+    all that is missing or cannot be painted.
     """
     root = Path(root).resolve()
     if (root / "ImageSets").is_dir():
         return root
-    files = _annotation_files(root)
+    paths = {split: root / f"annotations/instances_{split}2014.json" for split in ("train", "val")}
+    files = {split: path for split, path in paths.items() if path.is_file()}
+    if not files or not all((root / f"{split}2014").is_dir() for split in files):
+        raise InputError(
+            f"{root} is not MS COCO 2014; unpack annotations/instances_train2014.json and "
+            f"train2014 there, or the same of val2014, or both."
+        )
     folder = target / f"coco-{hash_files([*files.values(), Path(__file__)], *files)[:20]}"
     folder.mkdir(parents=True, exist_ok=True)
     waiting = f"Process {{}} makes {folder} already; this one waits for it."
     with locked(target / f"{folder.name}.lock", waiting):
         for split in files:
             _link(folder / f"{split}2014", root / f"{split}2014")
-        if not all(voc.list_path(folder, split).is_file() for split in files):
+        if not all((folder / voc.LIST.format(split)).is_file() for split in files):
             _convert(folder, files)
     return folder
-
-
-def _annotation_files(root: Path) -> dict[str, Path]:
-    """Split -> its annotation file, where there is one."""
-    paths = {split: root / "annotations" / f"instances_{split}2014.json" for split in SPLITS}
-    files = {split: path for split, path in paths.items() if path.is_file()}
-    if not files:
-        raise InputError(
-            f"{root} has neither of annotations/instances_train2014.json and "
-            f"annotations/instances_val2014.json; give the folder of MS COCO 2014."
-        )
-    for split in files:
-        if not (root / f"{split}2014").is_dir():
-            raise InputError(
-                f"{root / f'{split}2014'} is not a folder; unpack {split}2014.zip there."
-            )
-    return files
 
 
 def _link(link: Path, to: Path) -> None:
@@ -93,144 +71,109 @@ def _convert(folder: Path, files: dict[str, Path]) -> None:
         for split, path in files.items()
     }
     problems.tell()
-    names, *others = (_names(coco) for coco in sets.values())
-    if any(other != names for other in others):
+    labels, lists, categories, left = {}, {}, [], []
+    for split, coco in sets.items():
+        names = {category: coco.cats[category]["name"] for category in sorted(coco.cats)}
+        categories.append(list(names.values()))
+        lists[split] = []
+        for image in coco.imgs.values():
+            id, annotations = Path(image["file_name"]).stem, coco.imgToAnns[image["id"]]
+            lists[split].append(id)
+            labels[id] = sorted({names[annotation["category_id"]] for annotation in annotations})
+            if not (folder / voc.MASK.format(id)).is_file():
+                left.append((split, image, annotations, list(names)))
+    if categories[0] != categories[-1] or len(labels) < sum(map(len, lists.values())):
         paths = " and ".join(map(str, files.values()))
-        raise InputError(f"{paths} differ in their categories; give two of one data set.")
-    _refuse_twice(folder, (_id(image) for coco in sets.values() for image in coco.imgs.values()))
+        raise InputError(
+            f"{paths} differ in their categories or share a file name; give two of one data set."
+        )
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    done, labels = set(os.listdir(folder / "SegmentationClass")), {}
-    for split, coco in sets.items():
-        values = {category: k + 1 for k, category in enumerate(sorted(coco.cats))}
-        left = []
-        for image in coco.imgs.values():
-            annotations = coco.imgToAnns[image["id"]]
-            shown = {values[annotation["category_id"]] for annotation in annotations}
-            labels[_id(image)] = sorted(names[value - 1] for value in shown)
-            if f"{_id(image)}.png" not in done:
-                left.append((image, annotations))
-        map_images(partial(_write, folder, split, values), left, f"masks of {split}", gpu=False)
-    voc.write_labels(folder, names, labels)
-    for split, coco in sets.items():
-        voc.write_list(folder, split, [_id(image) for image in coco.imgs.values()])
-
-
-def _names(coco: COCO) -> tuple[str, ...]:
-    """Category names in the order of their ids."""
-    return tuple(coco.cats[category]["name"] for category in sorted(coco.cats))
-
-
-def _id(image: dict) -> str:
-    return image["file_name"].removesuffix(".jpg")
+    map_images(partial(_write, folder), left, "masks of COCO", gpu=False)
+    voc.write_labels(folder, categories[0], labels)
+    for split, ids in lists.items():
+        voc.write_list(folder, split, ids)
 
 
 # ---- masks --------------------------------------------------------------------------------------
-def _write(folder: Path, split: str, values: dict[int, int], item: tuple[dict, list]) -> None:
+def _write(folder: Path, item: tuple[str, dict, list[dict], list[int]]) -> None:
     """An image's link, then its mask."""
-    image, annotations = item
-    mask = paint(image, annotations, values)
-    link = voc.image_path(folder, _id(image))
-    _link(link, Path("..", f"{split}2014", image["file_name"]))
-    voc.write_mask(folder, _id(image), mask)
+    split, image, annotations, categories = item
+    id, mask = Path(image["file_name"]).stem, paint(image, annotations, categories)
+    _link(folder / voc.IMAGE.format(id), Path("..", f"{split}2014", image["file_name"]))
+    voc.write_mask(folder, id, mask)
 
 
-def paint(image: dict, annotations: list[dict], values: dict[int, int]) -> np.ndarray:
-    """The mask of an image, with the smallest instance on top and crowds below all others.
-
-    Args:
-        image: An entry of COCO's ``images``.
-        annotations: Those of the image.
-        values: Category id -> mask value.
-
-    Returns:
-        ``(H, W)`` uint8, 0 where there is no instance.
-    """
+def paint(image: dict, annotations: list[dict], categories: list[int]) -> np.ndarray:
+    """The mask of an image, ``(H, W)`` uint8: the smallest instance on top, crowds below all."""
     coco = COCO()
     coco.imgs[image["id"]] = image
     regions = [(annotation, coco.annToRLE(annotation)) for annotation in annotations]
     regions.sort(key=lambda pair: (not pair[0].get("iscrowd"), -int(rle.area(pair[1]))))
     mask = np.zeros((image["height"], image["width"]), np.uint8)
     for annotation, region in regions:
-        mask[rle.decode(region).astype(bool)] = values[annotation["category_id"]]
+        mask[rle.decode(region).astype(bool)] = categories.index(annotation["category_id"]) + 1
     return mask
 
 
 # ---- annotations --------------------------------------------------------------------------------
 def _read(path: Path, photographs: Path) -> COCO:
     """An annotation file, all of it checked but the pixels."""
-    coco, problems = COCO(), Problems()
+    coco = COCO()
     with readable(path, "get COCO's annotations again"), redirect_stdout(None):  # it prints
         coco.dataset = json.loads(path.read_bytes())
         coco.createIndex()
-        names, count = _names(coco), len(coco.dataset["categories"])
-        named = {name for name in names if name and isinstance(name, str)}
-        if not 0 < len(named) == count <= voc.MOST:
-            raise InputError(
-                f"{path}: {count} categories; give 1 to {voc.MOST}, each with a name of its own."
-            )
-        problems.collect(_refuse_twice, path, (image["id"] for image in coco.dataset["images"]))
-        files = set(os.listdir(photographs))
-        for image in coco.dataset["images"]:
-            problems.collect(_check_image, path, image, photographs, files)
-        problems.tell()
-        for annotation in coco.dataset["annotations"]:
-            problems.collect(_check_annotation, path, annotation, coco)
-        problems.tell()
+        Problems(_faults_of_lists(path, coco, photographs)).tell()
+        Problems(_faults_of_annotations(path, coco)).tell()
     return coco
 
 
-def _refuse_twice(where: Path, names: Iterable) -> None:
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise InputError(f"{where}: {name!r} is there twice; give each its own.")
-
-
-def _check_image(path: Path, image: dict, photographs: Path, files: set[str]) -> None:
-    """InputError for an image that cannot be converted. files: the names among the photographs."""
-    name, height, width = image["file_name"], image["height"], image["width"]
-    if not (isinstance(name, str) and NAME.fullmatch(name)):
-        raise InputError(
-            f"{path}: image {image['id']} has the file name {name!r}; give a plain name that ends "
-            f"in .jpg."
-        )
-    sides = all(isinstance(side, int) and side > 0 for side in (height, width))
-    if not (sides and height * width <= Image.MAX_IMAGE_PIXELS):
-        raise InputError(f"{path}: {name} is {width} x {height} pixels; give its true size.")
-    if name not in files:
-        raise InputError(
-            f"{photographs.resolve() / name} does not exist, but {path} lists it; add it."
-        )
-
-
-def _check_annotation(path: Path, annotation: dict, coco: COCO) -> None:
-    """InputError for an annotation that belongs to nothing or cannot be painted."""
-    where = f"{path}: annotation {annotation['id']}"
-    for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
-        if annotation[key] not in known:
-            raise InputError(
-                f"{where} has the {key} {annotation[key]!r}, which is not listed; add it."
+def _faults_of_lists(path: Path, coco: COCO, photographs: Path) -> Iterator[str]:
+    """What is wrong with the categories and images."""
+    images, count = coco.dataset["images"], len(coco.dataset["categories"])
+    names = {each["name"] for each in coco.cats.values()}
+    if not 0 < len(names - {""}) == count <= voc.MOST or not all(isinstance(n, str) for n in names):
+        yield f"{path}: {count} categories; give 1 to {voc.MOST}, each with a name of its own."
+    for id, times in Counter(image["id"] for image in images).items():
+        if times > 1:
+            yield f"{path}: image {id!r} is there twice; give each an id of its own."
+    there = set(os.listdir(photographs))
+    for image in images:
+        name, width, height = image["file_name"], image["width"], image["height"]
+        known = isinstance(name, str) and NAME.fullmatch(name) and name in there
+        sized = all(isinstance(side, int) and side > 0 for side in (width, height))
+        if not (known and sized and width * height <= Image.MAX_IMAGE_PIXELS):
+            yield (
+                f"{path}: image {image['id']} is {name!r} of {width} x {height} pixels; add this "
+                f"photograph to {photographs.resolve()}, or give its plain name and true size."
             )
-    image = coco.imgs[annotation["image_id"]]
-    height, width = image["height"], image["width"]
-    if not _can_be_painted(annotation["segmentation"], height, width):
-        raise InputError(
-            f"{where} of {image['file_name']} cannot be painted; give polygons of three points or "
-            f"more inside the image, or run lengths that add up to its {width} x {height} pixels."
-        )
 
 
-def _can_be_painted(segmentation: list | dict, height: int, width: int) -> bool:
+def _faults_of_annotations(path: Path, coco: COCO) -> Iterator[str]:
+    """Annotations that belong to nothing or cannot be painted."""
+    for annotation in coco.dataset["annotations"]:
+        image, category = annotation["image_id"], annotation["category_id"]
+        known = image in coco.imgs and category in coco.cats
+        if not (known and _can_be_painted(annotation["segmentation"], coco.imgs[image])):
+            yield (
+                f"{path}: annotation {annotation['id']} of image {image!r} and category "
+                f"{category!r} cannot be painted; give ids that are listed, and polygons of three "
+                f"points or more inside the image or run lengths that add up to its pixels."
+            )
+
+
+def _can_be_painted(segmentation: list | dict, image: dict) -> bool:
     """Whether pycocotools can take it, which trusts what it is given.
 
     It reserves memory for each point of an outline, wherever the outline goes, and takes four
     numbers for a box.
     """
+    height, width = image["height"], image["width"]
     try:
         if isinstance(segmentation, list):
             polygons = [np.array(polygon, float) for polygon in segmentation]
-            flat = all(p.ndim == 1 and len(p) >= 6 and len(p) % 2 == 0 for p in polygons)
             most = 2 * max(height, width)
+            flat = all(p.ndim == 1 and p.size >= 6 and p.size % 2 == 0 for p in polygons)
             return bool(polygons) and flat and all(np.abs(p).max() <= most for p in polygons)
         counts = segmentation["counts"]
         if list(segmentation["size"]) != [height, width]:
@@ -238,7 +181,7 @@ def _can_be_painted(segmentation: list | dict, height: int, width: int) -> bool:
         if isinstance(counts, list):
             positive = all(isinstance(n, int) and n >= 0 for n in counts)
             return positive and sum(counts) == height * width
-        decoded = rle.decode(segmentation) if COUNTS.fullmatch(counts) else np.zeros((0, 0))
-        return decoded.size > 0 and rle.encode(decoded)["counts"].decode() == counts
+        unbroken = COUNTS.fullmatch(counts)
+        return bool(unbroken) and rle.encode(rle.decode(segmentation))["counts"].decode() == counts
     except (KeyError, TypeError, ValueError):
         return False

@@ -3,23 +3,23 @@
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.Image import Transpose
 
 from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.files import known_digest
 from ribkit.runtime.progress import bar
 
-ORIENTATION = 0x0112  # the EXIF tag, and what turns an image upright; 5 to 8 swap its sides
-TURNS = {
+TURNS = {  # EXIF orientation -> what turns the image upright; 5 to 8 swap its sides
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -30,8 +30,11 @@ TURNS = {
 }
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of all that Pillow reads; EPS runs a program
 LONGEST = 20_000  # pixels of a side
-# What the reading of text raises that is not of the form expected.
-BROKEN = (OSError, ValueError, TypeError, LookupError, AttributeError, SyntaxError, RecursionError)
+# What the reading of a file raises that is not of the form expected.
+BROKEN = (
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, SyntaxError, RecursionError),
+    *(struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 
 
 class Source(Protocol):
@@ -49,18 +52,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """``N`` images of one data set in a fixed order.
+    """``N`` images of one data set in a fixed order."""
 
-    Attributes:
-        ids: ``N`` different names.
-        classes: ``C`` names, without background.
-        labels: Which image shows which class, ``(N, C)`` bool.
-        source: Where the pixels and, for scoring only, the masks come from.
-    """
-
-    ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    labels: np.ndarray
+    ids: tuple[str, ...]  # N different names
+    classes: tuple[str, ...]  # C names, without background
+    labels: np.ndarray  # (N, C) bool: which image shows which class
     source: Source
 
     def __len__(self) -> int:
@@ -73,11 +69,9 @@ class ImageSet:
         return (self[index] for index in range(len(self)))
 
     def image(self, index: int) -> np.ndarray:
-        """``(H, W, 3)`` uint8 of the image at ``index``."""
         return self.source.image(self.ids[index])
 
     def mask(self, index: int) -> np.ndarray:
-        """``(H, W)`` uint8: 0 background, k + 1 for ``classes[k]``, 255 ignored."""
         return self.source.mask(self.ids[index])
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
@@ -86,14 +80,10 @@ class ImageSet:
         ids = tuple(self.ids[i] for i in indices)
         return ImageSet(ids, self.classes, self.labels[indices], self.source)
 
-    def checksum(self) -> str:
-        """SHA-256 (hex) of the pixels and masks."""
-        return self.source.fingerprint(self.ids)
-
     def fingerprint(self) -> list:
         """What the set is made of: pixels and masks, names, classes, labels."""
-        labels = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes()).hexdigest()
-        return [self.checksum(), list(self.ids), list(self.classes), labels]
+        files, labels = self.source.fingerprint(self.ids), hash_arrays([self.labels])
+        return [files, list(self.ids), list(self.classes), labels]
 
     @property
     def read_by(self) -> str:
@@ -110,7 +100,6 @@ class LabelledImage:
 
     @property
     def name(self) -> str:
-        """Its name."""
         return self.images.ids[self.index]
 
     @property
@@ -124,11 +113,9 @@ class LabelledImage:
         return np.flatnonzero(self.label)
 
     def pixels(self) -> np.ndarray:
-        """``(H, W, 3)`` uint8, RGB."""
         return self.images.image(self.index)
 
     def mask(self) -> np.ndarray:
-        """``(H, W)`` uint8: 0 background, k + 1 for class k, 255 ignored."""
         return self.images.mask(self.index)
 
     def heads(self) -> np.ndarray | None:
@@ -137,73 +124,51 @@ class LabelledImage:
         return source.heads(self.name) if hasattr(source, "heads") else None
 
 
+# ---- files --------------------------------------------------------------------------------------
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file with Pillow, pixels not read yet.
+def readable(path: Path, remedy: str) -> Iterator[None]:
+    """Turn what goes wrong while a file is read and taken apart into an InputError.
 
-    Args:
-        path: A file in one of ``FORMATS``.
-
-    Yields:
-        The image. What goes wrong while its pixels are read is told as below, too.
-
-    Raises:
-        InputError: The file is missing, is no file, is of another format, or is damaged; or its
-            header promises a side longer than ``LONGEST`` or more pixels than Pillow's limit
-            against decompression bombs.
+    The sentence names the file, the reason and the remedy; InputErrors of the code within pass.
     """
-    if path.exists() and not path.is_file():  # a pipe would be waited for without end
-        raise InputError(f"{path} is not a file; put the image in its place.")
+    if not path.is_file():  # a pipe would be waited for without end
+        fault = "is not a file" if path.exists() else "does not exist"
+        raise InputError(f"{path} {fault}; add it or take its name off the list.")
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _refuse_large(image)
-            yield image
+        yield
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; add it or take its name off the list.") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path} is too large ({error}); shrink it.") from None
-    except Image.UnidentifiedImageError:
-        raise InputError(
-            f"{path} is not an image of a known format; save it as one of {', '.join(FORMATS)}."
-        ) from None
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise InputError(f"{path} cannot be decoded ({error}); get the file again.") from None
+    except BROKEN as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} cannot be used ({reason}); {remedy}.") from None
 
 
-def _refuse_large(image: Image.Image) -> None:
-    width, height = image.size
-    for size, limit, of_what in (
-        (max(width, height), LONGEST, "a side"),
-        (width * height, Image.MAX_IMAGE_PIXELS, "in all"),
-    ):
-        if size > limit:
-            raise Image.DecompressionBombError(
-                f"{width} x {height} pixels, over the limit of {limit:,} {of_what}"
-            )
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file with Pillow; InputError if it, or later its pixels, cannot be read.
+
+    The header is enough to refuse another format or an image that is too large.
+    """
+    formats = ", ".join(FORMATS)
+    remedy = f"get it again, or save it as one of {formats}, {LONGEST:,} pixels a side at most"
+    with readable(path, remedy), Image.open(path, formats=FORMATS) as image:
+        width, height = image.size
+        if max(width, height) > LONGEST or width * height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{width} x {height} pixels")
+        yield image
 
 
 def decode(path: Path, long_side: int = 0) -> np.ndarray:
-    """Read an image file as RGB, turned as its EXIF orientation says.
+    """Read an image file as RGB ``(H, W, 3)`` uint8, turned as its EXIF orientation says.
 
-    Grey, palette and CMYK images become RGB; transparency is dropped.
-
-    Args:
-        path: The image file.
-        long_side: Shrink to at most this many pixels on the longer side (0: keep); never enlarges.
-
-    Returns:
-        ``(H, W, 3)`` uint8.
-
-    Raises:
-        InputError: See `open_image`.
+    Grey, palette and CMYK images become RGB; transparency is dropped. An image larger than
+    ``long_side`` (0: any) is shrunk to it. InputError: see `open_image`.
     """
     with open_image(path) as image:
         if long_side:
             image.draft("RGB", (long_side, long_side))
         image.load()  # which turns a TIFF and takes its orientation away
-        orientation = image.getexif().get(ORIENTATION)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         if orientation in TURNS:  # exif_transpose would write the whole block anew, or fail to
@@ -215,41 +180,17 @@ def decode(path: Path, long_side: int = 0) -> np.ndarray:
 
 
 def verify(path: Path) -> tuple[int, int]:
-    """Read every byte of an image file; the size ``(H, W)`` that `decode` gives it.
+    """Read every byte of an image file; the size (H, W) that `decode` gives it.
 
     A JPEG is decoded at an eighth of its size, which reads it all but computes a 64th of it.
-    InputError: truncated or unreadable, see `open_image`.
     """
     with open_image(path) as image:
         width, height = image.size
         image.draft(None, (1, 1))
         image.load()
-        if image.getexif().get(ORIENTATION) in (5, 6, 7, 8):
+        if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
             width, height = height, width
     return height, width
-
-
-@contextmanager
-def readable(path: Path, remedy: str, missing: str = "add it") -> Iterator[None]:
-    """Tell what goes wrong while a text file is read and taken apart, with the file's name.
-
-    Args:
-        path: The file.
-        remedy: What to do about a file that cannot be used, such as ``replace it``.
-        missing: What to do about a file that is not there.
-
-    Raises:
-        InputError: One sentence; those of the code within pass as they are.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; {missing}.") from None
-    except BROKEN as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} cannot be used ({reason}); {remedy}.") from None
 
 
 def over_files(function: Callable, items: Sequence, description: str) -> list:
@@ -261,27 +202,27 @@ def over_files(function: Callable, items: Sequence, description: str) -> list:
 def check_files(check: Callable, items: Sequence, description: str) -> None:
     """``check(item)`` for each item in threads; one InputError with all that they raise."""
 
-    def inspect(item: object) -> Problems:
+    def told(item: object) -> Problems:
         problems = Problems()
         problems.collect(check, item)
         return problems
 
-    problems = Problems()
-    for more in over_files(inspect, items, description):
-        problems += more
-    problems.tell()
+    Problems(chain(*over_files(told, items, description))).tell()
+
+
+def hash_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 (hex) of the content of arrays in order."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
 
 
 def hash_files(paths: Sequence[Path], *texts: str) -> str:
-    """SHA-256 (hex) of texts and of the content, not the place, of files in order.
-
-    A file that does not exist counts as such.
-    """
+    """SHA-256 (hex) of texts and of the content, not the place, of files; one may be missing."""
 
     def digest(path: Path) -> bytes:
         return bytes.fromhex(known_digest(path)) if path.is_file() else b"absent"
 
-    total = hashlib.sha256(repr(texts).encode())
-    for value in over_files(digest, paths, "fingerprint"):
-        total.update(value)
-    return total.hexdigest()
+    digests = over_files(digest, paths, "fingerprint")
+    return hashlib.sha256(b"".join([repr(texts).encode(), *digests])).hexdigest()

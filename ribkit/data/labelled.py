@@ -24,25 +24,25 @@ class Labelled:
         n_labels: int,
         long_side: int | None,
     ):
-        """Put the sets one after the other; nothing is read yet.
+        """Put the sets one after the other; nothing is read yet, so no label map is checked.
 
         Args:
             parts: Image sets, each with its label maps: image name -> ``(h, w)`` uint8 (0
                 background, k + 1 class k, 255 ignored); or None for the images' own masks.
             n_labels: Number of labels, background included.
-            long_side: Pixels of the longer side to which images, and with them their label maps,
-                are resized (None: they keep their size).
+            long_side: Pixels of the longer side to which images and label maps are resized (None:
+                they keep their size).
 
         Raises:
-            InputError: No image, or one without a label map. A map that does not suit its image is
-                told when the pair is read (`require_label_map`), unless `check` reads all.
+            InputError: No image, or one without a label map.
         """
         self.n_labels, self.long_side = n_labels, long_side
         self.items: list[tuple[ImageSet, int, Mapping[str, np.ndarray] | None]] = []
         for images, maps in parts:
             for index, name in enumerate(images.ids):
                 if maps is not None and name not in maps:
-                    raise InputError(f"image {name} has no label map{_place(maps)}; make it.")
+                    place = "" if isinstance(maps, dict) else f" among the {maps}"
+                    raise InputError(f"image {name} has no label map{place}; make it.")
                 self.items.append((images, index, maps))
         if not self.items:
             raise InputError("there is no image to train on; give at least one.")
@@ -80,36 +80,16 @@ class Labelled:
 
 
 def require_label_map(name: str, labels: np.ndarray, size: tuple[int, int], n_labels: int) -> None:
-    """Refuse a label map that is not one of its image.
-
-    Args:
-        name: The image's name.
-        labels: The label map, ``(h, w)`` uint8: 0 to ``n_labels - 1``, or 255.
-        size: ``(H, W)`` of the image. The label map may be smaller or larger, of the same shape.
-        n_labels: Number of labels, background included.
-
-    Raises:
-        InputError: It has more dimensions, another shape, or a value that is no label.
-    """
-    if labels.ndim != 2:
-        raise InputError(
-            f"the label map of {name} has the shape {labels.shape}; give one value per pixel."
-        )
-    (height, width), (map_height, map_width) = size, labels.shape
-    # Each side of a resized map is rounded, by half a pixel at most: compare cross products.
-    if 2 * abs(map_width * height - map_height * width) > height + width:
-        raise InputError(
-            f"the label map of {name} is {map_width} x {map_height} pixels and its image "
-            f"{width} x {height}; make their shapes agree."
-        )
+    """InputError for a label map of another shape than its image (H, W), or with another value."""
+    height, width = size
     highest = labels[labels != IGNORE].max(initial=0)
-    if highest >= n_labels:
+    # Each side of a resized map is rounded, by half a pixel at most: compare cross products.
+    fits = labels.ndim == 2 and (
+        2 * abs(labels.shape[1] * height - labels.shape[0] * width) <= height + width
+    )
+    if not fits or highest >= n_labels:
         raise InputError(
-            f"the label map of {name} has the value {highest}, which is no label; use 0 to "
-            f"{n_labels - 1}, or {IGNORE}."
+            f"the label map of {name} has the shape {labels.shape} and values up to {highest}, its "
+            f"image the size {size}; make their shapes agree, and use 0 to {n_labels - 1}, or "
+            f"{IGNORE}."
         )
-
-
-def _place(maps: Mapping) -> str:
-    """Where label maps lie, as those of a stored result say."""
-    return "" if isinstance(maps, dict) else f" among the {maps}"

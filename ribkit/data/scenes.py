@@ -8,15 +8,13 @@ No public data set has masks of both, so only here can coverage be measured part
 All arithmetic is on integers (and uniform random numbers), so the pixels are the same everywhere.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
 
-from ribkit.data.images import ImageSet
-from ribkit.runtime.errors import InputError
+from ribkit.data.images import ImageSet, hash_arrays
 
 CLASSES = ("cross", "ring", "square", "saltire", "bars", "corner", "wedge", "tee")
 TEXTURES = ("stripes", "checks", "dots", "bricks")
@@ -27,19 +25,12 @@ USUAL_TEXTURE = 0.7  # how often a body has its class's usual texture
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene.
+    """One scene of ``S`` pixels a side; masks are class + 1, else 0."""
 
-    Attributes:
-        image: ``(S, S, 3)`` uint8.
-        mask: ``(S, S)`` uint8, class + 1 on objects, else 0.
-        heads: ``(S, S)`` uint8, class + 1 on heads, else 0.
-        attributes: Heads and textures present, ``(8 + 4,)`` bool: the labels of the pretext task.
-    """
-
-    image: np.ndarray
-    mask: np.ndarray
-    heads: np.ndarray
-    attributes: np.ndarray
+    image: np.ndarray  # (S, S, 3) uint8
+    mask: np.ndarray  # (S, S) uint8: objects
+    heads: np.ndarray  # (S, S) uint8: their discriminative parts
+    attributes: np.ndarray  # (8 + 4,) bool: heads and textures present, what the pretext task asks
 
 
 @dataclass(frozen=True)
@@ -49,26 +40,22 @@ class Scenes:
     rng_seed: int
     size: int
 
+    def _scene(self, id: str) -> Scene:
+        return draw(self.rng_seed, int(id), self.size)
+
     def image(self, id: str) -> np.ndarray:
-        """``(size, size, 3)`` uint8."""
-        return draw(self.rng_seed, int(id), self.size).image
+        return self._scene(id).image
 
     def mask(self, id: str) -> np.ndarray:
-        """``(size, size)`` uint8: 0 background, class + 1 on objects."""
-        return draw(self.rng_seed, int(id), self.size).mask
+        return self._scene(id).mask
 
     def heads(self, id: str) -> np.ndarray:
-        """``(size, size)`` uint8: class + 1 on heads, the discriminative part, else 0."""
-        return draw(self.rng_seed, int(id), self.size).heads
+        return self._scene(id).heads
 
     def fingerprint(self, ids: Sequence[str]) -> str:
         """SHA-256 (hex) of images and masks."""
-        digest = hashlib.sha256()
-        for id in ids:
-            scene = draw(self.rng_seed, int(id), self.size)
-            for array in (scene.image, scene.mask, scene.heads):
-                digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        scenes = map(self._scene, ids)
+        return hash_arrays(a for scene in scenes for a in (scene.image, scene.mask, scene.heads))
 
 
 @dataclass(frozen=True)
@@ -89,17 +76,12 @@ class Pretext:
 
 
 def generate(rng_seed: int, count: int, size: int = SIZE) -> ImageSet:
-    """``count`` scenes of ``rng_seed``. InputError: a size that no object fits into."""
-    if size < 48:
-        raise InputError(
-            f"scenes of {size} pixels are too small for their objects; use 48 or more."
-        )
+    """``count`` scenes of ``rng_seed``; objects fit into 48 pixels or more."""
     source = Scenes(rng_seed, size)
     ids = tuple(str(i) for i in range(count))
-    labels = np.zeros((count, len(CLASSES)), dtype=bool)
-    for i, id in enumerate(ids):
-        labels[i, [c - 1 for c in np.unique(source.mask(id)) if c > 0]] = True
-    return ImageSet(ids, CLASSES, labels, source)
+    values = np.arange(1, len(CLASSES) + 1)
+    labels = np.array([np.isin(values, source.mask(id)) for id in ids], bool)
+    return ImageSet(ids, CLASSES, labels.reshape(count, len(CLASSES)), source)
 
 
 @lru_cache(maxsize=4096)
@@ -120,8 +102,8 @@ def draw(rng_seed: int, index: int, size: int) -> Scene:
             continue
         usual = random.random() < USUAL_TEXTURE
         texture = label // 2 if usual else random.integers(len(TEXTURES))
-        _paint(image, body, _texture(random, texture, size), *_two_colours(random))
-        _paint(image, head, _sign(random, label, head, size), *_two_colours(random))
+        _paint(random, image, body, _texture(random, texture, size))
+        _paint(random, image, head, _sign(random, label, head, size))
         mask[body | head] = label + 1
         heads[head] = label + 1
         attributes[[label, len(CLASSES) + texture]] = True
@@ -177,15 +159,12 @@ def _head(random: np.random.Generator, centre: tuple, radii: tuple, size: int) -
     return (rows - place[0]) ** 2 + (columns - place[1]) ** 2 <= HEAD_RADIUS**2
 
 
-def _two_colours(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A dark and a light colour, in either order: colour itself tells nothing."""
-    pair = [random.integers(10, 90, size=3), random.integers(165, 246, size=3)]
-    return tuple(pair if random.random() < 0.5 else pair[::-1])
-
-
 def _paint(
-    image: np.ndarray, where: np.ndarray, pattern: np.ndarray, on: np.ndarray, off: np.ndarray
-):
+    random: np.random.Generator, image: np.ndarray, where: np.ndarray, pattern: np.ndarray
+) -> None:
+    """A pattern of a dark and a light colour, in either order: colour itself tells nothing."""
+    pair = [random.integers(10, 90, size=3), random.integers(165, 246, size=3)]
+    on, off = pair if random.random() < 0.5 else pair[::-1]
     image[where & pattern] = on
     image[where & ~pattern] = off
 

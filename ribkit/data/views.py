@@ -12,21 +12,13 @@ IGNORE = 255  # in a mask or a label map: a pixel that counts for nothing
 
 # ---- images -------------------------------------------------------------------------------------
 def to_tensor(image: np.ndarray, long_side: int | None = None) -> Tensor:
-    """An image as a tensor, resized where ``long_side`` is given.
-
-    Args:
-        image: ``(H, W, 3)`` uint8.
-        long_side: Pixels of the longer side after resizing (None: keep the size).
-
-    Returns:
-        ``(3, h, w)`` float in [0, 255].
-    """
+    """``(H, W, 3)`` uint8 -> ``(3, h, w)`` float in [0, 255], resized to the ``long_side``."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float()
     return resize(tensor, resized_size(image.shape[:2], long_side))
 
 
 def resized_size(size: tuple[int, int], long_side: int | None = None) -> tuple[int, int]:
-    """Size (h, w) after resizing the longer side of (H, W) to ``long_side`` (None: as it is)."""
+    """Size (h, w) once the longer side of (H, W) has ``long_side`` pixels (None: as it is)."""
     height, width = size
     if long_side is None:
         return height, width
@@ -36,14 +28,13 @@ def resized_size(size: tuple[int, int], long_side: int | None = None) -> tuple[i
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """``(3, H, W)`` -> ``(3, *size)``, bicubic with antialiasing, clamped to [0, 255]."""
-    if tuple(image.shape[-2:]) == tuple(size):
+    if image.shape[-2:] == size:
         return image
-    mode = {"mode": "bicubic", "antialias": True, "align_corners": False}
-    return F.interpolate(image[None], size=size, **mode)[0].clamp(0, 255)
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0].clamp(0, 255)
 
 
 def resized_image(image: np.ndarray, long_side: int | None) -> np.ndarray:
-    """``(H, W, 3)`` uint8 -> ``(h, w, 3)`` uint8, the longer side ``long_side``; None: as it is."""
+    """`to_tensor` as an array again: ``(h, w, 3)`` uint8."""
     return to_tensor(image, long_side).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
@@ -54,11 +45,7 @@ def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def scaled_pairs(image: Tensor, scales: Sequence[float]) -> dict[float, Tensor]:
-    """Multi-scale, flipped views of an image ``(3, H, W)``.
-
-    Returns:
-        Scale -> ``(2, 3, h, w)``, the resized image and its horizontal flip.
-    """
+    """Scale -> ``(2, 3, h, w)``: the resized image and its horizontal flip."""
     views = {}
     for scale in scales:
         size = tuple(max(1, round(side * scale)) for side in image.shape[-2:])
@@ -77,11 +64,11 @@ def square(image: Tensor, side: int) -> Tensor:
 
 
 # ---- label maps and localisation maps -----------------------------------------------------------
-def resize_labels(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Label map ``(h, w)`` uint8 -> ``(*size)``, by nearest-neighbour interpolation."""
-    if tuple(labels.shape) == tuple(size):
+def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Label map ``(h, w)`` uint8 -> ``size``, by nearest-neighbour interpolation."""
+    if labels.shape == size:
         return labels
-    resized = F.interpolate(labels[None, None].float(), tuple(size), mode="nearest-exact")
+    resized = F.interpolate(labels[None, None].float(), size, mode="nearest-exact")
     return resized[0, 0].to(labels.dtype)
 
 
@@ -90,7 +77,7 @@ def resize_map_tensor(maps: Tensor, size: tuple[int, int]) -> Tensor:
     maps = maps.float()
     if not len(maps):
         return maps.new_zeros(0, *size)
-    if tuple(maps.shape[-2:]) == tuple(size):
+    if maps.shape[-2:] == size:
         return maps
     return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
 
@@ -108,7 +95,7 @@ def random_crop(
     fill: Sequence[float],
     generator: torch.Generator,
 ) -> Tensor:
-    """Training view of an image: random long side, horizontal flip half of the time, random crop.
+    """Training view ``(3, side, side)`` of an image: random size, horizontal flip, random crop.
 
     Args:
         image: ``(3, H, W)`` float.
@@ -116,14 +103,11 @@ def random_crop(
         side: Of the square crop, in pixels.
         fill: The colour around an image that is smaller than the crop: the mean, which becomes 0.
         generator: Decides everything random.
-
-    Returns:
-        ``(3, side, side)``.
     """
     low, high = long_side
     target = int(torch.randint(low, high + 1, (), generator=generator))
-    size = resized_size(tuple(image.shape[-2:]), target)
-    if size != tuple(image.shape[-2:]):
+    size = resized_size(image.shape[-2:], target)
+    if size != image.shape[-2:]:
         image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
     return _flip_and_crop([(image, fill)], side, generator)[0]
 
@@ -136,18 +120,9 @@ def random_scaled_crop(
     fill: Sequence[float],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Training view of an image and its label map, cut alike: random scale, flip, random crop.
+    """`random_crop` at a scale between the two, of an image and its label map ``(H, W)`` alike.
 
-    Args:
-        pixels: ``(3, H, W)`` float.
-        labels: ``(H, W)`` uint8.
-        scales: Least and greatest scale.
-        side: Of the square crop, in pixels.
-        fill: The colour around an image that is smaller than the crop; its labels are 255 there.
-        generator: Decides everything random.
-
-    Returns:
-        Pixels ``(3, side, side)`` and labels ``(side, side)``.
+    Labels are 255 around an image that is smaller than the crop.
     """
     low, high = scales
     scale = low + (high - low) * float(torch.rand((), generator=generator))
@@ -163,15 +138,15 @@ def _flip_and_crop(
     """Layers ``(K, h, w)``, each with its fill -> ``(K, side, side)``, flipped and cut alike."""
     if torch.rand((), generator=generator) < 0.5:
         layers = [(layer.flip(-1), fill) for layer, fill in layers]
-    cut, place = [], []  # where the crop begins in the layer, or the layer in the crop
+    cut, place = [slice(None)], [slice(None)]  # the part of the layer, and where it goes
     for length in layers[0][0].shape[-2:]:
         start = int(torch.randint(0, abs(length - side) + 1, (), generator=generator))
-        extent = min(length, side)
-        cut.append(slice(start, start + extent) if length > side else slice(0, extent))
-        place.append(slice(0, extent) if length > side else slice(start, start + extent))
+        window = slice(start, start + min(length, side))
+        cut.append(window if length > side else slice(None))
+        place.append(slice(None) if length > side else window)
     crops = []
     for layer, fill in layers:
         crop = layer.new_tensor(fill).view(-1, 1, 1).repeat(1, side, side)
-        crop[:, *place] = layer[:, *cut]
+        crop[*place] = layer[*cut]
         crops.append(crop)
     return crops

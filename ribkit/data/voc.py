@@ -7,7 +7,7 @@ the k-th class of the JSON file, or of PASCAL's 20 without one; 0 is background,
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,258 +37,177 @@ CLASSES = (
 )
 MOST = 254  # classes: mask values are bytes, 0 and 255 are taken
 XML_BYTES = 1_000_000
+# The layout: where an image, its mask, its annotation, a split's list and all labels lie.
+IMAGE, MASK, ANNOTATION = "JPEGImages/{}.jpg", "SegmentationClass/{}.png", "Annotations/{}.xml"
+LIST, LABELS = "ImageSets/Segmentation/{}.txt", "image_labels.json"
 
 
 @dataclass(frozen=True)
 class VOCFolder:
-    """The Source (`ribkit.data.images`) of a folder in VOC layout.
-
-    Attributes:
-        root: The folder.
-        classes: Some of the folder's classes, in the order of the labels. Pixels of its other
-            classes count as background.
-    """
+    """The Source (`ribkit.data.images`) of a folder in VOC layout."""
 
     root: Path
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # some of the folder's; pixels of its others count as background
 
     def image(self, id: str) -> np.ndarray:
-        """``(H, W, 3)`` uint8, RGB. InputError: missing or truncated."""
-        return decode(image_path(self.root, id))
+        return decode(self.root / IMAGE.format(id))
 
     def mask(self, id: str) -> np.ndarray:
-        """``(H, W)`` uint8: 0 background, k + 1 for ``classes[k]``, 255 ignored.
-
-        InputError: missing, unreadable, or with a value that is no class.
-        """
         values = _read_mask(self.root, id, len(self._table) - 2)
         return self._table[np.minimum(values, len(self._table) - 1)]
 
     def fingerprint(self, ids: Sequence[str]) -> str:
         """SHA-256 (hex) of image, mask and label files and of the classes, wherever they lie."""
-        paths = [p(self.root, i) for i in ids for p in (image_path, mask_path, _xml_path)]
-        return hash_files([_json_path(self.root), *paths], *ids, *self.classes)
+        names = [each.format(id) for id in ids for each in (IMAGE, MASK, ANNOTATION)]
+        return hash_files([self.root / name for name in (LABELS, *names)], *ids, *self.classes)
 
     @cached_property
     def _table(self) -> np.ndarray:
         """``(2 + names,)`` uint8: mask value -> label, the last entry for 255."""
-        names = folder_classes(self.root)
+        names, _ = _read_json(self.root)
         chosen = {name: k + 1 for k, name in enumerate(self.classes)}
         return np.array([0, *(chosen.get(name, 0) for name in names), IGNORE], np.uint8)
 
 
-def folder_classes(root: str | Path) -> tuple[str, ...]:
-    """The names that mask values 1, 2, ... stand for: of ``image_labels.json``, else PASCAL's.
-
-    InputError: the JSON file is not as this module's first paragraph says.
-    """
-    path = _json_path(Path(root))
-    return tuple(_read_json(path)["classes"]) if path.is_file() else CLASSES
-
-
+# ---- reading ------------------------------------------------------------------------------------
 def read(root: str | Path, split: str, classes: Sequence[str] = ()) -> ImageSet:
     """The images of ``ImageSets/Segmentation/<split>.txt``, in its order.
 
-    An image that shows none of the classes is kept, with a row of False. Pixels are not read,
-    unless labels come from masks.
-
-    Args:
-        root: The folder in VOC layout.
-        split: The list's name.
-        classes: Some of the folder's classes (all of them if empty).
-
-    Raises:
-        InputError: Missing folder or split, empty split, unknown class, missing or bad label.
+    Labels are some of the folder's classes, or all where none is given. An image that shows none of
+    them is kept, with a row of False. Pixels are not read, unless labels come from masks.
     """
     root = Path(root)
-    ids = split_ids(root, split)
-    names = folder_classes(root)
+    ids, (names, labels) = split_ids(root, split), _read_json(root)
     classes = _known(classes, names, root) or names
-    shown = over_files(_label_reader(root, names), ids, f"labels of {split}")
-    labels = np.array([[name in present for name in classes] for present in shown], bool)
-    return ImageSet(ids, classes, labels, VOCFolder(root, classes))
-
-
-def split_ids(root: str | Path, split: str) -> tuple[str, ...]:
-    """The names in ``ImageSets/Segmentation/<split>.txt``, one a line.
-
-    Raises:
-        InputError: Missing folder or file, nothing in it, and see `read_list`.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder; give a folder in VOC layout.")
-    path = list_path(root, split)
-    if not path.is_file():
-        splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
-        raise InputError(
-            f"split {split!r} has no list {path}; add it or choose one that exists ({splits})."
-        )
-    ids = read_list(path)
-    if not ids:
-        raise InputError(f"split {split!r} is empty: list image names in {path}, one a line.")
-    return ids
-
-
-def read_list(path: Path) -> tuple[str, ...]:
-    """The image names in a file, one a line.
-
-    Raises:
-        InputError: Unreadable, a name twice, or one that is no plain name and might lead elsewhere.
-    """
-    with readable(path, "save it as UTF-8 text"):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    ids = tuple(line.strip() for line in lines if line.strip())
-    for id, count in Counter(ids).items():
-        if not id.isprintable() or "/" in id or "\\" in id:
-            raise InputError(f"{path} lists {id!r}; give plain image names such as 2007_000032.")
-        if count > 1:
-            raise InputError(f"{path} lists {id!r} twice; remove one of the lines.")
-    return ids
+    shown = over_files(partial(_shown, root, names, labels), ids, f"labels of {split}")
+    rows = np.array([[name in present for name in classes] for present in shown], bool)
+    return ImageSet(ids, classes, rows, VOCFolder(root, classes))
 
 
 def check(root: str | Path, splits: Sequence[str], classes: Sequence[str] = ()) -> None:
     """Read every file of some splits.
 
-    Args:
-        root: The folder in VOC layout.
-        splits: Names of lists.
-        classes: Names that must be classes of the folder.
-
-    Raises:
-        InputError: All that is wrong: missing folder, split, image, mask or label; empty split; an
-            image or mask that does not decode to its end or differs in size from the other; a mask
-            value or a name that is no class.
+    InputError: all that is wrong with the lists, images, masks and labels, and with the classes,
+    which must be some of the folder's.
     """
-    root = Path(root)
-    problems = Problems()
+    root, problems = Path(root), Problems()
     lists = [problems.collect(split_ids, root, split) or () for split in splits]
-    ids = list(dict.fromkeys(id for listed in lists for id in listed))
-    names = problems.collect(folder_classes, root) if root.is_dir() else None
-    if names:
-        problems.collect(_known, classes, names, root)
-        check_image = partial(_check_image, root, len(names), _label_reader(root, names))
-        problems.collect(check_files, check_image, ids, "checking images")
+    content = problems.collect(_read_json, root) if root.is_dir() else None
+    if content:
+        problems.collect(_known, classes, content[0], root)
+        ids = list(dict.fromkeys(id for listed in lists for id in listed))
+        problems.collect(check_files, partial(_check_image, root, *content), ids, "checking images")
     problems.tell()
 
 
-def write_mask(root: Path, id: str, mask: np.ndarray, palette: np.ndarray | None = None) -> None:
-    """Write an image's mask, ``(H, W)`` uint8; a palette ``(256, 3)`` uint8 colours its values."""
-    image = Image.fromarray(mask)
-    if palette is not None:
-        image.putpalette(palette.tobytes())
-    with atomic_write(mask_path(root, id)) as path:
-        image.save(path, format="PNG")
+def _check_image(root: Path, names: tuple[str, ...], labels: dict | None, id: str) -> None:
+    """InputError: what is wrong with one image, its mask and its label."""
+    problems = Problems()
+    size = problems.collect(verify, root / IMAGE.format(id))
+    mask = problems.collect(_read_mask, root, id, len(names))
+    if size is not None and mask is not None and size != mask.shape:
+        (h, w), (mask_h, mask_w) = size, mask.shape
+        problems.append(
+            f"{root / MASK.format(id)} is {mask_w} x {mask_h} pixels and its image {w} x {h}; "
+            f"make them one size."
+        )
+    problems.collect(_shown, root, names, labels, id)
+    problems.tell()
 
 
-def write_labels(root: Path, classes: Sequence[str], labels: dict[str, list[str]]) -> None:
-    """Write ``image_labels.json``. labels: image name -> the names of its classes."""
-    with atomic_write(_json_path(root)) as path:
-        path.write_text(json.dumps({"classes": list(classes), "labels": labels}))
+def split_ids(root: Path, split: str) -> tuple[str, ...]:
+    """The names in a split's list. InputError: no folder, no list, nothing in it; `read_list`."""
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder; give a folder in VOC layout.")
+    path = root / LIST.format(split)
+    ids = read_list(path) if path.is_file() else ()
+    if not ids:
+        splits = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
+        raise InputError(
+            f"split {split!r} is empty: list image names in {path}, one a line, or choose a list "
+            f"that exists ({splits})."
+        )
+    return ids
 
 
-def write_list(root: Path, split: str, ids: Sequence[str]) -> None:
-    """Write a split's list of image names."""
-    with atomic_write(list_path(root, split)) as path:
-        path.write_text("".join(f"{id}\n" for id in ids))
+def read_list(path: Path) -> tuple[str, ...]:
+    """The image names in a file, one a line; InputError: one is there twice or might be a path."""
+    with readable(path, "save it as UTF-8 text"):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    ids = tuple(line.strip() for line in lines if line.strip())
+    for id, count in Counter(ids).items():
+        if count > 1 or not id.isprintable() or "/" in id or "\\" in id:
+            raise InputError(
+                f"{path} lists {id!r} ({count} x); give plain image names such as 2007_000032, "
+                f"each once."
+            )
+    return ids
 
 
-def list_path(root: Path, split: str) -> Path:
-    """Where a split's image names are listed."""
-    return root / "ImageSets" / "Segmentation" / f"{split}.txt"
-
-
-def image_path(root: Path, id: str) -> Path:
-    """Where an image lies."""
-    return root / "JPEGImages" / f"{id}.jpg"
-
-
-def mask_path(root: Path, id: str) -> Path:
-    """Where an image's mask lies."""
-    return root / "SegmentationClass" / f"{id}.png"
-
-
-def _xml_path(root: Path, id: str) -> Path:
-    return root / "Annotations" / f"{id}.xml"
-
-
-def _json_path(root: Path) -> Path:
-    return root / "image_labels.json"
-
-
-def _known(classes: Collection[str], names: Sequence[str], where: str | Path) -> tuple[str, ...]:
-    """``classes`` as a tuple, each one of ``names`` and given once, or an InputError."""
-    for name in classes:
-        if name not in names:
-            raise InputError(f"{where}: no class is called {name!r}; use some of {_shown(names)}.")
-    if len(set(classes)) < len(classes):
-        raise InputError(f"{where}: a class is given twice in {_shown(classes)}; give it once.")
-    return tuple(classes)
-
-
-def _shown(names: Sequence[str]) -> str:
-    """Up to 20 of the names, for an error's sentence."""
-    return ", ".join([*names[:20], "..."] if len(names) > 20 else names)
-
-
-def _read_json(path: Path) -> dict:
-    """The content of ``image_labels.json``, its form checked but not yet its label names."""
-    form = '{"classes": [names], "labels": {image: [names]}}'
+# ---- labels and masks ---------------------------------------------------------------------------
+def _read_json(root: Path) -> tuple[tuple[str, ...], dict[str, list[str]] | None]:
+    """Names of the mask values 1, 2, ..., and labels; PASCAL's and None without the JSON file."""
+    path, form = root / LABELS, '{"classes": [names], "labels": {image: [names]}}'
+    if not path.is_file():
+        return CLASSES, None
     with readable(path, f"write {form}"):
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         names, labels = content["classes"], content["labels"]
-    lists = [names, *labels.values()] if isinstance(labels, dict) else [None]
-    if not all(isinstance(v, list) and all(isinstance(n, str) for n in v) for v in lists):
-        raise InputError(f"{path} has values of another kind; write {form}.")
+        for listed in (names, *labels.values()):
+            if not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
+                raise TypeError(f"{listed!r} is no list of names")
     if not 0 < len(set(names)) == len(names) <= MOST:
         raise InputError(f"{path}: {len(names)} classes; give 1 to {MOST} different names.")
-    return content
+    return tuple(names), labels
 
 
-def _label_reader(root: Path, names: tuple[str, ...]) -> Callable[[str], set[str]]:
-    """A function from an image's name to the classes it shows."""
-    if _json_path(root).is_file():
-        labels = _read_json(_json_path(root))["labels"]
-        return partial(_labels_from_json, _json_path(root), labels, names)
-    if (root / "Annotations").is_dir():
-        return partial(_labels_from_xml, root, names)
-    return partial(_labels_from_mask, root, names)
+def _shown(root: Path, names: tuple[str, ...], labels: dict | None, id: str) -> set[str]:
+    """The classes that an image shows."""
+    if labels is not None:
+        if id not in labels:
+            raise InputError(f'{root / LABELS} has no entry for {id!r}; add it to "labels".')
+        return set(_known(set(labels[id]), names, f"{root / LABELS}, image {id}"))
+    annotation = root / ANNOTATION.format(id)
+    if annotation.parent.is_dir():
+        return set(_known(_annotated(annotation), names, annotation))
+    values = np.unique(_read_mask(root, id, len(names)))
+    return {names[value - 1] for value in values if 0 < value < IGNORE}
 
 
-def _labels_from_json(path: Path, labels: dict, names: tuple[str, ...], id: str) -> set[str]:
-    if id not in labels:
-        raise InputError(f'{path} has no entry for {id!r}; add it to "labels".')
-    return set(_known(set(labels[id]), names, f"{path}, image {id}"))
-
-
-def _labels_from_xml(root: Path, names: tuple[str, ...], id: str) -> set[str]:
-    """Names of the objects, the difficult ones too; parts of objects do not count."""
-    path = _xml_path(root, id)
-    with readable(path, "replace it", missing="add the annotation of this image"):
+def _annotated(path: Path) -> set[str]:
+    """Names of the objects in an annotation, the difficult ones too; their parts do not count."""
+    with readable(path, "replace it"):
         if path.stat().st_size > XML_BYTES:
             raise ValueError(f"over {XML_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
         if "<!DOCTYPE" in text:  # entities are declared there; no annotation needs any
             raise ValueError("it declares a document type")
         objects = ElementTree.fromstring(text).findall("object")
-    return set(_known({(o.findtext("name") or "").strip() for o in objects}, names, path))
+    return {(found.findtext("name") or "").strip() for found in objects}
 
 
-def _labels_from_mask(root: Path, names: tuple[str, ...], id: str) -> set[str]:
-    values = np.unique(_read_mask(root, id, len(names)))
-    return {names[v - 1] for v in values if 0 < v < IGNORE}
+def _known(classes: Collection[str], names: Sequence[str], where: str | Path) -> tuple[str, ...]:
+    """``classes`` as a tuple, each one of ``names`` and given once, or an InputError."""
+    for name in classes:
+        if name not in names:
+            raise InputError(
+                f"{where}: no class is called {name!r}; use some of {', '.join(names)}."
+            )
+    if len(set(classes)) < len(classes):
+        raise InputError(f"{where}: a class is given twice in {', '.join(classes)}; give it once.")
+    return tuple(classes)
 
 
 def _read_mask(root: Path, id: str, count: int) -> np.ndarray:
     """``(H, W)`` uint8 of the file's own values: 0 to ``count``, or 255."""
-    path = mask_path(root, id)
+    path = root / MASK.format(id)
     with open_image(path) as image:
         if image.mode not in ("P", "L"):
             raise InputError(
                 f"{path} is a mask of colour mode {image.mode}; save class numbers as a palette "
                 f"or 8-bit grey PNG."
             )
-        bad = [v for v, n in enumerate(image.histogram()) if n and count < v < IGNORE]
+        bad = [value for value, n in enumerate(image.histogram()) if n and count < value < IGNORE]
         if bad:
             raise InputError(
                 f"{path} has the value {bad[0]}, which is no class; use 0 to {count}, or 255 for "
@@ -297,16 +216,29 @@ def _read_mask(root: Path, id: str, count: int) -> np.ndarray:
         return np.array(image)
 
 
-def _check_image(root: Path, count: int, label_of: Callable[[str], set[str]], id: str) -> None:
-    """InputError: what is wrong with one image, its mask and its label."""
-    problems = Problems()
-    size = problems.collect(verify, image_path(root, id))
-    mask = problems.collect(_read_mask, root, id, count)
-    if size is not None and mask is not None and size != mask.shape:
-        (h, w), (mask_h, mask_w) = size, mask.shape
-        problems.append(
-            f"{mask_path(root, id)} is {mask_w} x {mask_h} pixels and its image {w} x {h}; "
-            f"make them one size."
-        )
-    problems.collect(label_of, id)
-    problems.tell()
+# ---- writing ------------------------------------------------------------------------------------
+def write_mask(root: Path, id: str, mask: np.ndarray) -> None:
+    """Write an image's mask, ``(H, W)`` uint8, in PASCAL's colours."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette().tobytes())
+    with atomic_write(root / MASK.format(id)) as path:
+        image.save(path, format="PNG")
+
+
+def palette() -> np.ndarray:
+    """PASCAL's colour map, ``(256, 3)`` uint8: the bits of a value spread over the channels."""
+    values, channels = np.arange(256)[:, None], np.arange(3)
+    bits = ((values >> (3 * bit + channels) & 1) << (7 - bit) for bit in range(8))
+    return sum(bits).astype(np.uint8)
+
+
+def write_labels(root: Path, classes: Sequence[str], labels: dict[str, list[str]]) -> None:
+    """Write ``image_labels.json``. labels: image name -> the names of its classes."""
+    with atomic_write(root / LABELS) as path:
+        path.write_text(json.dumps({"classes": list(classes), "labels": labels}))
+
+
+def write_list(root: Path, split: str, ids: Sequence[str]) -> None:
+    """Write a split's list of image names."""
+    with atomic_write(root / LIST.format(split)) as path:
+        path.write_text("".join(f"{id}\n" for id in ids))

@@ -157,7 +157,7 @@ class Inputs:
         shown = np.flatnonzero(images.labels.any(axis=1))
         if not len(shown):
             raise InputError(
-                f"{voc.list_path(self.data, name)} lists no image that shows one of the classes "
+                f"{self.data / voc.LIST.format(name)} lists no image that shows one of the classes "
                 f"({', '.join(images.classes)}); set classes to others."
             )
         return images.take(shown)
