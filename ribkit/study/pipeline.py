@@ -114,7 +114,7 @@ class Refinement:
 
     # ---- IRN and PSA ----------------------------------------------------------------------------
     def training_labels(self, kind: str) -> Labels:
-        """Scored, tuning and remaining images with the labels that ``irn`` or ``psa`` learns from."""
+        """Scored, tuning and remaining images with the labels that IRN or PSA learns from."""
         make, how = stages.psa_labels, {}
         if kind == "irn":
             make, how = stages.irn_labels, {"threshold": self.threshold}
@@ -122,17 +122,15 @@ class Refinement:
         return tuple((part[0], self._sized(make, *part, **how).arrays("labels")) for part in parts)
 
     def training(self, kind: str) -> partial:
-        """The call that trains ``irn`` or ``psa``."""
+        """The call that trains one of the two."""
         return _training(self.study, kind, self.training_labels(kind))
 
     @cached_property
     def irn(self) -> TrainedModel:
-        """The trained IRN."""
         return _trained(self.study, irn.build, self.training("irn"))
 
     @cached_property
     def psa(self) -> TrainedModel:
-        """The trained PSA."""
         return _trained(self.study, psa.build, self.training("psa"))
 
     def irn_maps(self, images: ImageSet, maps: StoredArrays, walk: str = "") -> StoredArrays:
@@ -156,8 +154,7 @@ class Refinement:
 
     def psa_tried(self) -> dict[tuple[float, int], float]:
         """mIoU on the tuning images with each alpha and number of steps."""
-        images, maps = self.maps[1]
-        tried = {}
+        (images, maps), tried = self.maps[1], {}
         for pair in itertools.product(self.profile.psa_alphas, self.profile.psa_log2_steps):
             scores = self.score(images, self.psa_labels(images, maps, *pair).arrays("labels"))
             tried[pair] = miou.miou(scores["error"].sum(axis=0))
@@ -232,23 +229,23 @@ def network_labels(study: Study, source: str) -> Result:
 
 def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]:
     """Counts ``(N, 3, n)`` of the validation images, one for each replica."""
-    train_networks(study.replicas)
+    train(study.replicas, "network")
     counts = []
     for replica in study.replicas:
         labels = network_labels(replica, source).arrays("refined" if refined else "labels")
-        scored = study.store.run(predictions.score, images=study.validation, labels=labels)
-        counts.append(scored.arrays("counts")["counts"])
+        scores = study.store.run(stages.score, images=study.validation, labels=labels)
+        counts.append(scores.arrays("scores")["error"])
     return counts
 
 
 # ---- trainings ----------------------------------------------------------------------------------
 def _training(study: Study, name: str, parts: Labels, n_labels: int = 0) -> partial:
-    """The call that trains ``irn``, ``psa`` or ``network`` on label maps; n_labels: 0, all."""
+    """The call that trains one of `LEARNERS` on label maps, of all classes or of ``n_labels``."""
     p = study.profile
-    learned = {"parts": parts, "n_labels": n_labels or len(study.scored.classes) + 1}
     backbone = p.network_backbone if name == "network" else p.backbone
-    stage, config = LEARNERS[name].train, getattr(p, name)
-    return study.training_of(stage, config, backbone, **learned, long_side=p.long_side)
+    learned = {"parts": parts, "n_labels": n_labels or len(study.scored.classes) + 1}
+    learned |= {"long_side": p.long_side}
+    return study.training_of(LEARNERS[name].train, getattr(p, name), backbone, **learned)
 
 
 def _network_training(study: Study, source: str) -> partial:
@@ -278,15 +275,3 @@ def train(studies: tuple[Study, ...], *names: str) -> None:
         train(studies, "irn")  # which the networks' labels need
     calls = [prepare() for name in names for prepare in trainings(studies, name)]
     studies[0].store.run_all(calls, " and ".join(names))
-
-
-def train_affinity_models(
-    studies: tuple[Study, ...], kinds: tuple[str, ...] = ("irn", "psa")
-) -> None:
-    """Train the IRNs and PSAs of some replicas that are missing, side by side."""
-    train(studies, *kinds)
-
-
-def train_networks(studies: tuple[Study, ...]) -> None:
-    """Train the networks of some replicas that are missing, side by side."""
-    train(studies, "network")

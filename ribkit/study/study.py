@@ -112,7 +112,7 @@ class Study(Inputs):
     def training_of(
         self, stage: Callable, config: TrainingConfig, backbone: str, **learned: Any
     ) -> partial:
-        """A training of this replica as a call for `Store.run_all`; learned: what it learns from."""
+        """The call that trains this replica of a network; learned: what it learns from."""
         return partial(
             stage,
             backbone=backbone,
