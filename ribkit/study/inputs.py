@@ -24,18 +24,14 @@ PICTURED = "efficientnet_lite0"  # the network that photographs are shown with
 
 
 class Inputs:
-    """The inputs of one run of the study.
-
-    profile: its settings. given: a folder in VOC layout, or of MS COCO 2014; None for `mini`.
-    Raises InputError where the profile needs a folder and none is named.
-    """
+    """The inputs of one run of the study. InputError: its profile needs a folder, none is named."""
 
     def __init__(self, profile: Profile, data: str):
         self.profile = profile
         if profile.data in NEEDED and not data:
             needed = NEEDED[profile.data].format(profile.name)
             raise InputError(f"profile {profile.name} needs {needed}.")
-        self.given = (ROOT / data).resolve() if data else None
+        self.given = (ROOT / data).resolve() if data else None  # in VOC's layout or in COCO's
 
     @cached_property
     def data(self) -> Path | None:
@@ -99,7 +95,7 @@ class Inputs:
         """Images that settings and held-out thresholds are chosen on; never scored."""
         p = self.profile
         if p.data == "scenes":
-            return self._images(3, "", p.tune_images)
+            return scenes.generate(self.stream(3), p.tune_images)
         free = self._outside(p.train_split, self.scored)
         if len(free) < p.tune_images:
             raise InputError(

@@ -37,17 +37,13 @@ SALIENT_SCENES = 400
 
 @dataclass(frozen=True)
 class Refined:
-    """One stage's label maps of the scored images, and how well they fit.
-
-    counts: ``(N, 3, n)``; background: the same with 255 read as background; confusion:
-    ``(n, n + 1)`` of all images, see `stages.score`. threshold: of the maps, or alpha (PSA).
-    """
+    """One stage's label maps of the scored images, and how well they fit: see `stages.score`."""
 
     labels: Result
-    counts: np.ndarray
-    background: np.ndarray
-    confusion: np.ndarray
-    threshold: float
+    counts: np.ndarray  # (N, 3, n)
+    background: np.ndarray  # the same, with 255 read as background
+    confusion: np.ndarray  # (n, n + 1), of all images
+    threshold: float  # of the maps, or PSA's alpha
 
 
 class Refinement:
@@ -80,9 +76,8 @@ class Refinement:
         """One of `STAGES`, scored."""
         labels, threshold = self.labels(name, *self.maps[0])
         scores = self.score(self.study.scored, labels.arrays("labels"))
-        return Refined(
-            labels, scores["error"], scores["background"], scores["confusion"], threshold
-        )
+        fit = (scores[name] for name in ("error", "background", "confusion"))
+        return Refined(labels, *fit, threshold)
 
     def pseudo(self, name: str) -> Labels:
         """Scored and remaining images with their label maps after one of `STAGES`."""

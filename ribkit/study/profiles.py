@@ -141,15 +141,8 @@ class Profile:
     @property
     def training(self) -> ClassifierConfig:
         """How the classifier is trained."""
-        return ClassifierConfig(
-            epochs=self.epochs,
-            batch=self.batch,
-            lr=self.lr,
-            momentum=self.momentum,
-            crop=self.crop,
-            long_sides=self.long_sides,
-            rng_seed=self.rng_seed,
-        )
+        names = ("epochs", "batch", "lr", "momentum", "crop", "long_sides", "rng_seed")
+        return ClassifierConfig(**{name: getattr(self, name) for name in names})
 
     def imagenet_weights(self, backbone: str) -> Weights | None:
         """A backbone's ImageNet weights: the file that is named, if it is the classifier's."""
@@ -159,16 +152,9 @@ class Profile:
         self, pooling: str, variant: str, lr: float, margin: float, n_others: int
     ) -> Settings:
         """An adaptation of this profile; variant: one of `VARIANTS`."""
-        return Settings(
-            pooling=pooling,
-            tau=self.tau,
-            steps=self.steps,
-            lr=lr,
-            n_others=n_others,
-            margin=margin,
-            area_ratio=self.area_ratio,
-            variant=VARIANTS[variant],
-        )
+        chosen = {"lr": lr, "margin": margin, "n_others": n_others}
+        given = {"tau": self.tau, "steps": self.steps, "area_ratio": self.area_ratio}
+        return Settings(pooling=pooling, variant=VARIANTS[variant], **chosen, **given)
 
 
 RENAMED = {  # a setting's name up to version 0.1 -> its name now, in a group too

@@ -24,8 +24,7 @@ from ribkit.networks.trained import TrainedModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
-from ribkit.study import maps, profiles
-from ribkit.study import toy as bottleneck
+from ribkit.study import maps, profiles, toy
 from ribkit.study.inputs import PICTURED, ROOT, Inputs, some
 from ribkit.study.profiles import PHOTOGRAPH_SCALES, PHOTOGRAPH_SETTINGS, Profile
 
@@ -53,14 +52,13 @@ RIB = RIBS[-1]  # the authors' own: official, GNDRP
 
 @dataclass(frozen=True)
 class Seed:
-    """Seeds of the scored images. swept: how they fit at all thresholds; oracle, held_out: indices
-    into `miou.THRESHOLDS`."""
+    """Seeds of the scored images."""
 
     method: Method
     maps: Result
-    swept: Swept
-    oracle: int
-    held_out: int
+    swept: Swept  # how they fit at all thresholds
+    oracle: int  # of `thresholds.THRESHOLDS`, chosen on the same images
+    held_out: int  # chosen on the tuning images
 
     def at(self, choice: str) -> np.ndarray:
         """Counts ``(N, 3, n)`` at the threshold chosen: ``oracle`` or ``held-out``."""
@@ -125,20 +123,17 @@ class Study(Inputs):
     # ---- RQ1 ----------------------------------------------------------------------------------
     def toy(self) -> Result:
         """The toy experiment: high gradient ratios of digits and shapes, layer by layer."""
-        p, seeds = self.profile, tuple(range(self.profile.toy_seeds))
-        return self.store.run(
-            bottleneck.experiment, digits=self.digits(), seeds=seeds, steps=p.toy_steps
-        )
+        how = {"seeds": tuple(range(self.profile.toy_seeds)), "steps": self.profile.toy_steps}
+        return self.store.run(toy.experiment, digits=self.digits(), **how)
 
     # ---- the classifier -----------------------------------------------------------------------
     @property
     def pretext(self) -> Result:
         """`mini`: the small network's pretext task."""
         p = self.profile
+        how = {"epochs": p.pretext_epochs, "rng_seed": p.rng_seed}
         images = scenes.Pretext(self.stream(0), p.pretext_scenes)
-        return self.store.run(
-            classifier.pretrain, scenes=images, epochs=p.pretext_epochs, rng_seed=p.rng_seed
-        )
+        return self.store.run(classifier.pretrain, scenes=images, **how)
 
     def pretext_of(self, backbone: str) -> StoredTensors | None:
         """The pretext task's weights for ``small``; other backbones start from ImageNet's."""
@@ -146,13 +141,11 @@ class Study(Inputs):
 
     def training(self) -> partial:
         """The call that trains the classifier, with BCE on image labels."""
-        images = {"images": self.train, "monitor_images": self.tuning}
-        p = self.profile
+        p, images = self.profile, {"images": self.train, "monitor_images": self.tuning}
         return self.training_of(classifier.train, p.training, p.backbone, **images)
 
     @cached_property
     def classifiers(self) -> list[Result]:
-        """The trained classifiers of all replicas."""
         return self.store.run_all([one.training() for one in self.replicas], "classifiers")
 
     @property
@@ -193,12 +186,11 @@ class Study(Inputs):
         return [self.maps(images, self.scales, settings).arrays("maps") for images in sets]
 
     def swept(self, images: ImageSet, seeds: StoredArrays) -> Swept:
-        """How seeds fit at all thresholds."""
         rows = self.store.run(maps.score, images=images, maps=seeds).arrays("rows")
         return Swept(len(images), len(images.classes) + 1, **rows)
 
     def _tried(self, scales: tuple, settings: Settings | None) -> dict:
-        """mIoU at the best threshold on the tuning images, by the first replica, and it."""
+        """mIoU of the first replica at the best threshold on the tuning images, and that one."""
         seeds = self.first.maps(self.tuning, scales, settings).arrays("maps")
         total = self.swept(self.tuning, seeds).total()
         index = thresholds.best_threshold(total)
@@ -247,8 +239,7 @@ class Study(Inputs):
 
     def margin_rows(self, scales: tuple[float, ...]) -> float:
         """Over how many rows and target classes `official` sums an image's logits, on average."""
-        half = OFFICIAL.loss_on_half_scale
-        rows = 2 * sum(scale >= 1 or half for scale in scales)
+        rows = 2 * sum(scale >= 1 or OFFICIAL.loss_on_half_scale for scale in scales)
         return rows * float(self.tuning.labels.sum(axis=1).mean())
 
     def margin_unit(self, method: Method) -> float:
