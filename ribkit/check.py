@@ -9,36 +9,29 @@ workers; trainings run on one device here (under torchrun on more).
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 
 from ribkit.networks.training import steps_per_epoch
 from ribkit.runtime import parallel
-from ribkit.runtime.device import device, single_threaded
+from ribkit.runtime.device import device, threads
 from ribkit.runtime.store import MANIFEST, Store
 from ribkit.study import ablations, pipeline
 from ribkit.study.profiles import Profile
-from ribkit.study.study import CAM, METHODS, RIB, Study
+from ribkit.study.study import CAM, METHODS, Study
 
 IMAGES, ITERATIONS = 3, 4  # of the shrunk run
-TRAININGS = ("pretext", "classifier", "irn", "psa", "network")
+TRAININGS = ("pretext", *pipeline.TRAINED)
 ON_CORES = ("labels", "crf", "irn-labels", "psa-labels", "saliency-labels")
 GIB = 2**30
 
 
 def counts(study: Study) -> dict[str, int]:
-    """How often each stage's unit is computed, at most: stops and stored results save some.
-
-    Args:
-        study: The run.
-
-    Returns:
-        Stage -> images, or iterations of a training, in all notebooks.
-    """
+    """Stage -> its images, or a training's iterations, in all notebooks; at most: stops and stored
+    results save some."""
     p = study.profile
     n, tuning = len(study.scored), len(study.tuning)
     remaining = sum(map(len, study.remaining_images))
@@ -70,7 +63,6 @@ def counts(study: Study) -> dict[str, int]:
 
 def shrunk(p: Profile) -> Profile:
     """The same settings for few images and short trainings."""
-    epochs = {"epochs": ITERATIONS}
     return replace(
         p,
         train_images=p.batch,
@@ -89,18 +81,22 @@ def shrunk(p: Profile) -> Profile:
         n_others=p.n_others[:1],
         psa_alphas=p.psa_alphas[:1],
         psa_log2_steps=(max(p.psa_log2_steps),),
-        irn=replace(p.irn, **epochs),
-        psa=replace(p.psa, **epochs),
+        irn=replace(p.irn, epochs=ITERATIONS),
+        psa=replace(p.psa, epochs=ITERATIONS),
         network=replace(p.network, iterations=ITERATIONS),
     )
 
 
 def sample(study: Study) -> dict[str, dict]:
     """Stage -> the manifest of its result in a shrunk run, with its files' ``bytes``."""
-    with tempfile.TemporaryDirectory() as folder, _in_this_process():
+    here = patch.dict(os.environ, RIBKIT_WORKERS="1")
+    with tempfile.TemporaryDirectory() as folder, here, threads(1):
         small = Study(shrunk(study.profile), str(study.given or ""))
         small.store = Store(folder)
-        single_threaded(_run, small)
+        small.seed(CAM)
+        for stage in pipeline.available_stages(small):
+            pipeline.refinements(small)[1].stage(stage)
+        pipeline.network_labels(small, "RIB")
         manifests = {}
         for path in sorted(Path(folder).glob(f"*/{MANIFEST}"), key=lambda p: p.stat().st_mtime):
             size = sum(file.stat().st_size for file in path.parent.iterdir())
@@ -109,46 +105,22 @@ def sample(study: Study) -> dict[str, dict]:
         return manifests
 
 
-def _run(small: Study) -> None:
-    """RIB's way through the stages."""
-    small.seed(CAM), small.seed(RIB)
-    for stage in pipeline.available_stages(small):
-        pipeline.refinements(small)[1].stage(stage)
-    pipeline.network_labels(small, "RIB")
-
-
-@contextmanager
-def _in_this_process() -> Iterator[None]:
-    before = os.environ.get("RIBKIT_WORKERS")
-    os.environ["RIBKIT_WORKERS"] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop("RIBKIT_WORKERS")
-        if before is not None:
-            os.environ["RIBKIT_WORKERS"] = before
-
-
 def table(study: Study) -> pd.DataFrame:
-    """The stages of a run, a row each, with what they take on this machine.
-
-    Args:
-        study: The run; its images are read, nothing of it is computed.
-
-    Returns:
-        Columns stage, how often, seconds each, hours (on all workers), disk (GiB), memory (GiB; of
-        the GPU, or what one process takes more).
-    """
-    manifests, rows = sample(study), []
-    for stage, count in counts(study).items():
-        if count and stage in manifests:
-            row = {"stage": stage} | cost(stage, count, manifests[stage])
-            rows.append(row)
+    """What each stage of a run takes on this machine, a row each, see `cost`; nothing is kept."""
+    manifests = sample(study)
+    rows = [
+        {"stage": stage} | cost(stage, count, manifests[stage])
+        for stage, count in counts(study).items()
+        if count and stage in manifests
+    ]
     return pd.DataFrame(rows)
 
 
 def cost(stage: str, count: int, manifest: dict) -> dict:
-    """What ``count`` images or iterations of a stage take, by the manifest of a few."""
+    """What ``count`` images or iterations of a stage take on all workers, by a few's manifest.
+
+    Disk and memory in GiB: memory of the GPU, or what one process takes more.
+    """
     training = stage in TRAININGS
     each = manifest["each"] or manifest["seconds"]
     workers = 1 if training else parallel.workers(stage not in ON_CORES)
@@ -162,7 +134,7 @@ def cost(stage: str, count: int, manifest: dict) -> dict:
 
 
 def summary(costs: pd.DataFrame) -> str:
-    """The table as text, and its sum in a sentence."""
+    """The table as text, with its sum in a sentence."""
     shown = costs.to_string(index=False, float_format=lambda v: f"{v:,.3g}")
     where = "GPU" if device().type == "cuda" else "process"
     return (

@@ -1,16 +1,8 @@
 """CAM against RIB on one's own photographs, with any torchvision classifier that suits.
 
-    from torchvision.models import resnet50, ResNet50_Weights
-    from ribkit.compare import compare
-
-    weights = ResNet50_Weights.DEFAULT
-    found = compare("my_photographs", resnet50(weights=weights), weights.meta["categories"])
-    found.figure().savefig("maps.png")
-
-A classifier suits if it ends in global average pooling and one linear layer; its bias is dropped.
-Labels are its top classes unless given; an image's others are the folder's remaining photographs.
-The rate is one at which an ImageNet head's maps visibly grow; nothing tells which is best without
-masks, so try others: ``settings=dataclasses.replace(compare.SETTINGS, rate=3e-5)``.
+An image's others are the folder's remaining photographs. The rate is one at which an ImageNet
+head's maps visibly grow; nothing tells which is best without masks, so try others:
+``settings=dataclasses.replace(compare.SETTINGS, lr=3e-5)``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,12 +41,12 @@ class Comparison:
     def pictures(self) -> Pictures:
         """What `figure` is drawn from: (title, panel) -> photograph or map."""
         pictures = {}
-        for i, name in enumerate(self.images.ids):
-            for k, label in enumerate(np.flatnonzero(self.images.labels[i])):
-                title = f"{name}, {self.images.classes[label]}"
-                pictures[title, "photograph"] = self.images.image(i)
-                pictures[title, "CAM"] = self.cam[name][k]
-                pictures[title, "RIB"] = self.rib[name][k]
+        for image in self.images:
+            for k, label in enumerate(image.classes):
+                title = f"{image.name}, {self.images.classes[label]}"
+                pictures[title, "photograph"] = image.pixels()
+                pictures[title, "CAM"] = self.cam[image.name][k]
+                pictures[title, "RIB"] = self.rib[image.name][k]
         return pictures
 
     def figure(self) -> Figure:
@@ -114,19 +106,14 @@ def compare(
     for name in labels or ():
         if name not in source.ids:
             raise InputError(f"labels names {name}, which is not in {folder}; correct the name.")
-    if labels is None:
-        shown = [_top(network, source.image(name)) for name in source.ids]
-    else:
-        shown = [_indices(name, labels, names) for name in source.ids]
-    return compare_images(network, source.labelled(names, shown), settings, scales)
-
-
-def compare_images(
-    network: Network, images: ImageSet, settings: Settings, scales: Sequence[float]
-) -> Comparison:
-    """`compare` for a network of three parts and labelled images of any kind."""
-    side = min(min(images.image(i).shape[:2]) for i in range(len(images)))
-    squares = [views.square(views.to_tensor(images.image(i)), side) for i in range(len(images))]
+    shown = [
+        [_top(network, source.image(name))] if labels is None else _indices(name, labels, names)
+        for name in source.ids
+    ]
+    images = source.labelled(names, shown)
+    photos = [images.image(i) for i in range(len(images))]
+    side = min(min(photo.shape[:2]) for photo in photos)
+    squares = [views.square(views.to_tensor(photo), side) for photo in photos]
     features = torch.cat([network.features(s[None].to(device())) for s in squares])
     bank = {"features": features, "labels": torch.from_numpy(images.labels).float().to(device())}
     plain, adapted = {}, {}
@@ -140,15 +127,14 @@ def compare_images(
 
 
 @torch.no_grad()
-def _top(network: Network, image: np.ndarray) -> list[int]:
-    logits = pooling.gap(network(views.to_tensor(image)[None].to(device())))
-    return [int(logits.argmax())]
+def _top(network: Network, image: np.ndarray) -> int:
+    return int(pooling.gap(network(views.to_tensor(image)[None].to(device()))).argmax())
 
 
 def _indices(name: str, labels: Mapping[str, Sequence[str]], classes: Sequence[str]) -> list[int]:
     if not labels.get(name):
         raise InputError(f"labels has no class for {name}; give its class names.")
-    unknown = [label for label in labels[name] if label not in classes]
-    if unknown:
-        raise InputError(f"label '{unknown[0]}' of {name} is not a class of the classifier.")
+    for label in labels[name]:
+        if label not in classes:
+            raise InputError(f"label '{label}' of {name} is not a class of the classifier.")
     return [classes.index(label) for label in labels[name]]

@@ -23,9 +23,9 @@ from ribkit.study.study import Study
 def train(study: Study, name: str) -> None:
     """Train what is missing of one of `pipeline.TRAINED`, on all processes that have joined."""
     if not distributed.is_distributed():
-        pipeline.train(study, name)
+        pipeline.train(study.replicas, name)
         return
-    for prepare in pipeline.trainings(study, name):
+    for prepare in pipeline.trainings(study.replicas, name):
         distributed.main_process_first(prepare)
         call = prepare()  # what it needs is stored now, in rank 0 and elsewhere
         with distributed.collective(), threads(1):

@@ -315,6 +315,16 @@ def test_root_collects_no_executed_copy_and_checks_outputs(tmp_path):
     assert "wrong.ipynb" in result.stdout
 
 
+def test_the_files_that_the_package_reads_are_installed_with_it():
+    packages = PYPROJECT["tool"]["setuptools"]["package-data"].items()
+    folders = [(ROOT / name.replace(".", "/"), patterns) for name, patterns in packages]
+    installed = {
+        p for folder, patterns in folders for pattern in patterns for p in folder.glob(pattern)
+    }
+    inside = {path for path in (ROOT / "ribkit").rglob("*") if path.is_file()}
+    assert installed == {path for path in inside if path.suffix not in (".py", ".pyc")}
+
+
 @pytest.mark.parametrize("command", [("check",), ("format", "--check")], ids=" ".join)
 def test_code_and_notebooks_are_in_the_style_of_ruff(command):
     result = run(sys.executable, "-m", "ruff", *command, "--no-cache", ".", cwd=ROOT)

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from fabricated import stored
+from fabricated import run_stage, stored
 
 from ribkit.data import scenes
 from ribkit.networks import deeplab
 from ribkit.networks.configs import DeepLabConfig
 from ribkit.networks.trained import TrainedModel
-from ribkit.runtime.errors import InputError
+from ribkit.refinement import stages
 from ribkit.study import predictions
 
 TRAINING = DeepLabConfig(aspp_rates=(1, 2, 4))
@@ -33,32 +33,24 @@ def model(tmp_path_factory):
 
 def test_predictions_are_scored_against_the_masks(images, model, tmp_path):
     some = images.take([1, 3])
-    (tmp_path / "score").mkdir()
-    found = predictions.predict(
-        images=some, model=model, scales=(1.0,), long_side=64, scratch=tmp_path
-    )
+    seen = {"model": model, "scales": (1.0,), "long_side": 64}
+    found = run_stage(predictions.predict, some, tmp_path / "predicted", **seen)
     assert found.keys() == {"labels", "refined"}
     assert found["labels"]["3"].shape == (64, 64)
     right = {name: some.mask(i)[::2, ::2] for i, name in enumerate(some.ids)}
     labels = stored(tmp_path, labels=right).arrays("labels")
-    counts = predictions.score(images=some, labels=labels, scratch=tmp_path / "score")
-    counts = counts["counts"]["counts"]
+    counts = run_stage(stages.score, some, tmp_path / "scored", labels=labels)["scores"]["error"]
     assert counts.shape == (2, 3, 9)
     hits, target, predicted = counts.sum(axis=(0, 2))
     assert target == predicted == 2 * 64 * 64
     assert hits > 0.9 * target
 
 
-def test_a_missing_prediction_is_told(images, tmp_path):
-    labels = stored(tmp_path, labels={"0": images.mask(0)}).arrays("labels")
-    with pytest.raises(InputError, match=r"labels in .*: image 1 is missing; compute it first"):
-        predictions.score(images=images, labels=labels, scratch=tmp_path)
-
-
 def test_objects_and_their_saliency(images, model, tmp_path):
-    objects = predictions.objects(images)["labels"]["0"]
+    image = images.take([0])
+    objects = run_stage(predictions.objects, image, tmp_path / "objects")["labels"]["0"]
+    assert objects.dtype == np.uint8
     assert ((objects == 1) == (images.mask(0) > 0)).all()
-    found = predictions.foreground(
-        images=images.take([0]), model=model, long_side=None, scratch=tmp_path
-    )
+    seen = {"model": model, "long_side": None}
+    found = run_stage(predictions.foreground, image, tmp_path / "found", **seen)
     assert (found["maps"]["0"].shape, found["maps"]["0"].dtype) == ((64, 64), np.uint8)

@@ -1,5 +1,8 @@
 import dataclasses
+import json
 import math
+import tomllib
+from importlib.resources import files
 from operator import attrgetter
 
 import pytest
@@ -23,6 +26,23 @@ def problem(name, overrides=None):
 def test_a_profile_without_overrides_is_the_named_one(name):
     assert profiles.load(name) == profiles.load(name, {}) == PROFILES[name]
     assert PROFILES[name].name == name
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_file_of_profiles_names_only_settings(name):
+    table = tomllib.loads(files("ribkit.study").joinpath("profiles.toml").read_text())[name]
+    assert table.pop("like", "voc") == "voc"
+    for setting, value in table.items():
+        own = getattr(PROFILES[name], setting)
+        if isinstance(value, dict):
+            own = {part: getattr(own, part) for part in value}
+        assert json.loads(json.dumps(own)) == value
+
+
+def test_a_profile_that_is_like_another_differs_in_what_it_names():
+    voc, coco = PROFILES["voc"], PROFILES["coco"]
+    assert (coco.backbone, coco.ablations, coco.replicas) == ("resnet50", voc.ablations, 1)
+    assert (coco.lrs, coco.network.iterations, voc.network.iterations) == ((5e-6,), 100_000, 30_000)
 
 
 @pytest.mark.parametrize(

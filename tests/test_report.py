@@ -106,7 +106,7 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(tables, "coverage", coverage)
     pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
     monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
-    monkeypatch.setattr(pipeline, "train_affinity_models", lambda *_: None)
+    monkeypatch.setattr(pipeline, "train", lambda *_: None)
     monkeypatch.setattr(pipeline, "network_counts", networks)
     monkeypatch.setattr(ablation_runs, "run_result", run_result)
     settings = ablation_runs.ablations.Settings()

@@ -77,7 +77,6 @@ def given(images, tmp_path_factory) -> dict:
         untrained(kind, method.build, backbone="small", training=AffinityConfig())
     options = {"backbone": "small", "n_labels": N_LABELS, "training": TRAINING}
     network = untrained("network", deeplab.build, **options)
-    arrays("refined", predictions.predict, "refined", model=network, **SEEN)
     arrays("salient", predictions.foreground, "maps", model=network, long_side=48)
     return kept
 
@@ -113,7 +112,6 @@ STAGES = {
     "score-labels": (stages.score, {}, {"labels": "labels"}),
     "predict": (predictions.predict, SEEN, {"model": "network"}),
     "foreground": (predictions.foreground, {"long_side": 56}, {"model": "network"}),
-    "score-network": (predictions.score, {}, {"labels": "refined"}),
     "objects": (predictions.objects, {}, {}),
     "ablation": (ablations.measure, ADAPTED, OF_RIB),
     "layers": (information.layers, {}, OF_MODEL),

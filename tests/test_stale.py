@@ -20,13 +20,13 @@ from test_study import voc_folder
 from ribkit import reproduce
 from ribkit.data import photographs
 from ribkit.method.settings import NO_MARGIN
+from ribkit.refinement import stages
 from ribkit.runtime import keys
 from ribkit.runtime.store import Result, Store
 from ribkit.study import maps as seeds
 from ribkit.study import pipeline
 from ribkit.study.inputs import ROOT
 from ribkit.study.pipeline import Refinement
-from ribkit.study.predictions import score
 from ribkit.study.study import RIB, Study
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -87,7 +87,7 @@ def all_keys(profile="mini", data="", overrides=TINY):
         "saliency-labels": rib.labels("+ IRN + saliency", images, maps)[0],
         "network": pipeline.network(study, "RIB").weights,
         "predictions": predicted,
-        "score-network": study.store.run(score, **scored),
+        "score-network": study.store.run(stages.score, **scored),
         "toy": study.toy(),
     }
     if p.backbone == "small":

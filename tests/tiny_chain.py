@@ -76,7 +76,7 @@ def run(store: Store) -> Iterator[Result]:
     network = TrainedModel(deeplab.build, options, made.tensors("weights"))
     seen |= {"model": network}
     yield (made := store.run(predictions.predict, **seen))
-    yield store.run(predictions.score, **sets, labels=made.arrays("refined"))
+    yield store.run(stages.score, **sets, labels=made.arrays("refined"))
     toy = {"digits": digits.load(n_train=40, n_test=8), "seeds": (0,), "steps": 5}
     yield store.run(bottleneck.experiment, **toy, activations=("sigmoid",))
     yield store.run(projection)

@@ -126,7 +126,7 @@ def _refinement(study: Study) -> dict[str, Measured]:
         gain = scores.loc[("RIB", stage), ["over_seed", "over_seed_low", "over_seed_high"]]
         setting = f"{images}, RIB {stage} against RIB, thresholds held out"
         values[name] = Measured(*map(float, gain), "mIoU", setting)
-    pipeline.train_affinity_models(study.replicas, ("irn",))
+    pipeline.train(study.replicas, "irn")
     pairs = []
     for replica in study.replicas:
         cam, rib = pipeline.refinements(replica)

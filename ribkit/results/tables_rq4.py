@@ -30,7 +30,7 @@ def refinement_scores(study: Study) -> pd.DataFrame:
     (difference 11).
     """
     rows = []
-    pipeline.train_affinity_models((study,))
+    pipeline.train((study,), "irn", "psa")
     methods = pipeline.refinements(study)
     for stage in pipeline.available_stages(study):
         cam, _ = both = [method.stage(stage) for method in methods]

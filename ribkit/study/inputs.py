@@ -24,18 +24,14 @@ PICTURED = "efficientnet_lite0"  # the network that photographs are shown with
 
 
 class Inputs:
-    """The inputs of one run of the study.
-
-    profile: its settings. given: a folder in VOC layout, or of MS COCO 2014; None for `mini`.
-    Raises InputError where the profile needs a folder and none is named.
-    """
+    """The inputs of one run of the study. InputError: its profile needs a folder, none is named."""
 
     def __init__(self, profile: Profile, data: str):
         self.profile = profile
         if profile.data in NEEDED and not data:
             needed = NEEDED[profile.data].format(profile.name)
             raise InputError(f"profile {profile.name} needs {needed}.")
-        self.given = (ROOT / data).resolve() if data else None
+        self.given = (ROOT / data).resolve() if data else None  # in VOC's layout or in COCO's
 
     @cached_property
     def data(self) -> Path | None:
@@ -47,8 +43,11 @@ class Inputs:
     def check(self) -> str:
         """Read all input; say in a few words what there is. InputError: all that is wrong."""
         p, problems = self.profile, Problems()
-        if p.data != "scenes":
-            self._check_folder(problems)
+        if p.data != "scenes" and problems.collect(lambda: self.data):
+            splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
+            problems.collect(voc.check, self.data, sorted(splits), p.classes)
+            problems.collect(self._split, p.val_split)
+            problems.collect(lambda: (self.scored, self.train, self.tuning))
         if p.saliency not in ("", "scenes"):
             problems.collect(saliency.ready, p.saliency)
             for images in problems.collect(lambda: (self.scored, *self.remaining_images)) or ():
@@ -59,27 +58,15 @@ class Inputs:
         problems.collect(photographs.shipped)
         problems.collect(self.digits)
         problems.tell()
-        counts = [p.score_images, p.train_images, p.tune_images]
-        n_classes, remaining = len(scenes.CLASSES), ""
-        if p.data != "scenes":
+        if p.data == "scenes":  # which need not be drawn to be counted
+            counts, classes = [p.score_images, p.train_images, p.tune_images], scenes.CLASSES
+        else:
             counts = [len(images) for images in (self.scored, self.train, self.tuning)]
-            n_classes = len(self.scored.classes)
+            classes = self.scored.classes
+        found = "{} images to score, {} to train on, {} to tune on".format(*counts)
         if p.label_split:
-            remaining = f"{sum(map(len, self.remaining_images))} further to make labels for, "
-        uses = ", ".join(
-            f"{n} to {use}" for n, use in zip(counts[1:], ("train on", "tune on"), strict=True)
-        )
-        return f"{p.name}: {counts[0]} images to score, {uses}, {remaining}{n_classes} classes"
-
-    def _check_folder(self, problems: Problems) -> None:
-        """Read images, masks and labels; what is wrong goes to ``problems``."""
-        p = self.profile
-        if not problems.collect(lambda: self.data):
-            return
-        splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
-        problems.collect(voc.check, self.data, sorted(splits), p.classes)
-        problems.collect(self._split, p.val_split)
-        problems.collect(lambda: (self.scored, self.train, self.tuning))
+            found += f", {sum(map(len, self.remaining_images))} further to make labels for"
+        return f"{p.name}: {found}, {len(classes)} classes"
 
     def inputs(self) -> list:
         """What the study reads, for a key; scenes are made by the code, from the profile."""
@@ -96,39 +83,27 @@ class Inputs:
     @cached_property
     def train(self) -> ImageSet:
         """Images that the classifier is trained on; the scored ones may be among them (VOC)."""
-        if self.profile.data == "scenes":
-            return scenes.generate(self.stream(1), self.profile.train_images)
-        return some(
-            self._split(self.profile.train_split), self.profile.train_images, self.profile.rng_seed
-        )
+        return self._images(1, self.profile.train_split, self.profile.train_images)
 
     @cached_property
     def scored(self) -> ImageSet:
         """Images whose seeds are scored."""
-        if self.profile.data == "scenes":
-            return scenes.generate(self.stream(2), self.profile.score_images)
-        return some(
-            self._split(self.profile.score_split), self.profile.score_images, self.profile.rng_seed
-        )
+        return self._images(2, self.profile.score_split, self.profile.score_images)
 
     @cached_property
     def tuning(self) -> ImageSet:
         """Images that settings and held-out thresholds are chosen on; never scored."""
-        count = self.profile.tune_images
-        if self.profile.data == "scenes":
-            return scenes.generate(self.stream(3), count)
-        split = self._split(self.profile.train_split)
-        scored = set(self.scored.ids)
-        free = [
-            i for i, name in enumerate(split.ids) if name not in scored and split.labels[i].any()
-        ]
-        if len(free) < count:
+        p = self.profile
+        if p.data == "scenes":
+            return scenes.generate(self.stream(3), p.tune_images)
+        free = self._outside(p.train_split, self.scored)
+        if len(free) < p.tune_images:
             raise InputError(
-                f"{self.data}/ImageSets/Segmentation/{self.profile.train_split}.txt has "
-                f"{len(free)} images that are not scored, and tune_images={count} are needed: "
-                "set score_images to fewer, or tune_images."
+                f"{voc.list_path(self.data, p.train_split)} has {len(free)} images that are not "
+                f"scored, and tune_images={p.tune_images} are needed: set score_images to fewer, "
+                "or tune_images."
             )
-        return some(split.take(free), count, self.profile.rng_seed)
+        return some(free, p.tune_images, p.rng_seed)
 
     @cached_property
     def remaining_images(self) -> tuple[ImageSet, ...]:
@@ -139,20 +114,29 @@ class Inputs:
         """
         if not self.profile.label_split:
             return ()
-        split = self._split(self.profile.label_split)
-        taken = {*self.scored.ids, *self.tuning.ids}
-        left = [i for i, name in enumerate(split.ids) if name not in taken]
-        return tuple(split.take(left[k : k + PART]) for k in range(0, len(left), PART))
+        left = self._outside(self.profile.label_split, self.scored, self.tuning)
+        indices = np.arange(len(left))
+        return tuple(left.take(indices[k : k + PART]) for k in range(0, len(left), PART))
 
     @cached_property
     def validation(self) -> ImageSet:
         """Images that segmentation networks are scored on, seen by nothing before."""
+        return self._images(4, self.profile.val_split, self.profile.val_images)
+
+    def _images(self, stream: int, split: str, count: int) -> ImageSet:
+        """``count`` scenes of a stream, or images of a split."""
         p = self.profile
         if p.data == "scenes":
-            return scenes.generate(self.stream(4), p.val_images)
-        return some(self._split(p.val_split), p.val_images, p.rng_seed)
+            return scenes.generate(self.stream(stream), count)
+        return some(self._split(split), count, p.rng_seed)
+
+    def _outside(self, split: str, *sets: ImageSet) -> ImageSet:
+        """Images of a split that are in none of these sets."""
+        images, taken = self._split(split), {name for others in sets for name in others.ids}
+        return images.take([i for i, name in enumerate(images.ids) if name not in taken])
 
     def _split(self, name: str) -> ImageSet:
+        """The images of a split that show one of the classes."""
         images = voc.read(self.data, name, self.profile.classes)
         shown = np.flatnonzero(images.labels.any(axis=1))
         if not len(shown):

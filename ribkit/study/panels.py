@@ -23,14 +23,7 @@ GRADIENT_PANELS = ("CAM", "GAP", "maximum", *(f"{v}\ntau {tau}" for v, tau in RE
 def irn_panels(
     image: LabelledImage, maps: np.ndarray, model: TrainedModel, walk: Walk, long_side: int | None
 ) -> Values:
-    """Boundaries, displacements and maps before and during IRN's walk.
-
-    Args:
-        image: One image.
-        maps: Its seeds, ``(K, h, w)``.
-        model: The trained IRN.
-        walk: How it is made; its number of steps is not used.
-        long_side: Of the image at scale 1, in pixels; None: as it is.
+    """Boundaries, displacements and maps before and during IRN's walk, whatever its steps.
 
     Returns:
         Arrays on IRN's grid. ``edges``: ``(h', w')``, a boundary is 1. ``shifts``: ``(2, h', w')``,
@@ -52,14 +45,9 @@ def irn_panels(
 
 @per_image("gradient-region", "positions that get gradient", arrays=("panels",))
 def gradient_region(image: LabelledImage, model: TrainedModel) -> Values:
-    """``panels``: which positions of a map get gradient from each pooling, at the first step.
+    """Which positions of a map get gradient from each pooling, at the first step.
 
-    Args:
-        image: One image.
-        model: The trained classifier.
-
-    Returns:
-        ``panels``: ``(K, 9, h, w)`` float32 of the image's K classes, see `GRADIENT_PANELS`.
+    ``panels``: ``(K, 9, h, w)`` float32 of the image's K classes, see `GRADIENT_PANELS`.
     """
     network = loaded(model)
     pixels = torch.from_numpy(image.pixels()).permute(2, 0, 1)[None].float()

@@ -7,9 +7,10 @@ the tuning images. Segmentation networks learn from the scored and the remaining
 """
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from ribkit.networks import deeplab
 from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, saliency, stages
 from ribkit.refinement.random_walk import WALKS
-from ribkit.runtime.store import Result, StoredArrays, StoredTensors
+from ribkit.runtime.store import Result, StoredArrays
 from ribkit.study import predictions
 from ribkit.study.study import CAM, RIB, Method, Study
 
@@ -29,23 +30,20 @@ Labels = tuple[tuple[ImageSet, StoredArrays | None], ...]  # with its label maps
 
 STAGES = ("seed", "+ CRF", "+ PSA", "+ IRN", "+ IRN + CRF", "+ IRN + saliency")
 PSEUDO = "+ IRN"  # what the network learns from, as in the paper's headline
-AFFINITY = {"irn": irn, "psa": psa}
+LEARNERS = {"irn": irn, "psa": psa, "network": deeplab}  # what learns from label maps
+TRAINED = ("classifier", *LEARNERS)
 SALIENT_SCENES = 400
 
 
 @dataclass(frozen=True)
 class Refined:
-    """One stage's label maps of the scored images, and how well they fit.
-
-    counts: ``(N, 3, n)``; background: the same with 255 read as background; confusion:
-    ``(n, n + 1)`` of all images, see `stages.score`. threshold: of the maps, or alpha (PSA).
-    """
+    """One stage's label maps of the scored images, and how well they fit: see `stages.score`."""
 
     labels: Result
-    counts: np.ndarray
-    background: np.ndarray
-    confusion: np.ndarray
-    threshold: float
+    counts: np.ndarray  # (N, 3, n)
+    background: np.ndarray  # the same, with 255 read as background
+    confusion: np.ndarray  # (n, n + 1), of all images
+    threshold: float  # of the maps, or PSA's alpha
 
 
 class Refinement:
@@ -53,12 +51,8 @@ class Refinement:
 
     def __init__(self, study: Study, method: Method):
         self.study, self.method, self.profile = study, method, study.profile
+        self.title = method.title.split(" ")[0]  # CAM or RIB
         self.run = study.store.run
-
-    @property
-    def title(self) -> str:
-        """``CAM`` or ``RIB``."""
-        return self.method.title.split(" ")[0]
 
     @cached_property
     def maps(self) -> Seeds:
@@ -71,10 +65,7 @@ class Refinement:
         return self._seeds(*self.study.remaining_images)
 
     def _seeds(self, *sets: ImageSet) -> Seeds:
-        study = self.study
-        settings = study.tune(self.method)[1] if self.method.pooling else None
-        results = (study.maps(images, study.scales, settings) for images in sets)
-        return tuple((s, result.arrays("maps")) for s, result in zip(sets, results, strict=True))
+        return tuple(zip(sets, self.study.seeds(self.method, *sets), strict=True))
 
     @cached_property
     def threshold(self) -> float:
@@ -85,47 +76,32 @@ class Refinement:
         """One of `STAGES`, scored."""
         labels, threshold = self.labels(name, *self.maps[0])
         scores = self.score(self.study.scored, labels.arrays("labels"))
-        return Refined(
-            labels, scores["error"], scores["background"], scores["confusion"], threshold
-        )
+        fit = (scores[name] for name in ("error", "background", "confusion"))
+        return Refined(labels, *fit, threshold)
 
     def pseudo(self, name: str) -> Labels:
         """Scored and remaining images with their label maps after one of `STAGES`."""
         parts = (self.maps[0], *self.remaining_maps)
-        return tuple(
-            (images, self.labels(name, images, maps)[0].arrays("labels")) for images, maps in parts
-        )
+        return tuple((part[0], self.labels(name, *part)[0].arrays("labels")) for part in parts)
 
     def labels(self, name: str, images: ImageSet, maps: StoredArrays) -> tuple[Result, float]:
-        """Label maps after one of `STAGES` of images with these seeds, and what made them.
-
-        Args:
-            name: One of `STAGES`.
-            images: The images.
-            maps: Their seeds.
-
-        Returns:
-            The stored label maps, and the threshold of the maps, or PSA's alpha.
-        """
-        sized = {"images": images, "long_side": self.profile.long_side}
+        """Label maps of images with these seeds after one of `STAGES`; the threshold, or alpha."""
         if name == "+ PSA":
-            alpha, log2_steps = self.psa_choice
-            return self.psa_labels(images, maps, alpha, log2_steps), alpha
+            return self.psa_labels(images, maps, *self.psa_choice), self.psa_choice[0]
         threshold = self.threshold
         if "IRN" in name:
             maps, threshold = self.irn_maps(images, maps), self.irn_threshold
-        if name.endswith("CRF"):
-            return self.run(stages.crf_labels, maps=maps, threshold=threshold, **sized), threshold
-        labels = self.run(stages.threshold_labels, maps=maps, threshold=threshold, **sized)
+        make = stages.crf_labels if name.endswith("CRF") else stages.threshold_labels
+        labels = self._sized(make, images, maps, threshold=threshold)
         if name.endswith("saliency"):
-            salient = saliency_maps(self.study, images)
-            labels = self.run(
-                stages.salient_labels,
-                images=images,
-                labels=labels.arrays("labels"),
-                salient=salient,
-            )
+            both = {"labels": labels.arrays("labels"), "salient": saliency_maps(self.study, images)}
+            labels = self.run(stages.salient_labels, images=images, **both)
         return labels, threshold
+
+    def _sized(self, stage: Callable, images: ImageSet, maps: StoredArrays, **how: Any) -> Result:
+        """A stage over images, as large as the profile sees them, and their maps."""
+        long_side = self.profile.long_side
+        return self.run(stage, images=images, maps=maps, long_side=long_side, **how)
 
     def score(self, images: ImageSet, labels: StoredArrays) -> StoredArrays:
         """How label maps fit, 255 read both ways: see `stages.score`."""
@@ -134,57 +110,28 @@ class Refinement:
     # ---- IRN and PSA ----------------------------------------------------------------------------
     def training_labels(self, kind: str) -> Labels:
         """Scored, tuning and remaining images with the labels that IRN or PSA learns from."""
-        sized = {"long_side": self.profile.long_side}
+        make, how = stages.psa_labels, {}
         if kind == "irn":
-            make, sized = stages.irn_labels, sized | {"threshold": self.threshold}
-        else:
-            make = stages.psa_labels
+            make, how = stages.irn_labels, {"threshold": self.threshold}
         parts = (*self.maps, *self.remaining_maps)
-        results = (self.run(make, images=images, maps=maps, **sized) for images, maps in parts)
-        return tuple((p[0], r.arrays("labels")) for p, r in zip(parts, results, strict=True))
+        return tuple((part[0], self._sized(make, *part, **how).arrays("labels")) for part in parts)
 
     def training(self, kind: str) -> partial:
-        """The stage that trains ``irn`` or ``psa``, with what it needs, for `Store.run_all`."""
-        p, study = self.profile, self.study
-        return partial(
-            AFFINITY[kind].train,
-            backbone=p.backbone,
-            parts=self.training_labels(kind),
-            n_labels=len(study.scored.classes) + 1,
-            long_side=p.long_side,
-            training=replace(getattr(p, kind), rng_seed=study.training_seed),
-            pretext=study.pretext_of(p.backbone),
-            weights=p.imagenet_weights(p.backbone),
-        )
+        """The call that trains one of the two."""
+        return _training(self.study, kind, self.training_labels(kind))
 
     @cached_property
     def irn(self) -> TrainedModel:
-        """The trained IRN."""
-        return self._affinity("irn")
+        return _trained(self.study, irn.build, self.training("irn"))
 
     @cached_property
     def psa(self) -> TrainedModel:
-        """The trained PSA."""
-        return self._affinity("psa")
-
-    def _affinity(self, kind: str) -> TrainedModel:
-        names = ("backbone", "training", "pretext", "weights")
-        return _trained_model(self.study, AFFINITY[kind].build, self.training(kind), names)
+        return _trained(self.study, psa.build, self.training("psa"))
 
     def irn_maps(self, images: ImageSet, maps: StoredArrays, walk: str = "") -> StoredArrays:
         """Seeds after IRN's walk: one of `WALKS`, the profile's if none is named."""
-        return self.irn_walk(images, maps, walk).arrays("maps")
-
-    def irn_walk(self, images: ImageSet, maps: StoredArrays, walk: str = "") -> Result:
-        """Maps and boundaries of IRN's walk."""
-        return self.run(
-            stages.irn_walk,
-            model=self.irn,
-            images=images,
-            maps=maps,
-            walk=WALKS[walk or self.profile.walk],
-            long_side=self.profile.long_side,
-        )
+        how = {"model": self.irn, "walk": WALKS[walk or self.profile.walk]}
+        return self._sized(stages.irn_walk, images, maps, **how).arrays("maps")
 
     @cached_property
     def irn_threshold(self) -> float:
@@ -197,20 +144,12 @@ class Refinement:
         self, images: ImageSet, maps: StoredArrays, alpha: float, log2_steps: int
     ) -> Result:
         """Label maps after PSA's walk with this alpha, 2^log2_steps long."""
-        return self.run(
-            stages.psa_walk,
-            model=self.psa,
-            images=images,
-            maps=maps,
-            alpha=alpha,
-            log2_steps=log2_steps,
-            long_side=self.profile.long_side,
-        )
+        how = {"model": self.psa, "alpha": alpha, "log2_steps": log2_steps}
+        return self._sized(stages.psa_walk, images, maps, **how)
 
     def psa_tried(self) -> dict[tuple[float, int], float]:
         """mIoU on the tuning images with each alpha and number of steps."""
-        images, maps = self.maps[1]
-        tried = {}
+        (images, maps), tried = self.maps[1], {}
         for pair in itertools.product(self.profile.psa_alphas, self.profile.psa_log2_steps):
             scores = self.score(images, self.psa_labels(images, maps, *pair).arrays("labels"))
             tried[pair] = miou.miou(scores["error"].sum(axis=0))
@@ -227,29 +166,6 @@ class Refinement:
 def refinements(study: Study) -> tuple[Refinement, Refinement]:
     """CAM's and RIB's."""
     return Refinement(study, CAM), Refinement(study, RIB)
-
-
-@cache
-def train_affinity_models(
-    studies: tuple[Study, ...], kinds: tuple[str, ...] = ("irn", "psa")
-) -> None:
-    """Train the IRNs and PSAs of some replicas that are missing, side by side."""
-    owners = [own for study in studies for own in refinements(study)]
-    calls = [own.training(kind) for own in owners for kind in kinds]
-    studies[0].store.run_all(calls, " and ".join(kinds).upper())
-
-
-def trained(study: Study, call: partial) -> StoredTensors:
-    """The weights that a training leaves."""
-    return study.store.run_all([call], call.func.stage)[0].tensors("weights")
-
-
-def _trained_model(
-    study: Study, build: Callable, call: partial, names: tuple[str, ...]
-) -> TrainedModel:
-    """The network of a training, built with those of its parameters."""
-    options = tuple((name, call.keywords[name]) for name in names)
-    return TrainedModel(build, options, trained(study, call))
 
 
 def available_stages(study: Study) -> tuple[str, ...]:
@@ -272,9 +188,10 @@ def saliency_maps(study: Study, images: ImageSet) -> StoredArrays:
         return run(saliency.from_folder, images=images, folder=folder).arrays("maps")
     others = scenes.generate(study.stream(5), SALIENT_SCENES)
     anything = run(predictions.objects, images=others).arrays("labels")
-    network = _segmenter(study.first, _on(study.first, ((others, anything),), 2))
-    side = p.long_side
-    return run(predictions.foreground, model=network, images=images, long_side=side).arrays("maps")
+    call = _training(study.first, "network", ((others, anything),), n_labels=2)
+    model = _trained(study, deeplab.build, call, "n_labels")
+    seen = {"images": images, "long_side": p.long_side}
+    return run(predictions.foreground, model=model, **seen).arrays("maps")
 
 
 # ---- the network --------------------------------------------------------------------------------
@@ -295,89 +212,61 @@ def labelled(study: Study, source: str) -> Labels:
 
 def network(study: Study, source: str) -> TrainedModel:
     """A network trained on a source's labels of the scored and the remaining images."""
-    return _segmenter(study, _training(study, source))
-
-
-def _training(study: Study, source: str) -> partial:
-    """The stage that trains a source's network, with what it needs."""
-    return _on(study, labelled(study, source), len(study.scored.classes) + 1)
-
-
-@cache
-def train_networks(studies: tuple[Study, ...]) -> None:
-    """Train the networks of some replicas that are missing, side by side."""
-    train_affinity_models(studies, ("irn",))
-    calls = [_training(study, source) for study in studies for source in sources(study)]
-    studies[0].store.run_all(calls, "segmentation networks")
-
-
-def _on(study: Study, parts: Labels, n_labels: int) -> partial:
-    """The stage that trains a network on image sets with these labels, with what it needs."""
-    p = study.profile
-    return partial(
-        deeplab.train,
-        backbone=p.network_backbone,
-        n_labels=n_labels,
-        parts=parts,
-        training=replace(p.network, rng_seed=study.training_seed),
-        long_side=p.long_side,
-        pretext=study.pretext_of(p.network_backbone),
-        weights=p.imagenet_weights(p.network_backbone),
-    )
-
-
-def _segmenter(study: Study, call: partial) -> TrainedModel:
-    names = ("backbone", "n_labels", "training", "pretext", "weights")
-    return _trained_model(study, deeplab.build, call, names)
+    return _trained(study, deeplab.build, _network_training(study, source), "n_labels")
 
 
 def network_labels(study: Study, source: str) -> Result:
     """``labels`` and, after the CRF, ``refined`` of the validation images."""
-    p = study.profile
-    return study.store.run(
-        predictions.predict,
-        model=network(study, source),
-        images=study.validation,
-        scales=p.test_scales,
-        long_side=p.long_side,
-    )
+    p, model = study.profile, network(study, source)
+    seen = {"images": study.validation, "scales": p.test_scales, "long_side": p.long_side}
+    return study.store.run(predictions.predict, model=model, **seen)
 
 
 def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]:
     """Counts ``(N, 3, n)`` of the validation images, one for each replica."""
-    value = "refined" if refined else "labels"
-    train_networks(study.replicas)
-    return [
-        study.store.run(
-            predictions.score,
-            images=study.validation,
-            labels=network_labels(replica, source).arrays(value),
-        ).arrays("counts")["counts"]
-        for replica in study.replicas
-    ]
+    train(study.replicas, "network")
+    counts = []
+    for replica in study.replicas:
+        labels = network_labels(replica, source).arrays("refined" if refined else "labels")
+        scores = study.store.run(stages.score, images=study.validation, labels=labels)
+        counts.append(scores.arrays("scores")["error"])
+    return counts
 
 
-# ---- for processes that train together ----------------------------------------------------------
-TRAINED = ("classifier", "irn", "psa", "network")
+# ---- trainings ----------------------------------------------------------------------------------
+def _training(study: Study, name: str, parts: Labels, n_labels: int = 0) -> partial:
+    """The call that trains one of `LEARNERS` on label maps, of all classes or of ``n_labels``."""
+    p = study.profile
+    backbone = p.network_backbone if name == "network" else p.backbone
+    learned = {"parts": parts, "n_labels": n_labels or len(study.scored.classes) + 1}
+    learned |= {"long_side": p.long_side}
+    return study.training_of(LEARNERS[name].train, getattr(p, name), backbone, **learned)
 
 
-def train(study: Study, name: str) -> None:
-    """Train all of one of `TRAINED` that are missing, side by side."""
+def _network_training(study: Study, source: str) -> partial:
+    return _training(study, "network", labelled(study, source))
+
+
+def _trained(study: Study, build: Callable, call: partial, *more: str) -> TrainedModel:
+    """The network of a training, which is run if need be; more: names of what else builds it."""
+    names = ("backbone", *more, "training", "pretext", "weights")
+    weights = study.store.run_all([call], call.func.stage)[0].tensors("weights")
+    return TrainedModel(build, tuple((name, call.keywords[name]) for name in names), weights)
+
+
+def trainings(studies: Sequence[Study], name: str) -> list[Callable[[], partial]]:
+    """All trainings of one of `TRAINED`: each computes what it learns from, and gives its call."""
     if name == "classifier":
-        study.train_classifiers()
-    elif name == "network":
-        train_networks(study.replicas)
-    else:
-        train_affinity_models(study.replicas, (name,))
-
-
-def trainings(study: Study, name: str) -> list[Callable[[], partial]]:
-    """The same, one by one: each computes what its training needs, and gives it for `Store.run`."""
-    if name == "classifier":
-        return [replica.training for replica in study.replicas]
+        return [one.training for one in studies]
     if name == "network":
-        return [
-            partial(_training, one, source) for one in study.replicas for source in sources(one)
-        ]
-    owners = [own for one in study.replicas for own in refinements(one)]
-    return [partial(own.training, name) for own in owners]
+        return [partial(_network_training, one, own) for one in studies for own in sources(one)]
+    return [partial(own.training, name) for one in studies for own in refinements(one)]
+
+
+@cache
+def train(studies: tuple[Study, ...], *names: str) -> None:
+    """Train what is missing of some of `TRAINED` in some replicas, side by side."""
+    if "network" in names:
+        train(studies, "irn")  # which the networks' labels need
+    calls = [prepare() for name in names for prepare in trainings(studies, name)]
+    studies[0].store.run_all(calls, " and ".join(names))

@@ -1,4 +1,4 @@
-"""Typed settings of the study, by name: `mini`, the embedded default, `voc-lite`, and the paper's.
+"""Typed settings of the study. Their values in each profile stand in ``profiles.toml``.
 
 What must fit the network is chosen on *tuning images*, which are never scored, by mIoU at the best
 threshold there; of equals the first wins. `Study.scales` chooses CAM's scales; every RIB uses them.
@@ -9,7 +9,8 @@ replicas take what the first one chose. PSA takes the best pair of `psa_alphas` 
 on the same images (`Refinement.psa_tried`).
 """
 
-from dataclasses import replace
+import tomllib
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import model_validator
@@ -45,7 +46,7 @@ PHOTOGRAPH_SETTINGS = Settings(pooling="gap", lr=1e-4, n_others=4, margin=1e9)
 PHOTOGRAPH_SCALES = (0.5, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config={"extra": "forbid"})
 class Grid:
     """What the ablations try, one thing at a time; see `ablations.grid`."""
 
@@ -58,12 +59,7 @@ class Grid:
     n_others: Listed[CountOrZero] = (0, 2, 4, 10, 20)
 
 
-# The paper's, for VOC
-PSA = AffinityConfig(stride=8, radius=5, epochs=8, batch=8, crop=448, weight_decay=5e-4)
-DEEPLAB = DeepLabConfig()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config={"extra": "forbid"})
 class Profile:
     """All settings of a run; the name of each can be given on the command line."""
 
@@ -107,14 +103,16 @@ class Profile:
     precision: Annotated[str, one_of(*PRECISIONS)] = "float32"  # of the passes that make maps
     # refinement
     irn: AffinityConfig = AffinityConfig()
-    psa: AffinityConfig = PSA
+    psa: AffinityConfig = AffinityConfig(  # PSA's own, for VOC
+        stride=8, radius=5, epochs=8, batch=8, crop=448, weight_decay=5e-4
+    )
     psa_alphas: Several[Positive] = (16.0,)  # of PSA's background
     psa_log2_steps: Several[Count] = (8,)  # of PSA's walk
     walk: Annotated[str, one_of(*WALKS)] = "official"  # difference 10
     saliency: str = ""  # "u2netp", a folder of PNGs, "scenes" (`mini`); empty: none
     ablations: Grid = Grid()  # what notebook 06 tries, and on how many images
     # the segmentation network
-    network: DeepLabConfig = DEEPLAB
+    network: DeepLabConfig = DeepLabConfig()
     network_backbone: Backbone = "resnet101"
     test_scales: Several[Positive] = (0.5, 0.75, 1.0, 1.25, 1.5)
     val_split: str = "val"
@@ -143,15 +141,8 @@ class Profile:
     @property
     def training(self) -> ClassifierConfig:
         """How the classifier is trained."""
-        return ClassifierConfig(
-            epochs=self.epochs,
-            batch=self.batch,
-            lr=self.lr,
-            momentum=self.momentum,
-            crop=self.crop,
-            long_sides=self.long_sides,
-            rng_seed=self.rng_seed,
-        )
+        names = ("epochs", "batch", "lr", "momentum", "crop", "long_sides", "rng_seed")
+        return ClassifierConfig(**{name: getattr(self, name) for name in names})
 
     def imagenet_weights(self, backbone: str) -> Weights | None:
         """A backbone's ImageNet weights: the file that is named, if it is the classifier's."""
@@ -161,135 +152,9 @@ class Profile:
         self, pooling: str, variant: str, lr: float, margin: float, n_others: int
     ) -> Settings:
         """An adaptation of this profile; variant: one of `VARIANTS`."""
-        return Settings(
-            pooling=pooling,
-            tau=self.tau,
-            steps=self.steps,
-            lr=lr,
-            n_others=n_others,
-            margin=margin,
-            area_ratio=self.area_ratio,
-            variant=VARIANTS[variant],
-        )
-
-
-ANIMALS = ("cat", "cow", "dog", "horse", "sheep")
-MINI = Profile(
-    name="mini",
-    data="scenes",
-    train_images=1500,
-    score_images=120,
-    tune_images=24,
-    pretext_scenes=3000,
-    pretext_epochs=10,
-    epochs=3,
-    lr=0.01,
-    momentum=0.9,
-    scale_sets=((1.0,), (1.0, 1.5), (0.5, 1.0, 1.5)),
-    lrs=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4),
-    margins=(0.0, 3.0),
-    n_others=(4,),
-    irn=AffinityConfig(
-        stride=2, radius=5, epochs=10, batch=16, momentum=0.9, scales=(0.75, 1.25), crop=64
-    ),
-    psa=AffinityConfig(
-        stride=4, radius=5, epochs=10, batch=16, momentum=0.9, scales=(0.75, 1.25), crop=64
-    ),
-    psa_alphas=(4.0, 8.0, 16.0, 32.0),
-    psa_log2_steps=(4, 6, 8),
-    saliency="scenes",
-    ablations=Grid(
-        images=32,
-        taus=(0.1, 0.3, 0.5, 0.7, 0.9),
-        steps=(2, 5, 20),
-        lrs=(0.1, 0.3, 3.0, 10.0),
-        margins=(0.0, 2.0, 6.0),
-        n_others=(0, 2, 8, 20),
-    ),
-    network=DeepLabConfig(
-        aspp_rates=(1, 2, 4, 6), iterations=200, lr=5e-4, scales=(0.75, 1.25), crop=64
-    ),
-    network_backbone="small",
-    test_scales=(1.0,),
-    val_images=120,
-)
-VOC_LITE = Profile(
-    name="voc-lite",
-    data="voc",
-    classes=ANIMALS,
-    train_split="train_aug",
-    score_split="train",
-    tune_images=16,
-    replicas=1,
-    backbone="efficientnet_lite0",
-    epochs=2,
-    lr=0.01,
-    momentum=0.9,
-    crop=192,
-    long_sides=(192, 320),
-    long_side=256,
-    bank_side=160,
-    scale_sets=((1.0,), (0.5, 1.0)),
-    lrs=(1e-5, 4e-5, 1.6e-4),
-    margins=(0.0, 3.0),
-    n_others=(4,),
-    irn=AffinityConfig(epochs=10, batch=8, momentum=0.9, crop=192),
-    psa=AffinityConfig(
-        stride=8, radius=5, epochs=10, batch=8, momentum=0.9, weight_decay=5e-4, crop=192
-    ),
-    psa_alphas=(4.0, 8.0, 16.0),
-    psa_log2_steps=(4, 6, 8),
-    network=DeepLabConfig(
-        aspp_rates=(3, 6, 9, 12), iterations=300, lr=5e-4, batch=8, crop=192, scales=(0.75, 1.5)
-    ),
-    network_backbone="efficientnet_lite0",
-    test_scales=(0.75, 1.0, 1.25),
-)
-VOC = Profile(
-    name="voc",
-    data="voc",
-    train_split="train_aug",
-    score_split="train",
-    label_split="train_aug",
-    tune_images=100,
-    bank_images=512,
-    bank_side=512,
-    replicas=1,
-    backbone="resnet50",
-    crop=512,
-    long_sides=(320, 640),
-    scale_sets=((0.5, 1.0, 1.5, 2.0),),
-    map_stride=4,
-    lrs=(8e-6,),
-    margins=(600.0,),
-    margin_unit=1.0,
-    n_others=(20,),
-    precision="bfloat16",
-    ablations=Grid(
-        images=200,
-        taus=(0.1, 0.3, 0.5, 0.7, 0.9),
-        steps=(2, 5),
-        lrs=(0.3, 3.0),
-        margins=(0.0, 2.0),
-        n_others=(0, 5),
-    ),
-)
-COCO = replace(
-    VOC,
-    name="coco",
-    data="coco",
-    train_split="train",
-    score_images=5000,
-    label_split="train",
-    tune_images=400,
-    tau=0.5,
-    area_ratio=0.8,
-    lrs=(5e-6,),
-    margins=(1000.0,),
-    n_others=(15,),
-    network=replace(DEEPLAB, iterations=100_000, lr=2e-4, crop=481),
-)
-PROFILES = {profile.name: profile for profile in (MINI, VOC_LITE, VOC, COCO)}
+        chosen = {"lr": lr, "margin": margin, "n_others": n_others}
+        given = {"tau": self.tau, "steps": self.steps, "area_ratio": self.area_ratio}
+        return Settings(pooling=pooling, variant=VARIANTS[variant], **chosen, **given)
 
 
 RENAMED = {  # a setting's name up to version 0.1 -> its name now, in a group too
@@ -304,18 +169,20 @@ RENAMED = {  # a setting's name up to version 0.1 -> its name now, in a group to
 }
 
 
+def _read() -> dict[str, Profile]:
+    tables = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text())
+    for name, table in tables.items():
+        tables[name] = tables.get(table.pop("like", None), {}) | table
+    return {name: Profile(name=name, **table) for name, table in tables.items()}
+
+
+PROFILES = _read()
+
+
 def load(name: str, overrides: dict[str, Any] | None = None) -> Profile:
-    """The profile ``name`` with some settings replaced.
+    """The profile of this name, with some settings replaced as `settings.override` does it.
 
-    Args:
-        name: one of `PROFILES`.
-        overrides: setting -> its value or its text, see `settings.override`.
-
-    Returns:
-        The profile, all of whose values are of their types and in their ranges.
-
-    Raises:
-        InputError: for an unknown profile or setting, and for values that cannot be used.
+    Raises InputError for an unknown profile or setting, and for values that cannot be used.
     """
     if name not in PROFILES:
         raise InputError(f"profile '{name}' is unknown; use one of {', '.join(PROFILES)}.")

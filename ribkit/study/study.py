@@ -5,8 +5,10 @@ of them share one store. Data flows one way: images -> classifier -> seeds -> sc
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,14 +19,14 @@ from ribkit.evaluation import miou, thresholds
 from ribkit.evaluation.thresholds import Swept
 from ribkit.method.settings import NO_MARGIN, OFFICIAL, Settings
 from ribkit.networks import architectures, classifier
+from ribkit.networks.configs import TrainingConfig
 from ribkit.networks.trained import TrainedModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
-from ribkit.study import maps, profiles
-from ribkit.study import toy as bottleneck
+from ribkit.study import maps, profiles, toy
 from ribkit.study.inputs import PICTURED, ROOT, Inputs, some
-from ribkit.study.profiles import Profile
+from ribkit.study.profiles import PHOTOGRAPH_SCALES, PHOTOGRAPH_SETTINGS, Profile
 
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with free licences
 
@@ -50,14 +52,13 @@ RIB = RIBS[-1]  # the authors' own: official, GNDRP
 
 @dataclass(frozen=True)
 class Seed:
-    """Seeds of the scored images. swept: how they fit at all thresholds; oracle, held_out: indices
-    into `miou.THRESHOLDS`."""
+    """Seeds of the scored images."""
 
     method: Method
     maps: Result
-    swept: Swept
-    oracle: int
-    held_out: int
+    swept: Swept  # how they fit at all thresholds
+    oracle: int  # of `thresholds.THRESHOLDS`, chosen on the same images
+    held_out: int  # chosen on the tuning images
 
     def at(self, choice: str) -> np.ndarray:
         """Counts ``(N, 3, n)`` at the threshold chosen: ``oracle`` or ``held-out``."""
@@ -67,9 +68,13 @@ class Seed:
 class Study(Inputs):
     """One run of the study: a profile, its images, and the store.
 
-    profile: a name in `profiles.PROFILES`, or settings. data: a folder in VOC layout, or of
-    MS COCO 2014. overrides: settings of the profile by name. Raises InputError for any of them that
-    is wrong.
+    Args:
+        profile: A name in `profiles.PROFILES`, or settings.
+        data: A folder in VOC layout, or of MS COCO 2014.
+        overrides: Settings of the profile by name.
+
+    Raises:
+        InputError: One of them is wrong.
     """
 
     def __init__(
@@ -86,103 +91,87 @@ class Study(Inputs):
         self.first, self.number = self, 0
 
     # ---- replicas -----------------------------------------------------------------------------
-    def replica(self, number: int) -> "Study":
-        """The same study, everything in it trained from another seed (0: this one).
+    @cached_property
+    def replicas(self) -> tuple["Study", ...]:
+        """The same study as often as the profile says, all trained from other seeds; itself first.
 
         Images, scales and settings are the first's; thresholds are chosen anew.
         """
-        if number == self.number:
-            return self
-        other = copy.copy(self)
-        for name in ("classifier", "model"):
-            other.__dict__.pop(name, None)
-        other.number = number
-        return other
-
-    @cached_property
-    def replicas(self) -> tuple["Study", ...]:
-        """As many as the profile says, the first first."""
-        return tuple(self.replica(number) for number in range(self.profile.replicas))
+        others = [copy.copy(self) for _ in range(1, self.profile.replicas)]
+        for number, other in enumerate(others, start=1):
+            other.number = number
+        return self, *others
 
     @property
     def training_seed(self) -> int:
         """What everything that is trained is seeded with."""
         return self.profile.rng_seed + self.number
 
+    def training_of(
+        self, stage: Callable, config: TrainingConfig, backbone: str, **learned: Any
+    ) -> partial:
+        """The call that trains this replica of a network; learned: what it learns from."""
+        return partial(
+            stage,
+            backbone=backbone,
+            pretext=self.pretext_of(backbone),
+            weights=self.profile.imagenet_weights(backbone),
+            training=replace(config, rng_seed=self.training_seed),
+            **learned,
+        )
+
     # ---- RQ1 ----------------------------------------------------------------------------------
     def toy(self) -> Result:
         """The toy experiment: high gradient ratios of digits and shapes, layer by layer."""
-        p = self.profile
-        return self.store.run(
-            bottleneck.experiment,
-            digits=self.digits(),
-            seeds=tuple(range(p.toy_seeds)),
-            steps=p.toy_steps,
-        )
+        how = {"seeds": tuple(range(self.profile.toy_seeds)), "steps": self.profile.toy_steps}
+        return self.store.run(toy.experiment, digits=self.digits(), **how)
 
     # ---- the classifier -----------------------------------------------------------------------
     @property
     def pretext(self) -> Result:
         """`mini`: the small network's pretext task."""
         p = self.profile
-        return self.store.run(
-            classifier.pretrain,
-            scenes=scenes.Pretext(self.stream(0), p.pretext_scenes),
-            epochs=p.pretext_epochs,
-            rng_seed=p.rng_seed,
-        )
+        how = {"epochs": p.pretext_epochs, "rng_seed": p.rng_seed}
+        images = scenes.Pretext(self.stream(0), p.pretext_scenes)
+        return self.store.run(classifier.pretrain, scenes=images, **how)
 
     def pretext_of(self, backbone: str) -> StoredTensors | None:
         """The pretext task's weights for ``small``; other backbones start from ImageNet's."""
         return self.pretext.tensors("weights") if backbone == "small" else None
 
-    @cached_property
-    def classifier(self) -> Result:
-        """The classifier, trained with BCE on image labels; all replicas' side by side."""
-        return self.train_classifiers()[self.number]
-
-    def train_classifiers(self) -> list[Result]:
-        """The classifiers of all replicas, by their number."""
-        studies = [
-            self.first.replica(k) for k in range(max(self.profile.replicas, self.number + 1))
-        ]
-        return self.store.run_all([study.training() for study in studies], "classifiers")
-
     def training(self) -> partial:
-        """The stage that trains the classifier, with what it needs."""
-        p = self.profile
-        return partial(
-            classifier.train,
-            backbone=p.backbone,
-            pretext=self.pretext_of(p.backbone),
-            weights=p.imagenet_weights(p.backbone),
-            images=self.train,
-            monitor_images=self.tuning,
-            training=replace(p.training, rng_seed=self.training_seed),
-        )
+        """The call that trains the classifier, with BCE on image labels."""
+        p, images = self.profile, {"images": self.train, "monitor_images": self.tuning}
+        return self.training_of(classifier.train, p.training, p.backbone, **images)
 
     @cached_property
+    def classifiers(self) -> list[Result]:
+        return self.store.run_all([one.training() for one in self.replicas], "classifiers")
+
+    @property
+    def classifier(self) -> Result:
+        """The trained classifier; all replicas' are trained side by side."""
+        return self.first.classifiers[self.number]
+
+    @property
     def model(self) -> TrainedModel:
         """The trained classifier, as seeds need it."""
-        p, weights = self.profile, self.classifier.tensors("weights")
-        count, file = len(self.train.classes), p.imagenet_weights(p.backbone)
-        return _classifier(p.backbone, count, p.precision, file, weights)
+        p = self.profile
+        options = {"backbone": p.backbone, "n_classes": len(self.train.classes)}
+        options |= {"precision": p.precision, "weights": p.imagenet_weights(p.backbone)}
+        return _classifier(self.classifier, options)
 
     # ---- seeds --------------------------------------------------------------------------------
     def bank(self) -> StoredTensors:
         """Frozen features of the images that adaptations draw their others from."""
         p = self.profile
-        return self.store.run(
-            maps.feature_bank,
-            model=self.model,
-            images=some(self.train, p.bank_images, p.rng_seed),
-            long_sides=p.long_sides,
-            side=p.bank_side,
-            rng_seed=p.rng_seed,
-        ).tensors("features")
+        images = some(self.train, p.bank_images, p.rng_seed)
+        view = {"long_sides": p.long_sides, "side": p.bank_side, "rng_seed": p.rng_seed}
+        bank = self.store.run(maps.feature_bank, model=self.model, images=images, **view)
+        return bank.tensors("features")
 
     def maps(self, images: ImageSet, scales: tuple, settings: Settings | None) -> Result:
-        """Seeds of a set of images: CAM without settings, else RIB."""
+        """Maps of a set of images: CAM without settings, else RIB."""
         p = self.profile
         how = {"model": self.model, "images": images, "scales": scales}
         how |= {"long_side": p.long_side, "map_stride": p.map_stride}
@@ -191,27 +180,25 @@ class Study(Inputs):
         adapted = {"settings": settings, "bank": self.bank(), "rng_seed": p.rng_seed}
         return self.store.run(maps.rib_seeds, **how, **adapted)
 
+    def seeds(self, method: Method, *sets: ImageSet) -> list[StoredArrays]:
+        """Maps of sets of images by a method with the scales and settings chosen for it."""
+        settings = self.tune(method)[1] if method.pooling else None
+        return [self.maps(images, self.scales, settings).arrays("maps") for images in sets]
+
     def swept(self, images: ImageSet, seeds: StoredArrays) -> Swept:
-        """How seeds fit at all thresholds."""
         rows = self.store.run(maps.score, images=images, maps=seeds).arrays("rows")
         return Swept(len(images), len(images.classes) + 1, **rows)
 
     def _tried(self, scales: tuple, settings: Settings | None) -> dict:
-        """mIoU at the best threshold on the tuning images, and that threshold's index."""
-        total = self.swept(
-            self.tuning, self.maps(self.tuning, scales, settings).arrays("maps")
-        ).total()
+        """mIoU of the first replica at the best threshold on the tuning images, and that one."""
+        seeds = self.first.maps(self.tuning, scales, settings).arrays("maps")
+        total = self.swept(self.tuning, seeds).total()
         index = thresholds.best_threshold(total)
-        return {
-            "miou": miou.miou(total[index]),
-            "threshold": thresholds.THRESHOLDS[index],
-        }
+        return {"miou": miou.miou(total[index]), "threshold": thresholds.THRESHOLDS[index]}
 
     @cached_property
     def scales(self) -> tuple[float, ...]:
         """CAM's best scales on the tuning images; RIB uses the same."""
-        if self.first is not self:
-            return self.first.scales
         return max(self.profile.scale_sets, key=lambda s: self._tried(s, None)["miou"])
 
     def tried_scales(self) -> pd.DataFrame:
@@ -229,37 +216,30 @@ class Study(Inputs):
 
         The rule stands in `ribkit.study.profiles`.
         """
-        if self.first is not self:
-            return self.first.tune(method)
         p = self.profile
-        rows: list[dict] = []
-
-        def attempt(stage: str, lr: float, factor: float, others: int, unit: float) -> None:
-            margin = factor * unit if factor else NO_MARGIN
-            settings = p.settings(method.pooling, method.variant, lr, margin, others)
-            if all(row["settings"] != settings for row in rows):
-                row = {"method": method.title, "stage": stage, "lr": lr, "margin": factor}
-                row |= {"n_others": others, "settings": settings}
-                rows.append(row | self._tried(self.scales, settings))
-
-        def best() -> dict:
-            return max(rows, key=lambda row: row["miou"])
-
         unit = p.margin_unit or self.margin_unit(method)
-        for lr in p.lrs:
-            attempt("lr", lr, p.margins[0], p.n_others[0], unit)
-        for factor in p.margins:
-            attempt("margin", best()["lr"], factor, p.n_others[0], unit)
-        for others in p.n_others:
-            attempt("n_others", best()["lr"], best()["margin"], others, unit)
-        table = pd.DataFrame(rows).drop(columns="settings")
-        table["chosen"] = [row is best() for row in rows]
-        return table, best()["settings"]
+        candidates = {"lr": p.lrs, "margin": p.margins, "n_others": p.n_others}
+        best = {name: values[0] for name, values in candidates.items()}
+        rows: dict[Settings, dict] = {}
+        for stage, values in candidates.items():
+            for value in values:
+                row = best | {stage: value}
+                margin = row["margin"] * unit if row["margin"] else NO_MARGIN
+                settings = p.settings(
+                    method.pooling, method.variant, row["lr"], margin, row["n_others"]
+                )
+                if settings not in rows:
+                    tried = self._tried(self.scales, settings)
+                    rows[settings] = {"method": method.title, "stage": stage} | row | tried
+            chosen = max(rows, key=lambda settings: rows[settings]["miou"])
+            best = {name: rows[chosen][name] for name in candidates}
+        table = pd.DataFrame(rows.values())
+        table["chosen"] = [settings is chosen for settings in rows]
+        return table, chosen
 
     def margin_rows(self, scales: tuple[float, ...]) -> float:
         """Over how many rows and target classes `official` sums an image's logits, on average."""
-        half = OFFICIAL.loss_on_half_scale
-        rows = 2 * sum(scale >= 1 or half for scale in scales)
+        rows = 2 * sum(scale >= 1 or OFFICIAL.loss_on_half_scale for scale in scales)
         return rows * float(self.tuning.labels.sum(axis=1).mean())
 
     def margin_unit(self, method: Method) -> float:
@@ -269,34 +249,30 @@ class Study(Inputs):
         """
         p = self.profile
         settings = p.settings("gap", method.variant, p.lrs[0], NO_MARGIN, p.n_others[0])
-        images = self.maps(self.tuning, self.scales, settings).table("images")
+        images = self.first.maps(self.tuning, self.scales, settings).table("images")
         mean = float(images["logit_first"].mean())
-        if settings.variant.clamp_at_margin:
-            return mean
-        return mean * self.margin_rows(self.scales)
+        return mean if settings.variant.clamp_at_margin else mean * self.margin_rows(self.scales)
 
     def seed(self, method: Method) -> Seed:
-        """Seeds of the scored images by a method with the settings chosen for it."""
-        settings = self.tune(method)[1] if method.pooling else None
-        result = self.maps(self.scored, self.scales, settings)
-        swept = self.swept(self.scored, result.arrays("maps"))
-        held_out = round(100 * self._tried(self.scales, settings)["threshold"])
-        return Seed(method, result, swept, thresholds.best_threshold(swept.total()), held_out)
+        """Seeds of the scored images by a method, at the threshold chosen on the tuning images."""
+        sets = (self.scored, self.tuning)
+        seeds = self.seeds(method, *sets)
+        swept, tuned = map(self.swept, sets, seeds)
+        oracle, held_out = (thresholds.best_threshold(s.total()) for s in (swept, tuned))
+        return Seed(method, seeds[0].result, swept, oracle, held_out)
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""
         seed = self.seed(method)
-        covered = seed.maps.arrays("maps")
-        return self.store.run(
-            maps.cover, images=self.scored, maps=covered, threshold=seed.held_out / 100
-        ).table("coverage")
+        how = {"maps": seed.maps.arrays("maps"), "threshold": seed.held_out / 100}
+        return self.store.run(maps.cover, images=self.scored, **how).table("coverage")
 
     # ---- pictures of the process --------------------------------------------------------------
     def growth(self, method: Method, count: int = 3) -> tuple[ImageSet, Result]:
         """The first scored images, and their maps through a method's process."""
         images = self.scored.take(range(min(count, len(self.scored))))
-        settings = self.tune(method)[1]
-        return images, self._grow(self.model, images, self.scales, settings, self.bank())
+        how = {"scales": self.scales, "settings": self.tune(method)[1], "bank": self.bank()}
+        return images, self._grow(images, self.model, **how)
 
     def photographs(self) -> tuple[ImageSet, Result]:
         """Shipped photographs, and their maps through the process, with the ImageNet head.
@@ -307,29 +283,18 @@ class Study(Inputs):
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
         file = architectures.imagenet_weights(PICTURED)
         network = self.store.run(classifier.imagenet, backbone=PICTURED, weights=file)
-        weights = network.tensors("weights")
-        model = _classifier(PICTURED, len(images.classes), "float32", file, weights)
+        options = {"backbone": PICTURED, "n_classes": len(images.classes)}
+        model = _classifier(network, options | {"precision": "float32", "weights": file})
         view = {"long_sides": (320, 320), "side": 224, "rng_seed": self.profile.rng_seed}
         bank = self.store.run(maps.feature_bank, model=model, images=images, **view)
-        settings = profiles.PHOTOGRAPH_SETTINGS
-        return images, self._grow(
-            model, images, profiles.PHOTOGRAPH_SCALES, settings, bank.tensors("features")
-        )
+        how = {"scales": PHOTOGRAPH_SCALES, "settings": PHOTOGRAPH_SETTINGS}
+        return images, self._grow(images, model, bank=bank.tensors("features"), **how)
 
-    def _grow(self, model, images, scales, settings, bank) -> Result:
-        return self.store.run(
-            maps.growth,
-            model=model,
-            images=images,
-            scales=scales,
-            long_side=self.profile.long_side,
-            settings=settings,
-            bank=bank,
-            rng_seed=self.profile.rng_seed,
-        )
+    def _grow(self, images: ImageSet, model: TrainedModel, **how: Any) -> Result:
+        seen = {"long_side": self.profile.long_side, "rng_seed": self.profile.rng_seed}
+        return self.store.run(maps.growth, model=model, images=images, **seen, **how)
 
 
-def _classifier(backbone, n_classes, precision, file, weights: StoredTensors) -> TrainedModel:
-    names = ("backbone", "n_classes", "precision", "weights")
-    options = tuple(zip(names, (backbone, n_classes, precision, file), strict=True))
-    return TrainedModel(classifier.trained_network, options, weights)
+def _classifier(trained: Result, options: dict) -> TrainedModel:
+    weights = trained.tensors("weights")
+    return TrainedModel(classifier.trained_network, tuple(options.items()), weights)
