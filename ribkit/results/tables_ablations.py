@@ -14,7 +14,7 @@ from ribkit.method.settings import NO_MARGIN
 from ribkit.results.style import Pictures
 from ribkit.results.tables import first, replicas, shrunk, with_interval
 from ribkit.results.tables_toy import interval
-from ribkit.study import ablation_runs, ablations, information, pipeline
+from ribkit.study import ablation_runs, information, pipeline
 from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, run_named, runs
 from ribkit.study.ablations import PARTS
 from ribkit.study.panels import GRADIENT_PANELS, gradient_region
@@ -139,7 +139,7 @@ def ledger(study: Study) -> pd.DataFrame:
     every, compared = runs(study), {}
     for run in every:
         if run.question == "ledger" and run.value not in ("paper", "a map, no loss"):
-            other = ablations.reference(run, every)
+            other = ablation_runs.reference(run, every)
             pair = tuple(ablation_runs.run_result(study, r).counts for r in (run, other))
             compared[run.factor, run.value, other.value] = pair
     paper = ablation_runs.run_result(study, run_named(study, "paper"))
