@@ -31,15 +31,11 @@ def by_hand(head: torch.Tensor) -> toy.Network:
     return network
 
 
-def maps_of(network, images, labels, activation):
-    return {tuple(k): m for *k, m in toy.gradient_maps(network, images, labels, activation)}
-
-
 def test_gradient_maps_of_a_network_by_hand():
     image = np.zeros((1, 4, 4), np.uint8)
     image[0, :2] = 255
     head = torch.stack([torch.linspace(-1, 1, 16), torch.full((16,), 0.25)])
-    maps = maps_of(by_hand(head), image, np.array([0], np.uint8), "sigmoid")
+    maps = toy.gradient_maps(by_hand(head), image, np.array([0], np.uint8), "sigmoid")
     lit = (image[0] > 0).astype(float)
     np.testing.assert_array_equal(maps[1, "before", "sum"][0], np.ones((4, 4)))
     np.testing.assert_array_equal(maps[5, "after", "sum"][0], lit)
@@ -55,20 +51,20 @@ def test_gradient_maps_of_a_network_by_hand():
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "softsign", "none"])
 def test_scaled_by_image_the_target_map_does_not_see_the_activation(data, activation):
-    maps = maps_of(toy.Network(3), data.test.images, data.test.labels, activation)
+    maps = toy.gradient_maps(toy.Network(3), data.test.images, data.test.labels, activation)
     before, after = (toy.scaled(maps[6, r, "target"]) for r in ("before", "after"))
     np.testing.assert_allclose(before, after, atol=1e-9)
 
 
 def test_softmax_outputs_sum_to_a_constant(data):
-    maps = maps_of(toy.Network(3), data.test.images, data.test.labels, "softmax")
+    maps = toy.gradient_maps(toy.Network(3), data.test.images, data.test.labels, "softmax")
     assert maps[6, "after", "sum"].max() < 1e-13 * maps[6, "before", "target"].max()
 
 
 def test_maps_agree_with_finite_differences(data):
     network = toy.Network(1).double()
     image, label = data.test.images[:1], data.test.labels[:1]
-    expected = maps_of(network, image, label, "tanh")[6, "after", "sum"][0]
+    expected = toy.gradient_maps(network, image, label, "tanh")[6, "after", "sum"][0]
     x = toy.as_input(image).double()
     for row, column in ((10, 12), (20, 15)):
         step = torch.zeros_like(x)

@@ -1,15 +1,13 @@
 """The toy experiment of Figure 1: where does the gradient of a network lose a region? HGR.
 
-``G_k = |d sum(output of layer k) / dx| / max`` for layers 1..6 of five convolutions and one fully
-connected layer, and HGR of a region: the share of its pixels at which ``G_k`` exceeds a threshold.
-
 What the paper leaves open is measured side by side. A layer is read *before* or *after* its own
 activation; "after" throughout comes closest to the paper's curve. The last one has an output per
 digit, and is read as the *sum* of both (Figure 1's words) or at the image's own *target* (what a
 CAM of that class explains). Maps are scaled by the maximum of each *image* or of the whole *set*.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import numpy as np
@@ -23,6 +21,7 @@ from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
 from ribkit.runtime.store import stage
 
+Maps = dict[tuple[int, str, str], np.ndarray]  # layer 1..6, reading, output -> (N, H, W)
 LAYERS = 6
 EXAMPLE_MAPS = {f"G{k}": (k, "after", "sum") for k in range(1, LAYERS + 1)} | {
     "G6, sum of logits": (LAYERS, "before", "sum"),
@@ -103,21 +102,16 @@ def as_input(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).float()[:, None] / 255
 
 
-def train(
-    digits: DigitSet, activation: str, rng_seed: int, steps: int, batch: int = 16, lr: float = 1e-3
-) -> tuple[Network, float]:
-    """A network trained by Adam with the activation's loss, and the mean loss of the last 20 steps.
-
-    ``seed`` fixes initial weights and batches. Raises InputError for an unknown activation.
-    """
+def train(digits: DigitSet, activation: str, rng_seed: int, steps: int) -> tuple[Network, float]:
+    """A network trained by Adam with the activation's loss, and the last 20 steps' mean loss."""
     loss_of = _activation(activation)[1]
     network = Network(rng_seed)
-    optimiser = torch.optim.Adam(network.parameters(), lr)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(rng_seed)
     images, targets = as_input(digits.images), _one_hot(digits.labels)
     losses = []
     for _ in range(steps):
-        chosen = torch.randint(len(images), (batch,), generator=generator)
+        chosen = torch.randint(len(images), (16,), generator=generator)
         loss = loss_of(network(images[chosen]), targets[chosen])
         optimiser.zero_grad()
         loss.backward()
@@ -128,24 +122,23 @@ def train(
 
 def gradient_maps(
     network: Network, images: np.ndarray, labels: np.ndarray, activation: str
-) -> Iterator[tuple[int, str, str, np.ndarray]]:
-    """Yields (layer 1..6, reading, output, ``(N, H, W)`` absolute gradient, not yet scaled).
+) -> Maps:
+    """Absolute gradients of the summed outputs, in double precision, not yet scaled.
 
     Layers 1..5: reading before, after ReLU; output "sum". Layer 6: before, after the last
-    activation; "sum", "target". In double precision.
+    activation; "sum", "target".
     """
-    double = Network(0, network.convolutions[0].out_channels, images.shape[-1]).double()
-    double.load_state_dict(network.state_dict())
     x = as_input(images).double().requires_grad_()
-    outputs = double.layers(x)
-    logits = outputs.pop()[0]
-    for k, pair in enumerate(outputs, 1):
+    *hidden, (logits, _) = copy.deepcopy(network).double().layers(x)
+    sums = {}
+    for k, pair in enumerate(hidden, 1):
         for reading, y in zip(("before", "after"), pair, strict=True):
-            yield k, reading, "sum", _gradient(y.sum(), x)
-    target = _one_hot(labels).double()
+            sums[k, reading, "sum"] = y.sum()
     for reading, y in (("before", logits), ("after", _activation(activation)[0](logits))):
-        yield LAYERS, reading, "sum", _gradient(y.sum(), x)
-        yield LAYERS, reading, "target", _gradient((y * target).sum(), x)
+        sums[LAYERS, reading, "sum"] = y.sum()
+        sums[LAYERS, reading, "target"] = (y * _one_hot(labels)).sum()
+    slopes = {key: torch.autograd.grad(y, x, retain_graph=True)[0] for key, y in sums.items()}
+    return {key: slope.abs()[:, 0].numpy() for key, slope in slopes.items()}
 
 
 def scaled(maps: np.ndarray, per: str = "image") -> np.ndarray:
@@ -180,11 +173,10 @@ def experiment(
     steps: int = 100,
     thresholds: Sequence[float] = (0.3, 0.2, 0.6),
 ) -> dict:
-    """The whole toy experiment, a stage.
+    """The whole toy experiment: a network for each activation and seed, read on ``digits.test``.
 
-    Trains a network for each activation and seed; beside them, for the first activation, two
-    controls: "untrained", and "random shapes", trained where the shape says nothing of the digit.
-    All are read on ``digits.test``. Returns
+    Beside them, for the first activation, two controls: "untrained", and "random shapes", trained
+    where the shape says nothing of the digit. Returns
 
     - "hgr": activation, condition, seed, layer, reading, output, scale, threshold, region, hgr,
       magnitude (mean absolute gradient in the region, not scaled). NaN where the gradient is 0 by
@@ -201,19 +193,22 @@ def experiment(
     rows, networks, example = [], [], {}
     for activation, condition, rng_seed in bar(jobs, "toy networks"):
         images = digits.control if condition == "random shapes" else digits.train
-        network, loss = train(
-            images, activation, rng_seed, 0 if condition == "untrained" else steps
-        )
+        updates = 0 if condition == "untrained" else steps
+        network, loss = train(images, activation, rng_seed, updates)
+        maps = gradient_maps(network, test.images, test.labels, activation)
+        for output in ("sum", "target"):
+            if maps[LAYERS, "after", output].max() < 1e-13 * maps[LAYERS, "before", "target"].max():
+                maps[LAYERS, "after", output] = np.full_like(test.images, np.nan, float)
         about = {"activation": activation, "condition": condition, "seed": rng_seed}
-        networks.append({**about, "loss": loss, **_accuracies(network, test, activation)})
-        maps = list(_clean(gradient_maps(network, test.images, test.labels, activation)))
-        rows += [{**about, **row} for row in _rows(maps, test.regions, thresholds)]
-        if not example:
-            example = _example(test, maps)
-    return {"hgr": pd.DataFrame(rows), "networks": pd.DataFrame(networks), "example": example}
+        networks.append(about | {"loss": loss} | _accuracies(network, test, activation))
+        rows += [about | row for row in _rows(maps, test.regions, thresholds)]
+        example = example or _example(test, maps)
+    table = pd.DataFrame(rows)
+    table["hgr"] = table["hgr"].where(table["magnitude"].notna())
+    return {"hgr": table, "networks": pd.DataFrame(networks), "example": example}
 
 
-def _activation(name: str):
+def _activation(name: str) -> tuple[Callable[[Tensor], Tensor], Callable]:
     if name not in ACTIVATIONS:
         raise InputError(f"Unknown last activation {name!r}: choose from {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[name]
@@ -223,65 +218,40 @@ def _one_hot(labels: np.ndarray) -> Tensor:
     return F.one_hot(torch.from_numpy(labels).long(), 2).float()
 
 
-def _gradient(y: Tensor, x: Tensor) -> np.ndarray:
-    return torch.autograd.grad(y, x, retain_graph=True)[0].abs()[:, 0].numpy()
-
-
-def _clean(maps):
-    """The maps, with NaN for what is 0 by construction: below 1e-13 of the target's logit map."""
-    logit = 0.0
-    for layer, reading, output, values in maps:
-        if (layer, reading, output) == (LAYERS, "before", "target"):
-            logit = values.max()
-        if layer == LAYERS and values.max() < 1e-13 * logit:
-            values = np.full_like(values, np.nan)
-        yield layer, reading, output, values
-
-
-def _rows(maps, regions: np.ndarray, thresholds: Sequence[float]) -> Iterator[dict]:
+def _rows(maps: Maps, regions: np.ndarray, thresholds: Sequence[float]) -> list[dict]:
     """Rows of the table "hgr" for one network."""
-    for layer, reading, output, values in maps:
-        magnitude = {name: values[regions == r].mean() for r, name in enumerate(REGIONS)}
-        for scale, threshold in product(("image", "set"), thresholds):
-            for region, share in hgr(scaled(values, scale), regions, threshold).items():
-                yield {
-                    "layer": layer,
-                    "reading": reading,
-                    "output": output,
-                    "scale": scale,
-                    "threshold": threshold,
-                    "region": region,
-                    "hgr": share if np.isfinite(magnitude[region]) else float("nan"),
-                    "magnitude": float(magnitude[region]),
-                }
+    return [
+        {
+            "layer": layer,
+            "reading": reading,
+            "output": output,
+            "scale": scale,
+            "threshold": threshold,
+            "region": region,
+            "hgr": share,
+            "magnitude": float(values[regions == REGIONS.index(region)].mean()),
+        }
+        for (layer, reading, output), values in maps.items()
+        for scale, threshold in product(("image", "set"), thresholds)
+        for region, share in hgr(scaled(values, scale), regions, threshold).items()
+    ]
 
 
 @torch.no_grad()
 def _accuracies(network: Network, test: DigitSet, activation: str) -> dict[str, float]:
     """What the network gets right with both parts, with one of them; and where it saturates."""
     labels = torch.from_numpy(test.labels).long()
-    views = {
-        "accuracy": test.images,
-        "digit_only": digits_only(test),
-        "shape_only": shapes_only(test),
-    }
-    shares = {
-        name: float((network(as_input(view)).argmax(1) == labels).float().mean())
-        for name, view in views.items()
-    }
-    y = _activation(activation)[0](network(as_input(test.images)))
-    full = y[torch.arange(len(labels)), labels] == 1
-    return {**shares, "vanished": float(full.float().mean())}
+    shown = {"accuracy": test.images, "digit_only": digits_only(test)}
+    shown["shape_only"] = shapes_only(test)
+    logits = {name: network(as_input(images)) for name, images in shown.items()}
+    found = {name: float((z.argmax(1) == labels).float().mean()) for name, z in logits.items()}
+    own = _activation(activation)[0](logits["accuracy"])[torch.arange(len(labels)), labels]
+    return found | {"vanished": float((own == 1).float().mean())}
 
 
-def _example(test: DigitSet, maps) -> dict[str, np.ndarray]:
+def _example(test: DigitSet, maps: Maps) -> dict[str, np.ndarray]:
     """One test image per digit with its maps, scaled by their maximum."""
     chosen = [int(np.flatnonzero(test.labels == label)[0]) for label in (0, 1)]
-    found = {tuple(key): values for *key, values in maps}
-    stack = np.stack([scaled(found[key][chosen]) for key in EXAMPLE_MAPS.values()], axis=1)
-    return {
-        "images": test.images[chosen],
-        "labels": test.labels[chosen],
-        "regions": test.regions[chosen],
-        "maps": stack.astype(np.float32),
-    }
+    shown = {name: getattr(test, name)[chosen] for name in ("images", "labels", "regions")}
+    stack = np.stack([scaled(maps[key][chosen]) for key in EXAMPLE_MAPS.values()], axis=1)
+    return shown | {"maps": stack.astype(np.float32)}
