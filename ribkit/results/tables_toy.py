@@ -25,8 +25,22 @@ def interval(values) -> pd.Series:
     return pd.Series({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
 
 
-def at(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
-    """The rows of one scale and one threshold."""
+def _intervals(table: pd.DataFrame, keys: list[str], column: str = "difference") -> pd.DataFrame:
+    """One row per group of ``keys``, in order of appearance."""
+    groups = table.groupby(keys, sort=False)[column]
+    rows = [{**dict(zip(keys, key, strict=True)), **interval(group)} for key, group in groups]
+    return pd.DataFrame(rows).astype({"n": int})
+
+
+def _differences(
+    rows: pd.DataFrame, keys: list[str], column: str, after: str, before: str, of: str = "hgr"
+) -> pd.DataFrame:
+    """``of`` where a column is ``after`` less where it is ``before``: keys, seed, difference."""
+    wide = rows.pivot_table(of, [*keys, "seed"], column, sort=False)
+    return (wide[after] - wide[before]).dropna().rename("difference").reset_index()
+
+
+def _at(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
     return hgr[(hgr.scale == scale) & np.isclose(hgr.threshold, threshold)]
 
 
@@ -35,7 +49,7 @@ def curve(hgr: pd.DataFrame) -> pd.DataFrame:
 
     Every layer after its own activation, outputs summed; the interval is cut to [0, 1].
     """
-    rows = at(hgr)
+    rows = _at(hgr)
     rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.condition == "trained")]
     rows = rows[(rows.reading == "after") & (rows.output == "sum")]
     table = _intervals(rows, ["region", "layer"], "hgr").sort_values(["region", "layer"])
@@ -44,24 +58,17 @@ def curve(hgr: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def drops(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
-    """HGR of G5 minus HGR of G6: columns KEYS, seed, region, drop.
-
-    G5 is the summed output of the last ReLU throughout.
-    """
-    rows = at(hgr, scale, threshold)
+def _drops(rows: pd.DataFrame) -> pd.DataFrame:
+    """HGR of G5, the summed output of the last ReLU, less HGR of G6: KEYS, seed, region, drop."""
     network = ["activation", "condition", "seed", "region"]
-    fifth = rows[(rows.layer == LAYERS - 1) & (rows.reading == "after")]
-    both = rows[rows.layer == LAYERS].merge(
-        fifth[[*network, "hgr"]], on=network, suffixes=("", "_fifth"), validate="many_to_one"
-    )
-    both["drop"] = both.hgr_fifth - both.hgr
-    return both[[*KEYS, "seed", "region", "drop"]]
+    fifth = rows[(rows.layer == LAYERS - 1) & (rows.reading == "after")].set_index(network)["hgr"]
+    last = rows[rows.layer == LAYERS].join(fifth, network, rsuffix="_fifth", validate="m:1")
+    return last.assign(drop=last.hgr_fifth - last.hgr)
 
 
 def region_drops(hgr: pd.DataFrame) -> pd.DataFrame:
-    """Mean drop with its interval: columns KEYS, region, mean, low, high, n."""
-    return _intervals(drops(hgr), [*KEYS, "region"], "drop")
+    """Mean drop from G5 to G6 with its interval: columns KEYS, region, mean, low, high, n."""
+    return _intervals(_drops(_at(hgr)), [*KEYS, "region"], "drop")
 
 
 def last_drop(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
@@ -69,11 +76,20 @@ def last_drop(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -
 
     The paper: 0.76 - 0.23 = 0.53. Columns KEYS, mean, low, high, n of the difference per seed.
     """
-    wide = drops(hgr, scale, threshold).pivot_table(
-        index=[*KEYS, "seed"], columns="region", values="drop", sort=False, dropna=False
-    )
-    difference = (wide["non-discriminative"] - wide["discriminative"]).rename("difference")
-    return _intervals(difference.dropna().reset_index(), KEYS, "difference")
+    drops = _drops(_at(hgr, scale, threshold))
+    regions = ("non-discriminative", "discriminative")
+    return _intervals(_differences(drops, KEYS, "region", *regions, of="drop"), KEYS)
+
+
+def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
+    """`last_drop` as text for every scale and threshold: one row per network and reading."""
+    columns = {}
+    for (scale, threshold), rows in hgr.groupby(["scale", "threshold"], sort=False):
+        table = last_drop(rows, scale, threshold).set_index(KEYS).round(2) + 0.0  # no -0.00
+        columns[f"{scale}, {threshold}"] = [
+            f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f})" for row in table.itertuples()
+        ]
+    return pd.DataFrame(columns, index=table.index)
 
 
 def removal(hgr: pd.DataFrame) -> pd.DataFrame:
@@ -81,13 +97,9 @@ def removal(hgr: pd.DataFrame) -> pd.DataFrame:
 
     G6 before minus after it: columns activation, condition, output, region, mean, low, high, n.
     """
-    rows = at(hgr)
-    keys = ["activation", "condition", "output", "region"]
-    wide = rows[rows.layer == LAYERS].pivot_table(
-        index=[*keys, "seed"], columns="reading", values="hgr", sort=False
-    )
-    gain = (wide["before"] - wide["after"]).rename("gain").dropna().reset_index()
-    return _intervals(gain, keys, "gain")
+    rows, keys = _at(hgr), ["activation", "condition", "output", "region"]
+    last = rows[rows.layer == LAYERS]
+    return _intervals(_differences(last, keys, "reading", "before", "after"), keys)
 
 
 def removal_beyond_control(hgr: pd.DataFrame) -> pd.Series:
@@ -95,12 +107,11 @@ def removal_beyond_control(hgr: pd.DataFrame) -> pd.Series:
 
     Outputs summed, the first activation, paired over seeds: mean, low, high, n.
     """
-    rows = at(hgr)
+    rows = _at(hgr)
     rows = rows[(rows.layer == LAYERS) & (rows.output == "sum")]
     rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.region == "non-discriminative")]
-    wide = rows.pivot_table(index="seed", columns=["condition", "reading"], values="hgr")
-    gain = wide["trained"] - wide["random shapes"]
-    return interval(gain["before"] - gain["after"])
+    gains = _differences(rows, ["reading"], "condition", "trained", "random shapes")
+    return interval(_differences(gains, [], "reading", "before", "after", "difference").difference)
 
 
 def trained_without(hgr: pd.DataFrame) -> pd.DataFrame:
@@ -108,23 +119,11 @@ def trained_without(hgr: pd.DataFrame) -> pd.DataFrame:
 
     G5 and G6 (own class, after), paired over seeds: columns layer, region, mean, low, high, n.
     """
-    rows = at(hgr)
+    rows, keys = _at(hgr), ["layer", "region"]
     rows = rows[(rows.condition == "trained") & (rows.reading == "after")]
     rows = rows[(rows.layer == LAYERS - 1) | ((rows.layer == LAYERS) & (rows.output == "target"))]
-    wide = rows.pivot_table(
-        index=["layer", "region", "seed"], columns="activation", values="hgr", sort=False
-    )
-    gain = (wide["none"] - wide[hgr.activation.iloc[0]]).rename("gain").reset_index()
-    return _intervals(gain, ["layer", "region"], "gain")
-
-
-def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
-    """``last_drop`` as text for every scale and threshold: one row per network and reading."""
-    columns = {}
-    for (scale, threshold), rows in hgr.groupby(["scale", "threshold"], sort=False):
-        table = last_drop(rows, scale, threshold).set_index(KEYS)
-        columns[f"{scale}, {threshold}"] = table.apply(_text, axis=1)
-    return pd.DataFrame(columns)
+    first = hgr.activation.iloc[0]
+    return _intervals(_differences(rows, keys, "activation", "none", first), keys)
 
 
 def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
@@ -132,17 +131,14 @@ def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
 
     Means over seeds: columns activation, condition, region, gradient, share, share_low, share_high.
     """
-    rows = at(hgr, hgr.scale.iloc[0], hgr.threshold.iloc[0])
+    rows, keys = _at(hgr), ["activation", "condition", "region"]
     rows = rows[(rows.layer == LAYERS) & (rows.output == "target")]
-    keys = ["activation", "condition", "region"]
-    wide = rows.pivot_table(
-        index=[*keys, "seed"], columns="reading", values="magnitude", sort=False
-    ).reset_index()
-    wide["share"] = wide["after"] / wide["before"]
-    shares = _intervals(wide, keys, "share").drop(columns="n")
-    shares = shares.rename(columns={"mean": "share", "low": "share_low", "high": "share_high"})
-    gradient = wide.groupby(keys, sort=False)["before"].mean().rename("gradient").reset_index()
-    return gradient.merge(shares, on=keys)
+    wide = rows.pivot_table("magnitude", [*keys, "seed"], "reading", sort=False).reset_index()
+    shares = _intervals(wide.assign(share=wide["after"] / wide["before"]), keys, "share")
+    gradient = wide.groupby(keys, sort=False)["before"].mean()
+    shares.insert(len(keys), "gradient", gradient.to_numpy())
+    names = {"mean": "share", "low": "share_low", "high": "share_high"}
+    return shares.drop(columns="n").rename(columns=names)
 
 
 def example_pictures(digits: Digits) -> Pictures:
@@ -150,15 +146,13 @@ def example_pictures(digits: Digits) -> Pictures:
 
     Regions are grey levels: 0 the rest, 0.5 the digit, 1 the shape.
     """
-    pictures = {}
-    shaped = (digits.train.regions == 2).any(axis=(1, 2))
-    for label, name in enumerate(("2", "8")):
-        for with_shape in (False, True):
-            of_kind = (digits.train.labels == label) & (shaped == with_shape)
-            for i in np.flatnonzero(of_kind)[:1]:
-                title = name + (", with its " + ("disc", "square")[label] if with_shape else "")
-                pictures[title, "image"] = digits.train.images[i] / 255
-                pictures[title, "region"] = digits.train.regions[i] / 2
+    pictures, train = {}, digits.train
+    shaped = (train.regions == 2).any(axis=(1, 2))
+    for label, name, shape in ((0, "2", "disc"), (1, "8", "square")):
+        for with_shape, title in ((False, name), (True, f"{name}, with its {shape}")):
+            for i in np.flatnonzero((train.labels == label) & (shaped == with_shape))[:1]:
+                pictures[title, "image"] = train.images[i] / 255
+                pictures[title, "region"] = train.regions[i] / 2
     return pictures
 
 
@@ -171,15 +165,3 @@ def gradient_pictures(example: dict[str, np.ndarray]) -> Pictures:
         for panel, values in zip(EXAMPLE_MAPS, example["maps"][i], strict=True):
             pictures[title, panel] = np.nan_to_num(values).astype(float)
     return pictures
-
-
-def _intervals(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
-    """One row per group of ``keys``, in order of appearance."""
-    groups = table.groupby(keys, sort=False)[column]
-    rows = [{**dict(zip(keys, key, strict=True)), **interval(group)} for key, group in groups]
-    return pd.DataFrame(rows).astype({"n": int})
-
-
-def _text(row: pd.Series) -> str:
-    mean, low, high = (round(float(row[name]), 2) + 0.0 for name in ("mean", "low", "high"))
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
