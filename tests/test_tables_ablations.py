@@ -53,7 +53,7 @@ def test_gains_are_over_cam_and_corrected_for_their_question(study):
     assert second.loc[("pooling", "GAP"), "gain_low"] > 0
     assert third.loc[("steps K", "0"), "gain"] == 0
     assert first.loc[("activation", "none"), "cover body"] == pytest.approx(55)
-    text = tables.readable(tables_ablations.poolings(study))
+    text = tables.readable(tables_ablations.family(study, "RQ2"))
     assert list(text["value"][:2]) == ["CAM", "RIB"]
     assert "gain (points)" in text
 

@@ -14,7 +14,7 @@ from ribkit.evaluation.thresholds import best_threshold
 from ribkit.method.settings import NO_MARGIN
 from ribkit.results.style import Pictures
 from ribkit.results.tables import first, replicas, shrunk, with_interval
-from ribkit.results.tables_toy import interval
+from ribkit.results.tables_toy import means
 from ribkit.study import ablation_runs, information, pipeline
 from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, runs
 from ribkit.study.ablations import PARTS
@@ -52,11 +52,6 @@ def activations(study: Study) -> pd.DataFrame:
     return family(study, "RQ1").iloc[2:]
 
 
-def poolings(study: Study) -> pd.DataFrame:
-    """RQ2: mIoU and gain by pooling and tau, after CAM's and RIB's."""
-    return family(study, "RQ2")
-
-
 def sensitivity(study: Study) -> pd.DataFrame:
     """RQ3: mIoU and gain against K, rate, margin and B, after CAM's and RIB's.
 
@@ -65,15 +60,12 @@ def sensitivity(study: Study) -> pd.DataFrame:
     table = family(study, "RQ3").assign(chosen=False)
     base, tried = table.iloc[:2], table.iloc[2:].query("factor != 'adaptation'")
     settings = runs(study)[1].settings
-    unit = study.margin_unit(PAPER_RIB) * study.margin_rows(study.profile.ablations.scales)
-    margin = round(settings.margin / unit, 2) if settings.margin < NO_MARGIN else 0
     at = {"steps K": settings.steps, "learning rate": settings.lr, "others B": settings.n_others}
+    unit = study.margin_unit(PAPER_RIB) * study.margin_rows(study.profile.ablations.scales)
+    at["margin"] = round(settings.margin / unit, 2) if settings.margin < NO_MARGIN else 0
     rib = base.iloc[1].to_dict() | {"question": "RQ3", "chosen": True}
-    chosen = [
-        rib | {"factor": k, "x": x, "value": str(x)} for k, x in (at | {"margin": margin}).items()
-    ]
-    merged = pd.concat([tried, pd.DataFrame(chosen)])
-    merged = merged.drop_duplicates(["factor", "x"], keep="last")
+    chosen = [rib | {"factor": factor, "x": x, "value": str(x)} for factor, x in at.items()]
+    merged = pd.concat([tried, pd.DataFrame(chosen)]).drop_duplicates(["factor", "x"], keep="last")
     return pd.concat([base, merged.sort_values(["factor", "x"], kind="stable")])
 
 
@@ -121,11 +113,8 @@ def bits(study: Study) -> pd.DataFrame:
     maps = {f"{m.title[:3]}'s map": study.seed(m).maps.arrays("maps") for m in (CAM, RIB)}
     shown = {"images": study.scored, "probe_train_images": study.tuning, "maps": maps}
     table = study.store.run(information.estimate, model=study.model, **shown).table("bits")
-    rows = [
-        {"layer": layer, "part": part} | with_interval("bits", tuple(interval(own["bits"])[:3]))
-        for (layer, part), own in table.groupby(["layer", "part"], sort=False)
-    ]
-    return pd.DataFrame(rows)
+    names = {"mean": "bits", "low": "bits_low", "high": "bits_high"}
+    return means(table, ["layer", "part"], "bits").drop(columns="n").rename(columns=names)
 
 
 # ---- the eleven differences between paper and official code -------------------------------------
@@ -148,17 +137,12 @@ def ledger(study: Study) -> pd.DataFrame:
     walk = ("10 maps into the walk", "power 1.3, one maximum", "as they are")
     compared[walk] = _walked_both_ways(study)
     if study.profile.saliency:
-        refined = pipeline.refinements(study)[1].stage("+ IRN + saliency")
-        pair = (refined.background, refined.counts)
-        compared["11 255 in a label", "background", "an error"] = pair
+        cut = pipeline.refinements(study)[1].stage("+ IRN + saliency")
+        compared["11 255 in a label", "background", "an error"] = (cut.background, cut.counts)
+    table = pd.DataFrame(list(compared), columns=["difference", "value", "against"])
     gains = simultaneous(intervals.gain, list(compared.values()))
-    rows = [
-        dict(zip(("difference", "value", "against"), names, strict=True))
-        | with_interval("gain", gain)
-        | {"images": len(counts)}
-        for (names, (counts, _)), gain in zip(compared.items(), gains, strict=True)
-    ]
-    table = pd.DataFrame(rows)
+    table = table.join(pd.DataFrame([with_interval("gain", gain) for gain in gains]))
+    table["images"] = [len(after) for after, _ in compared.values()]
     number = table["difference"].str.extract(r"^(\d+)", expand=False).fillna("99").astype(int)
     return table.loc[number.sort_values(kind="stable").index]
 
@@ -184,13 +168,14 @@ def interaction(study: Study) -> pd.DataFrame:
     def beyond(after_rib, after_cam, rib_seed, cam_seed):
         return intervals.gain(after_rib, rib_seed) - intervals.gain(after_cam, cam_seed)
 
-    rows = []
-    for stage, counts, values in zip(stages, compared, simultaneous(beyond, compared), strict=True):
-        after_rib, after_cam, rib_seed, cam_seed = (each.sum(axis=0) for each in counts)
-        on_cam, on_rib = intervals.gain(after_cam, cam_seed), intervals.gain(after_rib, rib_seed)
-        row = {"stage": stage, "on CAM": on_cam, "on RIB": on_rib}
-        rows.append(row | with_interval("beyond", values))
-    return pd.DataFrame(rows)
+    totals = [[counts.sum(axis=0) for counts in each] for each in compared]
+    gains = {
+        "stage": stages,
+        "on CAM": [intervals.gain(after, seed) for _, after, _, seed in totals],
+        "on RIB": [intervals.gain(after, seed) for after, _, seed, _ in totals],
+    }
+    differences = [with_interval("beyond", values) for values in simultaneous(beyond, compared)]
+    return pd.DataFrame(gains).join(pd.DataFrame(differences))
 
 
 # ---- protocol -----------------------------------------------------------------------------------

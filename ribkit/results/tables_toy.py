@@ -25,8 +25,8 @@ def interval(values) -> pd.Series:
     return pd.Series({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
 
 
-def _intervals(table: pd.DataFrame, keys: list[str], column: str = "difference") -> pd.DataFrame:
-    """One row per group of ``keys``, in order of appearance."""
+def means(table: pd.DataFrame, keys: list[str], column: str = "difference") -> pd.DataFrame:
+    """`interval` of a column for each group of ``keys``, a row each, in order of appearance."""
     groups = table.groupby(keys, sort=False)[column]
     rows = [{**dict(zip(keys, key, strict=True)), **interval(group)} for key, group in groups]
     return pd.DataFrame(rows).astype({"n": int})
@@ -52,7 +52,7 @@ def curve(hgr: pd.DataFrame) -> pd.DataFrame:
     rows = _at(hgr)
     rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.condition == "trained")]
     rows = rows[(rows.reading == "after") & (rows.output == "sum")]
-    table = _intervals(rows, ["region", "layer"], "hgr").sort_values(["region", "layer"])
+    table = means(rows, ["region", "layer"], "hgr").sort_values(["region", "layer"])
     table[["low", "high"]] = table[["low", "high"]].clip(0, 1)
     table["paper"] = [PAPER_HGR[r][k - 1] for r, k in zip(table.region, table.layer, strict=True)]
     return table
@@ -68,7 +68,7 @@ def _drops(rows: pd.DataFrame) -> pd.DataFrame:
 
 def region_drops(hgr: pd.DataFrame) -> pd.DataFrame:
     """Mean drop from G5 to G6 with its interval: columns KEYS, region, mean, low, high, n."""
-    return _intervals(_drops(_at(hgr)), [*KEYS, "region"], "drop")
+    return means(_drops(_at(hgr)), [*KEYS, "region"], "drop")
 
 
 def last_drop(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def last_drop(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -
     """
     drops = _drops(_at(hgr, scale, threshold))
     regions = ("non-discriminative", "discriminative")
-    return _intervals(_differences(drops, KEYS, "region", *regions, of="drop"), KEYS)
+    return means(_differences(drops, KEYS, "region", *regions, of="drop"), KEYS)
 
 
 def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def removal(hgr: pd.DataFrame) -> pd.DataFrame:
     """
     rows, keys = _at(hgr), ["activation", "condition", "output", "region"]
     last = rows[rows.layer == LAYERS]
-    return _intervals(_differences(last, keys, "reading", "before", "after"), keys)
+    return means(_differences(last, keys, "reading", "before", "after"), keys)
 
 
 def removal_beyond_control(hgr: pd.DataFrame) -> pd.Series:
@@ -123,7 +123,7 @@ def trained_without(hgr: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows.condition == "trained") & (rows.reading == "after")]
     rows = rows[(rows.layer == LAYERS - 1) | ((rows.layer == LAYERS) & (rows.output == "target"))]
     first = hgr.activation.iloc[0]
-    return _intervals(_differences(rows, keys, "activation", "none", first), keys)
+    return means(_differences(rows, keys, "activation", "none", first), keys)
 
 
 def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +134,7 @@ def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
     rows, keys = _at(hgr), ["activation", "condition", "region"]
     rows = rows[(rows.layer == LAYERS) & (rows.output == "target")]
     wide = rows.pivot_table("magnitude", [*keys, "seed"], "reading", sort=False).reset_index()
-    shares = _intervals(wide.assign(share=wide["after"] / wide["before"]), keys, "share")
+    shares = means(wide.assign(share=wide["after"] / wide["before"]), keys, "share")
     gradient = wide.groupby(keys, sort=False)["before"].mean()
     shares.insert(len(keys), "gradient", gradient.to_numpy())
     names = {"mean": "share", "low": "share_low", "high": "share_high"}

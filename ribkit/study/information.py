@@ -1,17 +1,14 @@
 """Where the real classifier loses what it knows: gradients and mutual information, layer by layer.
 
-The toy experiment asks it of six layers; here the same is asked of the classifier whose maps become
-seeds. *Gradients*: HGR, as in `ribkit.study.toy`. *Information itself*: how many bits a feature
-holds about whether its position is a body (or a head) or background, I(region; f_k(u)).
-
-The estimator is Kraskov's, by nearest neighbours (scikit-learn's `mutual_info_classif`), which is
-sound in one dimension only. A layer's features are therefore first projected on the direction that
-parts the two regions best (linear discriminant), fitted on other images: by the data-processing
-inequality this gives a lower bound, and the same kind of one for every layer.
+*Gradients*: HGR, as in `ribkit.study.toy`. *Information*: how many bits a feature holds about
+whether its position is a body (or a head) or background, I(region; f_k(u)). The estimator is
+Kraskov's, by nearest neighbours (scikit-learn's `mutual_info_classif`), which is sound in one
+dimension only. A layer's features are therefore first projected on the direction that parts the two
+regions best (linear discriminant), fitted on other images: by the data-processing inequality this
+gives a lower bound, and the same kind of one for every layer.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -124,15 +121,6 @@ def projection(features: np.ndarray, kinds: np.ndarray) -> LinearDiscriminantAna
     return discriminant.fit(features, kinds)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Positions of one image, drawn from an object part and equally many from the background."""
-
-    fold: int
-    features: dict[str, np.ndarray]  # layer -> (n, D)
-    kinds: np.ndarray  # (n,): 1 at the part, 0 at the background
-
-
 @stage("bits")
 def estimate(
     model: TrainedModel, images: ImageSet, probe_train_images: ImageSet, maps: Maps
@@ -149,32 +137,33 @@ def estimate(
     )
     rows = []
     for part in ("non-discriminative", "discriminative"):
-        probes, tested = ([s[part] for s in samples if part in s] for samples in (train, test))
-        if probes and tested:
-            for name in tested[0].features:
-                rows += [
-                    {"layer": name, "part": part, "fold": fold, "bits": value}
-                    for fold, value in _of_folds(name, probes, tested)
-                ]
+        probes = [sample[part] for sample in train if part in sample]
+        tested = [(k % FOLDS, sample[part]) for k, sample in enumerate(test) if part in sample]
+        if not (probes and tested):
+            continue
+        for name in tested[0][1]:
+            project = np.ravel  # of a map, which is a number as it is
+            if name not in maps:
+                project = projection(*_joined(probes, name)).decision_function
+            for fold in sorted({fold for fold, _ in tested}):
+                features, kinds = _joined([own for of, own in tested if of == fold], name)
+                told = bits(project(features), kinds)
+                rows.append({"layer": name, "part": part, "fold": fold, "bits": told})
     return {"bits": pd.DataFrame(rows)}
 
 
-def _of_folds(name: str, probes: list[Sample], tested: list[Sample]) -> Iterator[tuple[int, float]]:
-    """The bits of one layer in each fold: of its projection, or of a map, a number as it is."""
-    project = np.ravel
-    if name in probes[0].features:
-        features = np.concatenate([sample.features[name] for sample in probes])
-        kinds = np.concatenate([sample.kinds for sample in probes])
-        project = projection(features, kinds).decision_function
-    for fold in sorted({sample.fold for sample in tested}):
-        chosen = [sample for sample in tested if sample.fold == fold]
-        features = np.concatenate([sample.features[name] for sample in chosen])
-        yield fold, bits(project(features), np.concatenate([s.kinds for s in chosen]))
+def _joined(samples: list[dict[str, np.ndarray]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features ``(n, D)`` of a layer, and their kinds ``(n,)``: 1 at the part, 0 off the object."""
+    features = [sample[name] for sample in samples]
+    kinds = [np.repeat([1, 0], len(own) // 2) for own in features]
+    return np.concatenate(features), np.concatenate(kinds)
 
 
 @torch.no_grad()
-def _samples(model: TrainedModel, images: ImageSet, maps: Maps, index: int) -> dict[str, Sample]:
-    """Part -> sample of one image."""
+def _samples(
+    model: TrainedModel, images: ImageSet, maps: Maps, index: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """Part -> layer -> features of one image at positions of the part, then of the background."""
     image = images[index]
     parts, levels = regions(image), _levels(loaded(model), _pixels(image))
     outputs = {name: output[0].cpu().numpy() for name, output in levels.items()}
@@ -187,9 +176,10 @@ def _samples(model: TrainedModel, images: ImageSet, maps: Maps, index: int) -> d
         count = min(len(inside), len(outside), POSITIONS)
         if count:
             drawn = [where[random.permutation(len(where))[:count]] for where in (inside, outside)]
-            where = np.concatenate(drawn)
-            features = {name: _at(output, where, parts.shape) for name, output in outputs.items()}
-            samples[part] = Sample(index % FOLDS, features, np.repeat([1, 0], count))
+            samples[part] = {
+                name: _at(output, np.concatenate(drawn), parts.shape)
+                for name, output in outputs.items()
+            }
     return samples
 
 

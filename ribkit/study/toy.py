@@ -7,7 +7,7 @@ CAM of that class explains). Maps are scaled by the maximum of each *image* or o
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ribkit.data.digits import REGIONS, Digits, DigitSet, digits_only, shapes_only
-from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
 from ribkit.runtime.store import stage
 
+NETWORK = ["activation", "condition", "seed"]
+READING = ["layer", "reading", "output", "scale", "threshold", "region"]
 Maps = dict[tuple[int, str, str], np.ndarray]  # layer 1..6, reading, output -> (N, H, W)
 LAYERS = 6
 EXAMPLE_MAPS = {f"G{k}": (k, "after", "sum") for k in range(1, LAYERS + 1)} | {
@@ -54,11 +55,9 @@ ACTIVATIONS = {
 }
 """Last activation -> (function of the logits, loss of the logits and 0/1 targets).
 
-sigmoid: binary cross-entropy. softmax (of two, so a sigmoid of the difference): cross-entropy.
-tanh, softsign: binary cross-entropy of (a + 1) / 2, for tanh in the stable form, as
-(tanh z + 1) / 2 = sigmoid(2z). none: squared error to targets -1 and 1, so that
-nothing saturates in training either. To take the activation off a network that was *trained* with
-one, read it ``before``.
+softmax is one of two, so a sigmoid of the difference. tanh, softsign: binary cross-entropy of
+(a + 1) / 2, for tanh in the stable form, as (tanh z + 1) / 2 = sigmoid(2z). none: squared error to
+targets -1 and 1, so that nothing saturates in training either.
 """
 
 
@@ -104,8 +103,7 @@ def as_input(images: np.ndarray) -> Tensor:
 
 def train(digits: DigitSet, activation: str, rng_seed: int, steps: int) -> tuple[Network, float]:
     """A network trained by Adam with the activation's loss, and the last 20 steps' mean loss."""
-    loss_of = _activation(activation)[1]
-    network = Network(rng_seed)
+    network, (_, loss_of) = Network(rng_seed), ACTIVATIONS[activation]
     optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(rng_seed)
     images, targets = as_input(digits.images), _one_hot(digits.labels)
@@ -134,7 +132,7 @@ def gradient_maps(
     for k, pair in enumerate(hidden, 1):
         for reading, y in zip(("before", "after"), pair, strict=True):
             sums[k, reading, "sum"] = y.sum()
-    for reading, y in (("before", logits), ("after", _activation(activation)[0](logits))):
+    for reading, y in (("before", logits), ("after", ACTIVATIONS[activation][0](logits))):
         sums[LAYERS, reading, "sum"] = y.sum()
         sums[LAYERS, reading, "target"] = (y * _one_hot(labels)).sum()
     slopes = {key: torch.autograd.grad(y, x, retain_graph=True)[0] for key, y in sums.items()}
@@ -147,9 +145,7 @@ def scaled(maps: np.ndarray, per: str = "image") -> np.ndarray:
     By the maximum, not from minimum to maximum: G1 is nearly constant, and is 1 in the paper. A
     map of zeros stays 0.
     """
-    if per not in ("image", "set"):
-        raise InputError(f"per = {per!r} is neither 'image' nor 'set'.")
-    top = maps.max(axis=(1, 2) if per == "image" else None, keepdims=True)
+    top = maps.max(axis={"image": (1, 2), "set": None}[per], keepdims=True)
     return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
 
 
@@ -178,12 +174,12 @@ def experiment(
     Beside them, for the first activation, two controls: "untrained", and "random shapes", trained
     where the shape says nothing of the digit. Returns
 
-    - "hgr": activation, condition, seed, layer, reading, output, scale, threshold, region, hgr,
-      magnitude (mean absolute gradient in the region, not scaled). NaN where the gradient is 0 by
-      construction and only rounding is left: the sum of a softmax.
-    - "networks": activation, condition, seed, loss, accuracy, digit_only, shape_only (accuracies
-      with the other part wiped out), vanished (share of test images whose own output rounds to 1
-      in single precision, where the usual sigmoid' = y (1 - y) is exactly 0).
+    - "hgr": columns NETWORK, READING, hgr, magnitude (mean absolute gradient in the region, not
+      scaled). NaN where the gradient is 0 by construction and only rounding is left: the sum of a
+      softmax.
+    - "networks": columns NETWORK, loss, accuracy, digit_only, shape_only (accuracies with the other
+      part wiped out), vanished (share of test images whose own output rounds to 1 in single
+      precision, where the usual sigmoid' = y (1 - y) is exactly 0).
     - "example": arrays of one test image per digit: images, labels, regions, maps (2, 8, H, W):
       the maps of EXAMPLE_MAPS for the first activation and seed, each scaled to [0, 1].
     """
@@ -191,7 +187,8 @@ def experiment(
     jobs = [(a, "trained", s) for a, s in product(activations, seeds)]
     jobs += [(first, c, s) for c, s in product(("untrained", "random shapes"), seeds)]
     rows, networks, example = [], [], {}
-    for activation, condition, rng_seed in bar(jobs, "toy networks"):
+    for job in bar(jobs, "toy networks"):
+        activation, condition, rng_seed = job
         images = digits.control if condition == "random shapes" else digits.train
         updates = 0 if condition == "untrained" else steps
         network, loss = train(images, activation, rng_seed, updates)
@@ -199,39 +196,24 @@ def experiment(
         for output in ("sum", "target"):
             if maps[LAYERS, "after", output].max() < 1e-13 * maps[LAYERS, "before", "target"].max():
                 maps[LAYERS, "after", output] = np.full_like(test.images, np.nan, float)
-        about = {"activation": activation, "condition": condition, "seed": rng_seed}
-        networks.append(about | {"loss": loss} | _accuracies(network, test, activation))
-        rows += [about | row for row in _rows(maps, test.regions, thresholds)]
+        rows += [(*job, *row) for row in _rows(maps, test.regions, thresholds)]
+        about = dict(zip(NETWORK, job, strict=True)) | {"loss": loss}
+        networks.append(about | _accuracies(network, test, activation))
         example = example or _example(test, maps)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=[*NETWORK, *READING, "hgr", "magnitude"])
     table["hgr"] = table["hgr"].where(table["magnitude"].notna())
     return {"hgr": table, "networks": pd.DataFrame(networks), "example": example}
-
-
-def _activation(name: str) -> tuple[Callable[[Tensor], Tensor], Callable]:
-    if name not in ACTIVATIONS:
-        raise InputError(f"Unknown last activation {name!r}: choose from {', '.join(ACTIVATIONS)}.")
-    return ACTIVATIONS[name]
 
 
 def _one_hot(labels: np.ndarray) -> Tensor:
     return F.one_hot(torch.from_numpy(labels).long(), 2).float()
 
 
-def _rows(maps: Maps, regions: np.ndarray, thresholds: Sequence[float]) -> list[dict]:
-    """Rows of the table "hgr" for one network."""
+def _rows(maps: Maps, regions: np.ndarray, thresholds: Sequence[float]) -> list[tuple]:
+    """Rows of the table "hgr" for one network, from the layer on."""
     return [
-        {
-            "layer": layer,
-            "reading": reading,
-            "output": output,
-            "scale": scale,
-            "threshold": threshold,
-            "region": region,
-            "hgr": share,
-            "magnitude": float(values[regions == REGIONS.index(region)].mean()),
-        }
-        for (layer, reading, output), values in maps.items()
+        (*key, scale, threshold, region, share, values[regions == REGIONS.index(region)].mean())
+        for key, values in maps.items()
         for scale, threshold in product(("image", "set"), thresholds)
         for region, share in hgr(scaled(values, scale), regions, threshold).items()
     ]
@@ -240,13 +222,15 @@ def _rows(maps: Maps, regions: np.ndarray, thresholds: Sequence[float]) -> list[
 @torch.no_grad()
 def _accuracies(network: Network, test: DigitSet, activation: str) -> dict[str, float]:
     """What the network gets right with both parts, with one of them; and where it saturates."""
-    labels = torch.from_numpy(test.labels).long()
-    shown = {"accuracy": test.images, "digit_only": digits_only(test)}
-    shown["shape_only"] = shapes_only(test)
-    logits = {name: network(as_input(images)) for name, images in shown.items()}
-    found = {name: float((z.argmax(1) == labels).float().mean()) for name, z in logits.items()}
-    own = _activation(activation)[0](logits["accuracy"])[torch.arange(len(labels)), labels]
-    return found | {"vanished": float((own == 1).float().mean())}
+    labels, logits = torch.from_numpy(test.labels).long(), network(as_input(test.images))
+    own = ACTIVATIONS[activation][0](logits)[torch.arange(len(labels)), labels]
+    where = {
+        "accuracy": logits.argmax(1) == labels,
+        "digit_only": network(as_input(digits_only(test))).argmax(1) == labels,
+        "shape_only": network(as_input(shapes_only(test))).argmax(1) == labels,
+        "vanished": own == 1,
+    }
+    return {name: float(true.float().mean()) for name, true in where.items()}
 
 
 def _example(test: DigitSet, maps: Maps) -> dict[str, np.ndarray]:
