@@ -68,7 +68,8 @@ def test_the_gradient_of_a_weighted_sum_by_hand():
     weights = torch.tensor([[1.0, 0.0, -4.0], [1.0, 0.0, 4.0]]).view(1, 2, 1, 3)
     found = information.gradient((weights * pixels).sum(), pixels)
     assert found.tolist() == [[0.25, 0, 1]]
-    ratios = information.high_ratios(found, np.array([[2, 2, 1]]))
+    parts = np.array([[2, 2, 1]])
+    ratios = information.high_ratios((weights * pixels).sum(), pixels, parts)
     assert ratios["discriminative"] == 1
     assert ratios["non-discriminative"] == 0
     assert np.isnan(ratios["irrelevant"])

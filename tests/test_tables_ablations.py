@@ -90,6 +90,9 @@ def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
         "all",
     ]
     assert table.set_index("difference").loc["10 maps into the walk", "gain"] > 0
+    against = table.set_index(["difference", "value"])["against"]
+    assert against["5 scale 0.5", "in the loss"] == "a map, no loss"  # on the same scales
+    assert against["3 classes"].tolist() == against["7 momentum"].unique().tolist() == ["paper"]
     rows = table[table["difference"].str.match("[1-8] ")]
     assert rows["gain"].abs().max() == 0  # fabricated alike
     figures.FIGURES["ledger"](table)

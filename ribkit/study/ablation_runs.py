@@ -4,7 +4,6 @@ Each run is a stored result (`ablations.measure`). Its threshold is chosen on th
 same images (`thresholds.cross_fitted`), so no run needs images of its own to tune on.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -115,11 +114,6 @@ def _ledger(
         run("8 the others", "drawn once", resample_others_each_step=False),
         run("all of 1-8", "official", replace(summed, variant=OFFICIAL)),
     ]
-
-
-def reference(run: Run, runs: Sequence[Run]) -> Run:
-    """What a run of the ledger is compared with: its first one on the same scales."""
-    return next(r for r in runs if r.question == "ledger" and r.scales == run.scales)
 
 
 # ---- what was measured --------------------------------------------------------------------------
