@@ -1,7 +1,8 @@
 """Small tables and pictures of the toy experiment: curves and drops of HGR.
 
-Tables are made of the table "hgr" of `ribkit.study.toy.experiment`. An interval is 95 %, Student's
-t over the seeds, which differ in initial weights and batches but share the images.
+Tables are made of the table "hgr" of `ribkit.study.toy.experiment`, and end in mean, low, high and
+n: a 95 % interval, Student's t over the seeds, which differ in initial weights and batches but
+share the images.
 """
 
 import numpy as np
@@ -45,7 +46,7 @@ def _at(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.D
 
 
 def curve(hgr: pd.DataFrame) -> pd.DataFrame:
-    """Figure 1's curve: layer, region, mean, low, high, n, paper, for the first activation.
+    """Figure 1's curve, by region and layer, of the first activation, and the ``paper``'s.
 
     Every layer after its own activation, outputs summed; the interval is cut to [0, 1].
     """
@@ -61,20 +62,20 @@ def curve(hgr: pd.DataFrame) -> pd.DataFrame:
 def _drops(rows: pd.DataFrame) -> pd.DataFrame:
     """HGR of G5, the summed output of the last ReLU, less HGR of G6: KEYS, seed, region, drop."""
     network = ["activation", "condition", "seed", "region"]
-    fifth = rows[(rows.layer == LAYERS - 1) & (rows.reading == "after")].set_index(network)["hgr"]
-    last = rows[rows.layer == LAYERS].join(fifth, network, rsuffix="_fifth", validate="m:1")
-    return last.assign(drop=last.hgr_fifth - last.hgr)
+    fifth = rows[(rows.layer == LAYERS - 1) & (rows.reading == "after")].set_index(network).hgr
+    last = rows[rows.layer == LAYERS].join(fifth.rename("fifth"), network, validate="m:1")
+    return last.assign(drop=last.fifth - last.hgr)
 
 
 def region_drops(hgr: pd.DataFrame) -> pd.DataFrame:
-    """Mean drop from G5 to G6 with its interval: columns KEYS, region, mean, low, high, n."""
+    """Mean drop from G5 to G6, by KEYS and region."""
     return means(_drops(_at(hgr)), [*KEYS, "region"], "drop")
 
 
 def last_drop(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
     """How much more the non-discriminative region loses from G5 to G6 than the discriminative one.
 
-    The paper: 0.76 - 0.23 = 0.53. Columns KEYS, mean, low, high, n of the difference per seed.
+    By KEYS. The paper: 0.76 - 0.23 = 0.53.
     """
     drops = _drops(_at(hgr, scale, threshold))
     regions = ("non-discriminative", "discriminative")
@@ -93,10 +94,7 @@ def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
 
 
 def removal(hgr: pd.DataFrame) -> pd.DataFrame:
-    """HGR that taking the last activation off the *same* network gives back, by region.
-
-    G6 before minus after it: columns activation, condition, output, region, mean, low, high, n.
-    """
+    """HGR of G6 that taking the last activation off the *same* network gives back."""
     rows, keys = _at(hgr), ["activation", "condition", "output", "region"]
     last = rows[rows.layer == LAYERS]
     return means(_differences(last, keys, "reading", "before", "after"), keys)
@@ -105,11 +103,10 @@ def removal(hgr: pd.DataFrame) -> pd.DataFrame:
 def removal_beyond_control(hgr: pd.DataFrame) -> pd.Series:
     """`removal` of the non-discriminative region less the same where the shape says nothing.
 
-    Outputs summed, the first activation, paired over seeds: mean, low, high, n.
+    Outputs summed, the first activation, paired over seeds.
     """
-    rows = _at(hgr)
-    rows = rows[(rows.layer == LAYERS) & (rows.output == "sum")]
-    rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.region == "non-discriminative")]
+    rows = _at(hgr).query("layer == @LAYERS and output == 'sum' and region == 'non-discriminative'")
+    rows = rows[rows.activation == hgr.activation.iloc[0]]
     gains = _differences(rows, ["reading"], "condition", "trained", "random shapes")
     return interval(_differences(gains, [], "reading", "before", "after", "difference").difference)
 
@@ -117,7 +114,7 @@ def removal_beyond_control(hgr: pd.DataFrame) -> pd.Series:
 def trained_without(hgr: pd.DataFrame) -> pd.DataFrame:
     """HGR of networks trained without a last activation less that of the first activation's.
 
-    G5 and G6 (own class, after), paired over seeds: columns layer, region, mean, low, high, n.
+    G5 and G6 (own class, after), paired over seeds.
     """
     rows, keys = _at(hgr), ["layer", "region"]
     rows = rows[(rows.condition == "trained") & (rows.reading == "after")]
@@ -129,7 +126,7 @@ def trained_without(hgr: pd.DataFrame) -> pd.DataFrame:
 def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
     """Mean absolute gradient of the own class, and the share that the last activation lets through.
 
-    Means over seeds: columns activation, condition, region, gradient, share, share_low, share_high.
+    By activation, condition and region: gradient, share, share_low, share_high.
     """
     rows, keys = _at(hgr), ["activation", "condition", "region"]
     rows = rows[(rows.layer == LAYERS) & (rows.output == "target")]

@@ -44,8 +44,7 @@ def grid(
     """All runs of RQ1 to RQ3 and of the ledger; CAM is the first, RIB the second.
 
     rib, paper: the settings chosen for RIB official and paper, GNDRP. unit: CAM's mean target logit
-    (GAP). rows: over how many rows and target classes ``official`` sums it, for its margin. size:
-    the number of classes.
+    (GAP), which ``official`` sums over so many rows and target classes. size: how many classes.
     """
     runs: list[Run] = []
 
@@ -154,13 +153,13 @@ class RunResult:
 def run_result(study: Study, run: Run) -> RunResult:
     """The result of one run; equal settings are one result, whatever they are called."""
     p, images, model = study.profile, ablated_images(study), study.model
-    shown = {"images": images, "scales": run.scales, "long_side": p.long_side}
-    shown |= {"rng_seed": p.rng_seed}
+    seen = {"images": images, "scales": run.scales, "long_side": p.long_side}
+    seen |= {"rng_seed": p.rng_seed}
     adapted = {} if run.settings is None else {"settings": run.settings, "bank": study.bank()}
     if run.once:
-        once = study.store.run(ablations.adapt_once, model=model, **shown, **adapted)
+        once = study.store.run(ablations.adapt_once, model=model, **seen, **adapted)
         model, adapted = replace(model, weights=once.tensors("weights")), {}
-    result = study.store.run(ablations.measure, model=model, **shown, **adapted)
+    result = study.store.run(ablations.measure, model=model, **seen, **adapted)
     swept = Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
     chosen, measured = cross_fitted(swept), result.arrays("measured")
     cover = measured["cover"][np.arange(len(images)), chosen]

@@ -38,12 +38,12 @@ def measure(
     bank: Bank | None = None,
     rng_seed: int = 0,
 ) -> Values:
-    """One run on all images: of CAM without settings, else of RIB.
+    """One run on all images, of CAM without settings: ``rows``, of a `thresholds.Swept`, and more.
 
-    ``rows``, of a `thresholds.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share of each of
-    `PARTS` that its class's map exceeds at each threshold (mean over the image's classes; NaN where
-    there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of the network that made
-    the last map. And ``images``, a row each: steps, and why it ended.
+    ``measured``: ``cover`` ``(N, 100, 3)``, the share of each of `PARTS` that its class's map
+    exceeds at each threshold (mean over the image's classes; NaN where there is no such part);
+    ``hgr`` ``(N, 3)``, of the summed own logits of the network that made the last map. ``images``,
+    a row each: steps, and why it ended.
     """
     network, row = loaded(model), {"steps": 0, "reason": "none"}
     if settings is None:
@@ -75,8 +75,8 @@ def _cover(
         for part, where in enumerate(parts):
             if where.any():
                 values = np.sort(class_map[where])
-                above = np.searchsorted(values, thresholds.THRESHOLDS, side="right")
-                shares[k, :, part] = 1 - above / where.sum()
+                below = np.searchsorted(values, thresholds.THRESHOLDS, side="right")
+                shares[k, :, part] = 1 - below / len(values)
     return np.ma.masked_invalid(shares).mean(axis=0).filled(np.nan)
 
 
