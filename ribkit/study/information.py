@@ -52,17 +52,11 @@ def regions(image: LabelledImage) -> np.ndarray:
 
 
 # ---- gradients ----------------------------------------------------------------------------------
-def gradient(output: Tensor, pixels: Tensor) -> np.ndarray:
-    """``|d output / d pixels|`` summed over colours and scaled by its maximum, ``(H, W)``."""
-    (slopes,) = torch.autograd.grad(output, pixels, retain_graph=True)
-    slopes = slopes.abs().sum(dim=(0, 1))
-    peak = slopes.max()
-    return (slopes / peak if peak > 0 else slopes).cpu().numpy()
-
-
 def high_ratios(output: Tensor, pixels: Tensor, parts: np.ndarray) -> dict[str, float]:
-    """HGR of an output in the `regions` of its image; NaN for a region that is not there."""
-    return toy.hgr(gradient(output, pixels)[None], parts[None], HIGH)
+    """HGR of an output in the `regions` of its image: of ``|d output / d pixels|`` over colours."""
+    (slopes,) = torch.autograd.grad(output, pixels, retain_graph=True)
+    gradient = toy.scaled(slopes.abs().sum(dim=1).cpu().numpy())
+    return toy.hgr(gradient, parts[None], HIGH)
 
 
 def logit_ratios(network: Network, image: LabelledImage, parts: np.ndarray) -> dict[str, float]:

@@ -78,9 +78,7 @@ def frozen_features(
 ) -> tuple[tuple[int, int], dict[float, Tensor]]:
     """What of an image's maps does not change while the network is adapted.
 
-    Returns:
-        The size (h, w) at scale 1, and scale -> frozen features ``(2, c, h', w')`` of the image and
-        its horizontal flip.
+    The size (h, w) at scale 1, and scale -> features ``(2, c, h', w')`` of the image and its flip.
     """
     pixels = views.to_tensor(image.pixels(), long_side).to(device())
     pairs = views.scaled_pairs(pixels, scales)
@@ -97,13 +95,10 @@ def adapt_image(
     rng_seed: int,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> tuple[tuple[int, int], Network, Adapted]:
-    """RIB for one image, from the trained weights, which stay as they are.
+    """RIB for one image: the size (h, w) at scale 1, the adapted network, and the summed maps.
 
-    The others' draws are seeded by ``rng_seed``, the study's, and by the image's name; ``bank`` is
-    on the device. ``on_step`` is called with each step before its update.
-
-    Returns:
-        The size (h, w) at scale 1, the adapted network, and the maps summed over the steps.
+    The trained weights stay as they are. ``bank`` is on the device; draws from it are seeded by the
+    study's seed and by the image's name. ``on_step`` sees each step before its update.
     """
     size, features = frozen_features(network, image, scales, long_side)
     label, network = label_of(image), network.adaptable()

@@ -180,8 +180,8 @@ def experiment(
     - "networks": columns NETWORK, loss, accuracy, digit_only, shape_only (accuracies with the other
       part wiped out), vanished (share of test images whose own output rounds to 1 in single
       precision, where the usual sigmoid' = y (1 - y) is exactly 0).
-    - "example": arrays of one test image per digit: images, labels, regions, maps (2, 8, H, W):
-      the maps of EXAMPLE_MAPS for the first activation and seed, each scaled to [0, 1].
+    - "example": images, labels, regions and, scaled, the maps (2, 8, H, W) of EXAMPLE_MAPS of one
+      test image per digit, for the first activation and seed.
     """
     first, test = activations[0], digits.test
     jobs = [(a, "trained", s) for a, s in product(activations, seeds)]
