@@ -11,7 +11,7 @@ from scipy import stats
 
 from ribkit.data.digits import Digits
 from ribkit.results.style import Pictures
-from ribkit.study.toy import EXAMPLE_MAPS, LAYERS, PAPER_HGR
+from ribkit.study.toy import EXAMPLE_MAPS, PAPER_HGR
 
 KEYS = ["activation", "condition", "output", "reading"]
 
@@ -26,19 +26,19 @@ def interval(values) -> pd.Series:
     return pd.Series({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
 
 
-def means(table: pd.DataFrame, keys: list[str], column: str = "difference") -> pd.DataFrame:
+def means(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
     """`interval` of a column for each group of ``keys``, a row each, in order of appearance."""
     groups = table.groupby(keys, sort=False)[column]
     rows = [{**dict(zip(keys, key, strict=True)), **interval(group)} for key, group in groups]
     return pd.DataFrame(rows).astype({"n": int})
 
 
-def _differences(
+def _gains(
     rows: pd.DataFrame, keys: list[str], column: str, after: str, before: str, of: str = "hgr"
 ) -> pd.DataFrame:
-    """``of`` where a column is ``after`` less where it is ``before``: keys, seed, difference."""
+    """`means` of ``of`` where a column is ``after`` less where it is ``before``, paired by seed."""
     wide = rows.pivot_table(of, [*keys, "seed"], column, sort=False)
-    return (wide[after] - wide[before]).dropna().rename("difference").reset_index()
+    return means((wide[after] - wide[before]).dropna().rename("gain").reset_index(), keys, "gain")
 
 
 def _at(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
@@ -50,9 +50,8 @@ def curve(hgr: pd.DataFrame) -> pd.DataFrame:
 
     Every layer after its own activation, outputs summed; the interval is cut to [0, 1].
     """
-    rows = _at(hgr)
-    rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.condition == "trained")]
-    rows = rows[(rows.reading == "after") & (rows.output == "sum")]
+    rows = _at(hgr).query("condition == 'trained' and reading == 'after' and output == 'sum'")
+    rows = rows[rows.activation == hgr.activation.iloc[0]]
     table = means(rows, ["region", "layer"], "hgr").sort_values(["region", "layer"])
     table[["low", "high"]] = table[["low", "high"]].clip(0, 1)
     table["paper"] = [PAPER_HGR[r][k - 1] for r, k in zip(table.region, table.layer, strict=True)]
@@ -62,8 +61,8 @@ def curve(hgr: pd.DataFrame) -> pd.DataFrame:
 def _drops(rows: pd.DataFrame) -> pd.DataFrame:
     """HGR of G5, the summed output of the last ReLU, less HGR of G6: KEYS, seed, region, drop."""
     network = ["activation", "condition", "seed", "region"]
-    fifth = rows[(rows.layer == LAYERS - 1) & (rows.reading == "after")].set_index(network).hgr
-    last = rows[rows.layer == LAYERS].join(fifth.rename("fifth"), network, validate="m:1")
+    fifth = rows.query("layer == 5 and reading == 'after'").set_index(network).hgr
+    last = rows.query("layer == 6").join(fifth.rename("fifth"), network, validate="m:1")
     return last.assign(drop=last.fifth - last.hgr)
 
 
@@ -78,8 +77,7 @@ def last_drop(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -
     By KEYS. The paper: 0.76 - 0.23 = 0.53.
     """
     drops = _drops(_at(hgr, scale, threshold))
-    regions = ("non-discriminative", "discriminative")
-    return means(_differences(drops, KEYS, "region", *regions, of="drop"), KEYS)
+    return _gains(drops, KEYS, "region", "non-discriminative", "discriminative", "drop")
 
 
 def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
@@ -95,9 +93,8 @@ def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
 
 def removal(hgr: pd.DataFrame) -> pd.DataFrame:
     """HGR of G6 that taking the last activation off the *same* network gives back."""
-    rows, keys = _at(hgr), ["activation", "condition", "output", "region"]
-    last = rows[rows.layer == LAYERS]
-    return means(_differences(last, keys, "reading", "before", "after"), keys)
+    keys = ["activation", "condition", "output", "region"]
+    return _gains(_at(hgr).query("layer == 6"), keys, "reading", "before", "after")
 
 
 def removal_beyond_control(hgr: pd.DataFrame) -> pd.Series:
@@ -105,10 +102,11 @@ def removal_beyond_control(hgr: pd.DataFrame) -> pd.Series:
 
     Outputs summed, the first activation, paired over seeds.
     """
-    rows = _at(hgr).query("layer == @LAYERS and output == 'sum' and region == 'non-discriminative'")
+    rows = _at(hgr).query("layer == 6 and output == 'sum' and region == 'non-discriminative'")
     rows = rows[rows.activation == hgr.activation.iloc[0]]
-    gains = _differences(rows, ["reading"], "condition", "trained", "random shapes")
-    return interval(_differences(gains, [], "reading", "before", "after", "difference").difference)
+    wide = rows.pivot(index="seed", columns=["condition", "reading"], values="hgr")
+    beyond = wide["trained"] - wide["random shapes"]
+    return interval(beyond["before"] - beyond["after"])
 
 
 def trained_without(hgr: pd.DataFrame) -> pd.DataFrame:
@@ -116,11 +114,9 @@ def trained_without(hgr: pd.DataFrame) -> pd.DataFrame:
 
     G5 and G6 (own class, after), paired over seeds.
     """
-    rows, keys = _at(hgr), ["layer", "region"]
-    rows = rows[(rows.condition == "trained") & (rows.reading == "after")]
-    rows = rows[(rows.layer == LAYERS - 1) | ((rows.layer == LAYERS) & (rows.output == "target"))]
-    first = hgr.activation.iloc[0]
-    return means(_differences(rows, keys, "activation", "none", first), keys)
+    rows = _at(hgr).query("condition == 'trained' and reading == 'after'")
+    rows = rows.query("layer == 5 or (layer == 6 and output == 'target')")
+    return _gains(rows, ["layer", "region"], "activation", "none", hgr.activation.iloc[0])
 
 
 def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
@@ -128,8 +124,8 @@ def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
 
     By activation, condition and region: gradient, share, share_low, share_high.
     """
-    rows, keys = _at(hgr), ["activation", "condition", "region"]
-    rows = rows[(rows.layer == LAYERS) & (rows.output == "target")]
+    keys = ["activation", "condition", "region"]
+    rows = _at(hgr).query("layer == 6 and output == 'target'")
     wide = rows.pivot_table("magnitude", [*keys, "seed"], "reading", sort=False).reset_index()
     shares = means(wide.assign(share=wide["after"] / wide["before"]), keys, "share")
     gradient = wide.groupby(keys, sort=False)["before"].mean()
