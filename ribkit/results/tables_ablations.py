@@ -71,8 +71,7 @@ def sensitivity(study: Study) -> pd.DataFrame:
 
 def adaptations(study: Study) -> pd.DataFrame:
     """RQ3: none, one for the set, each image; last map or sum."""
-    table = family(study, "RQ3")
-    return table[table["factor"] == "adaptation"]
+    return family(study, "RQ3").query("factor == 'adaptation'")
 
 
 def gradient_pixels(study: Study, count: int = 3) -> Pictures:
@@ -221,11 +220,8 @@ def best_of(study: Study, draws: int = 300) -> pd.DataFrame:
     mIoU there is held against that on the other half. tried, bias (points), its standard error.
     """
     scales = study.profile.ablations.scales
-    different = {
-        (run.settings, run.once): run
-        for run in runs(study)
-        if run.scales == scales and run.settings is not None
-    }
+    adapted = [run for run in runs(study) if run.settings is not None and run.scales == scales]
+    different = {(run.settings, run.once): run for run in adapted}
     every = np.stack([ablation_runs.run_result(study, run).counts for run in different.values()])
     random, rows, halves = np.random.default_rng(study.profile.rng_seed), [], []
     for _ in range(draws):
