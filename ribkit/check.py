@@ -19,7 +19,7 @@ from ribkit.networks.training import steps_per_epoch
 from ribkit.runtime import parallel
 from ribkit.runtime.device import device, threads
 from ribkit.runtime.store import MANIFEST, Store
-from ribkit.study import ablations, pipeline
+from ribkit.study import ablation_runs, pipeline
 from ribkit.study.profiles import Profile
 from ribkit.study.study import CAM, METHODS, Study
 
@@ -38,7 +38,7 @@ def counts(study: Study) -> dict[str, int]:
     labelled = n + tuning + remaining
     tried = len(p.lrs) + len(p.margins) + len(p.n_others) - 2
     example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
-    runs = ablations.grid(example, example, 1.0, 1.0, len(study.scored.classes), p.ablations)
+    runs = ablation_runs.grid(example, example, 1.0, 1.0, len(study.scored.classes), p.ablations)
     ablated = min(n, p.ablations.images or n) * sum(run.settings is not None for run in runs)
     again = p.replicas * n + (p.replicas - 1) * tuning + remaining
     networks = p.replicas * len(pipeline.sources(study)) + (p.saliency == "scenes")

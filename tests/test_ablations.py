@@ -14,7 +14,8 @@ from ribkit.method.settings import OFFICIAL, PAPER, Settings
 from ribkit.networks import classifier
 from ribkit.study import ablations
 from ribkit.study import maps as seeds
-from ribkit.study.ablations import grid, measure, reference
+from ribkit.study.ablation_runs import grid
+from ribkit.study.ablations import measure
 from ribkit.study.profiles import Grid
 
 SMALL = Grid(taus=(0.3,), steps=(3,), lrs=(3.0,), margins=(0.0, 2.0), n_others=(0,))
@@ -129,17 +130,6 @@ def test_the_ledger_takes_each_switch_alone_and_then_all():
     assert union == set(PAPER.__dataclass_fields__)  # each switch of a variant is ablated
     first = next(run for run in every if run.factor.startswith("1"))
     assert first.settings.margin == 45  # on the sum over rows and classes
-
-
-def test_references_are_cam_and_on_the_same_scales_the_paper():
-    every = runs()
-    for run in every:
-        other = reference(run, every)
-        assert other.scales == run.scales
-        if run.question == "ledger":
-            assert other.settings.variant == replace(PAPER, loss_on_half_scale=False)
-        else:
-            assert other.settings is None
 
 
 def test_one_adaptation_for_the_set_moves_the_weights_once_per_image(model, bank, monkeypatch):

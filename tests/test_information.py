@@ -64,11 +64,10 @@ def test_regions_of_a_scene_are_its_outside_head_and_body():
 
 
 def test_the_gradient_of_a_weighted_sum_by_hand():
-    pixels = torch.ones(1, 2, 1, 3, requires_grad=True)
-    weights = torch.tensor([[1.0, 0.0, -4.0], [1.0, 0.0, 4.0]]).view(1, 2, 1, 3)
-    found = information.gradient((weights * pixels).sum(), pixels)
-    assert found.tolist() == [[0.25, 0, 1]]
-    ratios = information.high_ratios(found, np.array([[2, 2, 1]]))
+    pixels = torch.ones(1, 2, 1, 4, requires_grad=True)
+    weights = torch.tensor([[1.0, 0.0, -4.0, 1.1], [1.0, 0.0, 4.0, 1.4]]).view(1, 2, 1, 4)
+    parts = np.array([[2, 2, 1, 1]])  # of its maximum there is 0.25, 0, 1 and 0.31
+    ratios = information.high_ratios((weights * pixels).sum(), pixels, parts)
     assert ratios["discriminative"] == 1
     assert ratios["non-discriminative"] == 0
     assert np.isnan(ratios["irrelevant"])

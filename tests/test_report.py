@@ -109,7 +109,7 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(pipeline, "train", lambda *_: None)
     monkeypatch.setattr(pipeline, "network_counts", networks)
     monkeypatch.setattr(ablation_runs, "run_result", run_result)
-    settings = ablation_runs.ablations.Settings()
+    settings = ablation_runs.Settings()
     monkeypatch.setattr(Study, "tune", lambda self, method: (None, settings))
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))

@@ -53,7 +53,7 @@ def test_gains_are_over_cam_and_corrected_for_their_question(study):
     assert second.loc[("pooling", "GAP"), "gain_low"] > 0
     assert third.loc[("steps K", "0"), "gain"] == 0
     assert first.loc[("activation", "none"), "cover body"] == pytest.approx(55)
-    text = tables.readable(tables_ablations.poolings(study))
+    text = tables.readable(tables_ablations.family(study, "RQ2"))
     assert list(text["value"][:2]) == ["CAM", "RIB"]
     assert "gain (points)" in text
 
@@ -90,6 +90,9 @@ def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
         "all",
     ]
     assert table.set_index("difference").loc["10 maps into the walk", "gain"] > 0
+    against = table.set_index(["difference", "value"])["against"]
+    assert against["5 scale 0.5", "in the loss"] == "a map, no loss"  # on the same scales
+    assert against["3 classes"].tolist() == against["7 momentum"].unique().tolist() == ["paper"]
     rows = table[table["difference"].str.match("[1-8] ")]
     assert rows["gain"].abs().max() == 0  # fabricated alike
     figures.FIGURES["ledger"](table)

@@ -18,8 +18,7 @@ from ribkit.results import claims, tables, tables_ablations, tables_rq4, tables_
 from ribkit.results.claims import CLAIMS, Measured
 from ribkit.runtime.errors import InputError
 from ribkit.study import ablation_runs, pipeline
-from ribkit.study.ablation_runs import ablated_images, run_named, runs
-from ribkit.study.ablations import Run
+from ribkit.study.ablation_runs import Run, ablated_images, run_named, runs
 from ribkit.study.study import CAM, RIB, RIBS, Method, Study
 
 CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {

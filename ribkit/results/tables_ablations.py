@@ -6,16 +6,17 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
+from ribkit.data.digits import REGIONS
 from ribkit.evaluation import intervals
-from ribkit.evaluation.intervals import bootstrap_mean, simultaneous
+from ribkit.evaluation.intervals import simultaneous
 from ribkit.evaluation.miou import miou
 from ribkit.evaluation.thresholds import best_threshold
 from ribkit.method.settings import NO_MARGIN
 from ribkit.results.style import Pictures
 from ribkit.results.tables import first, replicas, shrunk, with_interval
-from ribkit.results.tables_toy import interval
-from ribkit.study import ablation_runs, ablations, information, pipeline
-from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, run_named, runs
+from ribkit.results.tables_toy import means
+from ribkit.study import ablation_runs, information, pipeline
+from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, runs
 from ribkit.study.ablations import PARTS
 from ribkit.study.panels import GRADIENT_PANELS, gradient_region
 from ribkit.study.study import CAM, METHODS, RIB, Study
@@ -34,14 +35,12 @@ def family(study: Study, question: str) -> pd.DataFrame:
     gains = simultaneous(intervals.gain, [(one.counts, results[0].counts) for one in results])
     rows = []
     for run, result, gain in zip(shown, results, gains, strict=True):
-        row = {"question": run.question, "factor": run.factor, "value": run.value, "x": run.x}
+        row = {name: getattr(run, name) for name in ("question", "factor", "value", "x")}
         row |= with_interval("miou", intervals.bootstrap(miou, result.counts))
-        for name, values in (("cover", result.cover), ("HGR", result.hgr)):
-            row |= {
-                f"{name} {part}": float(100 * np.nanmean(values[:, k]))
-                for k, part in enumerate(PARTS)
-                if not np.isnan(values[:, k]).all()
-            }
+        for name, shares in (("cover", result.cover), ("HGR", result.hgr)):
+            for part, values in zip(PARTS, shares.T, strict=True):
+                if not np.isnan(values).all():
+                    row[f"{name} {part}"] = float(100 * np.nanmean(values))
         row |= {"steps": result.steps, "images": len(result.counts)}
         rows.append(row | with_interval("gain", gain))
     return pd.DataFrame(rows)
@@ -53,34 +52,26 @@ def activations(study: Study) -> pd.DataFrame:
     return family(study, "RQ1").iloc[2:]
 
 
-def poolings(study: Study) -> pd.DataFrame:
-    """RQ2: mIoU and gain by pooling and tau, after CAM's and RIB's."""
-    return family(study, "RQ2")
-
-
 def sensitivity(study: Study) -> pd.DataFrame:
     """RQ3: mIoU and gain against K, rate, margin and B, after CAM's and RIB's.
 
     Its column ``chosen`` marks RIB's settings.
     """
     table = family(study, "RQ3").assign(chosen=False)
-    base, settings = table.iloc[:2], runs(study)[1].settings
-    tried = table[(table["question"] == "RQ3") & (table["factor"] != "adaptation")]
+    base, tried = table.iloc[:2], table.iloc[2:].query("factor != 'adaptation'")
+    settings = runs(study)[1].settings
     at = {"steps K": settings.steps, "learning rate": settings.lr, "others B": settings.n_others}
     unit = study.margin_unit(PAPER_RIB) * study.margin_rows(study.profile.ablations.scales)
-    bounded = settings.margin < NO_MARGIN
-    at["margin"] = round(settings.margin / unit, 2) if bounded else 0
+    at["margin"] = round(settings.margin / unit, 2) if settings.margin < NO_MARGIN else 0
     rib = base.iloc[1].to_dict() | {"question": "RQ3", "chosen": True}
     chosen = [rib | {"factor": factor, "x": x, "value": str(x)} for factor, x in at.items()]
-    merged = pd.concat([tried, pd.DataFrame(chosen)])
-    merged = merged.drop_duplicates(["factor", "x"], keep="last")
+    merged = pd.concat([tried, pd.DataFrame(chosen)]).drop_duplicates(["factor", "x"], keep="last")
     return pd.concat([base, merged.sort_values(["factor", "x"], kind="stable")])
 
 
 def adaptations(study: Study) -> pd.DataFrame:
     """RQ3: none, one for the set, each image; last map or sum."""
-    table = family(study, "RQ3")
-    return table[table["factor"] == "adaptation"]
+    return family(study, "RQ3").query("factor == 'adaptation'")
 
 
 def gradient_pixels(study: Study, count: int = 3) -> Pictures:
@@ -108,11 +99,11 @@ def layers(study: Study) -> pd.DataFrame:
     """RQ1: HGR of the trained classifier, layer by layer: mean and interval over images."""
     rows = []
     for layer, table in layer_ratios(study).groupby("layer", sort=False):
-        for region in table.columns[2:]:
+        for region in REGIONS:
             values = table[region].dropna().to_numpy()
             if len(values):
-                row = {"layer": layer, "region": region}
-                rows.append(row | with_interval("hgr", bootstrap_mean(values)))
+                mean = intervals.bootstrap_mean(values)
+                rows.append({"layer": layer, "region": region} | with_interval("hgr", mean))
     return pd.DataFrame(rows)
 
 
@@ -121,11 +112,8 @@ def bits(study: Study) -> pd.DataFrame:
     maps = {f"{m.title[:3]}'s map": study.seed(m).maps.arrays("maps") for m in (CAM, RIB)}
     shown = {"images": study.scored, "probe_train_images": study.tuning, "maps": maps}
     table = study.store.run(information.estimate, model=study.model, **shown).table("bits")
-    rows = [
-        {"layer": layer, "part": part} | with_interval("bits", tuple(interval(own["bits"])[:3]))
-        for (layer, part), own in table.groupby(["layer", "part"], sort=False)
-    ]
-    return pd.DataFrame(rows)
+    names = {"mean": "bits", "low": "bits_low", "high": "bits_high"}
+    return means(table, ["layer", "part"], "bits").drop(columns="n").rename(columns=names)
 
 
 # ---- the eleven differences between paper and official code -------------------------------------
@@ -136,33 +124,26 @@ def ledger(study: Study) -> pd.DataFrame:
     A row each: from the paper's side to the official one's, intervals corrected for all rows. 1 to
     9 on the ablated images; 10 and 11 on all scored images, after IRN.
     """
-    every, compared = runs(study), {}
+    every, compared = [run for run in runs(study) if run.question == "ledger"], {}
     for run in every:
-        if run.question == "ledger" and run.value not in ("paper", "a map, no loss"):
-            other = ablations.reference(run, every)
+        other = next(r for r in every if r.scales == run.scales)
+        if run is not other:
             pair = tuple(ablation_runs.run_result(study, r).counts for r in (run, other))
             compared[run.factor, run.value, other.value] = pair
-    paper = ablation_runs.run_result(study, run_named(study, "paper"))
+    paper = ablation_runs.run_result(study, every[0])
     oracle = paper.swept.at(best_threshold(paper.swept.total()))
     compared["9 threshold", "oracle", "held out"] = (oracle, paper.counts)
     walk = ("10 maps into the walk", "power 1.3, one maximum", "as they are")
     compared[walk] = _walked_both_ways(study)
     if study.profile.saliency:
-        refined = pipeline.refinements(study)[1].stage("+ IRN + saliency")
-        pair = (refined.background, refined.counts)
-        compared["11 255 in a label", "background", "an error"] = pair
+        cut = pipeline.refinements(study)[1].stage("+ IRN + saliency")
+        compared["11 255 in a label", "background", "an error"] = (cut.background, cut.counts)
+    table = pd.DataFrame(list(compared), columns=["difference", "value", "against"])
     gains = simultaneous(intervals.gain, list(compared.values()))
-    rows = [
-        dict(zip(("difference", "value", "against"), names, strict=True))
-        | with_interval("gain", gain)
-        | {"images": len(counts)}
-        for (names, (counts, _)), gain in zip(compared.items(), gains, strict=True)
-    ]
-    return pd.DataFrame(rows).sort_values("difference", key=_number, kind="stable")
-
-
-def _number(column: pd.Series) -> pd.Series:
-    return column.str.extract(r"^(\d+)", expand=False).fillna("99").astype(int)
+    table = table.join(pd.DataFrame([with_interval("gain", gain) for gain in gains]))
+    table["images"] = [len(after) for after, _ in compared.values()]
+    number = table["difference"].str.extract(r"^(\d+)", expand=False).fillna("99").astype(int)
+    return table.loc[number.sort_values(kind="stable").index]
 
 
 def _walked_both_ways(study: Study) -> tuple[np.ndarray, ...]:
@@ -179,20 +160,21 @@ def _walked_both_ways(study: Study) -> tuple[np.ndarray, ...]:
 def interaction(study: Study) -> pd.DataFrame:
     """RQ4: what each stage adds to RIB's seed beyond what it adds to CAM's, corrected intervals."""
     cam, rib = pipeline.refinements(study)
-    stages = [stage for stage in pipeline.available_stages(study) if stage != "seed"]
+    _, *stages = pipeline.available_stages(study)
     seeds = rib.stage("seed").counts, cam.stage("seed").counts
     compared = [(rib.stage(stage).counts, cam.stage(stage).counts, *seeds) for stage in stages]
 
     def beyond(after_rib, after_cam, rib_seed, cam_seed):
         return intervals.gain(after_rib, rib_seed) - intervals.gain(after_cam, cam_seed)
 
-    rows = []
-    for stage, counts, values in zip(stages, compared, simultaneous(beyond, compared), strict=True):
-        after_rib, after_cam, rib_seed, cam_seed = (each.sum(axis=0) for each in counts)
-        row = {"stage": stage, "on CAM": intervals.gain(after_cam, cam_seed)}
-        row |= {"on RIB": intervals.gain(after_rib, rib_seed)}
-        rows.append(row | with_interval("beyond", values))
-    return pd.DataFrame(rows)
+    totals = [[counts.sum(axis=0) for counts in each] for each in compared]
+    gains = {
+        "stage": stages,
+        "on CAM": [intervals.gain(after, seed) for _, after, _, seed in totals],
+        "on RIB": [intervals.gain(after, seed) for after, _, seed, _ in totals],
+    }
+    differences = [with_interval("beyond", values) for values in simultaneous(beyond, compared)]
+    return pd.DataFrame(gains).join(pd.DataFrame(differences))
 
 
 # ---- protocol -----------------------------------------------------------------------------------
@@ -200,8 +182,8 @@ def protocol(study: Study) -> pd.DataFrame:
     """What the way of measuring is worth, in points of mIoU: a row for each quantity."""
     seeds = {method: study.seed(method) for method in METHODS}
     optimism = [
-        miou(s.at("oracle").sum(axis=0)) - miou(s.at("held-out").sum(axis=0))
-        for s in seeds.values()
+        intervals.gain(*(seed.at(choice).sum(axis=0) for choice in ("oracle", "held-out")))
+        for seed in seeds.values()
     ]
     by_seed = replicas(study).pivot(index="seed", columns="method", values="miou")
     gains = by_seed[RIB.title] - by_seed[CAM.title]
@@ -238,11 +220,8 @@ def best_of(study: Study, draws: int = 300) -> pd.DataFrame:
     mIoU there is held against that on the other half. tried, bias (points), its standard error.
     """
     scales = study.profile.ablations.scales
-    different = {
-        (run.settings, run.once): run
-        for run in runs(study)
-        if run.scales == scales and run.settings is not None
-    }
+    adapted = [run for run in runs(study) if run.settings is not None and run.scales == scales]
+    different = {(run.settings, run.once): run for run in adapted}
     every = np.stack([ablation_runs.run_result(study, run).counts for run in different.values()])
     random, rows, halves = np.random.default_rng(study.profile.rng_seed), [], []
     for _ in range(draws):

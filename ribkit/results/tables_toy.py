@@ -1,7 +1,8 @@
 """Small tables and pictures of the toy experiment: curves and drops of HGR.
 
-Tables are made of the table "hgr" of `ribkit.study.toy.experiment`. An interval is 95 %, Student's
-t over the seeds, which differ in initial weights and batches but share the images.
+Tables are made of the table "hgr" of `ribkit.study.toy.experiment`, and end in mean, low, high and
+n: a 95 % interval, Student's t over the seeds, which differ in initial weights and batches but
+share the images.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import stats
 
 from ribkit.data.digits import Digits
 from ribkit.results.style import Pictures
-from ribkit.study.toy import EXAMPLE_MAPS, LAYERS, PAPER_HGR
+from ribkit.study.toy import EXAMPLE_MAPS, PAPER_HGR
 
 KEYS = ["activation", "condition", "output", "reading"]
 
@@ -25,124 +26,112 @@ def interval(values) -> pd.Series:
     return pd.Series({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
 
 
-def at(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
-    """The rows of one scale and one threshold."""
+def means(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
+    """`interval` of a column for each group of ``keys``, a row each, in order of appearance."""
+    groups = table.groupby(keys, sort=False)[column]
+    rows = [{**dict(zip(keys, key, strict=True)), **interval(group)} for key, group in groups]
+    return pd.DataFrame(rows).astype({"n": int})
+
+
+def _gains(
+    rows: pd.DataFrame, keys: list[str], column: str, after: str, before: str, of: str = "hgr"
+) -> pd.DataFrame:
+    """`means` of ``of`` where a column is ``after`` less where it is ``before``, paired by seed."""
+    wide = rows.pivot_table(of, [*keys, "seed"], column, sort=False)
+    return means((wide[after] - wide[before]).dropna().rename("gain").reset_index(), keys, "gain")
+
+
+def _at(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
     return hgr[(hgr.scale == scale) & np.isclose(hgr.threshold, threshold)]
 
 
 def curve(hgr: pd.DataFrame) -> pd.DataFrame:
-    """Figure 1's curve: layer, region, mean, low, high, n, paper, for the first activation.
+    """Figure 1's curve, by region and layer, of the first activation, and the ``paper``'s.
 
     Every layer after its own activation, outputs summed; the interval is cut to [0, 1].
     """
-    rows = at(hgr)
-    rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.condition == "trained")]
-    rows = rows[(rows.reading == "after") & (rows.output == "sum")]
-    table = _intervals(rows, ["region", "layer"], "hgr").sort_values(["region", "layer"])
+    rows = _at(hgr).query("condition == 'trained' and reading == 'after' and output == 'sum'")
+    rows = rows[rows.activation == hgr.activation.iloc[0]]
+    table = means(rows, ["region", "layer"], "hgr").sort_values(["region", "layer"])
     table[["low", "high"]] = table[["low", "high"]].clip(0, 1)
     table["paper"] = [PAPER_HGR[r][k - 1] for r, k in zip(table.region, table.layer, strict=True)]
     return table
 
 
-def drops(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
-    """HGR of G5 minus HGR of G6: columns KEYS, seed, region, drop.
-
-    G5 is the summed output of the last ReLU throughout.
-    """
-    rows = at(hgr, scale, threshold)
+def _drops(rows: pd.DataFrame) -> pd.DataFrame:
+    """HGR of G5, the summed output of the last ReLU, less HGR of G6: KEYS, seed, region, drop."""
     network = ["activation", "condition", "seed", "region"]
-    fifth = rows[(rows.layer == LAYERS - 1) & (rows.reading == "after")]
-    both = rows[rows.layer == LAYERS].merge(
-        fifth[[*network, "hgr"]], on=network, suffixes=("", "_fifth"), validate="many_to_one"
-    )
-    both["drop"] = both.hgr_fifth - both.hgr
-    return both[[*KEYS, "seed", "region", "drop"]]
+    fifth = rows.query("layer == 5 and reading == 'after'").set_index(network).hgr
+    last = rows.query("layer == 6").join(fifth.rename("fifth"), network, validate="m:1")
+    return last.assign(drop=last.fifth - last.hgr)
 
 
 def region_drops(hgr: pd.DataFrame) -> pd.DataFrame:
-    """Mean drop with its interval: columns KEYS, region, mean, low, high, n."""
-    return _intervals(drops(hgr), [*KEYS, "region"], "drop")
+    """Mean drop from G5 to G6, by KEYS and region."""
+    return means(_drops(_at(hgr)), [*KEYS, "region"], "drop")
 
 
 def last_drop(hgr: pd.DataFrame, scale: str = "image", threshold: float = 0.3) -> pd.DataFrame:
     """How much more the non-discriminative region loses from G5 to G6 than the discriminative one.
 
-    The paper: 0.76 - 0.23 = 0.53. Columns KEYS, mean, low, high, n of the difference per seed.
+    By KEYS. The paper: 0.76 - 0.23 = 0.53.
     """
-    wide = drops(hgr, scale, threshold).pivot_table(
-        index=[*KEYS, "seed"], columns="region", values="drop", sort=False, dropna=False
-    )
-    difference = (wide["non-discriminative"] - wide["discriminative"]).rename("difference")
-    return _intervals(difference.dropna().reset_index(), KEYS, "difference")
+    drops = _drops(_at(hgr, scale, threshold))
+    return _gains(drops, KEYS, "region", "non-discriminative", "discriminative", "drop")
+
+
+def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
+    """`last_drop` as text for every scale and threshold: one row per network and reading."""
+    columns = {}
+    for (scale, threshold), rows in hgr.groupby(["scale", "threshold"], sort=False):
+        table = last_drop(rows, scale, threshold).set_index(KEYS).round(2) + 0.0  # no -0.00
+        columns[f"{scale}, {threshold}"] = [
+            f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f})" for row in table.itertuples()
+        ]
+    return pd.DataFrame(columns, index=table.index)
 
 
 def removal(hgr: pd.DataFrame) -> pd.DataFrame:
-    """HGR that taking the last activation off the *same* network gives back, by region.
-
-    G6 before minus after it: columns activation, condition, output, region, mean, low, high, n.
-    """
-    rows = at(hgr)
+    """HGR of G6 that taking the last activation off the *same* network gives back."""
     keys = ["activation", "condition", "output", "region"]
-    wide = rows[rows.layer == LAYERS].pivot_table(
-        index=[*keys, "seed"], columns="reading", values="hgr", sort=False
-    )
-    gain = (wide["before"] - wide["after"]).rename("gain").dropna().reset_index()
-    return _intervals(gain, keys, "gain")
+    return _gains(_at(hgr).query("layer == 6"), keys, "reading", "before", "after")
 
 
 def removal_beyond_control(hgr: pd.DataFrame) -> pd.Series:
     """`removal` of the non-discriminative region less the same where the shape says nothing.
 
-    Outputs summed, the first activation, paired over seeds: mean, low, high, n.
+    Outputs summed, the first activation, paired over seeds.
     """
-    rows = at(hgr)
-    rows = rows[(rows.layer == LAYERS) & (rows.output == "sum")]
-    rows = rows[(rows.activation == hgr.activation.iloc[0]) & (rows.region == "non-discriminative")]
-    wide = rows.pivot_table(index="seed", columns=["condition", "reading"], values="hgr")
-    gain = wide["trained"] - wide["random shapes"]
-    return interval(gain["before"] - gain["after"])
+    rows = _at(hgr).query("layer == 6 and output == 'sum' and region == 'non-discriminative'")
+    rows = rows[rows.activation == hgr.activation.iloc[0]]
+    wide = rows.pivot(index="seed", columns=["condition", "reading"], values="hgr")
+    beyond = wide["trained"] - wide["random shapes"]
+    return interval(beyond["before"] - beyond["after"])
 
 
 def trained_without(hgr: pd.DataFrame) -> pd.DataFrame:
     """HGR of networks trained without a last activation less that of the first activation's.
 
-    G5 and G6 (own class, after), paired over seeds: columns layer, region, mean, low, high, n.
+    G5 and G6 (own class, after), paired over seeds.
     """
-    rows = at(hgr)
-    rows = rows[(rows.condition == "trained") & (rows.reading == "after")]
-    rows = rows[(rows.layer == LAYERS - 1) | ((rows.layer == LAYERS) & (rows.output == "target"))]
-    wide = rows.pivot_table(
-        index=["layer", "region", "seed"], columns="activation", values="hgr", sort=False
-    )
-    gain = (wide["none"] - wide[hgr.activation.iloc[0]]).rename("gain").reset_index()
-    return _intervals(gain, ["layer", "region"], "gain")
-
-
-def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
-    """``last_drop`` as text for every scale and threshold: one row per network and reading."""
-    columns = {}
-    for (scale, threshold), rows in hgr.groupby(["scale", "threshold"], sort=False):
-        table = last_drop(rows, scale, threshold).set_index(KEYS)
-        columns[f"{scale}, {threshold}"] = table.apply(_text, axis=1)
-    return pd.DataFrame(columns)
+    rows = _at(hgr).query("condition == 'trained' and reading == 'after'")
+    rows = rows.query("layer == 5 or (layer == 6 and output == 'target')")
+    return _gains(rows, ["layer", "region"], "activation", "none", hgr.activation.iloc[0])
 
 
 def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
     """Mean absolute gradient of the own class, and the share that the last activation lets through.
 
-    Means over seeds: columns activation, condition, region, gradient, share, share_low, share_high.
+    By activation, condition and region: gradient, share, share_low, share_high.
     """
-    rows = at(hgr, hgr.scale.iloc[0], hgr.threshold.iloc[0])
-    rows = rows[(rows.layer == LAYERS) & (rows.output == "target")]
     keys = ["activation", "condition", "region"]
-    wide = rows.pivot_table(
-        index=[*keys, "seed"], columns="reading", values="magnitude", sort=False
-    ).reset_index()
-    wide["share"] = wide["after"] / wide["before"]
-    shares = _intervals(wide, keys, "share").drop(columns="n")
-    shares = shares.rename(columns={"mean": "share", "low": "share_low", "high": "share_high"})
-    gradient = wide.groupby(keys, sort=False)["before"].mean().rename("gradient").reset_index()
-    return gradient.merge(shares, on=keys)
+    rows = _at(hgr).query("layer == 6 and output == 'target'")
+    wide = rows.pivot_table("magnitude", [*keys, "seed"], "reading", sort=False).reset_index()
+    shares = means(wide.assign(share=wide["after"] / wide["before"]), keys, "share")
+    gradient = wide.groupby(keys, sort=False)["before"].mean()
+    shares.insert(len(keys), "gradient", gradient.to_numpy())
+    names = {"mean": "share", "low": "share_low", "high": "share_high"}
+    return shares.drop(columns="n").rename(columns=names)
 
 
 def example_pictures(digits: Digits) -> Pictures:
@@ -150,15 +139,13 @@ def example_pictures(digits: Digits) -> Pictures:
 
     Regions are grey levels: 0 the rest, 0.5 the digit, 1 the shape.
     """
-    pictures = {}
-    shaped = (digits.train.regions == 2).any(axis=(1, 2))
-    for label, name in enumerate(("2", "8")):
-        for with_shape in (False, True):
-            of_kind = (digits.train.labels == label) & (shaped == with_shape)
-            for i in np.flatnonzero(of_kind)[:1]:
-                title = name + (", with its " + ("disc", "square")[label] if with_shape else "")
-                pictures[title, "image"] = digits.train.images[i] / 255
-                pictures[title, "region"] = digits.train.regions[i] / 2
+    pictures, train = {}, digits.train
+    shaped = (train.regions == 2).any(axis=(1, 2))
+    for label, name, shape in ((0, "2", "disc"), (1, "8", "square")):
+        for with_shape, title in ((False, name), (True, f"{name}, with its {shape}")):
+            for i in np.flatnonzero((train.labels == label) & (shaped == with_shape))[:1]:
+                pictures[title, "image"] = train.images[i] / 255
+                pictures[title, "region"] = train.regions[i] / 2
     return pictures
 
 
@@ -171,15 +158,3 @@ def gradient_pictures(example: dict[str, np.ndarray]) -> Pictures:
         for panel, values in zip(EXAMPLE_MAPS, example["maps"][i], strict=True):
             pictures[title, panel] = np.nan_to_num(values).astype(float)
     return pictures
-
-
-def _intervals(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
-    """One row per group of ``keys``, in order of appearance."""
-    groups = table.groupby(keys, sort=False)[column]
-    rows = [{**dict(zip(keys, key, strict=True)), **interval(group)} for key, group in groups]
-    return pd.DataFrame(rows).astype({"n": int})
-
-
-def _text(row: pd.Series) -> str:
-    mean, low, high = (round(float(row[name]), 2) + 0.0 for name in ("mean", "low", "high"))
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"

@@ -1,4 +1,8 @@
-"""The runs of the ablations, each a stored result: what is tried, and what it gave."""
+"""The ablations: one thing changed at a time, everything else as RIB's own settings have it.
+
+Each run is a stored result (`ablations.measure`). Its threshold is chosen on the other folds of the
+same images (`thresholds.cross_fitted`), so no run needs images of its own to tune on.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -7,15 +11,111 @@ import numpy as np
 
 from ribkit.data.images import ImageSet
 from ribkit.evaluation.thresholds import Swept, cross_fitted
-from ribkit.method.settings import NO_MARGIN
+from ribkit.method.losses import ACTIVATIONS
+from ribkit.method.settings import NO_MARGIN, OFFICIAL, PAPER, Settings
 from ribkit.study import ablations
-from ribkit.study.ablations import Run
 from ribkit.study.inputs import some
+from ribkit.study.profiles import Grid
 from ribkit.study.study import RIB, RIBS, Study
 
 PAPER_RIB = RIBS[1]
 
 
+@dataclass(frozen=True)
+class Run:
+    """One line of an ablation: what is changed, and to what, in words and as a number if it is one.
+
+    settings: None for CAM; once: one adaptation for the whole set.
+    """
+
+    question: str
+    factor: str
+    value: str
+    settings: Settings | None
+    scales: tuple[float, ...]
+    x: float = float("nan")
+    once: bool = False
+
+
+# ---- what is tried ------------------------------------------------------------------------------
+def grid(
+    rib: Settings, paper: Settings, unit: float, rows: float, size: int, tried: Grid
+) -> list[Run]:
+    """All runs of RQ1 to RQ3 and of the ledger; CAM is the first, RIB the second.
+
+    rib, paper: the settings chosen for RIB official and paper, GNDRP. unit: CAM's mean target logit
+    (GAP), which ``official`` sums over so many rows and target classes. size: how many classes.
+    """
+    runs: list[Run] = []
+
+    def add(question: str, factor: str, value, settings, x=float("nan"), once=False) -> None:
+        runs.append(Run(question, factor, str(value), settings, tried.scales, x, once))
+
+    add("all", "baseline", "CAM", None)
+    add("all", "baseline", "RIB", rib)
+    for name in ACTIVATIONS:
+        add("RQ1", "activation", name, replace(rib, activation=name))
+    for name in list(ACTIVATIONS)[1:]:
+        match_first_update = replace(rib, activation=name, match_first_update=True)
+        add("RQ1", "activation, rate matched", name, match_first_update)
+    add("RQ2", "pooling", "GAP", replace(rib, pooling="gap"))
+    add("RQ2", "pooling", "maximum", replace(rib, pooling="gmp"))
+    for kind in ("paper", "official"):
+        variant = replace(rib.variant, gndrp=kind)
+        for tau in tried.taus:
+            add("RQ2", f"GNDRP {kind}", tau, replace(rib, variant=variant, tau=tau), tau)
+    add("RQ3", "steps K", 0, None, 0)
+    for steps in tried.steps:
+        add("RQ3", "steps K", steps, replace(rib, steps=steps), steps)
+    for factor in tried.lrs:
+        lr = rib.lr * factor
+        add("RQ3", "learning rate", f"{lr:.1e}", replace(rib, lr=lr), lr)
+    for factor in tried.margins:
+        margin = factor * unit * rows if factor else NO_MARGIN
+        add("RQ3", "margin", factor or "none", replace(rib, margin=margin), factor)
+    for others in tried.n_others:
+        add("RQ3", "others B", others, replace(rib, n_others=others), others)
+    add("RQ3", "adaptation", "none (CAM)", None)
+    add("RQ3", "adaptation", "once for the set", rib, once=True)
+    add("RQ3", "adaptation", "each image, last map", replace(rib, last_map=True))
+    add("RQ3", "adaptation", "each image, summed maps", rib)
+    return runs + _ledger(paper, unit, rows, size, tried.scales)
+
+
+def _ledger(
+    paper: Settings, unit: float, rows: float, size: int, scales: tuple[float, ...]
+) -> list[Run]:
+    """Each difference alone, from the paper's side to the official one's.
+
+    Both margins are three times CAM's mean logit, each on its own scale. Where the official code
+    does as the paper (3, 5, 8), the value is what else could have been done.
+    """
+    paper = replace(paper, margin=3 * unit)
+    summed = replace(paper, margin=3 * unit * rows)
+    quicker = replace(paper, lr=paper.lr / (1 - PAPER.momentum))
+    half, first = tuple(sorted({0.5, *scales})), max(1, size // 4)
+
+    def run(factor: str, value: str, settings=paper, seen=scales, **switches) -> Run:
+        changed = replace(settings, variant=replace(settings.variant, **switches))
+        return Run("ledger", factor, value, changed, seen)
+
+    return [
+        run("paper", "paper"),
+        run("1 margin", "official", summed, clamp_at_margin=False),
+        run("2 GNDRP", "official", gndrp="official"),
+        run("4 maps summed", "official", sum_last_map=False),
+        run("6 stop by area", "official", stop_by_area=True),
+        run("7 momentum", "official", momentum=OFFICIAL.momentum),
+        run("3 classes", f"first {first} of {size} (the bug)", gndrp_classes=first),
+        run("5 scale 0.5", "a map, no loss", seen=half),
+        run("5 scale 0.5", "in the loss", seen=half, loss_on_half_scale=True),
+        run("7 momentum", "official, rate x 10", quicker, momentum=OFFICIAL.momentum),
+        run("8 the others", "drawn once", resample_others_each_step=False),
+        run("all of 1-8", "official", replace(summed, variant=OFFICIAL)),
+    ]
+
+
+# ---- what was measured --------------------------------------------------------------------------
 @cache
 def ablated_images(study: Study) -> ImageSet:
     """The images that ablations are measured on: some of the scored ones."""
@@ -30,7 +130,7 @@ def runs(study: Study) -> tuple[Run, ...]:
     rib, paper = (study.tune(method)[1] for method in (RIB, PAPER_RIB))
     if rib.margin < NO_MARGIN:
         rib = replace(rib, margin=rib.margin * rows / study.margin_rows(study.scales))
-    return tuple(ablations.grid(rib, paper, unit, rows, len(study.scored.classes), tried))
+    return tuple(grid(rib, paper, unit, rows, len(study.scored.classes), tried))
 
 
 def run_named(study: Study, value: str, factor: str = "") -> Run:
@@ -40,34 +140,26 @@ def run_named(study: Study, value: str, factor: str = "") -> Run:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run's scores, at thresholds chosen on the other folds of the same images.
+    """A run's scores, and shares ``(N, 3)`` of `ablations.PARTS`."""
 
-    Attributes:
-        counts: ``(N, 3, n)``, see `ribkit.evaluation.miou`.
-        cover: ``(N, 3)``, shares of `ablations.PARTS` that the maps cover.
-        hgr: ``(N, 3)``, high gradient ratios of the last layer there.
-        swept: Counts at all thresholds.
-        steps: Of an adaptation, on average.
-    """
-
-    counts: np.ndarray
-    cover: np.ndarray
-    hgr: np.ndarray
-    swept: Swept
-    steps: float
+    counts: np.ndarray  # (N, 3, n), see `ribkit.evaluation.miou`
+    cover: np.ndarray  # that the maps cover
+    hgr: np.ndarray  # that have a high gradient of the last layer
+    swept: Swept  # counts at all thresholds
+    steps: float  # of an adaptation, on average
 
 
 @cache
 def run_result(study: Study, run: Run) -> RunResult:
     """The result of one run; equal settings are one result, whatever they are called."""
     p, images, model = study.profile, ablated_images(study), study.model
-    shown = {"images": images, "scales": run.scales, "long_side": p.long_side}
-    shown |= {"rng_seed": p.rng_seed}
+    seen = {"images": images, "scales": run.scales, "long_side": p.long_side}
+    seen |= {"rng_seed": p.rng_seed}
     adapted = {} if run.settings is None else {"settings": run.settings, "bank": study.bank()}
     if run.once:
-        once = study.store.run(ablations.adapt_once, model=model, **shown, **adapted)
+        once = study.store.run(ablations.adapt_once, model=model, **seen, **adapted)
         model, adapted = replace(model, weights=once.tensors("weights")), {}
-    result = study.store.run(ablations.measure, model=model, **shown, **adapted)
+    result = study.store.run(ablations.measure, model=model, **seen, **adapted)
     swept = Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
     chosen, measured = cross_fitted(swept), result.arrays("measured")
     cover = measured["cover"][np.arange(len(images)), chosen]

@@ -1,7 +1,9 @@
 """Localisation maps of image sets, the seeds: CAM's and RIB's, their scores, what they cover.
 
 Each image is a task of its own (`runtime.per_image`) with its own random numbers, so its map does
-not depend on order, workers or resumption.
+not depend on order, workers or resumption. Everywhere here maps are ``(K, h, w)`` of the K classes
+that an image shows, in order; ``scales`` are relative to the image at scale 1, whose longer side
+has ``long_side`` pixels (None: as it is).
 """
 
 import math
@@ -27,7 +29,7 @@ from ribkit.runtime.per_image import PerImageResult, per_image
 from ribkit.runtime.store import Values
 
 SCALARS = ("steps", "reason", "logit_first", "logit_last", "area_first", "area_last")
-Bank = Mapping[str, Tensor]
+Bank = Mapping[str, Tensor]  # what others are drawn from: features (M, c, h, w), labels (M, C)
 
 
 @lru_cache(maxsize=1)
@@ -38,32 +40,22 @@ def on_device(bank: Bank) -> dict[str, Tensor]:
 
 # ---- the other images of an adaptation ----------------------------------------------------------
 def _bank(results: PerImageResult) -> Values:
-    features = [torch.from_numpy(array) for array in results.arrays("features").values()]
-    features = [f.view(torch.bfloat16) if f.dtype == torch.int16 else f for f in features]
+    features = torch.from_numpy(np.stack(list(results.arrays("features").values())))
+    if features.dtype == torch.int16:
+        features = features.view(torch.bfloat16)
     labels = torch.from_numpy(results.images.labels).float()
-    return {"features": {"features": torch.stack(features), "labels": labels}}
+    return {"features": {"features": features, "labels": labels}}
 
 
 @per_image("bank", "frozen features of the other images", gather=_bank)
 def feature_bank(
     image: LabelledImage, model: TrainedModel, long_sides: tuple[int, int], side: int, rng_seed: int
 ) -> Values:
-    """Frozen features of the images that adaptations draw their others from.
+    """The `Bank` that adaptations draw their others from: a view of each image, as in training.
 
     A step draws B of the M images of a bank, which were drawn from all, both without repeats: that
     is a draw of B from all, each in a random view, as the official code decodes and crops them
     anew at each step. What a bank changes: steps, and images, share views.
-
-    Args:
-        image: One of the M.
-        model: The trained classifier.
-        long_sides: Least and greatest size of the longer side, in pixels: the view is one as the
-            classifier was trained on (`views.random_crop`), seeded by the image's name.
-        side: Of the view, in pixels.
-        rng_seed: The study's.
-
-    Returns:
-        The stage returns ``features``: ``features`` ``(M, c, h, w)``, ``labels`` ``(M, C)``.
     """
     network = loaded(model)
     generator = torch.Generator().manual_seed(image_rng_seed(rng_seed, image.name))
@@ -86,15 +78,7 @@ def frozen_features(
 ) -> tuple[tuple[int, int], dict[float, Tensor]]:
     """What of an image's maps does not change while the network is adapted.
 
-    Args:
-        network: The classifier.
-        image: The image.
-        scales: Relative to the size at ``long_side``.
-        long_side: Of the image at scale 1, in pixels; None: as it is.
-
-    Returns:
-        The size (h, w) at scale 1, and scale -> frozen features ``(2, c, h', w')`` of the image and
-        its horizontal flip.
+    The size (h, w) at scale 1, and scale -> features ``(2, c, h', w')`` of the image and its flip.
     """
     pixels = views.to_tensor(image.pixels(), long_side).to(device())
     pairs = views.scaled_pairs(pixels, scales)
@@ -111,20 +95,10 @@ def adapt_image(
     rng_seed: int,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> tuple[tuple[int, int], Network, Adapted]:
-    """RIB for one image, from the trained weights, which stay as they are.
+    """RIB for one image: the size (h, w) at scale 1, the adapted network, and the summed maps.
 
-    Args:
-        network: The trained classifier.
-        image: The image.
-        bank: Features and labels that the others are drawn from, on the device; see `feature_bank`.
-        scales: Of the image's views, 1.0 among them.
-        long_side: Of the image at scale 1, in pixels; None: as it is.
-        settings: Of the adaptation.
-        rng_seed: The study's; the image's draws are seeded by it and by the image's name.
-        on_step: Called with each step before its update.
-
-    Returns:
-        The size (h, w) at scale 1, the adapted network, and the maps summed over the steps.
+    The trained weights stay as they are. ``bank`` is on the device; draws from it are seeded by the
+    study's seed and by the image's name. ``on_step`` sees each step before its update.
     """
     size, features = frozen_features(network, image, scales, long_side)
     label, network = label_of(image), network.adaptable()
@@ -143,23 +117,13 @@ def cam_seeds(
     long_side: int | None,
     map_stride: int = 1,
 ) -> Values:
-    """CAM of every image.
-
-    Args:
-        image: One image; one without any class has a map of shape ``(0, h, w)``.
-        model: The trained classifier.
-        scales: Of its views.
-        long_side: Of the image at scale 1, in pixels; None: as it is.
-        map_stride: Maps are stored at the size at scale 1 over this, rounded up.
-
-    Returns:
-        ``maps``: image name -> ``(K, h, w)`` float16 in [0, 1] of its classes in their order.
-    """
+    """CAM of every image: ``maps``, float16 in [0, 1], at the size at scale 1 over the stride."""
+    if not image.label.any():
+        return _no_maps(image, long_side, map_stride)
     network = loaded(model)
     size, features = frozen_features(network, image, scales, long_side)
-    if not image.label.any():
-        return _no_maps(size, map_stride)
-    return _maps(adaptation.cam_maps(network, features, label_of(image)), size, map_stride)
+    raw = adaptation.cam_maps(network, features, label_of(image))
+    return {"maps": _stored(raw, size, map_stride)}
 
 
 @per_image("rib", "RIB", arrays=("maps",), scalars=SCALARS)
@@ -175,60 +139,39 @@ def rib_seeds(
 ) -> Values:
     """RIB of every image: ``maps`` as `cam_seeds` gives them, and how each adaptation went.
 
-    Args:
-        image: One image.
-        model: The trained classifier.
-        scales: Of its views.
-        long_side: Of the image at scale 1, in pixels; None: as it is.
-        settings: Of the adaptation.
-        bank: What the others are drawn from.
-        rng_seed: The study's.
-        map_stride: See `cam_seeds`.
-
-    Returns:
-        ``maps``, and ``images``, a row each: steps, why it ended, its mean target logit and covered
-        area at the start and at the end.
+    That is ``images``, a row each: steps, why it ended, its mean target logit and covered area at
+    the first and at the last step.
     """
-    network = loaded(model)
     if not image.label.any():
-        size = views.resized_size(image.pixels().shape[:2], long_side)
-        return _no_maps(size, map_stride) | {"steps": 0, "reason": "none"}
+        return _no_maps(image, long_side, map_stride) | {"steps": 0, "reason": "none"}
     size, _, adapted = adapt_image(
-        network, image, on_device(bank), scales, long_side, settings, rng_seed
+        loaded(model), image, on_device(bank), scales, long_side, settings, rng_seed
     )
-    return _maps(adapted.maps, size, map_stride) | {
-        "steps": adapted.steps,
-        "reason": adapted.reason,
-        "logit_first": adapted.logits[0],
-        "logit_last": adapted.logits[-1],
-        "area_first": adapted.areas[0],
-        "area_last": adapted.areas[-1],
-    }
+    ends = [adapted.logits[0], adapted.logits[-1], adapted.areas[0], adapted.areas[-1]]
+    scalars = dict(zip(SCALARS, [adapted.steps, adapted.reason, *ends], strict=True))
+    return {"maps": _stored(adapted.maps, size, map_stride)} | scalars
 
 
-def _maps(raw: Mapping[float, Tensor], size: tuple[int, int], stride: int) -> Values:
-    return {"maps": cam.multi_scale(raw, size, stride).cpu().numpy().astype(np.float16)}
+def _stored(raw: Mapping[float, Tensor], size: tuple[int, int], stride: int = 1) -> np.ndarray:
+    return cam.multi_scale(raw, size, stride).cpu().numpy().astype(np.float16)
 
 
-def _no_maps(size: tuple[int, int], stride: int) -> Values:
+def _no_maps(image: LabelledImage, long_side: int | None, stride: int) -> Values:
+    size = views.resized_size(image.pixels().shape[:2], long_side)
     return {"maps": np.zeros((0, *(math.ceil(side / stride) for side in size)), np.float16)}
 
 
 # ---- scores -------------------------------------------------------------------------------------
-def _rows(results: PerImageResult) -> Values:
+def rows_of(results: PerImageResult) -> Values:
+    """``rows``, the arrays of a `thresholds.Swept`, of `thresholds.image_rows` of each image."""
     return {"rows": thresholds.concat_rows(results.each(*thresholds.ROW_FIELDS))}
 
 
-@per_image("score", "scores of the seeds", gather=_rows)
+@per_image("score", "scores of the seeds", gather=rows_of)
 def score(image: LabelledImage, maps: np.ndarray) -> Values:
-    """Counts of every image at the 100 thresholds: ``rows`` of a `thresholds.Swept`.
+    """Counts of every image at the 100 thresholds: ``rows``, the arrays of a `thresholds.Swept`.
 
-    Args:
-        image: One image.
-        maps: ``(K, h, w)`` of its classes; resized to the mask, bilinearly.
-
-    Returns:
-        ``rows``: the arrays of a `thresholds.Swept`.
+    The maps are resized to the mask, bilinearly.
     """
     mask = image.mask()
     fitted = views.resize_map_tensor(torch.tensor(maps).to(device()), mask.shape)
@@ -236,53 +179,43 @@ def score(image: LabelledImage, maps: np.ndarray) -> Values:
 
 
 def _coverage(results: PerImageResult) -> Values:
-    rows = []
-    for image, shares in zip(results.images, results.each(), strict=True):
-        names = [image.images.classes[k] for k in image.classes]
-        for k, name in enumerate(names):
-            here = {part: float(share[k]) for part, share in shares.items()}
-            rows.append({"image": image.name, "class": name} | here)
-    return {"coverage": pd.DataFrame(rows)}
+    names = np.array(results.images.classes)
+    tables = [
+        pd.DataFrame({"image": image.name, "class": names[image.classes]} | shares)
+        for image, shares in zip(results.images, results.each(), strict=True)
+    ]
+    return {"coverage": pd.concat(tables, ignore_index=True)}
 
 
 @per_image("coverage", "coverage", gather=_coverage, gpu=False)
 def cover(image: LabelledImage, maps: np.ndarray, threshold: float) -> Values:
-    """What the maps cover, class by class.
+    """What the maps cover above a threshold: ``coverage``, a row for each image and class.
 
-    Args:
-        image: One image.
-        maps: ``(K, h, w)`` of its classes.
-        threshold: Above it a pixel is covered.
-
-    Returns:
-        ``coverage``, a row for each image and class. head, body (`mini`) or object: the share of
-        its pixels that the class's map covers, NaN where there are none; outside: the share of the
-        pixels off the object.
+    head, body (`mini`) or object: the share of its pixels that the class's map covers, NaN where
+    there are none; outside: the share of the pixels off the object.
     """
-    mask, heads = image.mask(), image.heads()
+    labels, mask, heads = image.classes[:, None, None] + 1, image.mask(), image.heads()
     covered = views.resize_maps(maps, mask.shape) > threshold
-    shares: dict[str, list[float]] = {}
-    for k, class_map in zip(image.classes, covered, strict=True):
-        whole = mask == k + 1
-        parts = {"object": whole}
-        if heads is not None:
-            parts = {"head": heads == k + 1, "body": whole & (heads != k + 1)}
-        parts["outside"] = ~whole & (mask != 255)
-        for part, where in parts.items():
-            share = float(class_map[where].mean()) if where.any() else math.nan
-            shares.setdefault(part, []).append(share)
-    return {part: np.array(values) for part, values in shares.items()}
+    whole = mask == labels
+    parts = {"object": whole}
+    if heads is not None:
+        parts = {"head": heads == labels, "body": whole & (heads != labels)}
+    parts["outside"] = ~whole & (mask != 255)
+    with np.errstate(invalid="ignore"):
+        return {
+            part: (covered & where).sum(axis=(1, 2)) / where.sum(axis=(1, 2))
+            for part, where in parts.items()
+        }
 
 
 # ---- maps through the process -------------------------------------------------------------------
 def _process(results: PerImageResult) -> Values:
-    rows = [
-        {"image": name, "step": k, "logit": float(logit), "area": float(area)}
+    tables = {
+        name: pd.DataFrame(process, columns=["logit", "area"])
         for name, process in results.arrays("process").items()
-        for k, (logit, area) in enumerate(process)
-    ]
-    maps = {value: results.arrays(value) for value in ("step", "sum")}
-    return maps | {"process": pd.DataFrame(rows)}
+    }
+    process = pd.concat(tables, names=["image", "step"]).reset_index()
+    return {value: results.arrays(value) for value in ("step", "sum")} | {"process": process}
 
 
 @per_image("growth", "maps through the process", gather=_process)
@@ -297,27 +230,15 @@ def growth(
 ) -> Values:
     """Maps through the process, for a few images: after each step until it stops, and their sum.
 
-    Args:
-        image: One image.
-        model: The trained classifier.
-        scales: Of its views.
-        long_side: Of the image at scale 1, in pixels; None: as it is.
-        settings: Of the adaptation.
-        bank: What the others are drawn from.
-        rng_seed: The study's.
-
-    Returns:
-        ``step``: image name -> ``(steps, K, h, w)`` float16, each normalised; ``sum``: image name
-        -> ``(K, h, w)`` float16, the seed; ``process``, a row for each image and step: mean target
-        logit, covered area.
+    ``step``: image name -> ``(steps, K, h, w)`` float16, each normalised; ``sum``: the seed;
+    ``process``, a row for each image and step: mean target logit, covered area.
     """
     steps: list[Step] = []
     size, _, adapted = adapt_image(
         loaded(model), image, on_device(bank), scales, long_side, settings, rng_seed, steps.append
     )
-    maps = [cam.multi_scale(step.maps, size).cpu().numpy() for step in steps[: adapted.steps]]
     return {
-        "step": np.stack(maps).astype(np.float16),
-        "sum": cam.multi_scale(adapted.maps, size).cpu().numpy().astype(np.float16),
+        "step": np.stack([_stored(step.maps, size) for step in steps[: adapted.steps]]),
+        "sum": _stored(adapted.maps, size),
         "process": np.stack([adapted.logits, adapted.areas], axis=1),
     }

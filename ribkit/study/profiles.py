@@ -48,7 +48,7 @@ PHOTOGRAPH_SCALES = (0.5, 1.0)
 
 @dataclass(frozen=True, config={"extra": "forbid"})
 class Grid:
-    """What the ablations try, one thing at a time; see `ablations.grid`."""
+    """What the ablations try, one thing at a time; see `ablation_runs.grid`."""
 
     images: CountOrZero = 0  # of the scored ones; 0: all
     scales: Scales = (1.0,)

@@ -1,15 +1,13 @@
 """The toy experiment of Figure 1: where does the gradient of a network lose a region? HGR.
 
-``G_k = |d sum(output of layer k) / dx| / max`` for layers 1..6 of five convolutions and one fully
-connected layer, and HGR of a region: the share of its pixels at which ``G_k`` exceeds a threshold.
-
 What the paper leaves open is measured side by side. A layer is read *before* or *after* its own
 activation; "after" throughout comes closest to the paper's curve. The last one has an output per
 digit, and is read as the *sum* of both (Figure 1's words) or at the image's own *target* (what a
 CAM of that class explains). Maps are scaled by the maximum of each *image* or of the whole *set*.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -19,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ribkit.data.digits import REGIONS, Digits, DigitSet, digits_only, shapes_only
-from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
 from ribkit.runtime.store import stage
 
+NETWORK = ["activation", "condition", "seed"]
+READING = ["layer", "reading", "output", "scale", "threshold", "region"]
+Maps = dict[tuple[int, str, str], np.ndarray]  # layer 1..6, reading, output -> (N, H, W)
 LAYERS = 6
 EXAMPLE_MAPS = {f"G{k}": (k, "after", "sum") for k in range(1, LAYERS + 1)} | {
     "G6, sum of logits": (LAYERS, "before", "sum"),
@@ -55,11 +55,9 @@ ACTIVATIONS = {
 }
 """Last activation -> (function of the logits, loss of the logits and 0/1 targets).
 
-sigmoid: binary cross-entropy. softmax (of two, so a sigmoid of the difference): cross-entropy.
-tanh, softsign: binary cross-entropy of (a + 1) / 2, for tanh in the stable form, as
-(tanh z + 1) / 2 = sigmoid(2z). none: squared error to targets -1 and 1, so that
-nothing saturates in training either. To take the activation off a network that was *trained* with
-one, read it ``before``.
+softmax is one of two, so a sigmoid of the difference. tanh, softsign: binary cross-entropy of
+(a + 1) / 2, for tanh in the stable form, as (tanh z + 1) / 2 = sigmoid(2z). none: squared error to
+targets -1 and 1, so that nothing saturates in training either.
 """
 
 
@@ -103,21 +101,15 @@ def as_input(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images).float()[:, None] / 255
 
 
-def train(
-    digits: DigitSet, activation: str, rng_seed: int, steps: int, batch: int = 16, lr: float = 1e-3
-) -> tuple[Network, float]:
-    """A network trained by Adam with the activation's loss, and the mean loss of the last 20 steps.
-
-    ``seed`` fixes initial weights and batches. Raises InputError for an unknown activation.
-    """
-    loss_of = _activation(activation)[1]
-    network = Network(rng_seed)
-    optimiser = torch.optim.Adam(network.parameters(), lr)
+def train(digits: DigitSet, activation: str, rng_seed: int, steps: int) -> tuple[Network, float]:
+    """A network trained by Adam with the activation's loss, and the last 20 steps' mean loss."""
+    network, (_, loss_of) = Network(rng_seed), ACTIVATIONS[activation]
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
     generator = torch.Generator().manual_seed(rng_seed)
     images, targets = as_input(digits.images), _one_hot(digits.labels)
     losses = []
     for _ in range(steps):
-        chosen = torch.randint(len(images), (batch,), generator=generator)
+        chosen = torch.randint(len(images), (16,), generator=generator)
         loss = loss_of(network(images[chosen]), targets[chosen])
         optimiser.zero_grad()
         loss.backward()
@@ -128,24 +120,23 @@ def train(
 
 def gradient_maps(
     network: Network, images: np.ndarray, labels: np.ndarray, activation: str
-) -> Iterator[tuple[int, str, str, np.ndarray]]:
-    """Yields (layer 1..6, reading, output, ``(N, H, W)`` absolute gradient, not yet scaled).
+) -> Maps:
+    """Absolute gradients of the summed outputs, in double precision, not yet scaled.
 
     Layers 1..5: reading before, after ReLU; output "sum". Layer 6: before, after the last
-    activation; "sum", "target". In double precision.
+    activation; "sum", "target".
     """
-    double = Network(0, network.convolutions[0].out_channels, images.shape[-1]).double()
-    double.load_state_dict(network.state_dict())
     x = as_input(images).double().requires_grad_()
-    outputs = double.layers(x)
-    logits = outputs.pop()[0]
-    for k, pair in enumerate(outputs, 1):
+    *hidden, (logits, _) = copy.deepcopy(network).double().layers(x)
+    sums = {}
+    for k, pair in enumerate(hidden, 1):
         for reading, y in zip(("before", "after"), pair, strict=True):
-            yield k, reading, "sum", _gradient(y.sum(), x)
-    target = _one_hot(labels).double()
-    for reading, y in (("before", logits), ("after", _activation(activation)[0](logits))):
-        yield LAYERS, reading, "sum", _gradient(y.sum(), x)
-        yield LAYERS, reading, "target", _gradient((y * target).sum(), x)
+            sums[k, reading, "sum"] = y.sum()
+    for reading, y in (("before", logits), ("after", ACTIVATIONS[activation][0](logits))):
+        sums[LAYERS, reading, "sum"] = y.sum()
+        sums[LAYERS, reading, "target"] = (y * _one_hot(labels)).sum()
+    slopes = {key: torch.autograd.grad(y, x, retain_graph=True)[0] for key, y in sums.items()}
+    return {key: slope.abs()[:, 0].numpy() for key, slope in slopes.items()}
 
 
 def scaled(maps: np.ndarray, per: str = "image") -> np.ndarray:
@@ -154,9 +145,7 @@ def scaled(maps: np.ndarray, per: str = "image") -> np.ndarray:
     By the maximum, not from minimum to maximum: G1 is nearly constant, and is 1 in the paper. A
     map of zeros stays 0.
     """
-    if per not in ("image", "set"):
-        raise InputError(f"per = {per!r} is neither 'image' nor 'set'.")
-    top = maps.max(axis=(1, 2) if per == "image" else None, keepdims=True)
+    top = maps.max(axis={"image": (1, 2), "set": None}[per], keepdims=True)
     return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
 
 
@@ -180,108 +169,73 @@ def experiment(
     steps: int = 100,
     thresholds: Sequence[float] = (0.3, 0.2, 0.6),
 ) -> dict:
-    """The whole toy experiment, a stage.
+    """The whole toy experiment: a network for each activation and seed, read on ``digits.test``.
 
-    Trains a network for each activation and seed; beside them, for the first activation, two
-    controls: "untrained", and "random shapes", trained where the shape says nothing of the digit.
-    All are read on ``digits.test``. Returns
+    Beside them, for the first activation, two controls: "untrained", and "random shapes", trained
+    where the shape says nothing of the digit. Returns
 
-    - "hgr": activation, condition, seed, layer, reading, output, scale, threshold, region, hgr,
-      magnitude (mean absolute gradient in the region, not scaled). NaN where the gradient is 0 by
-      construction and only rounding is left: the sum of a softmax.
-    - "networks": activation, condition, seed, loss, accuracy, digit_only, shape_only (accuracies
-      with the other part wiped out), vanished (share of test images whose own output rounds to 1
-      in single precision, where the usual sigmoid' = y (1 - y) is exactly 0).
-    - "example": arrays of one test image per digit: images, labels, regions, maps (2, 8, H, W):
-      the maps of EXAMPLE_MAPS for the first activation and seed, each scaled to [0, 1].
+    - "hgr": columns NETWORK, READING, hgr, magnitude (mean absolute gradient in the region, not
+      scaled). NaN where the gradient is 0 by construction and only rounding is left: the sum of a
+      softmax.
+    - "networks": columns NETWORK, loss, accuracy, digit_only, shape_only (accuracies with the other
+      part wiped out), vanished (share of test images whose own output rounds to 1 in single
+      precision, where the usual sigmoid' = y (1 - y) is exactly 0).
+    - "example": images, labels, regions and, scaled, the maps (2, 8, H, W) of EXAMPLE_MAPS of one
+      test image per digit, for the first activation and seed.
     """
     first, test = activations[0], digits.test
     jobs = [(a, "trained", s) for a, s in product(activations, seeds)]
     jobs += [(first, c, s) for c, s in product(("untrained", "random shapes"), seeds)]
     rows, networks, example = [], [], {}
-    for activation, condition, rng_seed in bar(jobs, "toy networks"):
+    for job in bar(jobs, "toy networks"):
+        activation, condition, rng_seed = job
         images = digits.control if condition == "random shapes" else digits.train
-        network, loss = train(
-            images, activation, rng_seed, 0 if condition == "untrained" else steps
-        )
-        about = {"activation": activation, "condition": condition, "seed": rng_seed}
-        networks.append({**about, "loss": loss, **_accuracies(network, test, activation)})
-        maps = list(_clean(gradient_maps(network, test.images, test.labels, activation)))
-        rows += [{**about, **row} for row in _rows(maps, test.regions, thresholds)]
-        if not example:
-            example = _example(test, maps)
-    return {"hgr": pd.DataFrame(rows), "networks": pd.DataFrame(networks), "example": example}
-
-
-def _activation(name: str):
-    if name not in ACTIVATIONS:
-        raise InputError(f"Unknown last activation {name!r}: choose from {', '.join(ACTIVATIONS)}.")
-    return ACTIVATIONS[name]
+        updates = 0 if condition == "untrained" else steps
+        network, loss = train(images, activation, rng_seed, updates)
+        maps = gradient_maps(network, test.images, test.labels, activation)
+        for output in ("sum", "target"):
+            if maps[LAYERS, "after", output].max() < 1e-13 * maps[LAYERS, "before", "target"].max():
+                maps[LAYERS, "after", output] = np.full_like(test.images, np.nan, float)
+        rows += [(*job, *row) for row in _rows(maps, test.regions, thresholds)]
+        about = dict(zip(NETWORK, job, strict=True)) | {"loss": loss}
+        networks.append(about | _accuracies(network, test, activation))
+        example = example or _example(test, maps)
+    table = pd.DataFrame(rows, columns=[*NETWORK, *READING, "hgr", "magnitude"])
+    table["hgr"] = table["hgr"].where(table["magnitude"].notna())
+    return {"hgr": table, "networks": pd.DataFrame(networks), "example": example}
 
 
 def _one_hot(labels: np.ndarray) -> Tensor:
     return F.one_hot(torch.from_numpy(labels).long(), 2).float()
 
 
-def _gradient(y: Tensor, x: Tensor) -> np.ndarray:
-    return torch.autograd.grad(y, x, retain_graph=True)[0].abs()[:, 0].numpy()
-
-
-def _clean(maps):
-    """The maps, with NaN for what is 0 by construction: below 1e-13 of the target's logit map."""
-    logit = 0.0
-    for layer, reading, output, values in maps:
-        if (layer, reading, output) == (LAYERS, "before", "target"):
-            logit = values.max()
-        if layer == LAYERS and values.max() < 1e-13 * logit:
-            values = np.full_like(values, np.nan)
-        yield layer, reading, output, values
-
-
-def _rows(maps, regions: np.ndarray, thresholds: Sequence[float]) -> Iterator[dict]:
-    """Rows of the table "hgr" for one network."""
-    for layer, reading, output, values in maps:
-        magnitude = {name: values[regions == r].mean() for r, name in enumerate(REGIONS)}
-        for scale, threshold in product(("image", "set"), thresholds):
-            for region, share in hgr(scaled(values, scale), regions, threshold).items():
-                yield {
-                    "layer": layer,
-                    "reading": reading,
-                    "output": output,
-                    "scale": scale,
-                    "threshold": threshold,
-                    "region": region,
-                    "hgr": share if np.isfinite(magnitude[region]) else float("nan"),
-                    "magnitude": float(magnitude[region]),
-                }
+def _rows(maps: Maps, regions: np.ndarray, thresholds: Sequence[float]) -> list[tuple]:
+    """Rows of the table "hgr" for one network, from the layer on."""
+    return [
+        (*key, scale, threshold, region, share, values[regions == REGIONS.index(region)].mean())
+        for key, values in maps.items()
+        for scale, threshold in product(("image", "set"), thresholds)
+        for region, share in hgr(scaled(values, scale), regions, threshold).items()
+    ]
 
 
 @torch.no_grad()
 def _accuracies(network: Network, test: DigitSet, activation: str) -> dict[str, float]:
     """What the network gets right with both parts, with one of them; and where it saturates."""
-    labels = torch.from_numpy(test.labels).long()
-    views = {
-        "accuracy": test.images,
-        "digit_only": digits_only(test),
-        "shape_only": shapes_only(test),
+    labels, logits = torch.from_numpy(test.labels).long(), network(as_input(test.images))
+    own = ACTIVATIONS[activation][0](logits)[torch.arange(len(labels)), labels]
+    where = {
+        "accuracy": logits.argmax(1) == labels,
+        "digit_only": network(as_input(digits_only(test))).argmax(1) == labels,
+        "shape_only": network(as_input(shapes_only(test))).argmax(1) == labels,
+        "vanished": own == 1,
     }
-    shares = {
-        name: float((network(as_input(view)).argmax(1) == labels).float().mean())
-        for name, view in views.items()
-    }
-    y = _activation(activation)[0](network(as_input(test.images)))
-    full = y[torch.arange(len(labels)), labels] == 1
-    return {**shares, "vanished": float(full.float().mean())}
+    return {name: float(true.float().mean()) for name, true in where.items()}
 
 
-def _example(test: DigitSet, maps) -> dict[str, np.ndarray]:
+def _example(test: DigitSet, maps: Maps) -> dict[str, np.ndarray]:
     """One test image per digit with its maps, scaled by their maximum."""
     chosen = [int(np.flatnonzero(test.labels == label)[0]) for label in (0, 1)]
-    found = {tuple(key): values for *key, values in maps}
-    stack = np.stack([scaled(found[key][chosen]) for key in EXAMPLE_MAPS.values()], axis=1)
-    return {
-        "images": test.images[chosen],
-        "labels": test.labels[chosen],
-        "regions": test.regions[chosen],
-        "maps": stack.astype(np.float32),
-    }
+    shown = {name: getattr(test, name)[chosen] for name in ("images", "labels", "regions")}
+    stack = np.stack([scaled(maps[key][chosen]) for key in EXAMPLE_MAPS.values()], axis=1)
+    return shown | {"maps": stack.astype(np.float32)}
