@@ -1,7 +1,4 @@
-"""The one style of all figures, their register, and pictures packed into one sheet.
-
-Colours are seaborn's "colorblind" palette; maps are drawn in viridis.
-"""
+"""The one style of all figures, their register, and pictures packed into one sheet."""
 
 from collections.abc import Callable, Mapping
 
@@ -28,31 +25,33 @@ KINDS = (
 FIGURES: dict[str, Callable[[pd.DataFrame | Pictures], Figure]] = {}
 
 
-def register(name: str, draw: Callable[..., Figure], **settings) -> None:
-    """Register a figure: ``draw(content, **settings)``, in the study's style."""
+def register(name: str, draw: Callable[..., None], figsize=None, **settings) -> None:
+    """Register a figure: ``draw(figure, content, **settings)`` fills it, in the study's style."""
 
-    def styled(content: pd.DataFrame | Pictures) -> Figure:
+    def drawn(content: pd.DataFrame | Pictures) -> Figure:
         with sns.axes_style("whitegrid"), mpl.rc_context(STYLE):
-            return draw(content, **settings)
+            figure = Figure(figsize, layout="constrained")
+            draw(figure, content, **settings)
+        return figure
 
-    FIGURES[name] = styled
+    FIGURES[name] = drawn
 
 
-def figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Register a figure under its function's name."""
-    register(draw.__name__, draw)
-    return draw
+def figure(*figsize: float) -> Callable:
+    """Register a figure under its function's name; its size in inches, unless that sets it."""
+
+    def decorate(draw: Callable[..., None]) -> Callable[..., None]:
+        register(draw.__name__, draw, figsize or None)
+        return draw
+
+    return decorate
 
 
 def pack(pictures: Pictures) -> tuple[pd.DataFrame, np.ndarray]:
     """Place pictures on one sheet, those of a name side by side.
 
-    Args:
-        pictures: (name, panel) -> picture. Maps outside [0, 1] are clipped, and kept to 1/255.
-
-    Returns:
-        A table with a row for each picture (name, panel, left, top, width, height in pixels, and
-        whether it has colours), and the sheet, ``(H, W, 3)`` uint8.
+    Maps are kept to 1/255. The table has each picture's name, panel and place in pixels, and
+    whether it has colours; the sheet is ``(H, W, 3)`` uint8.
     """
     rows, left, top, bottom, previous = [], 0, 0, 0, None
     for (name, panel), picture in pictures.items():
@@ -71,7 +70,7 @@ def pack(pictures: Pictures) -> tuple[pd.DataFrame, np.ndarray]:
     return table, sheet
 
 
-def unpack(table: pd.DataFrame, sheet: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+def unpack(table: pd.DataFrame, sheet: np.ndarray) -> Pictures:
     """The inverse of `pack`, to 1/255. Raises ValueError if the table is of another sheet."""
     pictures = {}
     for row in table.to_dict("records"):
