@@ -1,14 +1,6 @@
-"""What the report is made of: all claims, the figures that decide them, our numbers beside others'.
+"""What the report is made of: what was measured of each claim, and the figures that decide it."""
 
-    python -m ribkit.results.report build/mini/07_report.ipynb build/report.html
-
-writes an executed notebook as one HTML file that opens without a network.
-"""
-
-import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +9,6 @@ from ribkit.data.images import ImageSet
 from ribkit.evaluation import intervals
 from ribkit.results import claims, tables, tables_ablations, tables_rq4, tables_toy
 from ribkit.results.claims import Measured
-from ribkit.runtime.errors import InputError
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.ablation_runs import ablated_images, run_named, runs
 from ribkit.study.study import CAM, RIB, RIBS, Method, Study
@@ -195,27 +186,3 @@ def headline(study: Study) -> pd.DataFrame:
         if source in networks:
             rows.append([f"{title} ({setting})", "", "", "", networks[source]])
     return pd.DataFrame(rows, columns=claims.reported().columns)
-
-
-def html(notebook: Path, target: Path) -> None:
-    """Write an executed notebook as one HTML file, which fetches nothing when it is opened."""
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    if not notebook.is_file():
-        raise InputError(f"{notebook} is missing; make it first: make reproduce.")
-    exporter = HTMLExporter(
-        embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True,
-        mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="",
-    )  # fmt: skip
-    page, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
-    scripts = r"<script[^>]*\b(?:src=|type=\"module\").*?</script>"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(re.sub(scripts, "", page, flags=re.DOTALL))
-
-
-if __name__ == "__main__":
-    try:
-        html(Path(sys.argv[1]), Path(sys.argv[2]))
-    except InputError as error:
-        sys.exit(str(error))

@@ -11,16 +11,14 @@ import pandas as pd
 from PIL import Image
 
 from ribkit.data.images import ImageSet, LabelledImage
-from ribkit.evaluation import intervals
-from ribkit.evaluation.intervals import Interval
+from ribkit.evaluation.intervals import Interval, bootstrap, gain
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
 from ribkit.study.study import CAM, METHODS, RIB, RIBS, Method, Study
 
 NAMES = ("method", "stage", "trained on", "CRF", "factor", "difference", "value", "against")
-COLUMNS = {name: (name, "") for name in (*NAMES, "threshold chosen")}
-COLUMNS |= {
+COLUMNS = {name: (name, "") for name in (*NAMES, "threshold chosen")} | {
     "threshold": ("threshold", ".2f"),
     "images": ("images", ""),
     "seeds": ("seeds", ""),
@@ -29,9 +27,11 @@ COLUMNS |= {
     "over_seed": ("gain over the seed", "+.1f"),
     "over_cam": ("gain over CAM", "+.1f"),
     "seed_sd": ("sd over seeds", ".1f"),
+    "cover head": ("cover head (%)", ".0f"),
+    "cover body": ("cover body (%)", ".0f"),
+    "HGR head": ("HGR head (%)", ".0f"),
+    "HGR body": ("HGR body (%)", ".0f"),
 }
-PARTS = ("cover head", "cover body", "HGR head", "HGR body")
-COLUMNS |= {name: (f"{name} (%)", ".0f") for name in PARTS}
 """What `readable` shows of a table, in this order: heading and format."""
 
 
@@ -57,7 +57,7 @@ def _text(row: dict, column: str, form: str) -> str:
 
 
 def with_interval(name: str, values: Interval) -> dict[str, float]:
-    """An estimate and its interval as a row's columns: name, name_low and name_high."""
+    """An estimate and its interval as columns of a row."""
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
@@ -70,12 +70,11 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataF
         seed = study.seed(method)
         for choice in ("oracle", "held-out"):
             counts = seed.at(choice)
-            row = {"method": method.title, "threshold chosen": choice}
-            row["threshold"] = (seed.oracle if choice == "oracle" else seed.held_out) / 100
-            row |= with_interval("miou", intervals.bootstrap(miou, counts))
+            threshold = (seed.oracle if choice == "oracle" else seed.held_out) / 100
+            row = {"method": method.title, "threshold chosen": choice, "threshold": threshold}
+            row |= with_interval("miou", bootstrap(miou, counts))
             if method != CAM:
-                gain = intervals.bootstrap(intervals.gain, counts, plain.at(choice))
-                row |= with_interval("over_cam", gain)
+                row |= with_interval("over_cam", bootstrap(gain, counts, plain.at(choice)))
             rows.append(row | {"images": len(counts)})
     return pd.DataFrame(rows)
 
@@ -96,9 +95,9 @@ def coverage(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataFram
     tables = []
     for method in methods:
         shares = study.coverage(method).drop(columns="class")
-        means = shares.groupby("image", sort=False).mean()
-        means.insert(0, "method", method.title)
-        tables.append(means.reset_index())
+        means = shares.groupby("image", sort=False, as_index=False).mean()
+        means.insert(1, "method", method.title)
+        tables.append(means)
     return pd.concat(tables)
 
 
@@ -127,30 +126,23 @@ def title_of(image: LabelledImage, separator: str = ", ") -> str:
 
 
 def growth(images: ImageSet, grown: Result, outlines: bool = False) -> Pictures:
-    """Images, their maps at some steps of the adaptation, and the sum; a row per class.
+    """What `Study.growth` returns as pictures, a name for each image and class.
 
-    Args:
-        images: As in what ``Study.growth`` and ``Study.photographs`` return.
-        grown: Likewise. An adaptation that ended before a step shows its last.
-        outlines: Add the panel ``object``, the class's mask.
-
-    Returns:
-        The pictures, by name and panel.
+    An adaptation that ended before a step shows its last. outlines: add the panel ``object``.
     """
-    steps, sums, pictures = grown.arrays("step"), grown.arrays("sum"), {}
+    pictures = {}
     for image in images:
-        name = image.name
-        last = len(steps[name]) - 1
+        steps, sums = (grown.arrays(value)[image.name] for value in ("step", "sum"))
+        last = len(steps) - 1
         shown = {"CAM": 0, "step 2": min(2, last), "step 5": min(5, last), "last step": last}
         for k, label in enumerate(image.classes):
-            title = f"{name.split('.')[0]}, {images.classes[label]}"
+            title = f"{image.name.split('.')[0]}, {images.classes[label]}"
             pictures[title, "image"] = shrunk(image.pixels(), 160)
             for panel, step in shown.items():
-                pictures[title, panel] = shrunk(steps[name][step, k], 64)
-            pictures[title, "RIB (sum)"] = shrunk(sums[name][k], 64)
+                pictures[title, panel] = shrunk(steps[step, k], 64)
+            pictures[title, "RIB (sum)"] = shrunk(sums[k], 64)
             if outlines:
-                mask = (image.mask() == label + 1).astype(float)
-                pictures[title, "object"] = shrunk(mask, 64)
+                pictures[title, "object"] = shrunk((image.mask() == label + 1).astype(float), 64)
     return pictures
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from ribkit.data.views import resize_labels
-from ribkit.evaluation import intervals
+from ribkit.evaluation.intervals import bootstrap, gain, replicated
 from ribkit.evaluation.miou import miou
 from ribkit.refinement.random_walk import WALKS
 from ribkit.results.style import KINDS, Pictures
@@ -16,8 +16,6 @@ from ribkit.results.tables import first, shrunk, title_of, with_interval
 from ribkit.study import pipeline
 from ribkit.study.panels import WALK_LOG2_STEPS, irn_panels
 from ribkit.study.study import Study
-
-ERRORS = tuple(name for name, _ in KINDS[2:])
 
 
 # ---- seeds to pseudo ground truth ---------------------------------------------------------------
@@ -29,12 +27,11 @@ def refinement_scores(study: Study) -> pd.DataFrame:
     both paired over images. Where labels hold 255, once as errors and once as background
     (difference 11).
     """
-    rows = []
     pipeline.train_affinity_models((study,))
-    methods = pipeline.refinements(study)
+    rows, (cam, rib) = [], pipeline.refinements(study)
     for stage in pipeline.available_stages(study):
-        cam, _ = both = [method.stage(stage) for method in methods]
-        for method, refined in zip(methods, both, strict=True):
+        plain = cam.stage(stage)
+        for method, refined in ((cam, plain), (rib, rib.stage(stage))):
             seed = method.stage("seed").counts
             for suffix, value in (("", "counts"), (", 255 as background", "background")):
                 counts = getattr(refined, value)
@@ -42,13 +39,11 @@ def refinement_scores(study: Study) -> pd.DataFrame:
                     continue
                 row = {"method": method.title, "stage": stage + suffix}
                 row["threshold or alpha"] = refined.threshold
-                row |= with_interval("miou", intervals.bootstrap(miou, counts))
+                row |= with_interval("miou", bootstrap(miou, counts))
                 if stage != "seed":
-                    gain = intervals.bootstrap(intervals.gain, counts, seed)
-                    row |= with_interval("over_seed", gain)
-                if refined is not cam:
-                    gain = intervals.bootstrap(intervals.gain, counts, getattr(cam, value))
-                    row |= with_interval("over_cam", gain)
+                    row |= with_interval("over_seed", bootstrap(gain, counts, seed))
+                if method is rib:
+                    row |= with_interval("over_cam", bootstrap(gain, counts, getattr(plain, value)))
                 rows.append(row | {"images": len(counts)})
     return pd.DataFrame(rows)
 
@@ -64,24 +59,19 @@ def errors(study: Study) -> pd.DataFrame:
 
 
 def error_shares(confusion: np.ndarray) -> dict[str, float]:
-    """Shares of pixels by error.
+    """Shares of pixels by error, in %.
 
-    Args:
-        confusion: ``(n, n)`` or ``(n, n + 1)``, targets in rows; the last column is 255.
-
-    Returns:
-        In % of all pixels, ``false negative``: an object's pixel taken for background; ``false
-        positive``: background taken for an object; ``wrong class``; ``ignored``: 255.
+    confusion: ``(n, n)`` or ``(n, n + 1)``, targets in rows, label 255 in the last column.
     """
     count, total = len(confusion), confusion.sum()
     objects = confusion[1:, 1:count]
-    parts = (
-        confusion[1:, 0].sum(),
-        confusion[0, 1:count].sum(),
-        objects.sum() - np.trace(objects),
-        confusion[:, count:].sum(),
-    )
-    return dict(zip(ERRORS, (100 * float(part / total) for part in parts), strict=True))
+    parts = {
+        "false negative": confusion[1:, 0].sum(),
+        "false positive": confusion[0, 1:count].sum(),
+        "wrong class": objects.sum() - np.trace(objects),
+        "ignored": confusion[:, count:].sum(),
+    }
+    return {name: 100 * float(part / total) for name, part in parts.items()}
 
 
 def training_label_quality(study: Study) -> pd.DataFrame:
@@ -93,10 +83,15 @@ def training_label_quality(study: Study) -> pd.DataFrame:
             count = len(confusion)
             labelled = confusion[:, :count].sum(axis=0)
             objects = np.trace(confusion[1:, 1:count]) / max(1, labelled[1:].sum())
-            row = {"method": method.title, "network": kind}
-            row["sure"] = 100 * labelled.sum() / confusion.sum()
-            row["right where background"] = 100 * confusion[0, 0] / max(1, labelled[0])
-            rows.append(row | {"right where object": 100 * objects})
+            rows.append(
+                {
+                    "method": method.title,
+                    "network": kind,
+                    "sure": 100 * labelled.sum() / confusion.sum(),
+                    "right where background": 100 * confusion[0, 0] / max(1, labelled[0]),
+                    "right where object": 100 * objects,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -116,15 +111,9 @@ def refined(study: Study, count: int = 2) -> Pictures:
 
 
 def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.ndarray:
-    """What a label map gets right and wrong, as colours.
+    """What a label map ``(h, w)`` gets right and wrong, as colours ``(h', w', 3)`` of `KINDS`.
 
-    Args:
-        labels: ``(h, w)``, resized to the mask.
-        mask: ``(H, W)``, the ground truth; 255 in either is ignored.
-        long_side: Pixels are left out until the picture is at most so long.
-
-    Returns:
-        ``(h', w', 3)`` uint8, colours of `style.KINDS`.
+    255 in the labels or the mask is ignored; pixels are left out to keep the long side.
     """
     predicted = resize_labels(torch.from_numpy(labels), mask.shape).numpy()
     cases = {
@@ -142,8 +131,7 @@ def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.nda
 
 def walks(study: Study, count: int = 2) -> Pictures:
     """IRN's boundaries and displacements, and RIB's maps through its walk."""
-    rib = pipeline.refinements(study)[1]
-    images = first(study.scored, count)
+    images, rib = first(study.scored, count), pipeline.refinements(study)[1]
     walk, side = WALKS[study.profile.walk], study.profile.long_side
     shown = {"model": rib.irn, "images": images, "maps": rib.maps[0][1]}
     result = study.store.run(irn_panels, **shown, walk=walk, long_side=side)
@@ -163,11 +151,9 @@ def walks(study: Study, count: int = 2) -> Pictures:
 # ---- the network --------------------------------------------------------------------------------
 @cache
 def network_scores(study: Study) -> pd.DataFrame:
-    """mIoU of the networks on the validation images.
+    """mIoU of the networks on the validation images, with intervals over images and replicas.
 
-    Averaged over replicas; intervals over images and replicas. seed_sd: standard deviation over
-    replicas. over_cam: gain over the network trained on CAM's labels, paired over images and
-    replicas.
+    over_cam: gain over the network trained on CAM's labels. seed_sd: over replicas.
     """
     rows = []
     for crf in (False, True):
@@ -176,11 +162,10 @@ def network_scores(study: Study) -> pd.DataFrame:
             counts = pipeline.network_counts(study, source, crf)
             scores = [miou(each.sum(axis=0)) for each in counts]
             row = {"trained on": source, "CRF": "with CRF" if crf else "without CRF"}
-            score = intervals.replicated(miou, [(each,) for each in counts])
-            row |= with_interval("miou", score)
+            row |= with_interval("miou", replicated(miou, [(each,) for each in counts]))
             if source != "CAM":
                 pairs = list(zip(counts, plain, strict=True))
-                row |= with_interval("over_cam", intervals.replicated(intervals.gain, pairs))
+                row |= with_interval("over_cam", replicated(gain, pairs))
             row["seed_sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
             rows.append(row | {"seeds": len(scores), "images": len(counts[0])})
     return pd.DataFrame(rows)
