@@ -8,7 +8,8 @@ from matplotlib import pyplot
 from PIL import Image
 
 from ribkit.results import claims, figures
-from ribkit.results.style import FIGURES, pack, unpack
+from ribkit.results.figures import FIGURES
+from ribkit.results.style import pack, unpack
 from ribkit.runtime.errors import InputError
 
 KEPT = Path(__file__).parent.parent / "figures"

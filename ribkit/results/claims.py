@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pandas as pd
 
-FILES = tuple(Path(__file__).with_name(f"{name}.csv") for name in ("claims", "reported"))
 VERDICTS = ("holds", "does not hold", "undecided", "not measured")
 
 
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
+def _read(name: str) -> pd.DataFrame:
+    return pd.read_csv(Path(__file__).with_name(name), dtype=str, keep_default_na=False)
 
 
-CLAIMS = tuple(_read(FILES[0]).itertuples(index=False, name="Claim"))
+CLAIMS = tuple(_read("claims.csv").itertuples(index=False, name="Claim"))
 """Each with its name, question, text and the paper's number, and what decides it: the notebook,
 and the heading and the figure there."""
 
@@ -30,7 +29,7 @@ def reported() -> pd.DataFrame:
 
     The authors' pseudo ground truth includes a CRF step that their code lacks.
     """
-    return _read(FILES[1])
+    return _read("reported.csv")
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,4 @@ def markdown(table: pd.DataFrame) -> str:
     """Any table as Markdown, for notebooks, the README and the terminal."""
     lines = ["| " + " | ".join(table.columns) + " |", "|" + " --- |" * len(table.columns)]
     lines += ["| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)]
-    return "\n".join(lines)
-
-
-def summary(claims: pd.DataFrame) -> str:
-    """The claims of `table` by verdict, a paragraph for each verdict that came out."""
-    lines = []
-    for name in VERDICTS:
-        texts = claims.loc[claims["verdict"] == name, "claim"]
-        if len(texts):
-            lines.append(f"{name.capitalize()} ({len(texts)} of {len(claims)}):")
-            lines += [f"- {text}" for text in texts]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 ``figures/<profile>/<name>.csv`` is all that ``<name>.png`` and ``<name>.pdf`` are drawn from; a
 figure made of pictures has them in ``<name>.pixels.png`` and their places there in its table.
-``figures.toml`` lists those of one of the kinds in `plots`; `special_figures` has the others.
+``figures.toml`` lists all; `plots` draws most, `special_figures` the others.
 
     python -m ribkit.results.figures
 
@@ -13,29 +13,37 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import Image
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
 
 from ribkit.results import plots, special_figures, style
-from ribkit.results.style import FIGURES, Pictures
+from ribkit.results.style import Pictures
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import atomic_write
 from ribkit.study.study import Study
 
-__all__ = ["FIGURES", "publish", "redraw", "save", "show", "special_figures"]
-
-REGISTER = Path(__file__).with_suffix(".toml")
-for name, settings in tomllib.loads(REGISTER.read_text()).items():
-    style.register(name, getattr(plots, settings.pop("kind")), **settings)
-
+FIGURES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 PIXELS = ".pixels.png"
 NO_DATE = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}
 # Photographs of VOC are nobody's to hand on
 PHOTOGRAPHS = {"growth", "samples", "refined", "walks", "predictions", "worst", "gradient_pixels"}
 UNPUBLISHED = {"voc-lite": PHOTOGRAPHS}
+
+
+def draw(name: str, content: pd.DataFrame | Pictures) -> Figure:
+    """A figure of ``figures.toml``, drawn from its table or its pictures."""
+    settings = dict(FIGURES[name])
+    kind, figsize = settings.pop("kind", None), settings.pop("figsize", None)
+    fill = getattr(plots, kind) if kind else getattr(special_figures, name)
+    with sns.axes_style("whitegrid"), mpl.rc_context(style.STYLE):
+        drawn = Figure(figsize, layout="constrained")
+        fill(drawn, content, **settings)
+    return drawn
 
 
 def save(name: str, content: pd.DataFrame | Pictures, folder: Path) -> Figure:
@@ -68,7 +76,7 @@ def redraw(path: Path) -> Figure:
         raise InputError(f"{path} belongs to no figure; the figures are {', '.join(FIGURES)}.")
     names = {"name": str, "panel": str}
     table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=names)
-    drawn = FIGURES[path.stem](_pictures(path, table) if "panel" in table else table)
+    drawn = draw(path.stem, _pictures(path, table) if "panel" in table else table)
     for suffix, metadata in NO_DATE.items():
         look = {"format": suffix[1:], "bbox_inches": "tight", "metadata": metadata}
         with atomic_write(path.with_suffix(suffix)) as partial:

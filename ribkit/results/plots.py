@@ -24,11 +24,6 @@ REGION_STYLES = {
     "irrelevant": {"color": PALETTE[7], "marker": "^"},
 }
 DIFFERENCES = ("gain", "over_cam", "beyond", "drop")  # columns with a line at zero
-PART_NAMES = {
-    "discriminative": "head (discriminative)",
-    "non-discriminative": "body (non-discriminative)",
-    "irrelevant": "outside",
-}
 
 
 def unique(values) -> list:
@@ -111,14 +106,14 @@ def layer_points(
     value: str,
     region: str,
     label: str,
+    labels: Mapping[str, str],
     joined: str,
-    suffix: str = "",
 ) -> None:
     """`points` for each layer and region; layers named ``joined`` ... are joined."""
     axis, names = drawn.subplots(), unique(table["layer"])
     table = table.assign(at=table["layer"].map(names.index))
     for name, part in table.groupby(region, sort=False):
-        points(axis, part, "at", value, label=PART_NAMES[name] + suffix, **REGION_STYLES[name])
+        points(axis, part, "at", value, label=labels[name], **REGION_STYLES[name])
         line = part[part["layer"].str.startswith(joined)]
         axis.plot(line["at"], line[value], lw=1, color=REGION_STYLES[name]["color"])
     ticks = [name.replace("own ", "own\n") for name in names]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ribkit.results import plots
 from ribkit.results.claims import VERDICTS
 from ribkit.results.plots import REGION_STYLES, right_legend, unique
-from ribkit.results.style import KINDS, PALETTE, Pictures, figure
+from ribkit.results.style import KINDS, PALETTE, Pictures
 
 GAIN = "gain over CAM (points),\nsimultaneous 95 % band"
 REGION_NAMES = {
@@ -22,7 +22,6 @@ REGION_NAMES = {
 
 
 # ---- the toy experiment: the paper's Figure 1 ----------------------------------------------------
-@figure()
 def toy_examples(drawn: Figure, pictures: Pictures) -> None:
     """Figure 1a: a 2 and an 8 without and with their shape, and their regions."""
     colours = {
@@ -40,7 +39,6 @@ def toy_examples(drawn: Figure, pictures: Pictures) -> None:
     drawn.set_size_inches(6.3, 3.8)
 
 
-@figure(6.4, 3.8)
 def toy_hgr(drawn: Figure, table: pd.DataFrame) -> None:
     """Figure 1c: HGR by layer and region, measured and in the paper."""
     axis, layers = drawn.subplots(), sorted(table["layer"].unique())
@@ -59,7 +57,6 @@ def toy_hgr(drawn: Figure, table: pd.DataFrame) -> None:
     sns.despine(drawn)
 
 
-@figure(10.5, 3.6)
 def toy_last_drop(drawn: Figure, table: pd.DataFrame) -> None:
     """HGR lost from G5 to G6, by network and by how G6 is read; a row without a mean is a gap."""
     suffix = table["condition"].map(lambda name: "" if name == "trained" else f", {name}")
@@ -82,7 +79,6 @@ def toy_last_drop(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 # ---- tuning -------------------------------------------------------------------------------------
-@figure()
 def tuning(drawn: Figure, table: pd.DataFrame) -> None:
     """mIoU on the tuning images against the learning rate, by method; the dashed line is CAM."""
     ribs = table[(table["method"] != "CAM") & (table["stage"] == "lr")]
@@ -96,7 +92,6 @@ def tuning(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 # ---- shares -------------------------------------------------------------------------------------
-@figure(6.4, 2.9)
 def coverage(drawn: Figure, table: pd.DataFrame) -> None:
     """Share of heads, bodies and all else that a map covers, by method; 95 % intervals."""
     names = {"object": "object", "head": "head\n(discriminative)"}
@@ -111,7 +106,6 @@ def coverage(drawn: Figure, table: pd.DataFrame) -> None:
     axis.legend(title=None, fontsize=7)
 
 
-@figure()
 def refinement_errors(drawn: Figure, table: pd.DataFrame) -> None:
     """What is wrong with the labels after each stage, in % of all pixels, by method."""
     methods = table.set_index("stage").groupby("method", sort=False)
@@ -123,7 +117,6 @@ def refinement_errors(drawn: Figure, table: pd.DataFrame) -> None:
     right_legend(axes[-1])
 
 
-@figure(5.2, 1.9)
 def claims(drawn: Figure, table: pd.DataFrame) -> None:
     """How many claims of each question hold, do not hold, are undecided or not measured."""
     counts = pd.crosstab(table["question"], table["verdict"])
@@ -143,7 +136,6 @@ def _stacked(axis: Axes, table: pd.DataFrame, colours: Sequence) -> None:
 
 
 # ---- ablations ----------------------------------------------------------------------------------
-@figure(7.2, 3.0)
 def poolings(drawn: Figure, table: pd.DataFrame) -> None:
     """RQ2: gain over CAM against tau, with paired bands; GAP and the maximum beside it."""
     left, right = drawn.subplots(1, 2, width_ratios=(3, 2))
@@ -158,7 +150,6 @@ def poolings(drawn: Figure, table: pd.DataFrame) -> None:
     right.set(xlabel="gain over CAM (points)")
 
 
-@figure(7.2, 4.6)
 def sensitivity(drawn: Figure, table: pd.DataFrame) -> None:
     """RQ3: gain over CAM against K, rate, margin and B, with paired bands; circled: as chosen."""
     factors = table[table["factor"] != "baseline"].groupby("factor", sort=False)
@@ -174,7 +165,6 @@ def sensitivity(drawn: Figure, table: pd.DataFrame) -> None:
         axis.set(ylabel=GAIN)
 
 
-@figure()
 def interaction(drawn: Figure, table: pd.DataFrame) -> None:
     """RQ4: what a stage adds to CAM's and to RIB's seed; and to RIB's beyond CAM's."""
     drawn.set_size_inches(7.2, 0.36 * len(table) + 0.9)
@@ -187,7 +177,6 @@ def interaction(drawn: Figure, table: pd.DataFrame) -> None:
     right.set(xlabel="on RIB beyond CAM (points),\nsimultaneous 95 % interval")
 
 
-@figure(4.6, 2.7)
 def best_of(drawn: Figure, table: pd.DataFrame) -> None:
     """Protocol: how much too good the best of n settings looks on the images it was picked on."""
     axis, tried = drawn.subplots(), table["tried"]

@@ -1,12 +1,10 @@
-"""The one style of all figures, their register, and pictures packed into one sheet."""
+"""The one style of all figures, and pictures packed into one sheet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
 Pictures = Mapping[tuple[str, str], np.ndarray]
 """(name, panel) -> ``(H, W)`` in [0, 1], or ``(H, W, 3)`` uint8."""
@@ -22,29 +20,6 @@ KINDS = (
     ("wrong class", (0, 0, 0)),
     ("ignored", (190, 190, 190)),
 )
-FIGURES: dict[str, Callable[[pd.DataFrame | Pictures], Figure]] = {}
-
-
-def register(name: str, draw: Callable[..., None], figsize=None, **settings) -> None:
-    """Register a figure: ``draw(figure, content, **settings)`` fills it, in the study's style."""
-
-    def drawn(content: pd.DataFrame | Pictures) -> Figure:
-        with sns.axes_style("whitegrid"), mpl.rc_context(STYLE):
-            figure = Figure(figsize, layout="constrained")
-            draw(figure, content, **settings)
-        return figure
-
-    FIGURES[name] = drawn
-
-
-def figure(*figsize: float) -> Callable:
-    """Register a figure under its function's name; its size in inches, unless that sets it."""
-
-    def decorate(draw: Callable[..., None]) -> Callable[..., None]:
-        register(draw.__name__, draw, figsize or None)
-        return draw
-
-    return decorate
 
 
 def pack(pictures: Pictures) -> tuple[pd.DataFrame, np.ndarray]:

@@ -74,27 +74,6 @@ def error_shares(confusion: np.ndarray) -> dict[str, float]:
     return {name: 100 * float(part / total) for name, part in parts.items()}
 
 
-def training_label_quality(study: Study) -> pd.DataFrame:
-    """What IRN and PSA learn from: what share of pixels is sure, and of these right (%)."""
-    rows = []
-    for method in pipeline.refinements(study):
-        for kind in ("IRN", "PSA"):
-            confusion = method.score(*method.training_labels(kind.lower())[0])["confusion"]
-            count = len(confusion)
-            labelled = confusion[:, :count].sum(axis=0)
-            objects = np.trace(confusion[1:, 1:count]) / max(1, labelled[1:].sum())
-            rows.append(
-                {
-                    "method": method.title,
-                    "network": kind,
-                    "sure": 100 * labelled.sum() / confusion.sum(),
-                    "right where background": 100 * confusion[0, 0] / max(1, labelled[0]),
-                    "right where object": 100 * objects,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
 def refined(study: Study, count: int = 2) -> Pictures:
     """Some scored images with each stage's labels, right and wrong."""
     pictures = {}
