@@ -26,11 +26,6 @@ REGION_STYLES = {
 DIFFERENCES = ("gain", "over_cam", "beyond", "drop")  # columns with a line at zero
 
 
-def unique(values) -> list:
-    """The different values, in order of appearance."""
-    return list(dict.fromkeys(values))
-
-
 def right_legend(axis: Axes) -> None:
     """The axis's legend, to its right."""
     axis.legend(title=None, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -61,7 +56,7 @@ def point_rows(
 
     Each value of the column ``hue`` has a colour and a marker, and its name in labels, if any.
     """
-    names = unique(table[rows])
+    names = list(table[rows].unique())
     groups = dict(list(table.groupby(hue, sort=False))) if hue else {"": table}
     for k, (kind, part) in enumerate(groups.items()):
         part = part.assign(at=part[rows].map(names.index) + 0.26 * (k - (len(groups) - 1) / 2))
@@ -110,14 +105,18 @@ def layer_points(
     joined: str,
 ) -> None:
     """`points` for each layer and region; layers named ``joined`` ... are joined."""
-    axis, names = drawn.subplots(), unique(table["layer"])
-    table = table.assign(at=table["layer"].map(names.index))
-    for name, part in table.groupby(region, sort=False):
+    axis, names = drawn.subplots(), list(table["layer"].unique())
+    for k, (name, part) in enumerate(table.groupby(region, sort=False)):
+        part = part.assign(at=part["layer"].map(names.index) + 0.06 * (k - 1))
         points(axis, part, "at", value, label=labels[name], **REGION_STYLES[name])
         line = part[part["layer"].str.startswith(joined)]
         axis.plot(line["at"], line[value], lw=1, color=REGION_STYLES[name]["color"])
+        if "paper" in table:
+            axis.plot(part["at"], part["paper"], "--", alpha=0.6, mfc="none", **REGION_STYLES[name])
+    if "paper" in table:
+        axis.plot([], [], "--", color="black", alpha=0.6, label="the paper's figure")
     ticks = [name.replace("own ", "own\n") for name in names]
-    axis.set(xticks=range(len(names)), xticklabels=ticks, ylim=(0, 1), ylabel=label)
+    axis.set(xticks=range(len(names)), xticklabels=ticks, ylim=(-0.03, 1.03), ylabel=label)
     right_legend(axis)
 
 
@@ -149,7 +148,7 @@ def lines(
     parts = dict(list(table.groupby(panels, sort=False))) if panels else {"": table}
     drawn.set_size_inches(size[0] * len(parts), size[1])
     every = drawn.subplots(1, len(parts), squeeze=False)[0]
-    style = {"palette": dict(zip(unique(table[hue]), cycle(PALETTE), strict=False))} | style
+    style = {"palette": dict(zip(table[hue].unique(), cycle(PALETTE), strict=False))} | style
     for one, (name, part) in zip(every, parts.items(), strict=True):
         sns.lineplot(part, hue=hue, style=hue, estimator=None, ax=one, **style)
         one.legend(title=title, fontsize=7)
@@ -171,8 +170,8 @@ def gallery(
     outline: a panel that is drawn as a white outline over the others. bar: label of the colour bar,
     if any. judged: add a legend of what label maps get right and wrong.
     """
-    names = unique(name for name, _ in pictures)
-    panels = unique(panel for _, panel in pictures if panel != outline)
+    names = list(dict.fromkeys(name for name, _ in pictures))
+    panels = list(dict.fromkeys(panel for _, panel in pictures if panel != outline))
     shapes = [pictures[name, panels[0]].shape for name in names]
     heights = [shape[0] / shape[1] for shape in shapes]
     width = min(1.35, 9.5 / len(panels))

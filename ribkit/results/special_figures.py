@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ribkit.results import plots
 from ribkit.results.claims import VERDICTS
-from ribkit.results.plots import REGION_STYLES, right_legend, unique
+from ribkit.results.plots import REGION_STYLES, right_legend
 from ribkit.results.style import KINDS, PALETTE, Pictures
 
 GAIN = "gain over CAM (points),\nsimultaneous 95 % band"
@@ -40,21 +40,12 @@ def toy_examples(drawn: Figure, pictures: Pictures) -> None:
 
 
 def toy_hgr(drawn: Figure, table: pd.DataFrame) -> None:
-    """Figure 1c: HGR by layer and region, measured and in the paper."""
-    axis, layers = drawn.subplots(), sorted(table["layer"].unique())
-    table = table.rename(columns={"low": "mean_low", "high": "mean_high"}).sort_values("layer")
-    for shift, (region, look) in zip((-0.06, 0.0, 0.06), REGION_STYLES.items(), strict=True):
-        part = table[table["region"] == region]
-        part = part.assign(at=part["layer"] + shift)
-        named = look | {"label": REGION_NAMES[region], "ls": "-", "lw": 1.5, "capsize": 3}
-        plots.points(axis, part, "at", "mean", **named)
-        axis.plot(part["at"], part["paper"], ls="--", alpha=0.6, fillstyle="none", ms=5, **look)
-    axis.plot([], [], color="black", label="measured, 95 % over seeds")
-    axis.plot([], [], color="black", ls="--", alpha=0.6, label="the paper's figure")
-    drawn.legend(loc="outside right upper", frameon=False, fontsize=8)
-    axis.set(xticks=layers, xticklabels=[f"G{k}" for k in layers], ylim=(-0.03, 1.12))
-    axis.set(xlabel="gradient map of layer", ylabel="HGR (share of pixels with a high gradient)")
-    sns.despine(drawn)
+    """Figure 1c: HGR by layer and region, measured (95 % intervals over seeds) and in the paper."""
+    table = table.rename(columns={"low": "mean_low", "high": "mean_high"})
+    table = table.assign(layer="G" + table["layer"].astype(str))
+    label = "HGR (share of pixels with a high gradient)"
+    plots.layer_points(drawn, table, "mean", "region", label, REGION_NAMES, joined="G")
+    drawn.axes[0].set(xlabel="gradient map of layer")
 
 
 def toy_last_drop(drawn: Figure, table: pd.DataFrame) -> None:
@@ -68,8 +59,8 @@ def toy_last_drop(drawn: Figure, table: pd.DataFrame) -> None:
     for axis, (output, when) in zip(axes, readings, strict=True):
         part = table[(table["output"] == output) & (table["reading"] == when)]
         plots.point_rows(axis, part, "drop", "network", "region", REGION_NAMES)
-        for name in unique(part.loc[part["drop"].isna(), "network"]):
-            at = unique(part["network"]).index(name)
+        for name in part.loc[part["drop"].isna(), "network"].unique():
+            at = list(part["network"].unique()).index(name)
             axis.text(0.02, at, "constant sum, no gradient", fontsize=7, va="center")
         what = "sum of outputs" if output == "sum" else "own class"
         axis.set_title(f"{what},\n{when} the last activation")
@@ -84,7 +75,7 @@ def tuning(drawn: Figure, table: pd.DataFrame) -> None:
     ribs = table[(table["method"] != "CAM") & (table["stage"] == "lr")]
     names = {"xlabel": "learning rate of the adaptation", "ylabel": "tuning mIoU (%)"}
     look = {"x": "lr", "y": "miou", "markers": True, "dashes": False}
-    look["palette"] = dict(zip(unique(table["method"]), PALETTE, strict=False))
+    look["palette"] = dict(zip(table["method"].unique(), PALETTE, strict=False))
     plots.lines(drawn, ribs, "method", names | {"xscale": "log"}, **look)
     cam = table.loc[table["method"] == "CAM", "miou"].max()
     drawn.axes[0].axhline(cam, color="black", ls="--", label="CAM")

@@ -5,6 +5,7 @@ computed once in each process: they are read, and never changed.
 """
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,31 +18,16 @@ from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
 from ribkit.study.study import CAM, METHODS, RIB, RIBS, Method, Study
 
-NAMES = ("method", "stage", "trained on", "CRF", "factor", "difference", "value", "against")
-COLUMNS = {name: (name, "") for name in (*NAMES, "threshold chosen")} | {
-    "threshold": ("threshold", ".2f"),
-    "images": ("images", ""),
-    "seeds": ("seeds", ""),
-    "miou": ("mIoU (%)", ".1f"),
-    "gain": ("gain (points)", "+.1f"),
-    "over_seed": ("gain over the seed", "+.1f"),
-    "over_cam": ("gain over CAM", "+.1f"),
-    "seed_sd": ("sd over seeds", ".1f"),
-    "cover head": ("cover head (%)", ".0f"),
-    "cover body": ("cover body (%)", ".0f"),
-    "HGR head": ("HGR head (%)", ".0f"),
-    "HGR body": ("HGR body (%)", ".0f"),
-}
-"""What `readable` shows of a table, in this order: heading and format."""
+COLUMNS = pd.read_csv(Path(__file__).with_name("columns.csv"), keep_default_na=False)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of scores as text: the columns of `COLUMNS` that it has, rounded, with intervals."""
+    """A table of scores as text: those of ``columns.csv`` that it has, rounded, with intervals."""
     rows = table.to_dict("records")
     return pd.DataFrame(
         {
             heading: [_text(row, column, form) for row in rows]
-            for column, (heading, form) in COLUMNS.items()
+            for column, heading, form in COLUMNS.itertuples(index=False)
             if column in table
         }
     )
@@ -92,13 +78,11 @@ def replicas(study: Study) -> pd.DataFrame:
 
 def coverage(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataFrame:
     """Shares of objects (of heads and bodies) and of all else that maps cover, by image."""
-    tables = []
-    for method in methods:
-        shares = study.coverage(method).drop(columns="class")
-        means = shares.groupby("image", sort=False, as_index=False).mean()
-        means.insert(1, "method", method.title)
-        tables.append(means)
-    return pd.concat(tables)
+    covered = {
+        m.title: study.coverage(m).drop(columns="class").groupby("image", sort=False).mean()
+        for m in methods
+    }
+    return pd.concat(covered, names=["method"]).swaplevel().reset_index()
 
 
 # ---- pictures -----------------------------------------------------------------------------------

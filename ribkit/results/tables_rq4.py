@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ribkit.data.images import ImageSet
 from ribkit.data.views import resize_labels
 from ribkit.evaluation.intervals import bootstrap, gain, replicated
 from ribkit.evaluation.miou import miou
 from ribkit.refinement.random_walk import WALKS
 from ribkit.results.style import KINDS, Pictures
 from ribkit.results.tables import first, shrunk, title_of, with_interval
+from ribkit.runtime.store import Result
 from ribkit.study import pipeline
 from ribkit.study.panels import WALK_LOG2_STEPS, irn_panels
 from ribkit.study.study import Study
@@ -76,16 +78,21 @@ def error_shares(confusion: np.ndarray) -> dict[str, float]:
 
 def refined(study: Study, count: int = 2) -> Pictures:
     """Some scored images with each stage's labels, right and wrong."""
-    pictures = {}
+    images, pictures = first(study.scored, count), {}
     for method in pipeline.refinements(study):
-        labels = {
-            s: method.stage(s).labels.arrays("labels") for s in pipeline.available_stages(study)
-        }
-        for image in first(study.scored, count):
-            title, mask = f"{method.title}, {image.name}", image.mask()
-            pictures[title, "image"] = shrunk(image.pixels(), 128)
-            for stage, maps in labels.items():
-                pictures[title, stage] = judged(maps[image.name], mask)
+        titles = [f"{method.title}, {name}" for name in images.ids]
+        labels = {s: method.stage(s).labels for s in pipeline.available_stages(study)}
+        pictures |= _judged(images, titles, labels, "labels")
+    return pictures
+
+
+def _judged(images: ImageSet, titles: list, labels: dict[str, Result], value: str) -> Pictures:
+    """Images, and beside each what stored label maps get right and wrong, a panel for each."""
+    pictures = {}
+    for title, image in zip(titles, images, strict=True):
+        pictures[title, "image"] = shrunk(image.pixels(), 128)
+        for panel, result in labels.items():
+            pictures[title, panel] = judged(result.arrays(value)[image.name], image.mask())
     return pictures
 
 
@@ -152,16 +159,9 @@ def network_scores(study: Study) -> pd.DataFrame:
 
 def predictions(study: Study, indices: Sequence[int] = (0, 1, 2)) -> Pictures:
     """Validation images and the predictions of each network, first seed, right and wrong."""
-    images, pictures = study.validation, {}
-    labels = {
-        s: pipeline.network_labels(study, s).arrays("refined") for s in pipeline.sources(study)
-    }
-    for image in images.take([i for i in indices if i < len(images)]):
-        title, mask = title_of(image, " "), image.mask()
-        pictures[title, "image"] = shrunk(image.pixels(), 128)
-        for source, maps in labels.items():
-            pictures[title, source] = judged(maps[image.name], mask)
-    return pictures
+    images = study.validation.take([i for i in indices if i < len(study.validation)])
+    labels = {s: pipeline.network_labels(study, s) for s in pipeline.sources(study)}
+    return _judged(images, [title_of(image, " ") for image in images], labels, "refined")
 
 
 def worst(study: Study, count: int = 3) -> Pictures:
