@@ -168,7 +168,7 @@ def test_each_claim_is_decided_by_a_heading_and_a_figure_that_exist():
 
 
 def test_reported_numbers_say_where_they_come_from():
-    table = claims.reported()
+    table = claims.REPORTED
     numbers = [n for n in table.iloc[:, 1:].to_numpy().ravel() if n]
     assert len(table) == 6
     assert len(numbers) == 18
@@ -198,7 +198,7 @@ def test_our_row_names_its_setting(monkeypatch):
     monkeypatch.setattr(tables_rq4, "refinement_scores", lambda study: pd.DataFrame(stages))
     monkeypatch.setattr(tables_rq4, "network_scores", lambda study: pd.DataFrame(nets))
     table = report.headline(Study("mini", "", {"score_images": 4}))
-    assert set(table.columns) == set(claims.reported().columns)
+    assert set(table.columns) == set(claims.REPORTED.columns)
     assert table["method"].str.contains("mini, 4 images, 8 classes").all()
     assert table.loc[1, "seed, train"] == "50.0"
 

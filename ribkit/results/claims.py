@@ -22,14 +22,9 @@ def _read(name: str) -> pd.DataFrame:
 CLAIMS = tuple(_read("claims.csv").itertuples(index=False, name="Claim"))
 """Each with its name, question, text and the paper's number, and what decides it: the notebook,
 and the heading and the figure there."""
-
-
-def reported() -> pd.DataFrame:
-    """What was reported on VOC 2012 with 20 classes and a ResNet-50, a row for each method.
-
-    The authors' pseudo ground truth includes a CRF step that their code lacks.
-    """
-    return _read("reported.csv")
+REPORTED = _read("reported.csv")
+"""What was reported on VOC 2012 with 20 classes and a ResNet-50. The authors' pseudo ground truth
+includes a CRF step that their code lacks."""
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ MEASURED = (
 
 # ---- the report ---------------------------------------------------------------------------------
 def headline(study: Study) -> pd.DataFrame:
-    """This run's numbers in the columns of `claims.reported`; its setting in every row's name."""
+    """This run's numbers in the columns of `claims.REPORTED`; its setting in every row's name."""
     setting = (
         f"{study.profile.name}, {len(study.scored)} images, {len(study.scored.classes)} classes"
     )
@@ -185,4 +185,4 @@ def headline(study: Study) -> pd.DataFrame:
     for source, title in (("RIB + saliency",) * 2, ("ground truth", "true masks, the ceiling")):
         if source in networks:
             rows.append([f"{title} ({setting})", "", "", "", networks[source]])
-    return pd.DataFrame(rows, columns=claims.reported().columns)
+    return pd.DataFrame(rows, columns=claims.REPORTED.columns)

@@ -68,12 +68,12 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataF
 @cache
 def replicas(study: Study) -> pd.DataFrame:
     """Seed mIoU (held out) of CAM, RIB with GAP and RIB, by training seed."""
-    rows = []
-    for replica in study.replicas:
-        for method in (CAM, RIBS[2], RIB):
-            score = miou(replica.seed(method).at("held-out").sum(axis=0))
-            rows.append({"method": method.title, "seed": replica.training_seed, "miou": score})
-    return pd.DataFrame(rows)
+    rows = [
+        (method.title, one.training_seed, miou(one.seed(method).at("held-out").sum(axis=0)))
+        for one in study.replicas
+        for method in (CAM, RIBS[2], RIB)
+    ]
+    return pd.DataFrame(rows, columns=["method", "seed", "miou"])
 
 
 def coverage(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataFrame:

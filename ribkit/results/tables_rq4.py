@@ -90,9 +90,9 @@ def _judged(images: ImageSet, titles: list, labels: dict[str, Result], value: st
     """Images, and beside each what stored label maps get right and wrong, a panel for each."""
     pictures = {}
     for title, image in zip(titles, images, strict=True):
-        pictures[title, "image"] = shrunk(image.pixels(), 128)
+        pictures[title, "image"], mask = shrunk(image.pixels(), 128), image.mask()
         for panel, result in labels.items():
-            pictures[title, panel] = judged(result.arrays(value)[image.name], image.mask())
+            pictures[title, panel] = judged(result.arrays(value)[image.name], mask)
     return pictures
 
 
@@ -102,14 +102,10 @@ def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.nda
     255 in the labels or the mask is ignored; pixels are left out to keep the long side.
     """
     predicted = resize_labels(torch.from_numpy(labels), mask.shape).numpy()
-    cases = {
-        5: (mask == 255) | (predicted == 255),
-        0: (mask == 0) & (predicted == 0),
-        1: mask == predicted,
-        2: predicted == 0,
-        3: mask == 0,
-    }
-    kinds = np.select(list(cases.values()), list(cases), 4)
+    ignored = (mask == 255) | (predicted == 255)
+    background = (mask == 0) & (predicted == 0)
+    cases = [ignored, background, mask == predicted, predicted == 0, mask == 0]
+    kinds = np.select(cases, [5, 0, 1, 2, 3], 4)
     colours = np.array([colour for _, colour in KINDS], np.uint8)
     step = max(1, -(-max(mask.shape) // long_side))
     return colours[kinds[::step, ::step]]
