@@ -31,9 +31,9 @@ def right_legend(axis: Axes) -> None:
     axis.legend(title=None, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def colour_legend(drawn: Figure, colours: Mapping[str, tuple[int, ...]]) -> None:
-    """A legend below the figure: name -> colour, 0 to 255."""
-    patches = [Patch(fc=np.array(c) / 255, ec="0.5", label=name) for name, c in colours.items()]
+def colour_legend(drawn: Figure, colours: Mapping[str, Sequence[float]]) -> None:
+    """A legend below the figure: name -> colour, 0 to 1."""
+    patches = [Patch(fc=colour, ec="0.5", label=name) for name, colour in colours.items()]
     drawn.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=7)
 
 
@@ -184,7 +184,8 @@ def gallery(
             if (name, panel) not in pictures:
                 axis.set_axis_off()
                 continue
-            picture, colours = pictures[name, panel], "gray" if panel == "image" else "viridis"
+            picture = pictures[name, panel]
+            colours = "gray" if "image" in (name, panel) else "viridis"
             shown = axis.imshow(picture, cmap=colours, vmin=0, vmax=1, aspect="auto")
             if picture.ndim == 2 and (name, outline) in pictures:
                 axis.contour(pictures[name, outline], [0.5], colors="white", linewidths=0.8)
@@ -194,4 +195,4 @@ def gallery(
     if bar:
         drawn.colorbar(shown, ax=axes, label=bar, shrink=0.8, pad=0.01, aspect=25)
     if judged:
-        colour_legend(drawn, dict(KINDS))
+        colour_legend(drawn, {name: np.array(colour) / 255 for name, colour in KINDS})

@@ -1,6 +1,6 @@
 """The figures that need code of their own, each drawn from its table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,16 +24,12 @@ REGION_NAMES = {
 # ---- the toy experiment: the paper's Figure 1 ----------------------------------------------------
 def toy_examples(drawn: Figure, pictures: Pictures) -> None:
     """Figure 1a: a 2 and an 8 without and with their shape, and their regions."""
-    colours = {
-        name: tuple(round(255 * part) for part in REGION_STYLES[region]["color"])
-        for region, name in REGION_NAMES.items()
-    }
-    shown = {
-        ("image", name): np.stack([pictures[name, "image"]] * 3, axis=-1) for name, _ in pictures
-    }
-    for name, _ in pictures:
-        kinds = np.rint(2 * pictures[name, "region"]).astype(int)
-        shown["regions", name] = np.array(list(colours.values()), np.uint8)[kinds]
+    colours = {name: REGION_STYLES[region]["color"] for region, name in REGION_NAMES.items()}
+    shown = {}
+    for name in dict.fromkeys(name for name, _ in pictures):
+        regions = np.rint(2 * pictures[name, "region"]).astype(int)
+        shown["image", name] = pictures[name, "image"]
+        shown["regions", name] = np.array(list(colours.values()))[regions]
     plots.gallery(drawn, shown, bar="")
     plots.colour_legend(drawn, colours)
     drawn.set_size_inches(6.3, 3.8)
@@ -83,11 +79,9 @@ def tuning(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 # ---- shares -------------------------------------------------------------------------------------
-def coverage(drawn: Figure, table: pd.DataFrame) -> None:
+def coverage(drawn: Figure, table: pd.DataFrame, labels: Mapping[str, str]) -> None:
     """Share of heads, bodies and all else that a map covers, by method; 95 % intervals."""
-    names = {"object": "object", "head": "head\n(discriminative)"}
-    names |= {"body": "body\n(non-discriminative)", "outside": "off the object"}
-    shares = table.set_index(["method", "image"]).rename(columns=names).mul(100)
+    shares = table.set_index(["method", "image"]).rename(columns=labels).mul(100)
     axis = sns.barplot(
         shares.melt(ignore_index=False).reset_index(), x="variable", y="value", hue="method",
         palette=PALETTE[: table["method"].nunique()], errorbar=("ci", 95), seed=0,

@@ -28,17 +28,14 @@ def pack(pictures: Pictures) -> tuple[pd.DataFrame, np.ndarray]:
     Maps are kept to 1/255. The table has each picture's name, panel and place in pixels, and
     whether it has colours; the sheet is ``(H, W, 3)`` uint8.
     """
-    rows, left, top, bottom, previous = [], 0, 0, 0, None
-    for (name, panel), picture in pictures.items():
-        if name != previous:
-            left, top, previous = 0, bottom, name
-        height, width = picture.shape[:2]
-        row = {"name": name, "panel": panel, "left": left, "top": top, "width": width}
-        rows.append(row | {"height": height, "colour": picture.ndim == 3})
-        left, bottom = left + width, max(bottom, top + height)
-    table = pd.DataFrame(rows)
-    sheet = np.zeros((bottom, (table["left"] + table["width"]).max(), 3), np.uint8)
-    for row, picture in zip(rows, pictures.values(), strict=True):
+    rows = [(*key, *p.shape[1::-1], p.ndim == 3) for key, p in pictures.items()]
+    table = pd.DataFrame(rows, columns=["name", "panel", "width", "height", "colour"])
+    strip = (table["name"] != table["name"].shift()).cumsum()
+    heights = table.groupby(strip)["height"].max()
+    table.insert(2, "left", table.groupby(strip)["width"].cumsum() - table["width"])
+    table.insert(3, "top", strip.map(heights.cumsum() - heights))
+    sheet = np.zeros((heights.sum(), (table["left"] + table["width"]).max(), 3), np.uint8)
+    for row, picture in zip(table.to_dict("records"), pictures.values(), strict=True):
         if picture.ndim == 2:
             picture = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)[..., None]
         _part(sheet, row)[:] = picture
