@@ -1,12 +1,8 @@
-"""Every figure of the study: a function from one small table to a matplotlib Figure, in one style.
+"""Every figure of the study is drawn from one small table, in one style.
 
 ``figures/<profile>/<name>.csv`` is all that ``<name>.png`` and ``<name>.pdf`` are drawn from; a
 figure made of pictures has them in ``<name>.pixels.png`` and their places there in its table.
-``figures.toml`` lists all; `plots` draws most, `special_figures` the others.
-
-    python -m ribkit.results.figures
-
-redraws all of them.
+``figures.toml`` lists all. ``python -m ribkit.results.figures`` redraws them.
 """
 
 import shutil

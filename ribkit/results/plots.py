@@ -147,14 +147,14 @@ def lines(
     """
     parts = dict(list(table.groupby(panels, sort=False))) if panels else {"": table}
     drawn.set_size_inches(size[0] * len(parts), size[1])
-    every = drawn.subplots(1, len(parts), squeeze=False)[0]
+    axes = drawn.subplots(1, len(parts), squeeze=False)[0]
     style = {"palette": dict(zip(table[hue].unique(), cycle(PALETTE), strict=False))} | style
-    for one, (name, part) in zip(every, parts.items(), strict=True):
-        sns.lineplot(part, hue=hue, style=hue, estimator=None, ax=one, **style)
-        one.legend(title=title, fontsize=7)
-        one.set(title=name, **axis)
+    for panel, (name, part) in zip(axes, parts.items(), strict=True):
+        sns.lineplot(part, hue=hue, style=hue, estimator=None, ax=panel, **style)
+        panel.legend(title=title, fontsize=7)
+        panel.set(title=name, **axis)
         if from_zero:
-            one.set_ylim(0)
+            panel.set_ylim(0)
 
 
 # ---- pictures -----------------------------------------------------------------------------------
