@@ -35,7 +35,8 @@ figures: .venv/.installed  ## redraw every figure from the table, and pictures, 
 	$(PY) -m ribkit.results.figures
 
 report: reproduce  ## write the study's last notebook to build/report.html
-	$(PY) -m ribkit.results.report "build/$$PROFILE/07_report.ipynb" build/report.html
+	$(PY) -m nbconvert --to html --template-file notebooks/report.html.j2 --embed-images --no-prompt \
+		--output-dir build --output report "build/$$PROFILE/07_report.ipynb"
 	@echo "The report is in build/report.html."
 
 bench: .venv/.installed  ## run every benchmark in benchmarks/; ratios to build/bench.json

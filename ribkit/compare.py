@@ -51,7 +51,7 @@ class Comparison:
 
     def figure(self) -> Figure:
         """Photograph, CAM and RIB side by side, a row for each image and class."""
-        return figures.FIGURES["photographs"](self.pictures())
+        return figures.draw("photographs", self.pictures())
 
 
 def compare(

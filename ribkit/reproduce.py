@@ -51,7 +51,8 @@ def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     """Hash what an executed notebook is made of."""
     modules = ("results.report", "results.figures", "data.export")  # all that a notebook imports
     code = [code_hash(f"ribkit.{name}") for name in modules]
-    code += [file.read_text() for file in claims.FILES]
+    tables = [file for file in (ROOT / "ribkit").rglob("*") if file.suffix in (".csv", ".toml")]
+    code += [file.read_text() for file in sorted(tables)]
     return checksum(
         [notebooks.cells(source), parameters, code, study.inputs(), str(device.device().type)]
     )

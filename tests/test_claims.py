@@ -77,12 +77,3 @@ def test_the_table_as_markdown_has_a_line_for_each_claim():
     columns = lines[0].count("|")
     assert {line.count("|") for line in lines} == {columns}
     assert any("+1.50 points (+1.00 to +2.00)" in line and "| holds |" in line for line in lines)
-
-
-def test_the_summary_lists_every_claim_once_under_its_verdict():
-    found = table({"rib-seed": measured(1, 2), "gndrp-seed": measured(-2, -1)})
-    words = claims.summary(found)
-    for claim in CLAIMS:
-        assert words.count(f"- {claim.text}\n") + words.endswith(f"- {claim.text}") == 1
-    assert words.startswith(f"Holds (1 of {len(CLAIMS)}):")
-    assert "Undecided" not in words

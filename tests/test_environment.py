@@ -214,6 +214,7 @@ USED = {
     ),
     "ipykernel": ("ribkit/runtime/notebooks.py", 'kernel_name="python3"'),
     "jupyterlab": ("Makefile", "-m jupyterlab notebooks"),
+    "nbconvert": ("Makefile", "-m nbconvert --to html"),
     "nbval": ("Makefile", "-m pytest --nbval notebooks"),
     "onnxruntime": ("ribkit/refinement/saliency.py", 'import_module("onnxruntime")'),
     "ray": ("tests/test_parallel.py", 'importorskip("ray")'),

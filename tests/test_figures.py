@@ -8,7 +8,8 @@ from matplotlib import pyplot
 from PIL import Image
 
 from ribkit.results import claims, figures
-from ribkit.results.style import FIGURES, pack, unpack
+from ribkit.results.figures import FIGURES
+from ribkit.results.style import pack, unpack
 from ribkit.runtime.errors import InputError
 
 KEPT = Path(__file__).parent.parent / "figures"
@@ -253,7 +254,7 @@ def test_a_figure_is_drawn_from_its_table_and_nothing_else(name, tmp_path):
         warnings.simplefilter("error")  # a warning would end up in a notebook
         drawn = figures.save(name, TABLES[name](), tmp_path / "new")
     assert drawn.axes
-    files = [tmp_path / "new" / f"{name}{suffix}" for suffix in figures.SUFFIXES]
+    files = [tmp_path / "new" / f"{name}{suffix}" for suffix in figures.NO_DATE]
     beside = {path.name for path in (tmp_path / "new").iterdir()} - {file.name for file in files}
     pixels = set() if isinstance(TABLES[name](), pd.DataFrame) else {f"{name}.pixels.png"}
     assert beside == {f"{name}.csv"} | pixels
@@ -359,7 +360,7 @@ def test_every_kept_figure_has_its_table_and_every_table_its_figure():
     assert {path.name for path in tables} <= set(FIGURES)
     kept = set(KEPT.glob("*/*"))
     galleries = {path for path in tables if "panel" in path.with_suffix(".csv").open().readline()}
-    suffixes = (".csv", *figures.SUFFIXES)
+    suffixes = (".csv", *figures.NO_DATE)
     expected = {path.with_suffix(suffix) for path in tables for suffix in suffixes}
     assert kept == expected | {path.with_suffix(figures.PIXELS) for path in galleries}
     for profile, hidden in figures.UNPUBLISHED.items():

@@ -350,6 +350,10 @@ def test_what_a_notebook_is_made_of_decides_whether_it_runs(study, tmp_path, mon
     study.scored = scenes.generate(0, 2, size=48)
     monkeypatch.setattr(reproduce, "code_hash", lambda module: "changed")
     assert key() != first
+    without = key()
+    (tmp_path / "ribkit").mkdir()
+    (tmp_path / "ribkit" / "figures.toml").write_text("[growth]")
+    assert key() != without  # a table beside the code counts as code does
 
 
 @pytest.mark.parametrize("content", ["", "not json", "{}", "[]"])

@@ -214,7 +214,7 @@ CODE = {
         "evaluation/intervals", "[2.5, 97.5]", "[5, 95]", {"notebooks"}, ALL - {"notebooks"},
     ),
     "a figure": (
-        "results/special_figures", "capsize=3", "capsize=4", {"notebooks"}, ALL - {"notebooks"},
+        "results/special_figures", "ms=11", "ms=12", {"notebooks"}, ALL - {"notebooks"},
     ),
     "words of the runtime": (
         "runtime/store", "is damaged or missing; it is made anew.", "is torn; it is made anew.",

@@ -67,7 +67,7 @@ def test_the_curves_hold_the_chosen_setting_once(study):
         assert own.loc[own["chosen"], "x"].tolist() == [x]
     assert table.loc[table["chosen"] & (table["factor"] == "margin"), "x"].tolist() == [0]
     assert table["factor"].iloc[0] == "baseline"
-    figures.FIGURES["sensitivity"](table)
+    figures.draw("sensitivity", table)
 
 
 def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
@@ -95,7 +95,7 @@ def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
     assert against["3 classes"].tolist() == against["7 momentum"].unique().tolist() == ["paper"]
     rows = table[table["difference"].str.match("[1-8] ")]
     assert rows["gain"].abs().max() == 0  # fabricated alike
-    figures.FIGURES["ledger"](table)
+    figures.draw("ledger", table)
 
 
 def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):

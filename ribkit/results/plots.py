@@ -1,10 +1,11 @@
-"""The kinds of figure: points with intervals, curves with bands, stacked bars, galleries.
+"""The kinds of figure: points with intervals, curves, galleries; and what special figures share.
 
 All are told the columns to draw. An interval of the column ``gain`` stands in ``gain_low`` and
 ``gain_high``.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ribkit.results.style import PALETTE, Pictures
+from ribkit.results.style import KINDS, PALETTE, Pictures
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = "os^DvP"
@@ -22,16 +23,7 @@ REGION_STYLES = {
     "non-discriminative": {"color": PALETTE[1], "marker": "s"},
     "irrelevant": {"color": PALETTE[7], "marker": "^"},
 }
-PART_NAMES = {
-    "discriminative": "head (discriminative)",
-    "non-discriminative": "body (non-discriminative)",
-    "irrelevant": "outside",
-}
-
-
-def unique(values) -> list:
-    """The different values, in order of appearance."""
-    return list(dict.fromkeys(values))
+DIFFERENCES = ("gain", "over_cam", "beyond", "drop")  # columns with a line at zero
 
 
 def right_legend(axis: Axes) -> None:
@@ -39,112 +31,97 @@ def right_legend(axis: Axes) -> None:
     axis.legend(title=None, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def name_rows(axis: Axes, names: Sequence[str]) -> None:
-    """Row names at the y-axis, the first on top."""
+def colour_legend(drawn: Figure, colours: Mapping[str, Sequence[float]]) -> None:
+    """A legend below the figure: name -> colour, 0 to 1."""
+    patches = [Patch(fc=colour, ec="0.5", label=name) for name, colour in colours.items()]
+    drawn.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=7)
+
+
+# ---- points with intervals ----------------------------------------------------------------------
+def points(axis: Axes, table: pd.DataFrame, x: str, y: str, **style) -> None:
+    """Points, a row of the table each, with those intervals along x and y that the table has."""
+    errors = {}
+    for key, value in (("xerr", x), ("yerr", y)):
+        if f"{value}_low" in table:
+            ends = table[[f"{value}_low", f"{value}_high"]].sub(table[value], axis=0)
+            errors[key] = ends.abs().to_numpy().T
+    style = {"ls": "none", "capsize": 2, "markersize": 5, "lw": 1} | style
+    axis.errorbar(table[x], table[y], **errors, **style)
+
+
+def point_rows(
+    axis: Axes, table: pd.DataFrame, value: str, rows: str, hue: str = "", labels=None, **style
+) -> None:
+    """`points`, a row for each value of the column ``rows``, the first on top.
+
+    Each value of the column ``hue`` has a colour and a marker, and its name in labels, if any.
+    """
+    names = list(table[rows].unique())
+    groups = dict(list(table.groupby(hue, sort=False))) if hue else {"": table}
+    for k, (kind, part) in enumerate(groups.items()):
+        part = part.assign(at=part[rows].map(names.index) + 0.26 * (k - (len(groups) - 1) / 2))
+        look = {"color": PALETTE[k], "marker": MARKERS[k]} | style
+        points(axis, part, value, "at", label=(labels or {}).get(kind, kind), **look)
+    if value in DIFFERENCES:
+        axis.axvline(0, color="black", lw=1)
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
 
-def points(axis: Axes, table: pd.DataFrame, value: str, at, upright=False, **style) -> None:
-    """Points with their intervals, where the table has any.
-
-    Args:
-        axis: Where to draw.
-        table: Has the column value, and may have value_low and value_high.
-        value: What is drawn along the x-axis.
-        at: Positions along the other axis.
-        upright: Draw the value along the y-axis instead.
-        style: For matplotlib's ``errorbar``.
-    """
-    error = None
-    if f"{value}_low" in table:
-        ends = (table[value] - table[f"{value}_low"], table[f"{value}_high"] - table[value])
-        error = np.abs(ends)
-    style = {"ls": "none", "capsize": 2, "markersize": 5, "lw": 1} | style
-    if upright:
-        axis.errorbar(at, table[value], yerr=error, **style)
-    else:
-        axis.errorbar(table[value], at, xerr=error, **style)
-
-
-def gains(axis: Axes, table: pd.DataFrame, value: str, names, label: str, **style) -> None:
-    """`points`, a row of the table on each line, and a line at no gain."""
-    points(axis, table, value, range(len(table)), **{"color": PALETTE[0], "marker": "o"} | style)
-    name_rows(axis, list(names))
-    axis.axvline(0, color="black", lw=1)
-    axis.set(xlabel=label)
-
-
-def gain_rows(table: pd.DataFrame, rows: Sequence[str], label: str, size: Sequence) -> Figure:
-    """A figure of `gains`: one for each row, named by the columns ``rows``."""
-    drawn = Figure((size[0], size[1] * len(table) + size[2]), layout="constrained")
-    gains(drawn.subplots(), table, "gain", table[list(rows)].agg(": ".join, axis=1), label)
-    return drawn
-
-
 def grouped_points(
+    drawn: Figure,
     table: pd.DataFrame,
-    rows: str,
-    hue: str,
+    rows: Sequence[str],
     values: Mapping[str, str],
     size: Sequence[float],
+    hue: str = "",
     labels: Mapping[str, str] | None = None,
     widths: Sequence[float] | None = None,
-) -> Figure:
-    """A figure of `points`, side by side for each value.
+) -> None:
+    """`point_rows`, side by side for each value: column -> label of its axis.
 
-    Args:
-        table: Has the columns named below.
-        rows: Column whose values are the rows.
-        hue: Column whose values get a colour and a marker each.
-        values: Column to draw -> label of its axis; a gain has a line at zero.
-        size: Width of the figure, height of a row and height of all else, in inches.
-        labels: Value of ``hue`` -> name in the legend, where they differ.
-        widths: Of the axes, relative to each other.
-
-    Returns:
-        The figure.
+    The columns rows name the rows together; size: width, height of a row and of all else (inches).
     """
-    names, hues = unique(table[rows]), unique(table[hue])
-    drawn = Figure((size[0], size[1] * len(names) + size[2]), layout="constrained")
+    table = table.assign(row=table[rows].agg(": ".join, axis=1))
+    drawn.set_size_inches(size[0], size[1] * table["row"].nunique() + size[2])
     axes = drawn.subplots(1, len(values), sharey=True, squeeze=False, width_ratios=widths)[0]
     for axis, (value, label) in zip(axes, values.items(), strict=True):
-        for k, kind in enumerate(hues if value in table else ()):
-            part, shift = table[table[hue] == kind], 0.26 * (k - (len(hues) - 1) / 2)
-            y = [names.index(name) + shift for name in part[rows]]
-            look = {"color": PALETTE[k], "marker": MARKERS[k]}
-            points(axis, part, value, y, label=(labels or {}).get(kind, kind), **look)
-        if "gain" in label:
-            axis.axvline(0, color="black", lw=1)
+        if value in table:
+            point_rows(axis, table, value, "row", hue, labels)
         axis.set(xlabel=label)
-    name_rows(axes[0], names)
     if len(values) > 1:
-        legend = axes[0].get_legend_handles_labels()
-        drawn.legend(*legend, loc="outside upper center", ncols=len(hues), frameon=False)
-    else:
+        handles = axes[0].get_legend_handles_labels()[0]
+        drawn.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    elif hue:
         right_legend(axes[0])
-    return drawn
 
 
 def layer_points(
-    table: pd.DataFrame, value: str, region: str, label: str, joined: str, suffix: str = ""
-) -> Figure:
-    """Points with intervals for each layer and region; layers named ``joined`` ... are joined."""
-    names = unique(table["layer"])
-    drawn = Figure((7.2, 3.2), layout="constrained")
-    axis = drawn.subplots()
-    for name, part in table.groupby(region, sort=False):
-        at = [names.index(layer) for layer in part["layer"]]
-        look = {"upright": True, "label": PART_NAMES[name] + suffix}
-        points(axis, part, value, at, **look, **REGION_STYLES[name])
+    drawn: Figure,
+    table: pd.DataFrame,
+    value: str,
+    region: str,
+    label: str,
+    labels: Mapping[str, str],
+    joined: str,
+) -> None:
+    """`points` for each layer and region; layers named ``joined`` ... are joined."""
+    axis, names = drawn.subplots(), list(table["layer"].unique())
+    for k, (name, part) in enumerate(table.groupby(region, sort=False)):
+        part = part.assign(at=part["layer"].map(names.index) + 0.06 * (k - 1))
+        points(axis, part, "at", value, label=labels[name], **REGION_STYLES[name])
         line = part[part["layer"].str.startswith(joined)]
-        axis.plot(range(len(line)), line[value], lw=1, color=REGION_STYLES[name]["color"])
+        axis.plot(line["at"], line[value], lw=1, color=REGION_STYLES[name]["color"])
+        if "paper" in table:
+            axis.plot(part["at"], part["paper"], "--", alpha=0.6, mfc="none", **REGION_STYLES[name])
+    if "paper" in table:
+        axis.plot([], [], "--", color="black", alpha=0.6, label="the paper's figure")
     ticks = [name.replace("own ", "own\n") for name in names]
-    axis.set(xticks=range(len(names)), xticklabels=ticks, ylim=(0, 1), ylabel=label)
+    axis.set(xticks=range(len(names)), xticklabels=ticks, ylim=(-0.03, 1.03), ylabel=label)
     right_legend(axis)
-    return drawn
 
 
-def curve(axis: Axes, table: pd.DataFrame, value: str, k: int = 0, label: str | None = None):
+# ---- curves -------------------------------------------------------------------------------------
+def band(axis: Axes, table: pd.DataFrame, value: str, k: int = 0, label: str | None = None) -> None:
     """A curve over the column ``x`` with its band, in the k-th colour."""
     table = table.sort_values("x")
     style = {"ls": LINES[k], "marker": MARKERS[k], "color": PALETTE[k], "label": label}
@@ -154,66 +131,61 @@ def curve(axis: Axes, table: pd.DataFrame, value: str, k: int = 0, label: str | 
 
 
 def lines(
-    axis: Axes, table: pd.DataFrame, x: str, y: str, hue: str, first=0, title=None, **style
+    drawn: Figure,
+    table: pd.DataFrame,
+    hue: str,
+    axis: Mapping,
+    size: Sequence[float] = (5.2, 3),
+    panels: str = "",
+    title: str = "",
+    from_zero: bool = False,
+    **style,
 ) -> None:
-    """Lines of column y over column x for each value of hue, from the first-th colour on."""
-    colours = PALETTE[first:][: table[hue].nunique()]
-    sns.lineplot(table, x=x, y=y, hue=hue, style=hue, palette=colours, ax=axis, **style)
-    axis.legend(title=title, fontsize=7)
+    """Lines for each value of the column ``hue``, side by side for each of the column ``panels``.
+
+    axis is for matplotlib's ``Axes.set``, style for seaborn's ``lineplot``; size is a panel's.
+    """
+    parts = dict(list(table.groupby(panels, sort=False))) if panels else {"": table}
+    drawn.set_size_inches(size[0] * len(parts), size[1])
+    axes = drawn.subplots(1, len(parts), squeeze=False)[0]
+    style = {"palette": dict(zip(table[hue].unique(), cycle(PALETTE), strict=False))} | style
+    for panel, (name, part) in zip(axes, parts.items(), strict=True):
+        sns.lineplot(part, hue=hue, style=hue, estimator=None, ax=panel, **style)
+        panel.legend(title=title, fontsize=7)
+        panel.set(title=name, **axis)
+        if from_zero:
+            panel.set_ylim(0)
 
 
-def line_figure(table: pd.DataFrame, x: str, y: str, hue: str, axis: dict, **style) -> Figure:
-    """A figure of `lines`; axis: labels and limits, for matplotlib's ``Axes.set``."""
-    drawn = Figure((5.2, 3), layout="constrained")
-    lines(drawn.subplots(), table, x, y, hue, **style)
-    drawn.axes[0].set(**axis)
-    return drawn
-
-
-def stacked(axis: Axes, table: pd.DataFrame, colours: Sequence) -> None:
-    """Stacked bars: a bar for each index, a part of it for each column, in these colours."""
-    start = np.zeros(len(table))
-    for column, colour in zip(table.columns, colours, strict=True):
-        values = table[column].to_numpy()
-        axis.barh(table.index, values, 0.75, start, color=colour, label=column, edgecolor="w")
-        start = start + values
-    axis.set_ylim(len(table) - 0.5, -0.5)
-
-
+# ---- pictures -----------------------------------------------------------------------------------
 def gallery(
+    drawn: Figure,
     pictures: Pictures,
     outline: str = "",
     bar: str = "map / its maximum",
-    kinds: Sequence[tuple[str, tuple]] = (),
-) -> Figure:
+    judged: bool = False,
+) -> None:
     """Names as rows, panels as columns; maps in viridis over the whole range 0 to 1.
 
-    Args:
-        pictures: (name, panel) -> picture.
-        outline: A panel that is drawn as a white outline over the others.
-        bar: Label of the colour bar; empty: none.
-        kinds: Names and colours for a legend.
-
-    Returns:
-        The figure.
+    outline: a panel that is drawn as a white outline over the others. bar: label of the colour bar,
+    if any. judged: add a legend of what label maps get right and wrong.
     """
-    names = unique(name for name, _ in pictures)
-    panels = unique(panel for _, panel in pictures if panel != outline)
+    names = list(dict.fromkeys(name for name, _ in pictures))
+    panels = list(dict.fromkeys(panel for _, panel in pictures if panel != outline))
     shapes = [pictures[name, panels[0]].shape for name in names]
     heights = [shape[0] / shape[1] for shape in shapes]
     width = min(1.35, 9.5 / len(panels))
-    size = (width * len(panels) + 0.9, width * sum(heights) + 0.35)
-    drawn = Figure(size, layout="constrained")
+    drawn.set_size_inches(width * len(panels) + 0.9, width * sum(heights) + 0.35)
     axes = drawn.subplots(len(names), len(panels), squeeze=False, height_ratios=heights)
     for row, name in zip(axes, names, strict=True):
         for axis, panel in zip(row, panels, strict=True):
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
-            picture = pictures.get((name, panel))
-            if picture is None:
+            if (name, panel) not in pictures:
                 axis.set_axis_off()
                 continue
-            colours = "gray" if panel == "image" else "viridis"
+            picture = pictures[name, panel]
+            colours = "gray" if "image" in (name, panel) else "viridis"
             shown = axis.imshow(picture, cmap=colours, vmin=0, vmax=1, aspect="auto")
             if picture.ndim == 2 and (name, outline) in pictures:
                 axis.contour(pictures[name, outline], [0.5], colors="white", linewidths=0.8)
@@ -222,7 +194,5 @@ def gallery(
         axis.set_title(panel.replace(", ", ",\n"))
     if bar:
         drawn.colorbar(shown, ax=axes, label=bar, shrink=0.8, pad=0.01, aspect=25)
-    if kinds:
-        patches = [Patch(fc=np.array(rgb) / 255, ec="0.5", label=name) for name, rgb in kinds]
-        drawn.legend(handles=patches, loc="outside lower center", ncols=len(kinds), fontsize=7)
-    return drawn
+    if judged:
+        colour_legend(drawn, {name: np.array(colour) / 255 for name, colour in KINDS})

@@ -1,15 +1,10 @@
-"""The one style of all figures, their register, and pictures packed into one sheet.
+"""The one style of all figures, and pictures packed into one sheet."""
 
-Colours are seaborn's "colorblind" palette; maps are drawn in viridis.
-"""
+from collections.abc import Mapping
 
-from collections.abc import Callable, Mapping
-
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
 Pictures = Mapping[tuple[str, str], np.ndarray]
 """(name, panel) -> ``(H, W)`` in [0, 1], or ``(H, W, 3)`` uint8."""
@@ -25,53 +20,29 @@ KINDS = (
     ("wrong class", (0, 0, 0)),
     ("ignored", (190, 190, 190)),
 )
-FIGURES: dict[str, Callable[[pd.DataFrame | Pictures], Figure]] = {}
-
-
-def register(name: str, draw: Callable[..., Figure], **settings) -> None:
-    """Register a figure: ``draw(content, **settings)``, in the study's style."""
-
-    def styled(content: pd.DataFrame | Pictures) -> Figure:
-        with sns.axes_style("whitegrid"), mpl.rc_context(STYLE):
-            return draw(content, **settings)
-
-    FIGURES[name] = styled
-
-
-def figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Register a figure under its function's name."""
-    register(draw.__name__, draw)
-    return draw
 
 
 def pack(pictures: Pictures) -> tuple[pd.DataFrame, np.ndarray]:
     """Place pictures on one sheet, those of a name side by side.
 
-    Args:
-        pictures: (name, panel) -> picture. Maps outside [0, 1] are clipped, and kept to 1/255.
-
-    Returns:
-        A table with a row for each picture (name, panel, left, top, width, height in pixels, and
-        whether it has colours), and the sheet, ``(H, W, 3)`` uint8.
+    Maps are kept to 1/255. The table has each picture's name, panel and place in pixels, and
+    whether it has colours; the sheet is ``(H, W, 3)`` uint8.
     """
-    rows, left, top, bottom, previous = [], 0, 0, 0, None
-    for (name, panel), picture in pictures.items():
-        if name != previous:
-            left, top, previous = 0, bottom, name
-        height, width = picture.shape[:2]
-        row = {"name": name, "panel": panel, "left": left, "top": top, "width": width}
-        rows.append(row | {"height": height, "colour": picture.ndim == 3})
-        left, bottom = left + width, max(bottom, top + height)
-    table = pd.DataFrame(rows)
-    sheet = np.zeros((bottom, (table["left"] + table["width"]).max(), 3), np.uint8)
-    for row, picture in zip(rows, pictures.values(), strict=True):
+    rows = [(*key, *p.shape[1::-1], p.ndim == 3) for key, p in pictures.items()]
+    table = pd.DataFrame(rows, columns=["name", "panel", "width", "height", "colour"])
+    strip = (table["name"] != table["name"].shift()).cumsum()
+    heights = table.groupby(strip)["height"].max()
+    table.insert(2, "left", table.groupby(strip)["width"].cumsum() - table["width"])
+    table.insert(3, "top", strip.map(heights.cumsum() - heights))
+    sheet = np.zeros((heights.sum(), (table["left"] + table["width"]).max(), 3), np.uint8)
+    for row, picture in zip(table.to_dict("records"), pictures.values(), strict=True):
         if picture.ndim == 2:
             picture = np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)[..., None]
         _part(sheet, row)[:] = picture
     return table, sheet
 
 
-def unpack(table: pd.DataFrame, sheet: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+def unpack(table: pd.DataFrame, sheet: np.ndarray) -> Pictures:
     """The inverse of `pack`, to 1/255. Raises ValueError if the table is of another sheet."""
     pictures = {}
     for row in table.to_dict("records"):

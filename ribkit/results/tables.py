@@ -5,43 +5,29 @@ computed once in each process: they are read, and never changed.
 """
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from ribkit.data.images import ImageSet, LabelledImage
-from ribkit.evaluation import intervals
-from ribkit.evaluation.intervals import Interval
+from ribkit.evaluation.intervals import Interval, bootstrap, gain
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
 from ribkit.study.study import CAM, METHODS, RIB, RIBS, Method, Study
 
-NAMES = ("method", "stage", "trained on", "CRF", "factor", "difference", "value", "against")
-COLUMNS = {name: (name, "") for name in (*NAMES, "threshold chosen")}
-COLUMNS |= {
-    "threshold": ("threshold", ".2f"),
-    "images": ("images", ""),
-    "seeds": ("seeds", ""),
-    "miou": ("mIoU (%)", ".1f"),
-    "gain": ("gain (points)", "+.1f"),
-    "over_seed": ("gain over the seed", "+.1f"),
-    "over_cam": ("gain over CAM", "+.1f"),
-    "seed_sd": ("sd over seeds", ".1f"),
-}
-PARTS = ("cover head", "cover body", "HGR head", "HGR body")
-COLUMNS |= {name: (f"{name} (%)", ".0f") for name in PARTS}
-"""What `readable` shows of a table, in this order: heading and format."""
+COLUMNS = pd.read_csv(Path(__file__).with_name("columns.csv"), keep_default_na=False)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of scores as text: the columns of `COLUMNS` that it has, rounded, with intervals."""
+    """A table of scores as text: those of ``columns.csv`` that it has, rounded, with intervals."""
     rows = table.to_dict("records")
     return pd.DataFrame(
         {
             heading: [_text(row, column, form) for row in rows]
-            for column, (heading, form) in COLUMNS.items()
+            for column, heading, form in COLUMNS.itertuples(index=False)
             if column in table
         }
     )
@@ -57,7 +43,7 @@ def _text(row: dict, column: str, form: str) -> str:
 
 
 def with_interval(name: str, values: Interval) -> dict[str, float]:
-    """An estimate and its interval as a row's columns: name, name_low and name_high."""
+    """An estimate and its interval as columns of a row."""
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
@@ -70,12 +56,11 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataF
         seed = study.seed(method)
         for choice in ("oracle", "held-out"):
             counts = seed.at(choice)
-            row = {"method": method.title, "threshold chosen": choice}
-            row["threshold"] = (seed.oracle if choice == "oracle" else seed.held_out) / 100
-            row |= with_interval("miou", intervals.bootstrap(miou, counts))
+            threshold = (seed.oracle if choice == "oracle" else seed.held_out) / 100
+            row = {"method": method.title, "threshold chosen": choice, "threshold": threshold}
+            row |= with_interval("miou", bootstrap(miou, counts))
             if method != CAM:
-                gain = intervals.bootstrap(intervals.gain, counts, plain.at(choice))
-                row |= with_interval("over_cam", gain)
+                row |= with_interval("over_cam", bootstrap(gain, counts, plain.at(choice)))
             rows.append(row | {"images": len(counts)})
     return pd.DataFrame(rows)
 
@@ -83,23 +68,21 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataF
 @cache
 def replicas(study: Study) -> pd.DataFrame:
     """Seed mIoU (held out) of CAM, RIB with GAP and RIB, by training seed."""
-    rows = []
-    for replica in study.replicas:
-        for method in (CAM, RIBS[2], RIB):
-            score = miou(replica.seed(method).at("held-out").sum(axis=0))
-            rows.append({"method": method.title, "seed": replica.training_seed, "miou": score})
-    return pd.DataFrame(rows)
+    rows = [
+        (method.title, one.training_seed, miou(one.seed(method).at("held-out").sum(axis=0)))
+        for one in study.replicas
+        for method in (CAM, RIBS[2], RIB)
+    ]
+    return pd.DataFrame(rows, columns=["method", "seed", "miou"])
 
 
 def coverage(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataFrame:
     """Shares of objects (of heads and bodies) and of all else that maps cover, by image."""
-    tables = []
-    for method in methods:
-        shares = study.coverage(method).drop(columns="class")
-        means = shares.groupby("image", sort=False).mean()
-        means.insert(0, "method", method.title)
-        tables.append(means.reset_index())
-    return pd.concat(tables)
+    covered = {
+        m.title: study.coverage(m).drop(columns="class").groupby("image", sort=False).mean()
+        for m in methods
+    }
+    return pd.concat(covered, names=["method"]).swaplevel().reset_index()
 
 
 # ---- pictures -----------------------------------------------------------------------------------
@@ -127,30 +110,23 @@ def title_of(image: LabelledImage, separator: str = ", ") -> str:
 
 
 def growth(images: ImageSet, grown: Result, outlines: bool = False) -> Pictures:
-    """Images, their maps at some steps of the adaptation, and the sum; a row per class.
+    """What `Study.growth` returns as pictures, a name for each image and class.
 
-    Args:
-        images: As in what ``Study.growth`` and ``Study.photographs`` return.
-        grown: Likewise. An adaptation that ended before a step shows its last.
-        outlines: Add the panel ``object``, the class's mask.
-
-    Returns:
-        The pictures, by name and panel.
+    An adaptation that ended before a step shows its last. outlines: add the panel ``object``.
     """
-    steps, sums, pictures = grown.arrays("step"), grown.arrays("sum"), {}
+    pictures = {}
     for image in images:
-        name = image.name
-        last = len(steps[name]) - 1
+        steps, sums = (grown.arrays(value)[image.name] for value in ("step", "sum"))
+        last = len(steps) - 1
         shown = {"CAM": 0, "step 2": min(2, last), "step 5": min(5, last), "last step": last}
         for k, label in enumerate(image.classes):
-            title = f"{name.split('.')[0]}, {images.classes[label]}"
+            title = f"{image.name.split('.')[0]}, {images.classes[label]}"
             pictures[title, "image"] = shrunk(image.pixels(), 160)
             for panel, step in shown.items():
-                pictures[title, panel] = shrunk(steps[name][step, k], 64)
-            pictures[title, "RIB (sum)"] = shrunk(sums[name][k], 64)
+                pictures[title, panel] = shrunk(steps[step, k], 64)
+            pictures[title, "RIB (sum)"] = shrunk(sums[k], 64)
             if outlines:
-                mask = (image.mask() == label + 1).astype(float)
-                pictures[title, "object"] = shrunk(mask, 64)
+                pictures[title, "object"] = shrunk((image.mask() == label + 1).astype(float), 64)
     return pictures
 
 

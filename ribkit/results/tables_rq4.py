@@ -7,17 +7,17 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ribkit.data.images import ImageSet
 from ribkit.data.views import resize_labels
-from ribkit.evaluation import intervals
+from ribkit.evaluation.intervals import bootstrap, gain, replicated
 from ribkit.evaluation.miou import miou
 from ribkit.refinement.random_walk import WALKS
 from ribkit.results.style import KINDS, Pictures
 from ribkit.results.tables import first, shrunk, title_of, with_interval
+from ribkit.runtime.store import Result
 from ribkit.study import pipeline
 from ribkit.study.panels import WALK_LOG2_STEPS, irn_panels
 from ribkit.study.study import Study
-
-ERRORS = tuple(name for name, _ in KINDS[2:])
 
 
 # ---- seeds to pseudo ground truth ---------------------------------------------------------------
@@ -29,12 +29,11 @@ def refinement_scores(study: Study) -> pd.DataFrame:
     both paired over images. Where labels hold 255, once as errors and once as background
     (difference 11).
     """
-    rows = []
     pipeline.train((study,), "irn", "psa")
-    methods = pipeline.refinements(study)
+    rows, (cam, rib) = [], pipeline.refinements(study)
     for stage in pipeline.available_stages(study):
-        cam, _ = both = [method.stage(stage) for method in methods]
-        for method, refined in zip(methods, both, strict=True):
+        plain = cam.stage(stage)
+        for method, refined in ((cam, plain), (rib, rib.stage(stage))):
             seed = method.stage("seed").counts
             for suffix, value in (("", "counts"), (", 255 as background", "background")):
                 counts = getattr(refined, value)
@@ -42,13 +41,11 @@ def refinement_scores(study: Study) -> pd.DataFrame:
                     continue
                 row = {"method": method.title, "stage": stage + suffix}
                 row["threshold or alpha"] = refined.threshold
-                row |= with_interval("miou", intervals.bootstrap(miou, counts))
+                row |= with_interval("miou", bootstrap(miou, counts))
                 if stage != "seed":
-                    gain = intervals.bootstrap(intervals.gain, counts, seed)
-                    row |= with_interval("over_seed", gain)
-                if refined is not cam:
-                    gain = intervals.bootstrap(intervals.gain, counts, getattr(cam, value))
-                    row |= with_interval("over_cam", gain)
+                    row |= with_interval("over_seed", bootstrap(gain, counts, seed))
+                if method is rib:
+                    row |= with_interval("over_cam", bootstrap(gain, counts, getattr(plain, value)))
                 rows.append(row | {"images": len(counts)})
     return pd.DataFrame(rows)
 
@@ -64,77 +61,51 @@ def errors(study: Study) -> pd.DataFrame:
 
 
 def error_shares(confusion: np.ndarray) -> dict[str, float]:
-    """Shares of pixels by error.
+    """Shares of pixels by error, in %.
 
-    Args:
-        confusion: ``(n, n)`` or ``(n, n + 1)``, targets in rows; the last column is 255.
-
-    Returns:
-        In % of all pixels, ``false negative``: an object's pixel taken for background; ``false
-        positive``: background taken for an object; ``wrong class``; ``ignored``: 255.
+    confusion: ``(n, n)`` or ``(n, n + 1)``, targets in rows, label 255 in the last column.
     """
     count, total = len(confusion), confusion.sum()
     objects = confusion[1:, 1:count]
-    parts = (
-        confusion[1:, 0].sum(),
-        confusion[0, 1:count].sum(),
-        objects.sum() - np.trace(objects),
-        confusion[:, count:].sum(),
-    )
-    return dict(zip(ERRORS, (100 * float(part / total) for part in parts), strict=True))
-
-
-def training_label_quality(study: Study) -> pd.DataFrame:
-    """What IRN and PSA learn from: what share of pixels is sure, and of these right (%)."""
-    rows = []
-    for method in pipeline.refinements(study):
-        for kind in ("IRN", "PSA"):
-            confusion = method.score(*method.training_labels(kind.lower())[0])["confusion"]
-            count = len(confusion)
-            labelled = confusion[:, :count].sum(axis=0)
-            objects = np.trace(confusion[1:, 1:count]) / max(1, labelled[1:].sum())
-            row = {"method": method.title, "network": kind}
-            row["sure"] = 100 * labelled.sum() / confusion.sum()
-            row["right where background"] = 100 * confusion[0, 0] / max(1, labelled[0])
-            rows.append(row | {"right where object": 100 * objects})
-    return pd.DataFrame(rows)
+    parts = {
+        "false negative": confusion[1:, 0].sum(),
+        "false positive": confusion[0, 1:count].sum(),
+        "wrong class": objects.sum() - np.trace(objects),
+        "ignored": confusion[:, count:].sum(),
+    }
+    return {name: 100 * float(part / total) for name, part in parts.items()}
 
 
 def refined(study: Study, count: int = 2) -> Pictures:
     """Some scored images with each stage's labels, right and wrong."""
-    pictures = {}
+    images, pictures = first(study.scored, count), {}
     for method in pipeline.refinements(study):
-        labels = {
-            s: method.stage(s).labels.arrays("labels") for s in pipeline.available_stages(study)
-        }
-        for image in first(study.scored, count):
-            title, mask = f"{method.title}, {image.name}", image.mask()
-            pictures[title, "image"] = shrunk(image.pixels(), 128)
-            for stage, maps in labels.items():
-                pictures[title, stage] = judged(maps[image.name], mask)
+        titles = [f"{method.title}, {name}" for name in images.ids]
+        labels = {s: method.stage(s).labels for s in pipeline.available_stages(study)}
+        pictures |= _judged(images, titles, labels, "labels")
+    return pictures
+
+
+def _judged(images: ImageSet, titles: list, labels: dict[str, Result], value: str) -> Pictures:
+    """Images, and beside each what stored label maps get right and wrong, a panel for each."""
+    pictures = {}
+    for title, image in zip(titles, images, strict=True):
+        pictures[title, "image"], mask = shrunk(image.pixels(), 128), image.mask()
+        for panel, result in labels.items():
+            pictures[title, panel] = judged(result.arrays(value)[image.name], mask)
     return pictures
 
 
 def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.ndarray:
-    """What a label map gets right and wrong, as colours.
+    """What a label map ``(h, w)`` gets right and wrong, as colours ``(h', w', 3)`` of `KINDS`.
 
-    Args:
-        labels: ``(h, w)``, resized to the mask.
-        mask: ``(H, W)``, the ground truth; 255 in either is ignored.
-        long_side: Pixels are left out until the picture is at most so long.
-
-    Returns:
-        ``(h', w', 3)`` uint8, colours of `style.KINDS`.
+    255 in the labels or the mask is ignored; pixels are left out to keep the long side.
     """
     predicted = resize_labels(torch.from_numpy(labels), mask.shape).numpy()
-    cases = {
-        5: (mask == 255) | (predicted == 255),
-        0: (mask == 0) & (predicted == 0),
-        1: mask == predicted,
-        2: predicted == 0,
-        3: mask == 0,
-    }
-    kinds = np.select(list(cases.values()), list(cases), 4)
+    ignored = (mask == 255) | (predicted == 255)
+    background = (mask == 0) & (predicted == 0)
+    cases = [ignored, background, mask == predicted, predicted == 0, mask == 0]
+    kinds = np.select(cases, [5, 0, 1, 2, 3], 4)
     colours = np.array([colour for _, colour in KINDS], np.uint8)
     step = max(1, -(-max(mask.shape) // long_side))
     return colours[kinds[::step, ::step]]
@@ -142,8 +113,7 @@ def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.nda
 
 def walks(study: Study, count: int = 2) -> Pictures:
     """IRN's boundaries and displacements, and RIB's maps through its walk."""
-    rib = pipeline.refinements(study)[1]
-    images = first(study.scored, count)
+    images, rib = first(study.scored, count), pipeline.refinements(study)[1]
     walk, side = WALKS[study.profile.walk], study.profile.long_side
     shown = {"model": rib.irn, "images": images, "maps": rib.maps[0][1]}
     result = study.store.run(irn_panels, **shown, walk=walk, long_side=side)
@@ -163,11 +133,9 @@ def walks(study: Study, count: int = 2) -> Pictures:
 # ---- the network --------------------------------------------------------------------------------
 @cache
 def network_scores(study: Study) -> pd.DataFrame:
-    """mIoU of the networks on the validation images.
+    """mIoU of the networks on the validation images, with intervals over images and replicas.
 
-    Averaged over replicas; intervals over images and replicas. seed_sd: standard deviation over
-    replicas. over_cam: gain over the network trained on CAM's labels, paired over images and
-    replicas.
+    over_cam: gain over the network trained on CAM's labels. seed_sd: over replicas.
     """
     rows = []
     for crf in (False, True):
@@ -176,11 +144,10 @@ def network_scores(study: Study) -> pd.DataFrame:
             counts = pipeline.network_counts(study, source, crf)
             scores = [miou(each.sum(axis=0)) for each in counts]
             row = {"trained on": source, "CRF": "with CRF" if crf else "without CRF"}
-            score = intervals.replicated(miou, [(each,) for each in counts])
-            row |= with_interval("miou", score)
+            row |= with_interval("miou", replicated(miou, [(each,) for each in counts]))
             if source != "CAM":
                 pairs = list(zip(counts, plain, strict=True))
-                row |= with_interval("over_cam", intervals.replicated(intervals.gain, pairs))
+                row |= with_interval("over_cam", replicated(gain, pairs))
             row["seed_sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
             rows.append(row | {"seeds": len(scores), "images": len(counts[0])})
     return pd.DataFrame(rows)
@@ -188,16 +155,9 @@ def network_scores(study: Study) -> pd.DataFrame:
 
 def predictions(study: Study, indices: Sequence[int] = (0, 1, 2)) -> Pictures:
     """Validation images and the predictions of each network, first seed, right and wrong."""
-    images, pictures = study.validation, {}
-    labels = {
-        s: pipeline.network_labels(study, s).arrays("refined") for s in pipeline.sources(study)
-    }
-    for image in images.take([i for i in indices if i < len(images)]):
-        title, mask = title_of(image, " "), image.mask()
-        pictures[title, "image"] = shrunk(image.pixels(), 128)
-        for source, maps in labels.items():
-            pictures[title, source] = judged(maps[image.name], mask)
-    return pictures
+    images = study.validation.take([i for i in indices if i < len(study.validation)])
+    labels = {s: pipeline.network_labels(study, s) for s in pipeline.sources(study)}
+    return _judged(images, [title_of(image, " ") for image in images], labels, "refined")
 
 
 def worst(study: Study, count: int = 3) -> Pictures:
