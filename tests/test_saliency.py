@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_folder_is_told_at_once(tmp_path):
         saliency.check(images("small", "red", "torn", "missing"), str(tmp_path))
     lines = str(caught.value).splitlines()[1:]
     assert "small.png is 5 x 4 pixels and its image 6 x 4; make them one size." in lines[0]
-    assert "red.png is coloured (RGB); save the saliency map as a grey PNG." in lines[1]
+    assert "red.png is coloured; save the saliency map as a grey PNG." in lines[1]
     assert "torn.png" in lines[2]
     assert "missing.png does not exist" in lines[3]
     with pytest.raises(InputError) as caught:
