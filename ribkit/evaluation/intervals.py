@@ -21,32 +21,17 @@ BLOCK = 2**23  # how many numbers are drawn at once: 64 MB
 
 
 def gain(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Difference in mIoU of two methods, in points.
-
-    Args:
-        after: Summed counts ``(..., 3, n)``.
-        before: Summed counts ``(..., 3, n)`` of the method that it is compared with.
-
-    Returns:
-        ``(...)``; above zero where ``after`` is better.
-    """
+    """Difference in mIoU of summed counts ``(..., 3, n)`` of two methods, in points."""
     return miou(after) - miou(before)
 
 
 def resample(
     statistic: Statistic, *counts: np.ndarray, rng_seed: int = 0, draws: int = 2000
 ) -> tuple[float, np.ndarray]:
-    """A statistic of all images, and of images drawn with replacement.
+    """A statistic of all images, and ``(draws,)`` of images drawn with replacement.
 
-    Args:
-        statistic: Function of summed counts, such as `miou` or `gain`.
-        counts: One or more ``(N, 3, n)`` over the same N images; each draw uses the same images in
-            all (paired), and so do all calls with this N and seed.
-        rng_seed: Random seed of the draws.
-        draws: Number of draws.
-
-    Returns:
-        The point estimate, and the statistic ``(draws,)``.
+    Each draw takes the same images of all counts ``(N, 3, n)`` (paired), and so do all calls with
+    this N and seed.
     """
     flat = [c.reshape(len(c), -1).astype(float) for c in counts]
     blocks = [[drawn @ c for c in flat] for drawn in _drawn(len(counts[0]), rng_seed, draws)]
@@ -58,10 +43,7 @@ def resample(
 
 
 def _drawn(count: int, rng_seed: int, draws: int) -> Iterator[np.ndarray]:
-    """How often each of ``count`` images is in each draw, ``(b, count)``: all draws, in blocks.
-
-    The numbers do not depend on the size of the blocks.
-    """
+    """How often each image is in each draw, ``(b, count)``: in blocks, which change no number."""
     random, most = np.random.default_rng(rng_seed), max(1, BLOCK // count)
     for start in range(0, draws, most):
         size = min(most, draws - start)
@@ -84,9 +66,6 @@ def bootstrap(
         rng_seed: Random seed of the draws.
         draws: Number of draws.
 
-    Returns:
-        Point estimate, low, high.
-
     Example:
         >>> counts = np.array([[[3, 1], [4, 1], [3, 2]]] * 5)  # five equal images: no width
         >>> [round(value, 1) for value in bootstrap(miou, counts, draws=10)]
@@ -99,27 +78,13 @@ def bootstrap(
 def _with_point(point: float, low: float, high: float) -> Interval:
     """A percentile interval, stretched to its point estimate where that lies outside.
 
-    It does where many classes occur in one image each: every draw misses some of them, and their
-    IoU with them. A wider interval holds the truth no less often. Rounding can do it too.
+    So it does where many classes occur in one image each: every draw misses some. Or by rounding.
     """
     return point, float(min(low, point)), float(max(high, point))
 
 
 def bootstrap_mean(values: np.ndarray, rng_seed: int = 0, draws: int = 2000) -> Interval:
-    """Mean of one value per image, and its 95 % percentile interval over images.
-
-    Args:
-        values: ``(N,)``.
-        rng_seed: Random seed of the draws.
-        draws: Number of draws.
-
-    Returns:
-        Point estimate, low, high.
-
-    Example:
-        >>> bootstrap_mean(np.full(4, 0.5), draws=10)
-        (0.5, 0.5, 0.5)
-    """
+    """As `bootstrap`, of the mean of one value per image ``(N,)``."""
     count = len(values)
     means = np.concatenate([drawn @ values / count for drawn in _drawn(count, rng_seed, draws)])
     return _with_point(float(np.mean(values)), *np.percentile(means, [2.5, 97.5]))
@@ -130,14 +95,7 @@ def replicated(
 ) -> Interval:
     """Mean over training seeds, and its 95 % interval over images and seeds, see `combined`.
 
-    Args:
-        statistic: Function of summed counts, such as `miou` or `gain`.
-        replicas: For each training seed the counts that `resample` takes, all over the same images.
-            One seed: the interval over images alone.
-        rng_seed: Random seed of the draws.
-
-    Returns:
-        Point estimate, low, high.
+    replicas: for each seed the counts that `resample` takes; one seed: over images alone.
     """
     if len(replicas) == 1:
         return bootstrap(statistic, *replicas[0], rng_seed=rng_seed)
@@ -161,9 +119,6 @@ def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
         points: ``(S,)``, one for each training seed; S at least 2.
         image_error: Standard error of their mean over images.
         images: N, how many; one tells nothing of others, and only the seeds' error counts.
-
-    Returns:
-        Point estimate, low, high.
 
     Example:
         >>> [round(value, 2) for value in combined(np.array([1.0, 2.0, 3.0]), 0.0, 50)]
@@ -199,9 +154,6 @@ def simultaneous(
         rng_seed: Random seed of the draws.
         draws: Number of draws.
 
-    Returns:
-        Point estimate, low, high of each comparison.
-
     Example:
         >>> same = np.array([[[3, 1], [4, 1], [3, 2]], [[1, 1], [2, 1], [1, 2]]])
         >>> simultaneous(gain, [(same, same)], draws=10)
@@ -223,13 +175,9 @@ def images_needed(error: float, images: int, difference: float = 1.0) -> int:
     .. math:: N \, \big( \mathrm{error} \, (z_{0.975} + z_{0.8}) / \mathrm{difference} \big)^2
 
     Args:
-        error: The standard error that was measured on ``images`` images; it falls with their square
-            root.
+        error: The standard error that was measured; it falls with the images' square root.
         images: N, the number of images behind the error.
         difference: The difference to detect, in the unit of the error.
-
-    Returns:
-        The number, rounded up.
 
     Example:
         >>> images_needed(1.0, 100)

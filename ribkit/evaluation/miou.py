@@ -2,8 +2,7 @@
 
 The protocol (written down because the field seldom does): pixels whose ground truth is 255 do not
 count; classes absent from ground truth and prediction alike are left out; the mean is over classes,
-background included, in percent. All thresholds of a map at once: `ribkit.evaluation.thresholds`;
-intervals: `ribkit.evaluation.intervals`.
+background included, in percent.
 
 *Counts* ``(..., 3, n)`` are a class's hits, target pixels and predicted pixels: all that its IoU
 needs of a confusion matrix, and what is kept of each image.
@@ -15,7 +14,7 @@ import numpy as np
 def confusion(
     prediction: np.ndarray, target: np.ndarray, n_classes: int, ignore: int = 255
 ) -> np.ndarray:
-    r"""Confusion matrix of a label map: rows are targets, columns are predictions.
+    r"""Confusion matrix ``(n, n)`` int64: rows are targets, columns are predictions.
 
     .. math:: C_{ij} = |\{u : t(u) = i, p(u) = j, t(u) \ne 255\}|
 
@@ -26,9 +25,6 @@ def confusion(
         target: Integers of the same shape, in ``0 .. n_classes - 1`` or ``ignore``.
         n_classes: n, background included.
         ignore: Pixels with this target do not count.
-
-    Returns:
-        ``(n, n)`` int64.
 
     Raises:
         ValueError: For shapes that differ, or labels out of range.
@@ -54,12 +50,8 @@ def confusion(
 def counts(confusion: np.ndarray) -> np.ndarray:
     """Reduce confusion matrices to what an IoU needs: hits, target pixels, predicted pixels.
 
-    Args:
-        confusion: ``(..., n, m)``, m >= n. Columns beyond the n-th are predictions of no class: an
-            error, whatever the target.
-
-    Returns:
-        ``(..., 3, n)``.
+    ``(..., n, m)`` -> ``(..., 3, n)``. Columns beyond the n-th are predictions of no class: an
+    error, whatever the target.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     predicted = confusion.sum(axis=-2)[..., : confusion.shape[-2]]
@@ -74,7 +66,7 @@ def iou(counts: np.ndarray) -> np.ndarray:
     PASCAL VOC's protocol, by which the paper (arXiv:2110.06530) is scored.
 
     Args:
-        counts: ``(..., 3, n)``: hits, target pixels and predicted pixels.
+        counts: ``(..., 3, n)``, see `counts`.
 
     Returns:
         ``(..., n)`` in [0, 100]; NaN for classes absent from target and prediction.
@@ -97,7 +89,7 @@ def miou(counts: np.ndarray) -> float | np.ndarray:
     PASCAL VOC's protocol, by which the paper (arXiv:2110.06530) is scored.
 
     Args:
-        counts: ``(..., 3, n)``: hits, target pixels and predicted pixels.
+        counts: ``(..., 3, n)``, see `counts`.
 
     Returns:
         ``(...)`` in [0, 100], a float for one set of counts; NaN where no class occurs.
@@ -115,12 +107,5 @@ def miou(counts: np.ndarray) -> float | np.ndarray:
 
 
 def mean_iou(confusion: np.ndarray) -> float | np.ndarray:
-    """Mean IoU in percent straight from confusion matrices, see `miou`.
-
-    Args:
-        confusion: ``(..., n, n)``.
-
-    Returns:
-        ``(...)`` in [0, 100].
-    """
+    """`miou` straight from confusion matrices ``(..., n, n)``."""
     return miou(counts(confusion))

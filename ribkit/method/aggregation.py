@@ -16,32 +16,20 @@ from ribkit.runtime.errors import InputError
 
 @dataclass
 class Step:
-    """One step of an adaptation, before its update.
+    """One step of an adaptation, before its update."""
 
-    Attributes:
-        maps: Scale -> raw flip-summed ReLU maps ``(C, h, w)`` of the classes present, in order.
-        logits: ``(rows, C)``, pooled, of the image's own rows that enter the loss.
-    """
-
-    maps: dict[float, Tensor]
-    logits: Tensor
+    maps: dict[float, Tensor]  # scale -> raw `cam.flip_sum` ``(K, h, w)`` of the classes present
+    logits: Tensor  # ``(rows, C)``, pooled, of the image's own rows that enter the loss
 
 
 @dataclass
 class Adapted:
-    """Result of an adaptation: raw maps summed over its steps, and how it went.
+    """Result of an adaptation: raw maps summed over its steps, and how it went."""
 
-    Attributes:
-        maps: Scale -> ``(C, h, w)``.
-        reason: Why it ended: ``"steps"``, ``"margin"``, ``"area"`` or ``"diverged"``.
-        logits: Mean target logit at each step.
-        areas: Share of the pixels that each step's own map covers, in [0, 1].
-    """
-
-    maps: dict[float, Tensor]
-    reason: str = "steps"
-    logits: list[float] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
+    maps: dict[float, Tensor]  # scale -> ``(K, h, w)``
+    reason: str = "steps"  # why it ended: also "margin", "area" or "diverged"
+    logits: list[float] = field(default_factory=list)  # mean target logit at each step
+    areas: list[float] = field(default_factory=list)  # share of the pixels that its map covers
 
     @property
     def steps(self) -> int:
@@ -57,11 +45,8 @@ def covered(maps: Tensor, level: float) -> Tensor:
     The official code's stop by area (of arXiv:2110.06530), difference 6 of the README.
 
     Args:
-        maps: Raw maps ``(C, h, w)``.
+        maps: Raw maps ``(K, h, w)``.
         level: l, in [0, 1].
-
-    Returns:
-        A scalar in [0, 1], on the device of the maps.
 
     Example:
         >>> covered(torch.tensor([[[10.0, 4.0, 3.0, 0.0]]]), 0.3).item()
@@ -72,10 +57,7 @@ def covered(maps: Tensor, level: float) -> Tensor:
 
 
 def _stopping_criteria(step: Step, present: Tensor, level: float) -> list[float]:
-    """Stopping criteria of a step, in one device-to-host copy.
-
-    Whether all its logits are finite (1 or 0), mean and sum of its target logits, covered area.
-    """
+    """In one device-to-host copy: all logits finite, mean and sum of the target ones, area."""
     targets = step.logits[:, present]
     area = covered(step.maps[1.0], level)
     criteria = step.logits.isfinite().all().to(area), targets.mean(), targets.sum(), area
@@ -96,9 +78,6 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
         steps: Steps of one image, see `ribkit.method.adaptation.trajectory`.
         labels: ``(C,)`` of the image, 1 where the class is present, else 0.
         settings: The number of steps, the stops, and which maps are summed.
-
-    Returns:
-        Raw summed maps, and how the adaptation went.
 
     Raises:
         InputError: Where the logits of the first step are not finite.
