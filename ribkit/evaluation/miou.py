@@ -10,10 +10,10 @@ needs of a confusion matrix, and what is kept of each image.
 
 import numpy as np
 
+IGNORE = 255  # a pixel of the ground truth that does not count
 
-def confusion(
-    prediction: np.ndarray, target: np.ndarray, n_classes: int, ignore: int = 255
-) -> np.ndarray:
+
+def confusion(prediction: np.ndarray, target: np.ndarray, n_classes: int) -> np.ndarray:
     r"""Confusion matrix ``(n, n)`` int64: rows are targets, columns are predictions.
 
     .. math:: C_{ij} = |\{u : t(u) = i, p(u) = j, t(u) \ne 255\}|
@@ -22,9 +22,8 @@ def confusion(
 
     Args:
         prediction: Integers ``(...)`` in ``0 .. n_classes - 1``.
-        target: Integers of the same shape, in ``0 .. n_classes - 1`` or ``ignore``.
+        target: Integers of the same shape, in ``0 .. n_classes - 1``, or 255: not counted.
         n_classes: n, background included.
-        ignore: Pixels with this target do not count.
 
     Raises:
         ValueError: For shapes that differ, or labels out of range.
@@ -36,7 +35,7 @@ def confusion(
     prediction, target = np.asarray(prediction), np.asarray(target)
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
-    counted = target != ignore
+    counted = target != IGNORE
     prediction, target = prediction[counted].astype(np.int64), target[counted].astype(np.int64)
     for name, values in (("prediction", prediction), ("target", target)):
         if values.size and not (0 <= values.min() and values.max() < n_classes):
@@ -77,8 +76,7 @@ def iou(counts: np.ndarray) -> np.ndarray:
     """
     hits, target, predicted = np.moveaxis(counts, -2, 0)
     union = target + predicted - hits
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 100 * hits / np.where(union > 0, union, np.nan)
+    return 100 * hits / np.where(union > 0, union, np.nan)
 
 
 def miou(counts: np.ndarray) -> float | np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ribkit.evaluation.miou import counts, miou
+from ribkit.evaluation.miou import IGNORE, counts, miou
 
 THRESHOLDS = np.arange(100) / 100
 LABELS = 256  # that a mask can hold
@@ -20,7 +20,7 @@ ROW_FIELDS = ("label", "target", "hits", "predicted")  # of one image, see `Swep
 
 
 def sweep(
-    maps: Tensor, class_indices: np.ndarray, target: np.ndarray, ignore: int = 255
+    maps: Tensor, class_indices: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""Confusion matrices of one image at the thresholds 0.00 .. 0.99, in one pass over its pixels.
 
@@ -33,8 +33,7 @@ def sweep(
     Args:
         maps: ``(K, H, W)``, normalised, in [0, 1], on any device. The first of equal maps wins.
         class_indices: ``(K,)``, the 0-based class of each map; its label is one more.
-        target: ``(H, W)`` uint8 labels, 0 background.
-        ignore: Pixels with this target do not count.
+        target: ``(H, W)`` uint8 labels, 0 background; 255 does not count.
 
     Returns:
         The image's labels ``(L,)``, sorted (background, its classes, those of its target), and the
@@ -49,7 +48,7 @@ def sweep(
     own_labels = np.asarray(class_indices, int) + 1
     pixels = _histogram(maps, target)
     truth = pixels.sum(axis=(1, 2))
-    truth[ignore] = 0
+    truth[IGNORE] = 0
     labels = np.union1d(np.append(0, own_labels), np.flatnonzero(truth))
     # a pixel above exactly so many thresholds is foreground at the first so many
     foreground = pixels[labels, : len(own_labels), :0:-1].cumsum(axis=-1)[..., ::-1]

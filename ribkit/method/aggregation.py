@@ -6,6 +6,7 @@ much. See `ribkit.method.settings.Variant`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -56,14 +57,6 @@ def covered(maps: Tensor, level: float) -> Tensor:
     return (maps > level * peak).any(dim=0).float().mean()
 
 
-def _stopping_criteria(step: Step, present: Tensor, level: float) -> list[float]:
-    """In one device-to-host copy: all logits finite, mean and sum of the target ones, area."""
-    targets = step.logits[:, present]
-    area = covered(step.maps[1.0], level)
-    criteria = step.logits.isfinite().all().to(area), targets.mean(), targets.sum(), area
-    return torch.stack(criteria).tolist()
-
-
 def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adapted:
     r"""Sum the maps of a `trajectory` up to its last step, or to one of the variant's stops.
 
@@ -92,9 +85,10 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
     present = labels.nonzero().flatten()
     count = settings.steps + 1 if variant.sum_last_map else max(settings.steps, 1)
     result = Adapted({})
-    for index in range(count):
-        step = next(steps)
-        finite, mean, total, area = _stopping_criteria(step, present, settings.area_level)
+    for index, step in enumerate(islice(steps, count)):
+        targets, area = step.logits[:, present], covered(step.maps[1.0], settings.area_level)
+        criteria = (step.logits.isfinite().all().to(area), targets.mean(), targets.sum(), area)
+        finite, mean, total, area = torch.stack(criteria).tolist()  # one copy from the device
         if not finite:
             if index == 0:
                 raise InputError("the trained classifier gives no finite logits; train it again.")

@@ -12,41 +12,25 @@ NO_MARGIN = 1e9  # which no logit reaches
 
 @dataclass(frozen=True)
 class Variant:
-    """A switch for each difference between the paper and the official code (numbers: the README's).
+    """A switch for each difference of the paper, the default, and the official code.
 
-    Differences 9 (whose threshold decides a seed) and 11 (what 255 counts) are always scored both
-    ways; 10 is the random walk's: `ribkit.refinement.random_walk.WALKS`.
+    Numbered as in the README. Differences 9 (whose threshold decides a seed) and 11 (what 255
+    counts) are always scored both ways; 10 is `ribkit.refinement.random_walk.WALKS`.
     """
 
-    clamp_at_margin: bool  # 1. each logit; else the absolute sum of the target logits ends the run
-    gndrp: Annotated[str, one_of("paper", "official")]  # 2. see `ribkit.method.pooling.gndrp`
-    gndrp_classes: Count | None  # 3. only the first so many are masked (20 on COCO: a bug)
-    sum_last_map: bool  # 4. maps of steps 0..K; else 0..K-1, and the last update is not seen
-    loss_on_half_scale: bool  # 5. scales below 1 enter the loss; else they only give a map
-    stop_by_area: bool  # 6. end once the map of a step covers too much of the image
-    momentum: NotNegative  # 7. of SGD; 1e-4 in effect in the official code
-    resample_others_each_step: bool  # 8. else the other images are those of step 0
+    clamp_at_margin: bool = True  # 1. each logit; else the run ends once their sum exceeds it
+    gndrp: Annotated[str, one_of("paper", "official")] = "paper"  # 2. see `pooling.gndrp`
+    gndrp_classes: Count | None = None  # 3. only the first so many are masked (20 on COCO: a bug)
+    sum_last_map: bool = True  # 4. of steps 0..K; else 0..K-1, and the last update is not seen
+    loss_on_half_scale: bool = False  # 5. scales below 1 enter the loss; else they only give a map
+    stop_by_area: bool = False  # 6. end once the map of a step covers too much of the image
+    momentum: NotNegative = 0.9  # 7. of SGD; 1e-4 in effect in the official code
+    resample_others_each_step: bool = True  # 8. else the other images are those of step 0
 
 
-PAPER = Variant(
-    clamp_at_margin=True,
-    gndrp="paper",
-    gndrp_classes=None,
-    sum_last_map=True,
-    loss_on_half_scale=False,
-    stop_by_area=False,
-    momentum=0.9,
-    resample_others_each_step=True,
-)
+PAPER = Variant()
 OFFICIAL = Variant(
-    clamp_at_margin=False,
-    gndrp="official",
-    gndrp_classes=None,
-    sum_last_map=False,
-    loss_on_half_scale=False,
-    stop_by_area=True,
-    momentum=1e-4,
-    resample_others_each_step=True,
+    clamp_at_margin=False, gndrp="official", sum_last_map=False, stop_by_area=True, momentum=1e-4
 )
 VARIANTS = {"paper": PAPER, "official": OFFICIAL}
 
