@@ -71,9 +71,9 @@ def test_a_half_wall_lets_half_of_the_affinity_through():
 
 
 def test_offsets_are_half_of_the_disc():
-    assert offsets(2).tolist() == [[0, 1], [1, -1], [1, 0], [1, 1]]
+    assert offsets(2) == ((0, 1), (1, -1), (1, 0), (1, 1))
     assert len(offsets(1)) == 0
-    both = {tuple(o) for o in offsets(5)} | {tuple(-o) for o in offsets(5)}
+    both = {*offsets(5), *((-dy, -dx) for dy, dx in offsets(5))}
     disc = [(y, x) for y in range(-4, 5) for x in range(-4, 5) if 0 < y * y + x * x < 25]
     assert both == set(disc)
 

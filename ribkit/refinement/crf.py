@@ -64,12 +64,12 @@ def refine_labels(
         [[0, 0, 1, 1, 1, 1]]
     """
     labels = np.asarray(labels)
+    _require_size(image, labels.shape)
     if labels.size and not 0 <= labels.min() <= labels.max() < n_labels:
         raise InputError(
             f"labels {labels.min()} to {labels.max()} are not all among the CRF's 0 to "
             f"{n_labels - 1}; give as many labels as the map can have."
         )
-    _require_size(image, labels.shape)
     if n_labels == 1:
         return labels.copy()
     unary = unary_from_labels(labels, n_labels, gt_prob=GT_PROB, zero_unsure=False)

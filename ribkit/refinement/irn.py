@@ -42,11 +42,11 @@ class Heads(affinity.Heads):
 
     def boundary(self, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Levels -> logits of the boundary map, ``(N, h, w)`` with (h, w) = size."""
-        return self.edge_out(_join(self.edge, levels, size))[:, 0]
+        return self.edge_out(affinity.join(self.edge, levels, size))[:, 0]
 
     def displacement(self, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Levels -> displacements (rows, columns) in positions of the grid: ``(N, 2, h, w)``."""
-        joined = _join(self.shift, levels, size)
+        joined = affinity.join(self.shift, levels, size)
         return self.shift_out(self.shift_mix(joined)) - self.mean.view(2, 1, 1)
 
     def loss(self, levels: list[Tensor], labels: Tensor, radius: int) -> Tensor:
@@ -81,11 +81,6 @@ def _reduce(inputs: int, outputs: int, groups: int) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, 1, bias=False)
     groups = groups if outputs % groups == 0 else 1
     return nn.Sequential(conv, nn.GroupNorm(groups, outputs), nn.ReLU())
-
-
-def _join(branches: nn.ModuleList, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Each level through its branch, all together."""
-    return affinity.concat((b(x) for b, x in zip(branches, levels, strict=True)), size)
 
 
 def displacement_loss(shift: Tensor, labels: Tensor, radius: int) -> Tensor:

@@ -28,17 +28,17 @@ class Heads(affinity.Heads):
         super().__init__()
         widths = [min(w, c) for w, c in zip((64, 128, 256), channels[-3:], strict=False)]
         self.reduce = nn.ModuleList(
-            nn.Conv2d(c, w, 1, bias=False) for c, w in zip(channels[-3:], widths, strict=True)
+            nn.Sequential(nn.Conv2d(c, w, 1, bias=False), nn.ELU())
+            for c, w in zip(channels[-3:], widths, strict=True)
         )
         self.mix = nn.Conv2d(sum(widths), sum(widths), 1, bias=False)
-        for conv in self.reduce:
+        for conv, _ in self.reduce:
             nn.init.kaiming_normal_(conv.weight)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
 
     def forward(self, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
         """``(N, D, h, w)`` with (h, w) = size."""
-        last = zip(self.reduce, levels[-len(self.reduce) :], strict=True)
-        joined = affinity.concat((F.elu(conv(x)) for conv, x in last), size)
+        joined = affinity.join(self.reduce, levels[-len(self.reduce) :], size)
         return F.elu(self.mix(joined))
 
     def loss(self, levels: list[Tensor], labels: Tensor, radius: int) -> Tensor:

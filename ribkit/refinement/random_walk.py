@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,20 +18,15 @@ AffinityAt = Callable[[int, int], Tensor]
 """Offset (dy, dx) -> affinities ``(..., H - dy, W - |dx|)`` in [0, 1] of its pairs, see `ends`."""
 
 
-# ---- pairs of pixels ----------------------------------------------------------------------------
 @cache
-def offsets(radius: int) -> np.ndarray:
-    """Half of a pixel's neighbours closer than a radius, ``(O, 2)``: dy > 0, or dy = 0 and dx > 0.
-
-    The other half are the same pairs from their other end.
-    """
-    steps = [
+def offsets(radius: int) -> tuple[tuple[int, int], ...]:
+    """Half of the offsets (dy, dx) closer than a radius; the rest are the same pairs, turned."""
+    return tuple(
         (dy, dx)
         for dy in range(radius)
         for dx in range(-radius + 1, radius)
         if (dy > 0 or dx > 0) and dy * dy + dx * dx < radius * radius
-    ]
-    return np.array(steps).reshape(-1, 2)
+    )
 
 
 def path(dy: int, dx: int) -> list[tuple[int, int]]:
@@ -58,7 +52,6 @@ def _shifted(values: Tensor, y: int, x: int, dy: int, dx: int) -> Tensor:
     return values[..., y : y + height, left + x : left + x + width]
 
 
-# ---- affinities ---------------------------------------------------------------------------------
 def path_affinity(edge: Tensor, dy: int, dx: int) -> Tensor:
     """IRN's `AffinityAt`, of edges ``(..., H, W)`` in [0, 1]: 1 - the highest on the `path`."""
     return 1 - torch.stack([_shifted(edge, y, x, dy, dx) for y, x in path(dy, dx)]).amax(dim=0)
@@ -93,7 +86,7 @@ def sparse(affinity_at: AffinityAt, radius: int, like: Tensor) -> Tensor:
     indices = torch.arange(like.numel(), device=like.device).view(like.shape)
     rows, columns = [indices.flatten()], [indices.flatten()]
     values = [torch.ones_like(like).flatten()]
-    for dy, dx in offsets(radius).tolist():
+    for dy, dx in offsets(radius):
         here, there = (n.flatten() for n in ends(indices, dy, dx))
         rows += [here, there]
         columns += [there, here]
@@ -113,7 +106,6 @@ def _csr(starts: Tensor, columns: Tensor, values: Tensor) -> Tensor:
         return torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
 
 
-# ---- walks --------------------------------------------------------------------------------------
 def walk(x: Tensor, affinity: Tensor, beta: float, log2_steps: int) -> Tensor:
     r"""Maps after a random walk along affinities.
 

@@ -9,7 +9,7 @@ import importlib
 import importlib.metadata
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,7 @@ def check(images: ImageSet, source: str) -> None:
 def ready(source: str) -> None:
     """InputError if the source, ``"u2netp"`` or a folder, is not there, or onnxruntime is not."""
     if source == "u2netp":
-        model_path()
+        _model_path()
         _runtime()
     elif not Path(source).is_dir():
         raise InputError(f"{source} is not a folder; give one with a saliency PNG for each image.")
@@ -125,7 +125,7 @@ def u2net(image: LabelledImage) -> Values:
 
     Its input is scaled to the brightest pixel, its first output stretched to 0..1.
     """
-    pixels, session = image.pixels(), _session(model_path())
+    pixels, session = image.pixels(), _session()
     resized = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     scaled = np.asarray(resized, np.float64)
     scaled = (scaled / max(scaled.max(), 1e-6) - MEAN) / STD
@@ -136,8 +136,7 @@ def u2net(image: LabelledImage) -> Values:
     return {"maps": np.array(grey.resize(pixels.shape[1::-1], Image.Resampling.BILINEAR))}
 
 
-@cache
-def model_path() -> Path:
+def _model_path() -> Path:
     """The packaged ``u2netp.onnx``, or the one that rembg has downloaded.
 
     InputError: there is none, or it has another checksum.
@@ -162,9 +161,9 @@ def _runtime():
         raise InputError(f"onnxruntime is missing; install it: {EXTRA}.") from None
 
 
-@lru_cache(maxsize=1)
-def _session(path: Path):
+@cache
+def _session():
     runtime = _runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(str(_model_path()), options, providers=["CPUExecutionProvider"])

@@ -101,9 +101,7 @@ def psa_labels(image: LabelledImage, maps: np.ndarray, long_side: int | None) ->
 def on_grid(maps: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Maps ``(K, h, w)`` averaged on a grid, on the device that computes."""
     tensor = torch.from_numpy(maps.astype(np.float32)).to(device())
-    if not len(tensor):
-        return tensor.new_zeros(0, *size)
-    return F.interpolate(tensor[None], tuple(size), mode="area")[0]
+    return F.interpolate(tensor[:, None], tuple(size), mode="area")[:, 0]
 
 
 @per_image("irn-walk", "IRN's walk", arrays=("maps", "edges"))
@@ -141,12 +139,10 @@ def psa_walk(
 
 # ---- saliency and scores ------------------------------------------------------------------------
 @per_image("saliency-labels", "saliency", arrays=("labels",), gpu=False)
-def salient_labels(
-    image: LabelledImage, labels: np.ndarray, salient: np.ndarray, threshold: float = 0.5
-) -> Values:
+def salient_labels(image: LabelledImage, labels: np.ndarray, salient: np.ndarray) -> Values:
     """``labels`` cut out (`saliency.combine`) by maps ``(H, W)`` uint8, resized to the labels."""
     resized = views.resize_maps(salient[None].astype(np.float32) / 255, labels.shape)[0]
-    return {"labels": saliency.combine(labels, resized, threshold)}
+    return {"labels": saliency.combine(labels, resized)}
 
 
 def _scores(results: PerImageResult) -> Values:
