@@ -1,7 +1,6 @@
 """Pooling class maps to logits (Section 3.2): GAP, the global maximum, and the paper's GNDRP."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ribkit.method.settings import Settings
@@ -97,7 +96,8 @@ def region(cam: Tensor, tau: float, variant: str = "paper") -> Tensor:
         >>> region(torch.tensor([[10.0, 4.0, 1.0, -3.0]]), 0.4).tolist()
         [[False, True, True, True]]
     """
-    decides = {"paper": F.relu, "official": lambda signed: signed}[variant](cam.detach())
+    signed = cam.detach()
+    decides = {"paper": signed.relu(), "official": signed}[variant]
     peak = decides.amax(dim=(-2, -1), keepdim=True)
     if variant == "paper":
         return decides <= tau * peak
