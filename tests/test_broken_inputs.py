@@ -256,7 +256,7 @@ MAPS = {  # the same, of saliency maps, which are looked at once the lists and l
     "saliency map in colours": (
         "saliency/24.png",
         picture("RGB", colour=(255, 0, 0)),
-        "is coloured (RGB)",
+        "is coloured;",
         "save the saliency map as a grey PNG.",
     ),
     "saliency map of another size": (
