@@ -90,6 +90,11 @@ def resource_errors(doing: str) -> Iterator[None]:
         raise ResourceError(f"{doing}: {lack} {AGAIN}") from error
 
 
+def is_final(error: BaseException) -> bool:
+    """Whether trying again cannot mend it: bad input, no room, no right."""
+    return isinstance(error, InputError | StudyError) or _number(error) in FULL | FORBIDDEN
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of the machine or of a GPU, ran out."""
     if isinstance(error, MemoryError) or _number(error) == errno.ENOMEM:
