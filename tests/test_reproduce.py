@@ -42,7 +42,7 @@ def nothing_computed(monkeypatch):
         raise AssertionError("something was computed")
 
     monkeypatch.setattr(notebooks, "run", refuse)
-    monkeypatch.setattr("ribkit.runtime.store.Store.run", refuse)
+    monkeypatch.setattr("ribkit.runtime.store._settle", refuse)
 
 
 # ---- the command line -------------------------------------------------------------------------

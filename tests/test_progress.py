@@ -4,16 +4,15 @@ import itertools
 
 import pytest
 
-from ribkit.runtime import measures, progress
-from ribkit.runtime.measures import measured
-from ribkit.runtime.progress import bar, paced
+from ribkit.runtime import progress
+from ribkit.runtime.progress import bar, measured, paced
 from ribkit.runtime.store import Store, stage
 
 
 @pytest.fixture(autouse=True)
 def _ticks(monkeypatch):
     """A clock that goes on by one second each time it is read; no GPU."""
-    monkeypatch.setattr(measures.time, "perf_counter", map(float, itertools.count()).__next__)
+    monkeypatch.setattr(progress.time, "perf_counter", map(float, itertools.count()).__next__)
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
 
 
@@ -28,7 +27,7 @@ def test_the_loop_that_took_longest_sets_the_pace_and_its_first_item_does_not_co
     with measured() as taken:
         for k in paced(range(3)):
             for _ in range(5 * k):
-                measures.time.perf_counter()
+                progress.time.perf_counter()
         list(bar(range(9), "quick"))
         list(paced([]))
         assert [items for _, items in progress.loops] == [2, 8]
