@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from ribkit.data import scenes
 from ribkit.runtime import per_image
-from ribkit.runtime.errors import InputError, ResourceError, out_of_memory, resource_errors
+from ribkit.runtime.errors import InputError, ResourceError, is_final, resource_errors
 from ribkit.runtime.store import Store, stage
 
 CALLS = []
@@ -68,12 +68,15 @@ def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught, resource_errors("build/store/seeds"):
         raise error
     assert caught.value is error
-    assert not out_of_memory(error)
 
 
-def test_which_errors_are_of_memory():
-    kinds = {kind for kind, (error, _, _) in SENTENCES.items() if out_of_memory(error)}
-    assert kinds == {"memory", "no fork", "a GPU's", "torch's"}
+def test_what_trying_again_cannot_mend():
+    final = {kind for kind, (error, _, _) in SENTENCES.items() if is_final(error)}
+    assert final == {"no space", "a quota", "a file's limit", "safetensors", "no right",
+                     "a read-only disk"}  # fmt: skip
+    assert is_final(InputError("x"))
+    assert is_final(ResourceError("x"))
+    assert not is_final(ValueError("x"))
 
 
 # ---- stages -------------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path,
     Raises:
         NotebookError: It did not run to its end, or did not draw what its cells name.
     """
-    check_parameters(source, parameters)
-    before = {path: state(path) for path in promised(source, figures)}
+    _check_parameters(source, parameters)
+    before = {path: state(path) for path in _promised(source, figures)}
     running, started = target.with_name(f"{target.stem}.running.ipynb"), time.perf_counter()
     try:
         with resource_errors(str(target)):
@@ -56,20 +56,15 @@ def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path,
         if running.is_file():  # it is not where its process died at its start
             running.replace(target)
         raise NotebookError(f"{target} stopped: {error}") from error
-    names = sorted({path.stem for path in before})
-    stored = [path for name in names for path in sorted(figures.glob(f"{name}.*"))]
+    stored = sorted(path for name in {p.stem for p in before} for path in figures.glob(f"{name}.*"))
     checksums = {path.name: digest(path) for path in stored}
-    _sign(running, record | {"seconds": time.perf_counter() - started, "stored": checksums})
-    running.replace(target)
-
-
-def _sign(path: Path, record: dict) -> None:
-    """Put a record into a notebook, with the checksum of all of it."""
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(running.read_text())
+    record = record | {"seconds": time.perf_counter() - started, "stored": checksums}
     notebook["metadata"][RECORD] = record
     record["sha256"] = checksum(notebook)
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-    flush(path)
+    running.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    flush(running)
+    running.replace(target)
 
 
 def recorded(target: Path, figures: Path) -> dict[str, Any] | None:
@@ -86,32 +81,34 @@ def recorded(target: Path, figures: Path) -> dict[str, Any] | None:
     return record if sound else None
 
 
-def cells(source: Path) -> list[tuple[str, str]]:
-    """Type and source of a notebook's cells, without outputs."""
-    every = json.loads(source.read_text())["cells"]
-    return [(cell["cell_type"], "".join(cell["source"])) for cell in every]
+def cells(source: Path, tag: str = "") -> list[tuple[str, str]]:
+    """Type and source of a notebook's cells, or of those with a tag, without outputs."""
+    return [
+        (cell["cell_type"], "".join(cell["source"]))
+        for cell in json.loads(source.read_text())["cells"]
+        if not tag or tag in cell["metadata"].get("tags", [])
+    ]
 
 
-def check_parameters(source: Path, parameters: dict) -> None:
+def _check_parameters(source: Path, parameters: dict) -> None:
     """Raise NotebookError unless the notebook has these parameters, with values of these types."""
-    every = json.loads(source.read_text())["cells"]
-    tagged = [cell for cell in every if "parameters" in cell["metadata"].get("tags", [])]
+    tagged = cells(source, "parameters")
     if len(tagged) != 1:
         raise NotebookError(f"{source} has {len(tagged)} cells tagged 'parameters'; tag one.")
-    defaults = {}
-    for line in _parsed(source, "".join(tagged[0]["source"])).body:
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
-            defaults[line.targets[0].id] = _literal(line.value)
+    lines = [line for line in _parsed(source, tagged[0][1]).body if isinstance(line, ast.Assign)]
+    defaults = {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines}
     for name, value in parameters.items():
         if name not in defaults:
             known = ", ".join(defaults)
             raise NotebookError(f"{source} has no parameter {name!r}; its parameters are {known}.")
-        if type(value) is not type(defaults[name]):
-            kind = type(defaults[name]).__name__
-            raise NotebookError(f"{source}: parameter {name}={value!r} is not of type {kind}.")
+        kind = type(defaults[name])
+        if type(value) is not kind:
+            raise NotebookError(
+                f"{source}: parameter {name}={value!r} is not of type {kind.__name__}."
+            )
 
 
-def promised(source: Path, figures: Path) -> list[Path]:
+def _promised(source: Path, figures: Path) -> list[Path]:
     """List the files that the cells name: ``figures.show(study, "name", ...)`` draws a figure."""
     without_magic = TransformerManager().transform_cell
     text = "".join(without_magic(text) for kind, text in cells(source) if kind == "code")
@@ -126,14 +123,6 @@ def _parsed(source: Path, text: str) -> ast.Module:
         return ast.parse(text)
     except SyntaxError as error:
         raise NotebookError(f"{source} has a cell that is not Python ({error}).") from error
-
-
-def _literal(value: ast.expr) -> Any:
-    """A parameter's default, or None where it is computed."""
-    try:
-        return ast.literal_eval(value)
-    except ValueError:
-        return None
 
 
 def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
@@ -180,7 +169,6 @@ def _require_finished(cell) -> None:
         raise NotebookError(f"the cell that begins {line!r} did not run to its end.")
 
 
-def _one_line(name: str, value: str) -> str:
-    """An error in one line."""
+def _one_line(name: str, value: object) -> str:
     text = " ".join(str(value).split())
     return text if name in OURS else f"{name}: {text}"
