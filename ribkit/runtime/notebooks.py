@@ -30,18 +30,9 @@ class NotebookError(StudyError):
 
 
 def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path, record: dict):
-    """Execute a notebook; it is kept whether it succeeds or not, with a record if it does.
+    """Execute a notebook at ``root``; ``target`` is kept, with a record if it ran to its end.
 
-    Args:
-        source: The notebook, with one cell tagged ``parameters``.
-        target: Where the executed notebook is kept.
-        root: The folder that its process works in.
-        parameters: Values for that cell, by name.
-        figures: The folder that it draws into.
-        record: What the executed notebook says of itself; seconds and checksums are added.
-
-    Raises:
-        NotebookError: It did not run to its end, or did not draw what its cells name.
+    Raises NotebookError where it did not, or did not draw into ``figures`` what its cells name.
     """
     _check_parameters(source, parameters)
     before = {path: state(path) for path in _promised(source, figures)}
@@ -96,16 +87,11 @@ def _check_parameters(source: Path, parameters: dict) -> None:
     if len(tagged) != 1:
         raise NotebookError(f"{source} has {len(tagged)} cells tagged 'parameters'; tag one.")
     lines = [line for line in _parsed(source, tagged[0][1]).body if isinstance(line, ast.Assign)]
-    defaults = {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines}
+    kinds = {ast.unparse(line.targets[0]): type(ast.literal_eval(line.value)) for line in lines}
     for name, value in parameters.items():
-        if name not in defaults:
-            known = ", ".join(defaults)
-            raise NotebookError(f"{source} has no parameter {name!r}; its parameters are {known}.")
-        kind = type(defaults[name])
-        if type(value) is not kind:
-            raise NotebookError(
-                f"{source}: parameter {name}={value!r} is not of type {kind.__name__}."
-            )
+        if type(value) is not kinds.get(name):
+            known = ", ".join(f"{name} ({kind.__name__})" for name, kind in kinds.items())
+            raise NotebookError(f"{source} takes no {name}={value!r}; its parameters are {known}.")
 
 
 def _promised(source: Path, figures: Path) -> list[Path]:
@@ -128,7 +114,6 @@ def _parsed(source: Path, text: str) -> ast.Module:
 def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
     """Have papermill execute a notebook into ``running``. Raises NotebookError."""
     import papermill  # takes seconds, which a run with nothing to do need not wait for
-    from nbclient.exceptions import CellTimeoutError
 
     os.environ["RIBKIT_CODE"] = code()  # for the notebook's process, and what that starts
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # else it has the last word
@@ -146,8 +131,6 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(_one_line(error.ename, error.evalue)) from error
-    except CellTimeoutError as error:
-        raise NotebookError(_one_line("CellTimeoutError", error)) from error
     except RuntimeError as error:  # a DeadKernelError, or what a start that fails raises
         raise NotebookError(
             f"its process died or did not start ({_one_line(type(error).__name__, error)}), as "
@@ -155,18 +138,13 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
             "on from there."
         ) from error
     for cell in notebook.cells:
-        if cell.cell_type == "code" and cell.source.strip():
-            _require_finished(cell)
-
-
-def _require_finished(cell) -> None:
-    for output in cell.outputs:
-        if output.output_type == "error":
-            raise NotebookError(_one_line(output.ename, output.evalue))
-    status = cell.metadata.get("papermill", {}).get("status")
-    if cell.execution_count is None or status != "completed":
-        line = cell.source.strip().splitlines()[0]
-        raise NotebookError(f"the cell that begins {line!r} did not run to its end.")
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                raise NotebookError(_one_line(output.ename, output.evalue))
+        finished = cell.metadata.get("papermill", {}).get("status") == "completed"
+        if cell.cell_type == "code" and cell.source.strip() and not finished:
+            line = cell.source.strip().splitlines()[0]
+            raise NotebookError(f"the cell that begins {line!r} did not run to its end.")
 
 
 def _one_line(name: str, value: object) -> str:
