@@ -1,12 +1,9 @@
-"""The one place that maps over images, and trainings: here, over processes or GPUs, or a cluster.
+"""The one place that maps over images, and trainings: in this process, over processes, or on Ray.
 
-One worker or one item: in this process. Else loky's processes, one per core, or one per GPU where
-the device is CUDA. Where ``RAY_ADDRESS`` is set, a Ray cluster, one CPU or GPU per worker: its
-machines must see code, data and ``build/`` at the same place of a file system that they share, and
-each ``ray start`` must be this environment's. ``RAY_ADDRESS=local`` is a cluster of this machine.
-
-An item is computed with one thread wherever it runs, so its result does not depend on how many
-workers there are, nor on the order, nor on which of them die.
+loky's processes, one per core, or one per GPU where the device is CUDA. Where ``RAY_ADDRESS`` is
+set, a Ray cluster, whose machines must see code, data and ``build/`` at the same place of a shared
+file system, each with this environment; ``RAY_ADDRESS=local`` is a cluster of this machine. An item
+is computed with one thread, so its result does not depend on where, nor on which workers die.
 """
 
 import ctypes
@@ -102,16 +99,15 @@ def prefetch(function: Callable[[Any], Any], items: Iterable, depth: int) -> Ite
 # ---- rounds -------------------------------------------------------------------------------------
 def _results(task: Task, items: Sequence, gpu: bool) -> Iterator[tuple[int, Any]]:
     """Yield (position, result) as they come; each round goes over what is missing."""
-    missing, count = dict(enumerate(items)), workers(gpu)
+    missing, count = dict.fromkeys(range(len(items))), workers(gpu)
     in_process = min(count, len(items)) <= 1
     size = 1 if in_process else min(CHUNK, len(items) // (SHARES * count) or 1)
     for _ in range(ROUNDS):
         submit, stop = _in_process(task) if in_process else _pool(task, count, gpu)
-        running: dict[Future, dict[int, Any]] = {}
-        failed: list[Any] = []
-        errors: list[Exception] = []
+        left, running, failed, errors = list(missing), {}, [], []
+        chunks = (left[start : start + size] for start in range(0, len(left), size))
         try:
-            for chunk, results, error in _round(submit, _chunks(missing, size), count, running):
+            for chunk, results, error in _round(submit, items, chunks, count, running):
                 for position in results:
                     del missing[position]
                 yield from results.items()
@@ -119,7 +115,7 @@ def _results(task: Task, items: Sequence, gpu: bool) -> Iterator[tuple[int, Any]
                     if is_final(error):
                         raise error
                     errors.append(error)
-                    failed += [chunk[position] for position in chunk if position in missing][:1]
+                    failed += [position for position in chunk if position in missing][:1]
                 if len(errors) == FAILURES:
                     break
         finally:
@@ -128,29 +124,26 @@ def _results(task: Task, items: Sequence, gpu: bool) -> Iterator[tuple[int, Any]
         if not missing:
             return
         size, count = 1, max(1, count // 2)
-    names = textwrap.shorten(", ".join(map(repr, failed)), 1000)
+    names = textwrap.shorten(", ".join(repr(items[position]) for position in failed), 1000)
     errors[0].add_note(f"tried {ROUNDS} times: {names}")
     raise errors[0]
 
 
-def _chunks(items: dict[int, Any], size: int) -> Iterator[dict[int, Any]]:
-    waiting = iter(list(items.items()))
-    return iter(lambda: dict(itertools.islice(waiting, size)), {})
-
-
-def _round(submit: Submit, chunks: Iterator, count: int, running: dict) -> Iterator[tuple]:
+def _round(
+    submit: Submit, items: Sequence, chunks: Iterator[list[int]], count: int, running: dict
+) -> Iterator[tuple[list[int], dict[int, Any], Exception | None]]:
     """Yield (chunk, results, error) as they come. A worker that dies ends it, and all that run."""
     try:
         while True:
             for chunk in itertools.islice(chunks, count - len(running)):
-                running[submit(chunk)] = chunk
+                running[submit({position: items[position] for position in chunk})] = chunk
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 results, error = future.result()
                 yield running.pop(future), results, error
     except Exception as error:
-        yield from ((chunk, {}, error) for chunk in running.values() or [{}])
+        yield from ((chunk, {}, error) for chunk in running.values() or [[]])
 
 
 def _compute(task: Task, chunk: dict[int, Any]) -> tuple[dict[int, Any], Exception | None]:

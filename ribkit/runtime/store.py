@@ -12,7 +12,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -173,7 +173,7 @@ def _with_checksum(manifest: dict) -> str:
 
 
 @dataclass(frozen=True)
-class Stored(Mapping[str, Any]):
+class Stored(Arrays):
     """One value of a result, by name: a stage's parameter, which counts by what made the result."""
 
     result: Result
@@ -185,21 +185,16 @@ class Stored(Mapping[str, Any]):
         """What made it, for the keys of what is made of it."""
         return self.result.fingerprint() | {"value": self.value}
 
-    def _content(self) -> Arrays:
+    def _open(self) -> Arrays:
         path = self.result.file(f"{self.value}.{self.suffix}")
         return _opened(path, state(path))
 
-    def __getitem__(self, name: str) -> Any:
-        return self._content()[name]
+    @property
+    def _names(self) -> dict[str, None]:
+        return self._open()._names
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._content()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._content())
-
-    def __len__(self) -> int:
-        return len(self._content())
+    def _read(self, name: str) -> Any:
+        return self._open()._read(name)
 
     def __str__(self) -> str:
         return f"{self.value} in {self.result.path}"
@@ -237,12 +232,8 @@ class Store:
         """The result of ``stage(**parameters)``: read if it is stored, else computed and stored.
 
         If another process computes the same, this one waits and reads. Processes that train
-        together all run the stage; the first writes.
-
-        Args:
-            stage: A function decorated with `stage` or `per_image`.
-            **parameters: Numbers, strings, tuples, frozen dataclasses, functions, image sets,
-                and values of results.
+        together all run the stage; the first writes. Parameters are numbers, strings, tuples,
+        frozen dataclasses, functions, image sets, and values of results.
 
         Raises:
             InputError: A parameter is of another kind, or the code changed while it ran.
@@ -273,7 +264,9 @@ def _settle(job: Job) -> None:
     with resource_errors(str(result.path)):
         if not distributed.broadcast_bool(lambda: _settled(result)):
             result.path.parent.mkdir(parents=True, exist_ok=True)
-            with _lock_for(result):
+            waiting = f"Process {{}} computes {result.path.name} already; this one waits for it."
+            first = distributed.rank() == 0  # of processes that train together
+            with locked(_beside(result, "lock"), waiting) if first else nullcontext():
                 if not distributed.broadcast_bool(lambda: result.damaged() is None):  # by another
                     _compute(job)
                 shutil.rmtree(_beside(result, "scratch"), ignore_errors=True)
@@ -282,14 +275,6 @@ def _settle(job: Job) -> None:
 def _settled(result: Result) -> bool:
     """Whether a result is stored, and nothing is left of its making: then its lock is gone."""
     return result.damaged() is None and not _beside(result, "lock").exists()
-
-
-def _lock_for(result: Result) -> AbstractContextManager:
-    """The right to compute a result; of processes that train together, the first holds it."""
-    if distributed.rank() > 0:
-        return nullcontext()
-    waiting = f"Process {{}} computes {result.path.name} already; this one waits for it."
-    return locked(_beside(result, "lock"), waiting)
 
 
 def _compute(job: Job) -> None:
