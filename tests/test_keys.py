@@ -199,7 +199,7 @@ DECIDE = {  # what of `ribkit.runtime` decides the bytes of a stored result, or 
     "device": ("single_threaded", "threads"),
     "keys": ("describe",),
 }
-THEIR_HASH = "f8c6bbea34da876b186c"
+THEIR_HASH = "dea7c7b088cdd8cebd2d"
 
 
 def definitions(text):

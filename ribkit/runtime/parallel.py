@@ -104,8 +104,11 @@ def _results(task: Task, items: Sequence, gpu: bool) -> Iterator[tuple[int, Any]
     size = 1 if in_process else min(CHUNK, len(items) // (SHARES * count) or 1)
     for _ in range(ROUNDS):
         submit, stop = _in_process(task) if in_process else _pool(task, count, gpu)
-        left, running, failed, errors = list(missing), {}, [], []
-        chunks = (left[start : start + size] for start in range(0, len(left), size))
+        left = list(missing)
+        chunks = iter([left[start : start + size] for start in range(0, len(left), size)])
+        running: dict[Future, list[int]] = {}
+        failed: list[int] = []
+        errors: list[Exception] = []
         try:
             for chunk, results, error in _round(submit, items, chunks, count, running):
                 for position in results:

@@ -54,13 +54,13 @@ class PerImageResult:
 
 
 def per_image(
-    name: str,
-    label: str,
+    name: str,  # under which results are stored
+    label: str,  # the progress bar's
     *,
-    arrays: Sequence[str] = (),
-    scalars: Sequence[str] = (),
-    gather: Callable[[PerImageResult], Values] | None = None,
-    gpu: bool = True,
+    arrays: Sequence[str] = (),  # values that the stage returns, image name -> array
+    scalars: Sequence[str] = (),  # columns of the table ``images`` that it returns
+    gather: Callable[[PerImageResult], Values] | None = None,  # makes what it returns instead
+    gpu: bool = True,  # whether the function uses a GPU where there is one; else all cores
 ) -> Callable[[Callable[..., Values]], Callable[..., Values]]:
     """Decorate a function of one image as a stage over an image set.
 
@@ -68,21 +68,14 @@ def per_image(
     arrays without dimensions; it stays within reach as ``__wrapped__``. The stage takes ``images``
     in place of the image; a parameter that is a result's arrays by image name is handed to the
     function as the image's own array.
-
-    Args:
-        name: Under which results are stored.
-        label: What the progress bar says.
-        arrays: Values that the stage returns, image name -> array.
-        scalars: Columns of the table ``images`` that it returns, a row for each image.
-        gather: What it returns in place of these, made of all images' arrays.
-        gpu: Whether the function uses a GPU where there is one; if not, it goes over all cores.
     """
 
     def decorate(function: Callable[..., Values]) -> Callable[..., Values]:
         @wraps(function)
         def whole(images: Any, scratch: Path, **parameters: Any) -> Values:
             for value in parameters.values():
-                _require(images, value)
+                if isinstance(value, StoredArrays):
+                    _require(images, value)
             task = partial(_one, whole, images, parameters)
             results = map_to_disk(task, images, scratch, label, gpu)
             if gather:
@@ -96,12 +89,10 @@ def per_image(
     return decorate
 
 
-def _require(images: Any, value: Any) -> None:
-    """Raise InputError for stored arrays that lack an image."""
-    if isinstance(value, StoredArrays):
-        missing = [name for name in images.ids if name not in value]
-        if missing:
-            raise InputError(f"{value}: image {missing[0]} is missing; compute it first.")
+def _require(images: Any, arrays: StoredArrays) -> None:
+    missing = [name for name in images.ids if name not in arrays]
+    if missing:
+        raise InputError(f"{arrays}: image {missing[0]} is missing; compute it first.")
 
 
 def _one(whole: Callable, images: Any, parameters: Values, index: int) -> Values:

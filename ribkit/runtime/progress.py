@@ -19,28 +19,17 @@ from ribkit.runtime.device import device
 loops: list[tuple[float, int]] = []  # seconds and items of each loop, without its first item
 
 
-def paced(iterable: Iterable) -> Iterator:
-    """The same iterable; how long its items took is noted for `measured`."""
-    count, first = 0, 0.0
-    for item in iterable:
-        yield item
-        count += 1
-        first = first or time.perf_counter()
+def bar(iterable: Iterable, label: str, total: int | None = None) -> Iterator:
+    """The same iterable, behind a bar where these are wanted; its pace is noted for `measured`."""
+    count, first, where = 0, 0.0, os.environ.get("RIBKIT_PROGRESS")
+    with open(where or os.devnull, "a") as file:
+        look = {"mininterval": 0.2 if file.isatty() else 30.0, "leave": False, "delay": 2}
+        for item in tqdm(iterable, label, total, file=file, disable=not where, **look):
+            yield item
+            count += 1
+            first = first or time.perf_counter()
     if count:
         loops.append((time.perf_counter() - first, count - 1))
-
-
-def bar(iterable: Iterable, label: str, total: int | None = None) -> Iterable:
-    """The same iterable, behind a progress bar with this label where bars are wanted."""
-    if total is None and hasattr(iterable, "__len__"):
-        total = len(iterable)
-    where, iterable = os.environ.get("RIBKIT_PROGRESS"), paced(iterable)
-    if not where:
-        yield from iterable
-        return
-    with open(where, "a") as file:
-        slow = 0.2 if file.isatty() else 30.0
-        yield from tqdm(iterable, label, total, file=file, mininterval=slow, leave=False, delay=2)
 
 
 @contextmanager

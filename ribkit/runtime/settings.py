@@ -2,7 +2,7 @@
 
 A pydantic dataclass with fields of these types takes values as Python has them, or as a command
 line gives them: ``"1e-6"``; ``"1.0,1.5"``; ``"0.5,1.0;1.0"`` for tuples of tuples; ``"None"``.
-`override` replaces settings by name, and tells in one sentence each what it refuses.
+`override` replaces settings by name.
 """
 
 import difflib
@@ -96,14 +96,12 @@ def override(profile: T, given: Mapping[str, Any], renamed: Mapping[str, str]) -
     """A profile with some settings replaced, all of its values checked.
 
     Args:
-        profile: a pydantic dataclass with a ``name``, whose fields are settings or such dataclasses
-            themselves, groups of settings.
+        profile: a pydantic dataclass with a ``name``; a field may be one too, a group of settings.
         given: setting -> its value or its text; a setting of a group as ``group.setting``.
         renamed: an old name of a setting, without its group -> the name that it has now.
 
     Raises:
-        InputError: for an unknown setting, with the nearest name; for values that cannot be used,
-            with a sentence for each.
+        InputError: for unknown settings, with the nearest name, and values that cannot be used.
     """
     types = _types(type(profile))
     values = {k: {**vars(v)} if is_dataclass(v) else v for k, v in vars(profile).items()}

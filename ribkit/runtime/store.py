@@ -41,8 +41,7 @@ Values = Mapping[str, Any]
 def stage(name: str) -> Callable[[Callable[..., Values]], Callable[..., Values]]:
     """Decorate a function as a stage, whose results are stored under this name.
 
-    It stays an ordinary function. A stage that takes ``scratch`` gets a folder that outlives an
-    interrupted run, to resume from.
+    One that takes ``scratch`` gets a folder that outlives an interrupted run, to resume from.
     """
 
     def decorate(function: Callable[..., Values]) -> Callable[..., Values]:
@@ -232,12 +231,8 @@ class Store:
         """The result of ``stage(**parameters)``: read if it is stored, else computed and stored.
 
         If another process computes the same, this one waits and reads. Processes that train
-        together all run the stage; the first writes. Parameters are numbers, strings, tuples,
-        frozen dataclasses, functions, image sets, and values of results.
-
-        Raises:
-            InputError: A parameter is of another kind, or the code changed while it ran.
-            ResourceError: The machine lacks room, memory or a right.
+        together all run the stage; the first writes. Raises InputError where the code changed, or a
+        parameter is no number, text, tuple, dataclass, function, image set or value of a result.
         """
         job = self._job(partial(stage, **parameters))
         _settle(job)
@@ -334,12 +329,9 @@ def _all(content: Any, kind: type) -> bool:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """One npz file, array by array. Raises ValueError for object arrays.
-
-    The same arrays make the same bytes, whatever their order in memory: a member written by name
-    alone bears the date 1980-01-01.
-    """
+    """One npz file, array by array; the same arrays make the same bytes. None may hold objects."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in bar(arrays.items(), f"writing {path.name}", len(arrays)):
+            # a member that is opened by its name alone bears the date 1980-01-01
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
