@@ -18,7 +18,7 @@ from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 
 PATIENCE = timedelta(days=30)  # of those that wait for what rank 0 computes by itself
-_waiting: dist.ProcessGroup | None = None  # of the processes that have joined
+_waiting: dist.ProcessGroup | None = None  # of those that have joined
 _together = False
 
 

@@ -24,19 +24,15 @@ class InputError(ValueError):
     """
 
     def __str__(self) -> str:
-        lines = [_shortened(problem) for problem in self.args]
+        lines = list(self.args)
+        for number, problem in enumerate(lines):
+            if len(problem) > START + END:  # the file comes first, the remedy last
+                lines[number] = f"{problem[:START]} ... {problem[-END:]}"
         if len(lines) > 1:
             lines.insert(0, f"{len(lines)} problems; correct these first:")
         if len(lines) > LINES:
             lines[LINES - 1 :] = [f"... and {len(lines) - LINES + 1} more."]
         return "\n".join(lines)
-
-
-def _shortened(problem: str) -> str:
-    """The sentence without its middle if it is long: the file comes first, the remedy last."""
-    if len(problem) <= START + END:
-        return problem
-    return f"{problem[:START]} ... {problem[-END:]}"
 
 
 class Problems(list[str]):
@@ -66,10 +62,7 @@ class ResourceError(StudyError):
 
 @contextmanager
 def resource_errors(doing: str) -> Iterator[None]:
-    """Turn errors of a machine that lacks something into a ResourceError; others pass.
-
-    Its sentence begins with ``doing``, the file or the stage that was worked on.
-    """
+    """Turn errors of a machine that lacks something, while ``doing``, into a ResourceError."""
     try:
         yield
     except (InputError, StudyError):

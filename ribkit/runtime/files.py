@@ -25,10 +25,7 @@ NAME = 80  # characters of `safe_name`, at most
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield ``<name>.partial`` to write to, then flush it and move it to ``path`` in one step.
-
-    Another process that writes ``path`` waits.
-    """
+    """Yield ``<name>.partial``, to write to; then it becomes ``path``. Another writer waits."""
     partial = path.with_name(f"{path.name}.partial")
     with locked(partial):
         yield partial

@@ -197,10 +197,7 @@ def _pool(task: Task, count: int, gpu: bool) -> tuple[Submit, Stop]:
 
 
 def _initialise(parent: int, gpus: int) -> None:
-    """Give this worker a GPU, and have the system kill it when its parent ends, however that ends.
-
-    Another run may do the same work by then, and an idle worker would wait, and keep pipes open.
-    """
+    """Give this worker a GPU, and have the system kill it when its parent ends in any way."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
@@ -209,10 +206,7 @@ def _initialise(parent: int, gpus: int) -> None:
 
 
 def _number(parent: int) -> int:
-    """The first number that none of a process's other workers has; free again when this one ends.
-
-    The system guards it: a socket's name, of no file, is one process's.
-    """
+    """The first number that no other worker has; a socket's name, of no file, is one process's."""
     global _held
     _held = socket.socket(socket.AF_UNIX)
     for number in itertools.count():

@@ -75,10 +75,7 @@ class Arrays(Mapping[str, Any]):
 
 
 def open_arrays(path: Path) -> Arrays:
-    """An npz or safetensors file that stays open; threads and other processes may read it too.
-
-    Raises ValueError for an array of objects, which only a pickle could make.
-    """
+    """An npz or safetensors file that stays open. Raises ValueError for an array of objects."""
     if path.suffix == ".safetensors":
         tensors = safe_open(path, framework="pt")
         return Arrays(tensors.keys(), tensors.get_tensor)
