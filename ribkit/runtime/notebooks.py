@@ -141,7 +141,8 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 raise NotebookError(_one_line(output.ename, output.evalue))
-        finished = cell.metadata.get("papermill", {}).get("status") == "completed"
+        completed = cell.metadata.get("papermill", {}).get("status") == "completed"
+        finished = completed and cell.get("execution_count") is not None
         if cell.cell_type == "code" and cell.source.strip() and not finished:
             line = cell.source.strip().splitlines()[0]
             raise NotebookError(f"the cell that begins {line!r} did not run to its end.")
