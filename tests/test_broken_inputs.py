@@ -78,7 +78,7 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setattr(f"ribkit.study.{module}.ROOT", folder)
     monkeypatch.setattr(reproduce, "ROOT", folder)
     monkeypatch.setattr(notebooks, "run", refuse)
-    monkeypatch.setattr("ribkit.runtime.store.Store.run", refuse)
+    monkeypatch.setattr("ribkit.runtime.store._settle", refuse)
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
     monkeypatch.delenv("RIBKIT_PROGRESS", raising=False)
     return folder
