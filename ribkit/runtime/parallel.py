@@ -31,7 +31,7 @@ from ribkit.runtime.keys import code, require_same_code
 from ribkit.runtime.progress import bar
 
 THREADS = 8  # of `prefetch`, at most
-ROUNDS = 3  # over what is missing, before an error comes out
+ROUNDS = 3  # in a row over what is missing, before an error comes out
 FAILURES = 8  # items of a round, after which it ends: what fails everywhere is told soon
 CHUNK = 32  # items that are sent together, at most: what a worker that dies can lose
 SHARES = 8  # chunks for each worker of a short list
@@ -69,8 +69,9 @@ def map_images(task: Task, items: Sequence, label: str, gpu: bool = True) -> lis
     """Compute ``[task(item) for item in items]`` over all workers, behind a progress bar.
 
     An item that fails, or a worker that dies, stops no other item: half as many workers go over
-    what is missing, since memory may have run out, and then half of these; then the error comes
-    out, with a note that names the items. InputError, ResourceError and a full disk do so at once.
+    what is missing, since memory may have run out, and so on. After three rounds that added
+    nothing the error comes out, with a note that names the items. InputError, ResourceError and a
+    full disk do so at once.
     Task and items are picklable; ``gpu``: the task uses a GPU where there is one.
     """
     results = dict(bar(_results(task, items, gpu), label, len(items)))
@@ -102,7 +103,8 @@ def _results(task: Task, items: Sequence, gpu: bool) -> Iterator[tuple[int, Any]
     missing, count = dict.fromkeys(range(len(items))), workers(gpu)
     in_process = min(count, len(items)) <= 1
     size = 1 if in_process else min(CHUNK, len(items) // (SHARES * count) or 1)
-    for _ in range(ROUNDS):
+    rounds = 0  # in a row, of which only the first added a result
+    while rounds < ROUNDS:
         submit, stop = _in_process(task) if in_process else _pool(task, count, gpu)
         left = list(missing)
         chunks = iter([left[start : start + size] for start in range(0, len(left), size)])
@@ -126,9 +128,10 @@ def _results(task: Task, items: Sequence, gpu: bool) -> Iterator[tuple[int, Any]
                 stop(running)
         if not missing:
             return
+        rounds = rounds + 1 if len(missing) == len(left) else 1
         size, count = 1, max(1, count // 2)
     names = textwrap.shorten(", ".join(repr(items[position]) for position in failed), 1000)
-    errors[0].add_note(f"tried {ROUNDS} times: {names}")
+    errors[0].add_note(f"not computed in {ROUNDS} rounds: {names}")
     raise errors[0]
 
 
