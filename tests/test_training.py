@@ -104,6 +104,18 @@ def test_processes_share_a_batch_or_say_why_not(monkeypatch, rank, own):
         training.share(7)
 
 
+def test_an_epoch_sees_every_image_once_and_a_batch_may_span_two(monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+
+    def plain(row, generator):
+        return (torch.tensor(row),)
+
+    drawn = [x for (x,) in training.batches(plain, 7, SETTINGS, range(7), range(2))]
+    rows = torch.stack(drawn).flatten().tolist()
+    assert sorted(rows[:7]) == sorted(rows[7:]) == list(range(7))
+    assert rows[:7] != rows[7:]
+
+
 def test_an_epoch_has_at_least_one_step():
     assert [training.steps_per_epoch(count, 4) for count in (3, 4, 11)] == [1, 1, 2]
 

@@ -2,8 +2,8 @@
 
 The paper's classifier (Section 2): a CNN f at output stride 16, maps w_c . f(x), global average
 pooling. RIB moves the upper layers only, so the lower ones are a function to be computed once. One
-function, `from_classifier`, makes all networks of the study out of ordinary classifiers: it finds
-the pooling and the last linear layer, takes the last stride out and cuts the graph in two.
+function, `from_classifier`, makes all networks of the study out of ordinary classifiers: it takes
+the last strides out, finds the maps whose average the last linear layer reads, and cuts the graph.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
@@ -22,6 +21,7 @@ from ribkit.runtime.errors import InputError
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision's, for [0, 255]
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+SIDE = 128  # of the image with which a classifier is looked at
 
 
 class Network(nn.Module):
@@ -30,9 +30,8 @@ class Network(nn.Module):
     frozen: pixels ``(N, 3, H, W)``, normalised -> features. adapted: features -> ``(N, D, h, w)``.
     classifier: 1x1 convolution without bias -> signed class maps ``(N, C, h, w)``.
     mean, std: of the pixels, per channel, for values in [0, 255].
-
-    precision: None, or ``torch.bfloat16``: of the passes up to the classifier (autocast: frozen
-    features are kept in it; weights, gradients, class maps and what follows stay as they are).
+    precision: None, or ``torch.bfloat16``: autocast up to the classifier (frozen features are kept
+    in it; weights, gradients, class maps and what follows stay as they are).
     """
 
     precision: torch.dtype | None = None
@@ -51,8 +50,7 @@ class Network(nn.Module):
         self.frozen.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> "Network":
-        """Batch norm and dropout stay in evaluation mode whatever is asked for."""
+    def train(self, mode: bool = True) -> "Network":  # whatever is asked for
         return super().train(False)
 
     def _autocast(self, like: Tensor) -> torch.autocast:
@@ -76,7 +74,7 @@ class Network(nn.Module):
 
     def adaptable(self) -> "Network":
         """A copy to adapt: shares the frozen part, owns the rest."""
-        upper = (copy.deepcopy(self.adapted), copy.deepcopy(self.classifier))
+        upper = copy.deepcopy(self.adapted), copy.deepcopy(self.classifier)
         network = Network(self.frozen, *upper, self.mean, self.std)
         network.precision = self.precision
         return network
@@ -91,16 +89,13 @@ class Network(nn.Module):
 
 
 def _unfilled(inputs: int, outputs: int) -> nn.Conv2d:
-    """A classifier whose weights are still to be set, so that none are drawn."""
+    """A classifier without weights, so that none are drawn."""
     return nn.utils.skip_init(nn.Conv2d, inputs, outputs, 1, bias=False)
 
 
 @contextlib.contextmanager
 def seeded(rng_seed: int) -> Iterator[None]:
-    """Within this, weights that torch draws on the CPU come of the seed.
-
-    Afterwards torch's own generator is where it was; those of GPUs are left alone.
-    """
+    """Within this, torch draws on the CPU by the seed; its generators are as before afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(rng_seed)
         yield
@@ -143,10 +138,10 @@ def from_classifier(
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints a trace of its errors
             traced = fx.GraphModule(model, Tracer().trace(model))
-            linear, end = _head(traced)
             _dilate(traced, output_stride)
-            ShapeProp(traced).propagate(torch.zeros(1, 3, 128, 128))
-            cut = _cut(traced, end, 128 // frozen_stride)
+            ShapeProp(traced).propagate(torch.zeros(1, 3, SIDE, SIDE))
+            linear, end = _head(traced)
+            cut = _cut(traced, end, SIDE // frozen_stride)
     except Exception as error:
         reason = str(error).split("\n")[0][:80] or type(error).__name__
         raise InputError(
@@ -160,39 +155,21 @@ def from_classifier(
     return Network(_part(traced, start, cut), _part(traced, cut, end), classifier, mean, std)
 
 
+@torch.no_grad()
 def _head(traced: fx.GraphModule) -> tuple[nn.Linear, fx.Node]:
-    """The last linear layer, and the node whose average it reads."""
-    modules = dict(traced.named_modules())
-    node = next(n for n in traced.graph.nodes if n.op == "output").args[0]
-    refusal = InputError("its last layers are others")
-    linear = modules.get(node.target) if isinstance(node, fx.Node) else None
-    if not isinstance(linear, nn.Linear):
-        raise refusal
-    node = node.args[0]
-    while isinstance(node, fx.Node):
-        module = modules.get(node.target) if node.op == "call_module" else None
-        if _is_pool(node, module):
-            return linear, node.args[0]
-        if not _keeps_values(node, module):
-            break
-        node = node.args[0]
-    raise refusal
-
-
-def _is_pool(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether this is a global average."""
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        return module.output_size in (1, (1, 1))
-    if node.target is F.adaptive_avg_pool2d:
-        return node.args[1] in (1, (1, 1), [1, 1])
-    axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    return node.target in ("mean", torch.mean) and axes in ([2, 3], (2, 3), [-2, -1], (-2, -1))
-
-
-def _keeps_values(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a pooled vector passes unchanged (in evaluation)."""
-    reshaping = (torch.flatten, torch.squeeze, F.dropout, "flatten", "squeeze", "view", "reshape")
-    return isinstance(module, (nn.Flatten, nn.Dropout, nn.Identity)) or node.target in reshaping
+    """The last linear layer, and the last maps. InputError unless it reads their average."""
+    run = fx.Interpreter(traced, garbage_collect_values=False)
+    pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    logits = run.run(pixels)
+    shapes = {node: value_shape(node) for node in traced.graph.nodes}
+    maps = [node for node, shape in shapes.items() if len(shape) == 4 and shape[2:] != (1, 1)]
+    modules = [traced.get_submodule(n.target) for n in traced.graph.nodes if n.op == "call_module"]
+    linears = [module for module in modules if isinstance(module, nn.Linear)]
+    if linears and linears[-1].in_features == shapes[maps[-1]][1]:
+        ours = linears[-1](run.env[maps[-1]].mean(dim=(2, 3)))
+        if (ours - logits).abs().max() <= 1e-3 * logits.abs().max():
+            return linears[-1], maps[-1]
+    raise InputError("its last layers are others")
 
 
 def _dilate(traced: fx.GraphModule, output_stride: int) -> None:
@@ -200,14 +177,13 @@ def _dilate(traced: fx.GraphModule, output_stride: int) -> None:
 
     Pooling layers keep their strides: a network that goes on by pooling stays as coarse.
     """
-    side = 128
-    ShapeProp(traced).propagate(torch.zeros(1, 3, side, side))
+    ShapeProp(traced).propagate(torch.zeros(1, 3, SIDE, SIDE))
     removed: dict[fx.Node, int] = {}  # by how much strides were taken out before a node
     for node in traced.graph.nodes:
         factor = max((removed[n] for n in node.all_input_nodes), default=1)
         conv = traced.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(conv, nn.Conv2d):
-            stride = side // node.args[0].meta["tensor_meta"].shape[-1] // factor
+            stride = SIDE // node.args[0].meta["tensor_meta"].shape[-1] // factor
             if factor > 1 and conv.kernel_size[0] > 1:
                 conv.dilation = (factor, factor)
                 conv.padding = tuple(p * factor for p in conv.padding)
@@ -236,10 +212,12 @@ def value_shape(node: fx.Node) -> tuple[int, ...]:
 
 def _cut(traced: fx.GraphModule, end: fx.Node, side: int) -> fx.Node:
     """The last of the narrowest cut nodes of this map size before ``end``."""
-    before = set(itertools.takewhile(lambda node: node is not end, traced.graph.nodes))
-    fits = [n for n in cut_nodes(traced) if n in before and value_shape(n)[-1] == side]
+    before = itertools.takewhile(lambda node: node is not end, cut_nodes(traced))
+    fits = [node for node in before if value_shape(node)[-1] == side]
     if not fits:
-        raise InputError(f"no single tensor of {side} x {side} for an image of 128 x 128 pixels")
+        raise InputError(
+            f"no single tensor of {side} x {side} for an image of {SIDE} x {SIDE} pixels"
+        )
     return min(reversed(fits), key=lambda node: value_shape(node)[1])
 
 

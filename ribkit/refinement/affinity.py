@@ -158,7 +158,7 @@ def build(
     weights: Weights | None = None,
 ) -> AffinityNetwork:
     """The network before its training: a pretrained backbone and fresh heads; see `train`."""
-    network = classifier.pretrained(backbone, 1, pretext, weights, training.rng_seed)
+    network = classifier.build(backbone, 1, training.rng_seed, weights, pretext=pretext)
     pyramid = FeaturePyramid(network)
     with seeded(training.rng_seed):
         return AffinityNetwork(pyramid, heads(pyramid.channels), training.stride, training.radius)
