@@ -203,8 +203,7 @@ class SmallResNet(PooledClassifier):
     """The network of `mini`: basic residual blocks (He et al. 2016), stride 4, three stages."""
 
     def __init__(self, n_classes: int, widths: Sequence[int] = (24, 48, 64), blocks: int = 2):
-        stem = nn.Conv2d(3, widths[0], 3, 2, 1, bias=False)
-        layers, inputs = [stem, nn.BatchNorm2d(widths[0]), nn.ReLU()], widths[0]
+        layers, inputs = [*_conv3_norm(3, widths[0], 2), nn.ReLU()], widths[0]
         for stage, width in enumerate(widths):
             for block in range(blocks):
                 layers.append(BasicBlock(inputs, width, 2 if stage == 1 and block == 0 else 1))
@@ -217,16 +216,15 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
+        first, second = _conv3_norm(inputs, outputs, stride), _conv3_norm(outputs, outputs, 1)
+        self.body = nn.Sequential(*first, nn.ReLU(), *second)
         project = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else nn.Sequential(project, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))
+
+
+def _conv3_norm(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)]

@@ -101,7 +101,7 @@ def seeded(rng_seed: int) -> Iterator[None]:
         yield
 
 
-class Tracer(fx.Tracer):
+class _Tracer(fx.Tracer):
     """Keeps every convolution whole, also those of subclasses."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
@@ -118,7 +118,7 @@ def from_classifier(
 ) -> Network:
     """Make a `Network` of a classifier that ends in global average pooling and one linear layer.
 
-    The linear layer's bias is dropped.
+    The linear layer's bias is dropped. Raises InputError for a classifier of another kind.
 
     Args:
         model: The classifier; it is left as it is.
@@ -127,17 +127,11 @@ def from_classifier(
         frozen_stride: The frozen part ends at the last, narrowest place of this stride where one
             tensor carries everything: after layer2 of a ResNet, as in the official code.
         output_stride: Strided convolutions beyond it lose their stride, what follows is dilated.
-
-    Returns:
-        The network, with the model's own classes.
-
-    Raises:
-        InputError: The classifier is of another kind.
     """
     model = copy.deepcopy(model).eval()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints a trace of its errors
-            traced = fx.GraphModule(model, Tracer().trace(model))
+            traced = fx.GraphModule(model, _Tracer().trace(model))
             _dilate(traced, output_stride)
             ShapeProp(traced).propagate(torch.zeros(1, 3, SIDE, SIDE))
             linear, end = _head(traced)
@@ -161,7 +155,7 @@ def _head(traced: fx.GraphModule) -> tuple[nn.Linear, fx.Node]:
     run = fx.Interpreter(traced, garbage_collect_values=False)
     pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     logits = run.run(pixels)
-    shapes = {node: value_shape(node) for node in traced.graph.nodes}
+    shapes = {node: _shape(node) for node in traced.graph.nodes}
     maps = [node for node, shape in shapes.items() if len(shape) == 4 and shape[2:] != (1, 1)]
     modules = [traced.get_submodule(n.target) for n in traced.graph.nodes if n.op == "call_module"]
     linears = [module for module in modules if isinstance(module, nn.Linear)]
@@ -193,7 +187,7 @@ def _dilate(traced: fx.GraphModule, output_stride: int) -> None:
         removed[node] = factor
 
 
-def cut_nodes(traced: fx.GraphModule) -> Iterator[fx.Node]:
+def _cut_nodes(traced: fx.GraphModule) -> Iterator[fx.Node]:
     """The nodes that alone feed everything after them, and whose value is ``(N, C, H, W)``."""
     nodes = list(traced.graph.nodes)
     position = {node: i for i, node in enumerate(nodes)}
@@ -201,24 +195,24 @@ def cut_nodes(traced: fx.GraphModule) -> Iterator[fx.Node]:
     for node in nodes:
         alone = last_user <= position[node] and node.op not in ("placeholder", "get_attr", "output")
         last_user = max([last_user, *(position[user] for user in node.users)])
-        if alone and len(value_shape(node)) == 4:
+        if alone and len(_shape(node)) == 4:
             yield node
 
 
-def value_shape(node: fx.Node) -> tuple[int, ...]:
+def _shape(node: fx.Node) -> tuple[int, ...]:
     """Of the node's value, as `ShapeProp` met it; empty for what is no tensor."""
     return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
 
 
 def _cut(traced: fx.GraphModule, end: fx.Node, side: int) -> fx.Node:
     """The last of the narrowest cut nodes of this map size before ``end``."""
-    before = itertools.takewhile(lambda node: node is not end, cut_nodes(traced))
-    fits = [node for node in before if value_shape(node)[-1] == side]
+    before = itertools.takewhile(lambda node: node is not end, _cut_nodes(traced))
+    fits = [node for node in before if _shape(node)[-1] == side]
     if not fits:
         raise InputError(
             f"no single tensor of {side} x {side} for an image of {SIDE} x {SIDE} pixels"
         )
-    return min(reversed(fits), key=lambda node: value_shape(node)[1])
+    return min(reversed(fits), key=lambda node: _shape(node)[1])
 
 
 def _part(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> fx.GraphModule:
@@ -232,3 +226,42 @@ def _part(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> fx.GraphModu
     part = fx.GraphModule(traced, graph)
     part.delete_all_unused_submodules()
     return part
+
+
+class FeaturePyramid(nn.Module):
+    """A network's feature levels, fine to coarse, which IRN and PSA read.
+
+    A level is the last tensor that alone carries everything before the network gets wider (after
+    the pooling and each of the four stages of a ResNet), and the end of the adapted part. Each has
+    its number in ``strides`` and ``channels``.
+    """
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.mean, self.std = network.mean, network.std
+        whole = nn.Sequential(network.frozen, network.adapted)
+        self.trunk = fx.GraphModule(whole, _Tracer().trace(whole))
+        pixels = torch.zeros(1, 3, SIDE, SIDE, device=next(network.parameters()).device)
+        with torch.no_grad():
+            ShapeProp(self.trunk).propagate(pixels)
+        runs = itertools.groupby(_cut_nodes(self.trunk), _shape)
+        ends = [list(run)[-1] for _, run in runs]  # the last one of each shape
+        widths = [_shape(node)[1] for node in ends]
+        wider = [after > before for before, after in itertools.pairwise(widths)]
+        levels = list(itertools.compress(ends, [*wider, True]))
+        self.strides = [SIDE // _shape(node)[-1] for node in levels]
+        self.channels = [_shape(node)[1] for node in levels]
+        output = next(node for node in self.trunk.graph.nodes if node.op == "output")
+        output.args = (levels,)
+        self.trunk.recompile()
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FeaturePyramid":  # whatever is asked for
+        return super().train(False)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Pixels ``(N, 3, H, W)`` in [0, 255] -> levels, ``(N, channels, H / stride, W / stride)``.
+
+        Sides are rounded up, or as the network's own padding has it.
+        """
+        return self.trunk(views.normalise(pixels, self.mean, self.std))

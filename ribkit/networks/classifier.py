@@ -39,15 +39,11 @@ def build(
     output_stride: int = 16,
     pretext: Mapping[str, Tensor] | None = None,
 ) -> Network:
-    """Build a classifier on the CPU; the ImageNet networks come with their weights.
+    """Build a classifier on the CPU; ``rng_seed`` decides the weights that are drawn.
 
-    Args:
-        name: One of `BACKBONES`.
-        n_classes: How many classes; 1000 keep the ImageNet head.
-        rng_seed: Of the weights that are drawn.
-        weights: The file of ImageNet weights; None: what `architectures.imagenet_weights` finds.
-        output_stride: Of a ResNet.
-        pretext: For ``small``: weights from `pretrain` below a new classifier; None: drawn weights.
+    ``small`` starts from ``pretext``, the weights from `pretrain`, if given. The others start from
+    a file of ImageNet weights (None: what `architectures.imagenet_weights` finds) and keep its head
+    for 1000 classes. ``output_stride`` is a ResNet's.
     """
     if name not in BACKBONES:
         raise InputError(f"backbone '{name}' is unknown; use one of {', '.join(BACKBONES)}.")

@@ -57,24 +57,11 @@ def fit(
 ) -> tuple[Tensor, Tensor]:
     """Train in place; interrupted, it goes on from its last state, on a CPU to the same bits.
 
-    Args:
-        objective: Takes the tensors of a batch, returns the loss, a scalar.
-        groups: Parameters, each group with its ``lr_mult``.
-        view: An image's number, below ``count``, and a generator -> its tensors, to be stacked.
-        count: Number of images.
-        iterations: Number of steps.
-        training: The settings.
-        scratch: The folder of the state.
-        name: What is trained, for messages.
-        lr_setting: The setting of its learning rate, for messages.
-        monitor: Measures the network.
-        monitor_every: After how many iterations it does.
-
-    Returns:
-        The losses ``(iterations,)`` and what was measured ``(measurements, values)``.
-
-    Raises:
-        InputError: The batch cannot be shared by the processes, or a loss is not finite.
+    ``objective`` takes the tensors of a batch and returns the loss. ``view`` makes them, to be
+    stacked, of an image's number, below ``count``, and a generator. ``groups`` are the parameters,
+    each group with its ``lr_mult``. A loss that is not finite raises InputError: ``name`` is what
+    is trained, ``lr_setting`` what to lower. ``monitor`` measures every ``monitor_every``
+    iterations. Returns the losses ``(iterations,)`` and what it measured, ``(times, values)``.
     """
     places = share(training.batch)
     optimiser = torch.optim.SGD(

@@ -16,9 +16,8 @@ from ribkit.data.images import ImageSet
 from ribkit.data.labelled import IGNORE, Labelled
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
-from ribkit.networks.backbone import seeded
+from ribkit.networks.backbone import FeaturePyramid, seeded
 from ribkit.networks.configs import AffinityConfig
-from ribkit.networks.pyramid import FeaturePyramid
 from ribkit.networks.training import epoch_history, fit, steps_per_epoch
 from ribkit.refinement.random_walk import AffinityAt, ends, offsets
 from ribkit.runtime import distributed
