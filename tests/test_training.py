@@ -56,7 +56,7 @@ def test_a_training_that_goes_on_ends_with_the_same_bits(tmp_path, monkeypatch):
     def measure():
         return [1.0, 2.5]
 
-    whole = fitted(tmp_path / "whole", monitor=measure, monitor_every=2)
+    whole = fitted(tmp_path / "whole", monitor=measure)
     batches = training.batches
 
     def stop(*arguments):
@@ -66,9 +66,9 @@ def test_a_training_that_goes_on_ends_with_the_same_bits(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(training, "batches", stop)
         with pytest.raises(KeyboardInterrupt):
-            fitted(tmp_path / "cut", monitor=measure, monitor_every=2)
+            fitted(tmp_path / "cut", monitor=measure)
     assert [path.name for path in (tmp_path / "cut").iterdir()] == [training.STATE]
-    resumed = fitted(tmp_path / "cut", monitor=measure, monitor_every=2)
+    resumed = fitted(tmp_path / "cut", monitor=measure)
     assert whole[2].tolist() == [[1.0, 2.5]] * 4
     assert all(torch.equal(one, other) for one, other in zip(whole, resumed, strict=True))
 

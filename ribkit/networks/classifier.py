@@ -181,7 +181,6 @@ def train(
         "classifier",
         "lr",
         monitor=lambda: _measure(network, monitor_images, training.crop),
-        monitor_every=steps,
     )
     history = epoch_history(losses, training.epochs)
     history[["monitor_loss", "subset_accuracy"]] = monitored.double().numpy()

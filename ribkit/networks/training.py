@@ -53,15 +53,14 @@ def fit(
     name: str,
     lr_setting: str,
     monitor: Callable[[], list[float]] | None = None,
-    monitor_every: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Train in place; interrupted, it goes on from its last state, on a CPU to the same bits.
 
     ``objective`` takes the tensors of a batch and returns the loss. ``view`` makes them, to be
     stacked, of an image's number, below ``count``, and a generator. ``groups`` are the parameters,
     each group with its ``lr_mult``. A loss that is not finite raises InputError: ``name`` is what
-    is trained, ``lr_setting`` what to lower. ``monitor`` measures every ``monitor_every``
-    iterations. Returns the losses ``(iterations,)`` and what it measured, ``(times, values)``.
+    is trained, ``lr_setting`` what to lower. Returns the losses ``(iterations,)`` and, a row for
+    each epoch, what ``monitor`` measures.
     """
     places = share(training.batch)
     optimiser = torch.optim.SGD(
@@ -85,7 +84,7 @@ def fit(
             optimiser.step()
             losses[iteration] = distributed.all_reduce_sum(loss.detach()) / distributed.world()
             done = iteration + 1
-            if monitor and done % monitor_every == 0:
+            if monitor and done % steps_per_epoch(count, training.batch) == 0:
                 monitored.append(monitor())
             is_checkpoint = done % training.checkpoint == 0
             if is_checkpoint or done % CHECK_EVERY == 0 or done == iterations:
