@@ -12,21 +12,14 @@ from ribkit.runtime.device import device
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network that was trained and stored; picklable, and a parameter of stages.
+    """A network that was trained and stored; picklable, and a parameter of stages."""
 
-    Attributes:
-        build: A module's function that makes the network without its weights, for example
-            `classifier.trained_network`, `deeplab.build` or `affinity.build`.
-        options: Its arguments, as pairs of a name and a value.
-        weights: What the training stored, name -> tensor.
-    """
-
-    build: Callable[..., nn.Module]
-    options: tuple[tuple[str, Any], ...]
-    weights: Mapping[str, Tensor]
+    build: Callable[..., nn.Module]  # a module's function, for example `deeplab.build`
+    options: tuple[tuple[str, Any], ...]  # its arguments by name
+    weights: Mapping[str, Tensor]  # what the training stored
 
     def load(self) -> nn.Module:
-        """Build the network; its weights loaded, on the device that computes, to predict with."""
+        """The network with its weights, on the device that computes, to predict with."""
         network = self.build(**dict(self.options))
         network.load_state_dict(self.weights)
         return network.to(device()).eval()

@@ -16,9 +16,8 @@ from ribkit.data.images import ImageSet
 from ribkit.data.labelled import IGNORE, Labelled
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
-from ribkit.networks.backbone import seeded
+from ribkit.networks.backbone import FeaturePyramid, seeded
 from ribkit.networks.configs import AffinityConfig
-from ribkit.networks.pyramid import FeaturePyramid
 from ribkit.networks.training import epoch_history, fit, steps_per_epoch
 from ribkit.refinement.random_walk import AffinityAt, ends, offsets
 from ribkit.runtime import distributed
@@ -158,7 +157,7 @@ def build(
     weights: Weights | None = None,
 ) -> AffinityNetwork:
     """The network before its training: a pretrained backbone and fresh heads; see `train`."""
-    network = classifier.pretrained(backbone, 1, pretext, weights, training.rng_seed)
+    network = classifier.build(backbone, 1, training.rng_seed, weights, pretext=pretext)
     pyramid = FeaturePyramid(network)
     with seeded(training.rng_seed):
         return AffinityNetwork(pyramid, heads(pyramid.channels), training.stride, training.radius)
