@@ -1,4 +1,4 @@
-"""The training loop of classifier, IRN, PSA and DeepLab: SGD, poly schedule, resumable, shared.
+"""The training loop of every network but the toy's: SGD, poly schedule, resumable, shared.
 
     lr(i) = lr lr_mult (1 - i / iterations)^poly_power
 
@@ -67,7 +67,7 @@ def fit(
         groups, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
     )
     losses = torch.zeros(iterations, device=device())
-    start, monitored = resume(scratch, objective, optimiser, losses)
+    start, monitored = _resume(scratch, objective, optimiser, losses)
     model = DistributedDataParallel(objective) if distributed.world() > 1 else objective
     made = batches(view, count, training, range(start, iterations), places)
     gpus = [device()] if device().type == "cuda" else []
@@ -90,7 +90,7 @@ def fit(
             if is_checkpoint or done % CHECK_EVERY == 0 or done == iterations:
                 _require_finite(losses[:done], name, lr_setting)
             if is_checkpoint and distributed.rank() == 0:
-                keep(scratch, objective, optimiser, losses[:done], monitored)
+                _keep(scratch, objective, optimiser, losses[:done], monitored)
     return losses.cpu(), torch.tensor(monitored)
 
 
@@ -159,7 +159,7 @@ def _require_finite(losses: Tensor, name: str, lr_setting: str) -> None:
 
 
 # ---- states -------------------------------------------------------------------------------------
-def keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, monitored: list) -> None:
+def _keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, monitored: list) -> None:
     """Write a training's state, whole or not at all: that of the iterations with ``losses``."""
     state = {f"weights.{name}": value for name, value in objective.state_dict().items()}
     for number, kept in optimiser.state_dict()["state"].items():
@@ -170,8 +170,8 @@ def keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, monitor
         append_checksum(partial)
 
 
-def resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
-    """Bring objective, optimiser and losses to the state that `keep` wrote, if any.
+def _resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
+    """Bring objective, optimiser and losses to the state that `_keep` wrote, if any.
 
     Returns the iterations done and what was measured. A damaged state counts as none.
     """
