@@ -14,7 +14,7 @@ from ribkit.data.images import ImageSet
 from ribkit.networks.architectures import SmallResNet, Weights, efficientnet_lite0, resnet
 from ribkit.networks.backbone import PRECISIONS, Network, from_classifier, seeded
 from ribkit.networks.configs import BACKBONES, ClassifierConfig, TrainingConfig
-from ribkit.networks.training import Objective, epoch_history, fit, steps_per_epoch
+from ribkit.networks.training import Objective, epoch_history, fit, sgd, steps_per_epoch
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import stage
@@ -115,7 +115,7 @@ def pretrain(
 
     losses, _ = fit(
         Objective(model, F.binary_cross_entropy_with_logits),
-        [{"params": model.parameters(), "lr_mult": 1.0}],
+        sgd([{"params": model.parameters(), "lr_mult": 1.0}], training),
         view,
         len(images),
         epochs * steps,
@@ -159,7 +159,7 @@ def train(
 
     losses, monitored = fit(
         Objective(network, _loss),
-        groups,
+        sgd(groups, training),
         view,
         len(images),
         training.epochs * steps,
