@@ -83,7 +83,7 @@ def fit(
                 group["lr"] = rate * decay
             rank = training.batch + distributed.rank()  # behind the places of the batch
             torch.manual_seed(_combine_seeds(training.rng_seed, iteration, rank))
-            loss = model(*(part.to(device(), non_blocking=True) for part in batch))
+            loss = model(*map(_to_device, batch))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -97,6 +97,13 @@ def fit(
             if is_checkpoint and distributed.rank() == 0:
                 _keep(scratch, objective, optimiser, losses[:done], monitored)
     return losses.cpu(), torch.tensor(monitored)
+
+
+def _to_device(tensor: Tensor) -> Tensor:
+    """The tensor where it is computed with; the copy to a GPU is not waited for."""
+    if device().type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device(), non_blocking=True)
 
 
 def steps_per_epoch(count: int, batch: int) -> int:
