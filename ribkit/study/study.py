@@ -26,6 +26,7 @@ from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
 from ribkit.study import maps, profiles, toy
 from ribkit.study.inputs import PICTURED, ROOT, Inputs, some
+from ribkit.study.maps import Adaptation, Sizes
 from ribkit.study.profiles import PHOTOGRAPH_SCALES, PHOTOGRAPH_SETTINGS, Profile
 
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with free licences
@@ -172,13 +173,17 @@ class Study(Inputs):
 
     def maps(self, images: ImageSet, scales: tuple, settings: Settings | None) -> Result:
         """Maps of a set of images: CAM without settings, else RIB."""
-        p = self.profile
-        how = {"model": self.model, "images": images, "scales": scales}
-        how |= {"long_side": p.long_side, "map_stride": p.map_stride}
+        sizes = Sizes(scales, self.profile.long_side, self.profile.map_stride)
+        seen = {"model": self.model, "images": images, "sizes": sizes}
         if settings is None:
-            return self.store.run(maps.cam_seeds, **how)
-        adapted = {"settings": settings, "bank": self.bank(), "rng_seed": p.rng_seed}
-        return self.store.run(maps.rib_seeds, **how, **adapted)
+            return self.store.run(maps.cam_seeds, **seen)
+        return self.store.run(maps.rib_seeds, **seen, adaptation=self.adaptation(settings))
+
+    def adaptation(self, settings: Settings | None) -> Adaptation | None:
+        """How a RIB with these settings adapts the classifier; None: CAM, which adapts nothing."""
+        if settings is None:
+            return None
+        return Adaptation(settings, self.bank(), self.profile.rng_seed)
 
     def seeds(self, method: Method, *sets: ImageSet) -> list[StoredArrays]:
         """Maps of sets of images by a method with the scales and settings chosen for it."""
@@ -271,8 +276,8 @@ class Study(Inputs):
     def growth(self, method: Method, count: int = 3) -> tuple[ImageSet, Result]:
         """The first scored images, and their maps through a method's process."""
         images = self.scored.take(range(min(count, len(self.scored))))
-        how = {"scales": self.scales, "settings": self.tune(method)[1], "bank": self.bank()}
-        return images, self._grow(images, self.model, **how)
+        adaptation = self.adaptation(self.tune(method)[1])
+        return images, self._grow(images, self.model, self.scales, adaptation)
 
     def photographs(self) -> tuple[ImageSet, Result]:
         """Shipped photographs, and their maps through the process, with the ImageNet head.
@@ -285,14 +290,17 @@ class Study(Inputs):
         network = self.store.run(classifier.imagenet, backbone=PICTURED, weights=file)
         options = {"backbone": PICTURED, "n_classes": len(images.classes)}
         model = _classifier(network, options | {"precision": "float32", "weights": file})
-        view = {"long_sides": (320, 320), "side": 224, "rng_seed": self.profile.rng_seed}
+        rng_seed = self.profile.rng_seed
+        view = {"long_sides": (320, 320), "side": 224, "rng_seed": rng_seed}
         bank = self.store.run(maps.feature_bank, model=model, images=images, **view)
-        how = {"scales": PHOTOGRAPH_SCALES, "settings": PHOTOGRAPH_SETTINGS}
-        return images, self._grow(images, model, bank=bank.tensors("features"), **how)
+        adaptation = Adaptation(PHOTOGRAPH_SETTINGS, bank.tensors("features"), rng_seed)
+        return images, self._grow(images, model, PHOTOGRAPH_SCALES, adaptation)
 
-    def _grow(self, images: ImageSet, model: TrainedModel, **how: Any) -> Result:
-        seen = {"long_side": self.profile.long_side, "rng_seed": self.profile.rng_seed}
-        return self.store.run(maps.growth, model=model, images=images, **seen, **how)
+    def _grow(
+        self, images: ImageSet, model: TrainedModel, scales: tuple, adaptation: Adaptation
+    ) -> Result:
+        seen = {"images": images, "sizes": Sizes(scales, self.profile.long_side)}
+        return self.store.run(maps.growth, model=model, **seen, adaptation=adaptation)
 
 
 def _classifier(trained: Result, options: dict) -> TrainedModel:
