@@ -72,7 +72,7 @@ def given(images, tmp_path_factory) -> dict:
 
     def untrained(name: str, build: Callable, **options) -> TrainedModel:
         built = weights(name, build(**options))
-        kept[name] = TrainedModel(build, tuple(options.items()), built)
+        kept[name] = TrainedModel.of(build, built, **options)
         return kept[name]
 
     for kind, method in (("irn", irn), ("psa", psa)):

@@ -68,13 +68,13 @@ def run(store: Store) -> Iterator[Result]:
         result = store.run(trained.train, **learns, parts=parts, training=HEADS)
         yield result
         walk, how = walks[kind]
-        options = tuple((begun | {"training": HEADS}).items())
-        network = TrainedModel(trained.build, options, result.tensors("weights"))
+        weights = result.tensors("weights")
+        network = TrainedModel.of(trained.build, weights, **begun, training=HEADS)
         yield store.run(walk, **plain, model=network, **how)
     learns |= {"parts": ((images, None),), "training": NETWORK}
     yield (made := store.run(deeplab.train, **learns))
-    options = tuple((begun | {"n_labels": N_LABELS, "training": NETWORK}).items())
-    network = TrainedModel(deeplab.build, options, made.tensors("weights"))
+    options = begun | {"n_labels": N_LABELS, "training": NETWORK}
+    network = TrainedModel.of(deeplab.build, made.tensors("weights"), **options)
     seen = {"model": network, "scales": (1.0, 0.5), "long_side": None}
     yield (made := store.run(predictions.predict, **sets, **seen))
     yield store.run(stages.score, **sets, labels=made.arrays("refined"))

@@ -12,18 +12,18 @@ from ribkit.runtime.device import device
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network that was trained and stored; picklable, and a parameter of stages.
+    """A network that was trained and stored; picklable, and a parameter of stages."""
 
-    Attributes:
-        build: A module's function that makes the network without its weights, for example
-            `classifier.trained_network`, `deeplab.build` or `affinity.build`.
-        options: Its arguments, as pairs of a name and a value.
-        weights: What the training stored, name -> tensor.
-    """
+    build: Callable[..., nn.Module]  # a module's function that makes it without its weights
+    options: tuple[tuple[str, Any], ...]  # its arguments, names and values
+    weights: Mapping[str, Tensor]  # what the training stored
 
-    build: Callable[..., nn.Module]
-    options: tuple[tuple[str, Any], ...]
-    weights: Mapping[str, Tensor]
+    @classmethod
+    def of(
+        cls, build: Callable[..., nn.Module], trained: Mapping[str, Tensor], /, **options: Any
+    ) -> "TrainedModel":
+        """The network that ``build(**options)`` makes, with these trained weights."""
+        return cls(build, tuple(options.items()), trained)
 
     def load(self) -> nn.Module:
         """Build the network; its weights loaded, on the device that computes, to predict with."""

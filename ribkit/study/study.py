@@ -158,9 +158,14 @@ class Study(Inputs):
     def model(self) -> TrainedModel:
         """The trained classifier, as seeds need it."""
         p = self.profile
-        options = {"backbone": p.backbone, "n_classes": len(self.train.classes)}
-        options |= {"precision": p.precision, "weights": p.imagenet_weights(p.backbone)}
-        return _classifier(self.classifier, options)
+        return TrainedModel.of(
+            classifier.trained_network,
+            self.classifier.tensors("weights"),
+            backbone=p.backbone,
+            n_classes=len(self.train.classes),
+            precision=p.precision,
+            weights=p.imagenet_weights(p.backbone),
+        )
 
     # ---- seeds --------------------------------------------------------------------------------
     def bank(self) -> StoredTensors:
@@ -287,9 +292,10 @@ class Study(Inputs):
         every = photographs.shipped_labelled()
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
         file = architectures.imagenet_weights(PICTURED)
-        network = self.store.run(classifier.imagenet, backbone=PICTURED, weights=file)
-        options = {"backbone": PICTURED, "n_classes": len(images.classes)}
-        model = _classifier(network, options | {"precision": "float32", "weights": file})
+        start = {"backbone": PICTURED, "weights": file}
+        trained = self.store.run(classifier.imagenet, **start).tensors("weights")
+        n_classes = len(images.classes)
+        model = TrainedModel.of(classifier.trained_network, trained, n_classes=n_classes, **start)
         rng_seed = self.profile.rng_seed
         view = {"long_sides": (320, 320), "side": 224, "rng_seed": rng_seed}
         bank = self.store.run(maps.feature_bank, model=model, images=images, **view)
@@ -301,8 +307,3 @@ class Study(Inputs):
     ) -> Result:
         seen = {"images": images, "sizes": Sizes(scales, self.profile.long_side)}
         return self.store.run(maps.growth, model=model, **seen, adaptation=adaptation)
-
-
-def _classifier(trained: Result, options: dict) -> TrainedModel:
-    weights = trained.tensors("weights")
-    return TrainedModel(classifier.trained_network, tuple(options.items()), weights)
