@@ -4,6 +4,7 @@ An interval of the column ``gain`` stands in the columns ``gain_low`` and ``gain
 computed once in each process: they are read, and never changed.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -114,20 +115,29 @@ def growth(images: ImageSet, grown: Result, outlines: bool = False) -> Pictures:
 
     An adaptation that ended before a step shows its last. outlines: add the panel ``object``.
     """
-    pictures = {}
-    for image in images:
-        steps, sums = (grown.arrays(value)[image.name] for value in ("step", "sum"))
-        last = len(steps) - 1
-        shown = {"CAM": 0, "step 2": min(2, last), "step 5": min(5, last), "last step": last}
-        for k, label in enumerate(image.classes):
-            title = f"{image.name.split('.')[0]}, {images.classes[label]}"
-            pictures[title, "image"] = shrunk(image.pixels(), 160)
-            for panel, step in shown.items():
-                pictures[title, panel] = shrunk(steps[step, k], 64)
-            pictures[title, "RIB (sum)"] = shrunk(sums[k], 64)
-            if outlines:
-                pictures[title, "object"] = shrunk((image.mask() == label + 1).astype(float), 64)
+    pictures, steps, sums = {}, grown.arrays("step"), grown.arrays("sum")
+    for title, image, k in each_class(images):
+        maps = steps[image.name][:, k]
+        last = len(maps) - 1
+        pictures[title, "image"] = shrunk(image.pixels(), 160)
+        for panel, step in {"CAM": 0, "step 2": 2, "step 5": 5, "last step": last}.items():
+            pictures[title, panel] = shrunk(maps[min(step, last)], 64)
+        pictures[title, "RIB (sum)"] = shrunk(sums[image.name][k], 64)
+        if outlines:
+            pictures[title, "object"] = object_of(image, k)
     return pictures
+
+
+def each_class(images: ImageSet) -> Iterator[tuple[str, LabelledImage, int]]:
+    """A title, the image, and k for the k-th class that it shows; for all classes of all images."""
+    for image in images:
+        for k, label in enumerate(image.classes):
+            yield f"{image.name.split('.')[0]}, {images.classes[label]}", image, k
+
+
+def object_of(image: LabelledImage, k: int) -> np.ndarray:
+    """Where the object of the k-th class is, as a small picture."""
+    return shrunk((image.mask() == image.classes[k] + 1).astype(float), 64)
 
 
 def shrunk(picture: np.ndarray, long_side: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from ribkit.evaluation.miou import miou
 from ribkit.evaluation.thresholds import best_threshold
 from ribkit.method.settings import NO_MARGIN
 from ribkit.results.style import Pictures
-from ribkit.results.tables import first, replicas, shrunk, with_interval
+from ribkit.results.tables import each_class, first, object_of, replicas, shrunk, with_interval
 from ribkit.results.tables_toy import means
 from ribkit.study import ablation_runs, information, pipeline
 from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, runs
@@ -77,15 +77,12 @@ def adaptations(study: Study) -> pd.DataFrame:
 def gradient_pixels(study: Study, count: int = 3) -> Pictures:
     """RQ2: which positions of a map get gradient from each pooling, at the first step."""
     images, pictures = first(ablated_images(study), count), {}
-    result = study.store.run(gradient_region, model=study.model, images=images)
-    for image in images:
-        panels, mask = result.arrays("panels")[image.name], image.mask()
-        for k, label in enumerate(image.classes):
-            title = f"{image.name}, {images.classes[label]}"
-            pictures[title, "image"] = shrunk(image.pixels(), 128)
-            pictures[title, "object"] = shrunk((mask == label + 1).astype(float), 64)
-            for panel, picture in zip(GRADIENT_PANELS, panels[k], strict=True):
-                pictures[title, panel] = picture
+    panels = study.store.run(gradient_region, model=study.model, images=images).arrays("panels")
+    for title, image, k in each_class(images):
+        pictures[title, "image"] = shrunk(image.pixels(), 128)
+        pictures[title, "object"] = object_of(image, k)
+        for panel, picture in zip(GRADIENT_PANELS, panels[image.name][k], strict=True):
+            pictures[title, panel] = picture
     return pictures
 
 

@@ -189,16 +189,16 @@ def score(image: LabelledImage, maps: np.ndarray) -> Values:
     return thresholds.image_rows(*thresholds.sweep(fitted, image.classes, mask))
 
 
-def _coverage(results: PerImageResult) -> Values:
-    names = np.array(results.images.classes)
+def joined(results: PerImageResult) -> pd.DataFrame:
+    """The rows of all images' arrays, which are columns; the first column is the image's name."""
     tables = [
-        pd.DataFrame({"image": image.name, "class": names[image.classes]} | shares)
-        for image, shares in zip(results.images, results.each(), strict=True)
+        pd.DataFrame({"image": name} | columns)
+        for name, columns in zip(results.images.ids, results.each(), strict=True)
     ]
-    return {"coverage": pd.concat(tables, ignore_index=True)}
+    return pd.concat(tables, ignore_index=True)
 
 
-@per_image("coverage", "coverage", gather=_coverage, gpu=False)
+@per_image("coverage", "coverage", gather=lambda results: {"coverage": joined(results)}, gpu=False)
 def cover(image: LabelledImage, maps: np.ndarray, threshold: float) -> Values:
     """What the maps cover above a threshold: ``coverage``, a row for each image and class.
 
@@ -213,10 +213,11 @@ def cover(image: LabelledImage, maps: np.ndarray, threshold: float) -> Values:
         parts = {"head": heads == labels, "body": whole & (heads != labels)}
     parts["outside"] = ~whole & (mask != 255)
     with np.errstate(invalid="ignore"):
-        return {
+        shares = {
             part: (covered & where).sum(axis=(1, 2)) / where.sum(axis=(1, 2))
             for part, where in parts.items()
         }
+    return {"class": np.array(image.images.classes)[image.classes]} | shares
 
 
 # ---- maps through the process -------------------------------------------------------------------

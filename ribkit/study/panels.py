@@ -12,6 +12,7 @@ from ribkit.refinement.random_walk import Walk
 from ribkit.runtime.device import device
 from ribkit.runtime.per_image import per_image
 from ribkit.runtime.store import Values
+from ribkit.study.information import pixels_of
 
 WALK_LOG2_STEPS = (2, 5, 8)
 TAUS = (0.2, 0.4, 0.8)
@@ -49,10 +50,8 @@ def gradient_region(image: LabelledImage, model: TrainedModel) -> Values:
 
     ``panels``: ``(K, 9, h, w)`` float32 of the image's K classes, see `GRADIENT_PANELS`.
     """
-    network = loaded(model)
-    pixels = torch.from_numpy(image.pixels()).permute(2, 0, 1)[None].float()
     with torch.no_grad():
-        maps = network(pixels.to(device()))[0].cpu()[torch.from_numpy(image.label)]
+        maps = loaded(model)(pixels_of(image))[0].cpu()[torch.from_numpy(image.label)]
     positive = maps.relu()
     panels = [
         positive / positive.amax(dim=(1, 2), keepdim=True).clamp(min=1e-5),
