@@ -99,7 +99,7 @@ class Inputs:
         free = self._outside(p.train_split, self.scored)
         if len(free) < p.tune_images:
             raise InputError(
-                f"{voc.list_path(self.data, p.train_split)} has {len(free)} images that are not "
+                f"{self.data / voc.LIST.format(p.train_split)} has {len(free)} images that are not "
                 f"scored, and tune_images={p.tune_images} are needed: set score_images to fewer, "
                 "or tune_images."
             )
