@@ -17,6 +17,7 @@ from ribkit.evaluation.intervals import Interval, bootstrap, gain
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
+from ribkit.study.inputs import first
 from ribkit.study.study import CAM, METHODS, RIB, RIBS, Method, Study
 
 COLUMNS = pd.read_csv(Path(__file__).with_name("columns.csv"), keep_default_na=False)
@@ -57,8 +58,8 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataF
         seed = study.seed(method)
         for choice in ("oracle", "held-out"):
             counts = seed.at(choice)
-            threshold = (seed.oracle if choice == "oracle" else seed.held_out) / 100
-            row = {"method": method.title, "threshold chosen": choice, "threshold": threshold}
+            row = {"method": method.title, "threshold chosen": choice}
+            row |= {"threshold": seed.threshold(choice)}
             row |= with_interval("miou", bootstrap(miou, counts))
             if method != CAM:
                 row |= with_interval("over_cam", bootstrap(gain, counts, plain.at(choice)))
@@ -87,21 +88,16 @@ def coverage(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataFram
 
 
 # ---- pictures -----------------------------------------------------------------------------------
-def samples(study: Study, count: int = 4) -> Pictures:
+def samples(study: Study) -> Pictures:
     """Some scored images, their masks, and on `mini` their heads."""
     pictures = {}
-    for image in first(study.scored, count):
+    for image in first(study.scored, 4):
         title, mask, heads = title_of(image), image.mask(), image.heads()
         pictures[title, "image"] = shrunk(image.pixels(), 160)
         pictures[title, "objects"] = shrunk(((mask > 0) & (mask < 255)).astype(float), 160)
         if heads is not None:
             pictures[title, "heads"] = (heads > 0).astype(float)
     return pictures
-
-
-def first(images: ImageSet, count: int) -> ImageSet:
-    """The first images of a set."""
-    return images.take(range(min(count, len(images))))
 
 
 def title_of(image: LabelledImage, separator: str = ", ") -> str:

@@ -13,9 +13,10 @@ from ribkit.evaluation.intervals import bootstrap, gain, replicated
 from ribkit.evaluation.miou import miou
 from ribkit.refinement.random_walk import WALKS
 from ribkit.results.style import KINDS, Pictures
-from ribkit.results.tables import each_class, first, shrunk, title_of, with_interval
+from ribkit.results.tables import each_class, shrunk, title_of, with_interval
 from ribkit.runtime.store import Result
 from ribkit.study import pipeline
+from ribkit.study.inputs import first
 from ribkit.study.panels import WALK_LOG2_STEPS, irn_panels
 from ribkit.study.study import Study
 

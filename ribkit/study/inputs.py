@@ -156,6 +156,11 @@ class Inputs:
         return digits.load(p.digits, p.toy_train, p.toy_test, p.rng_seed)
 
 
+def first(images: ImageSet, count: int) -> ImageSet:
+    """The first images of a set, ``count`` at most."""
+    return images.take(range(min(count, len(images))))
+
+
 def some(images: ImageSet, count: int, rng_seed: int) -> ImageSet:
     """``count`` of the images, drawn by the seed, in their old order; all of them if 0 or fewer."""
     if count == 0 or count >= len(images):

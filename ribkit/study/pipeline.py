@@ -70,7 +70,7 @@ class Refinement:
     @cached_property
     def threshold(self) -> float:
         """The seeds' threshold, chosen on the tuning images."""
-        return self.study.seed(self.method).held_out / 100
+        return self.study.seed(self.method).threshold("held-out")
 
     def stage(self, name: str) -> Refined:
         """One of `STAGES`, scored."""

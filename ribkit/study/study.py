@@ -5,7 +5,7 @@ of them share one store. Data flows one way: images -> classifier -> seeds -> sc
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -25,7 +25,7 @@ from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
 from ribkit.study import maps, profiles, toy
-from ribkit.study.inputs import PICTURED, ROOT, Inputs, some
+from ribkit.study.inputs import PICTURED, ROOT, Inputs, first, some
 from ribkit.study.maps import Adaptation, Sizes
 from ribkit.study.profiles import PHOTOGRAPH_SCALES, PHOTOGRAPH_SETTINGS, Profile
 
@@ -55,15 +55,16 @@ RIB = RIBS[-1]  # the authors' own: official, GNDRP
 class Seed:
     """Seeds of the scored images."""
 
-    method: Method
     maps: Result
     swept: Swept  # how they fit at all thresholds
-    oracle: int  # of `thresholds.THRESHOLDS`, chosen on the same images
-    held_out: int  # chosen on the tuning images
+    chosen: Mapping[str, int]  # of these: "oracle", on the same images; "held-out", on the tuning
 
     def at(self, choice: str) -> np.ndarray:
-        """Counts ``(N, 3, n)`` at the threshold chosen: ``oracle`` or ``held-out``."""
-        return self.swept.at(self.oracle if choice == "oracle" else self.held_out)
+        """Counts ``(N, 3, n)`` at the threshold chosen."""
+        return self.swept.at(self.chosen[choice])
+
+    def threshold(self, choice: str) -> float:
+        return self.chosen[choice] / 100
 
 
 class Study(Inputs):
@@ -267,21 +268,20 @@ class Study(Inputs):
         """Seeds of the scored images by a method, at the threshold chosen on the tuning images."""
         sets = (self.scored, self.tuning)
         seeds = self.seeds(method, *sets)
-        swept, tuned = map(self.swept, sets, seeds)
-        oracle, held_out = (thresholds.best_threshold(s.total()) for s in (swept, tuned))
-        return Seed(method, seeds[0].result, swept, oracle, held_out)
+        swept = list(map(self.swept, sets, seeds))
+        best = [thresholds.best_threshold(one.total()) for one in swept]
+        return Seed(seeds[0].result, swept[0], {"oracle": best[0], "held-out": best[1]})
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""
         seed = self.seed(method)
-        how = {"maps": seed.maps.arrays("maps"), "threshold": seed.held_out / 100}
+        how = {"maps": seed.maps.arrays("maps"), "threshold": seed.threshold("held-out")}
         return self.store.run(maps.cover, images=self.scored, **how).table("coverage")
 
     # ---- pictures of the process --------------------------------------------------------------
-    def growth(self, method: Method, count: int = 3) -> tuple[ImageSet, Result]:
+    def growth(self, method: Method) -> tuple[ImageSet, Result]:
         """The first scored images, and their maps through a method's process."""
-        images = self.scored.take(range(min(count, len(self.scored))))
-        adaptation = self.adaptation(self.tune(method)[1])
+        images, adaptation = first(self.scored, 3), self.adaptation(self.tune(method)[1])
         return images, self._grow(images, self.model, self.scales, adaptation)
 
     def photographs(self) -> tuple[ImageSet, Result]:
