@@ -15,8 +15,7 @@ from ribkit.runtime.store import Values
 from ribkit.study.information import pixels_of
 
 WALK_LOG2_STEPS = (2, 5, 8)
-TAUS = (0.2, 0.4, 0.8)
-REGIONS = tuple((variant, tau) for variant in ("paper", "official") for tau in TAUS)
+REGIONS = tuple((variant, tau) for variant in ("paper", "official") for tau in (0.2, 0.4, 0.8))
 GRADIENT_PANELS = ("CAM", "GAP", "maximum", *(f"{v}\ntau {tau}" for v, tau in REGIONS))
 
 
@@ -26,10 +25,9 @@ def irn_panels(
 ) -> Values:
     """Boundaries, displacements and maps before and during IRN's walk, whatever its steps.
 
-    Returns:
-        Arrays on IRN's grid. ``edges``: ``(h', w')``, a boundary is 1. ``shifts``: ``(2, h', w')``,
-        down and right, 0.5 is none. ``maps``: ``(K, 4, h', w')``, before the walk and after 2 to
-        the `WALK_LOG2_STEPS` steps.
+    On IRN's grid. ``edges``: ``(h', w')``, a boundary is 1. ``shifts``: ``(2, h', w')``, down and
+    right, 0.5 is none. ``maps``: ``(K, 4, h', w')``, before the walk and after 2 to the
+    `WALK_LOG2_STEPS` steps.
     """
     pixels = views.to_tensor(image.pixels(), long_side).to(device())
     edge, shift = irn.predict(loaded(model), pixels)

@@ -173,8 +173,13 @@ class Study(Inputs):
         """Frozen features of the images that adaptations draw their others from."""
         p = self.profile
         images = some(self.train, p.bank_images, p.rng_seed)
-        view = {"long_sides": p.long_sides, "side": p.bank_side, "rng_seed": p.rng_seed}
-        bank = self.store.run(maps.feature_bank, model=self.model, images=images, **view)
+        return self._bank(self.model, images, p.long_sides, p.bank_side)
+
+    def _bank(
+        self, model: TrainedModel, images: ImageSet, long_sides: tuple[int, int], side: int
+    ) -> StoredTensors:
+        view = {"long_sides": long_sides, "side": side, "rng_seed": self.profile.rng_seed}
+        bank = self.store.run(maps.feature_bank, model=model, images=images, **view)
         return bank.tensors("features")
 
     def maps(self, images: ImageSet, scales: tuple, settings: Settings | None) -> Result:
@@ -281,8 +286,10 @@ class Study(Inputs):
     # ---- pictures of the process --------------------------------------------------------------
     def growth(self, method: Method) -> tuple[ImageSet, Result]:
         """The first scored images, and their maps through a method's process."""
-        images, adaptation = first(self.scored, 3), self.adaptation(self.tune(method)[1])
-        return images, self._grow(images, self.model, self.scales, adaptation)
+        images, sizes = first(self.scored, 3), Sizes(self.scales, self.profile.long_side)
+        seen = {"model": self.model, "images": images, "sizes": sizes}
+        adaptation = self.adaptation(self.tune(method)[1])
+        return images, self.store.run(maps.growth, **seen, adaptation=adaptation)
 
     def photographs(self) -> tuple[ImageSet, Result]:
         """Shipped photographs, and their maps through the process, with the ImageNet head.
@@ -296,14 +303,8 @@ class Study(Inputs):
         trained = self.store.run(classifier.imagenet, **start).tensors("weights")
         n_classes = len(images.classes)
         model = TrainedModel.of(classifier.trained_network, trained, n_classes=n_classes, **start)
-        rng_seed = self.profile.rng_seed
-        view = {"long_sides": (320, 320), "side": 224, "rng_seed": rng_seed}
-        bank = self.store.run(maps.feature_bank, model=model, images=images, **view)
-        adaptation = Adaptation(PHOTOGRAPH_SETTINGS, bank.tensors("features"), rng_seed)
-        return images, self._grow(images, model, PHOTOGRAPH_SCALES, adaptation)
-
-    def _grow(
-        self, images: ImageSet, model: TrainedModel, scales: tuple, adaptation: Adaptation
-    ) -> Result:
-        seen = {"images": images, "sizes": Sizes(scales, self.profile.long_side)}
-        return self.store.run(maps.growth, model=model, **seen, adaptation=adaptation)
+        bank = self._bank(model, images, (320, 320), 224)
+        adaptation = Adaptation(PHOTOGRAPH_SETTINGS, bank, self.profile.rng_seed)
+        sizes = Sizes(PHOTOGRAPH_SCALES, self.profile.long_side)
+        seen = {"model": model, "images": images, "sizes": sizes}
+        return images, self.store.run(maps.growth, **seen, adaptation=adaptation)
