@@ -132,15 +132,15 @@ def estimate(
         for name in tested[0][1]:
             project = np.ravel  # of a map, which is a number as it is
             if name not in maps:
-                project = projection(*_joined(probes, name)).decision_function
+                project = projection(*_stacked(probes, name)).decision_function
             for fold in sorted({fold for fold, _ in tested}):
-                features, kinds = _joined([own for of, own in tested if of == fold], name)
+                features, kinds = _stacked([own for of, own in tested if of == fold], name)
                 told = bits(project(features), kinds)
                 rows.append({"layer": name, "part": part, "fold": fold, "bits": told})
     return {"bits": pd.DataFrame(rows)}
 
 
-def _joined(samples: list[dict[str, np.ndarray]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def _stacked(samples: list[dict[str, np.ndarray]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Features ``(n, D)`` of a layer, and their kinds ``(n,)``: 1 at the part, 0 off the object."""
     features = [sample[name] for sample in samples]
     kinds = [np.repeat([1, 0], len(own) // 2) for own in features]
