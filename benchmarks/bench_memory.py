@@ -14,7 +14,7 @@ import torch
 from bench_adaptation import COCO, VOC, Size, bank, label, ours, theirs
 
 from ribkit.runtime.device import device
-from ribkit.runtime.measures import measured
+from ribkit.runtime.progress import measured
 
 
 def held(size: Size, official: bool) -> float:

@@ -12,13 +12,13 @@ import platform
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from ribkit import check
 from ribkit.results import claims, figures
 from ribkit.runtime import device, notebooks, parallel
 from ribkit.runtime.errors import InputError, resource_errors
@@ -53,9 +53,8 @@ def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     code = [code_hash(f"ribkit.{name}") for name in modules]
     tables = [file for file in (ROOT / "ribkit").rglob("*") if file.suffix in (".csv", ".toml")]
     code += [file.read_text() for file in sorted(tables)]
-    return checksum(
-        [notebooks.cells(source), parameters, code, study.inputs(), str(device.device().type)]
-    )
+    made_of = [notebooks.cells(source), parameters, code, study.inputs(), device.device().type]
+    return checksum(made_of)
 
 
 def record_of(study: Study, parameters: dict) -> dict:
@@ -86,9 +85,14 @@ def main(argv: list[str] | None = None) -> int:
         with resource_errors("ribkit"):
             study = opened(options)
             if options.check:
-                estimated(study)
+                print(study.check(), flush=True)
+                print(f"\n{check.summary(check.table(study))}")
             else:
-                with _folder_lock(study):
+                lock = study.folder.with_name(f"{study.folder.name}.lock")
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                busy = f"Process {{}} makes {study.folder} already: "
+                busy += "wait until it ends, or stop it (kill {})."
+                with locked(lock, busy, wait=False):
                     run_all(study, overrides(options.set))
     except (InputError, RuntimeError) as error:
         print(error, file=sys.stderr)
@@ -99,28 +103,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def estimated(study: Study) -> None:
-    """Check the input; say what a run will take."""
-    from ribkit import check  # what a run need not import
-
-    print(study.check(), flush=True)
-    print(f"\n{check.summary(check.table(study))}")
-
-
-def _folder_lock(study: Study) -> AbstractContextManager:
-    """Hold a study's folder as the only process. Raises Busy where another one holds it."""
-    folder = study.folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    busy = f"Process {{}} makes {folder} already: wait until it ends, or stop it (kill {{}})."
-    return locked(folder.with_name(f"{folder.name}.lock"), busy, wait=False)
-
-
 def run_all(study: Study, changes: dict[str, str]) -> None:
     """Check the input, run what must be run, publish the figures, print the claims."""
     started, folder = time.perf_counter(), study.folder
     print(study.check(), flush=True)
-    parameters = {"profile": study.profile.name, "data": str(study.data or "")}
-    parameters |= {"overrides": changes}
+    data = str(study.data or "")
+    parameters = {"profile": study.profile.name, "data": data, "overrides": changes}
     executed = reproduce(study, parameters)
     if not changes:
         figures.publish(folder / "figures", ROOT / "figures" / study.profile.name)

@@ -8,7 +8,6 @@ where ``make reproduce`` looks for them. What a training needs besides, rank 0 c
 
 import sys
 import time
-from collections.abc import Sequence
 
 from ribkit.networks.training import share
 from ribkit.runtime import distributed
@@ -32,29 +31,23 @@ def train(study: Study, name: str) -> None:
             study.store.run(call.func, **call.keywords)
 
 
-def check_batches(study: Study, names: Sequence[str]) -> None:
-    """Raise InputError, before anything is computed, for a batch that cannot be shared."""
-    p = study.profile
-    batches = {"classifier": p.batch} | {name: getattr(p, name).batch for name in TRAINED[1:]}
-    with distributed.collective():
-        for name in names:
-            share(batches[name])
-
-
 def main(argv: list[str] | None = None) -> int:
     """Check the input, train, say what was trained. Returns the exit status."""
     arguments = parser("ribkit.train", __doc__)
     arguments.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TRAINED))
     options = arguments.parse_args(argv)
+    names = options.names or TRAINED
     try:
-        names = options.names or TRAINED
-        unknown = sorted(set(names) - set(TRAINED))
-        if unknown:
-            raise InputError(f"'{unknown[0]}' is not trained; use one of {', '.join(TRAINED)}.")
+        for name in names:
+            if name not in TRAINED:
+                raise InputError(f"'{name}' is not trained; use one of {', '.join(TRAINED)}.")
         with resource_errors("ribkit.train"):
             study = opened(options)
+            p = study.profile
             with distributed.joined():
-                check_batches(study, names)
+                with distributed.collective():  # before anything is computed
+                    for name in names:
+                        share((p.training if name == "classifier" else getattr(p, name)).batch)
                 distributed.main_process_first(lambda: print(study.check(), flush=True))
                 for name in names:
                     train(study, name)

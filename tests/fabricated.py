@@ -26,6 +26,11 @@ def stored(folder, name="made", **values):
     return result
 
 
+def has(results, call):
+    """Whether a store has the result of a ``partial(stage, **parameters)``."""
+    return results._job(call).result.damaged() is None
+
+
 def run_stage(stage, images, folder, **parameters):
     """What a stage returns; what it keeps of each image goes to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """IRN and PSA: what they learn from, by hand on 6 x 6 positions, and their training."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from ribkit.data import scenes
 from ribkit.networks.configs import AffinityConfig
 from ribkit.networks.trained import TrainedModel
-from ribkit.refinement import affinity, irn, psa
+from ribkit.refinement import affinity, irn, psa, random_walk
 
 ROW = [0, 0, 1, 1, 255, 2]
 
@@ -51,11 +52,11 @@ def test_pairs_by_hand(labels):
 
 
 def test_means_are_over_all_that_was_added():
-    means = affinity.Means(("a", "b"), torch.device("cpu"))
-    means.add("a", torch.tensor([1.0, 5.0]), torch.tensor([True, False]))
-    means.add("a", torch.tensor([[2.0, 3.0]]), torch.tensor([[True, True]]))
-    assert float(means["a"]) == 2
-    assert float(means["b"]) == 0
+    means = affinity.Means(torch.device("cpu"))
+    means.add("negative", torch.tensor([1.0, 5.0]), torch.tensor([True, False]))
+    means.add("negative", torch.tensor([[2.0, 3.0]]), torch.tensor([[True, True]]))
+    assert float(means["negative"]) == 2
+    assert float(means["background"]) == 0
 
 
 def test_labels_on_the_grid_are_those_in_the_middle_of_its_cells():
@@ -64,9 +65,17 @@ def test_labels_on_the_grid_are_those_in_the_middle_of_its_cells():
     assert affinity.downsample_labels(fine[:, :5, :5], 4).shape == (1, 2, 2)
 
 
+def boundary_loss(edge, labels, radius):
+    return affinity.affinity_loss(partial(random_walk.path_affinity, edge), labels, radius)
+
+
+def feature_loss(features, labels, radius):
+    return affinity.affinity_loss(partial(psa.pair_affinity, features), labels, radius)
+
+
 def test_boundary_loss_by_hand(labels):
     # a = 1/2 for every pair: -log a = -log(1 - a) = log 2, and the three parts weigh 1 together
-    half = irn.boundary_loss(torch.full((1, 6, 6), 0.5), labels, 2)
+    half = boundary_loss(torch.full((1, 6, 6), 0.5), labels, 2)
     assert float(half) == pytest.approx(math.log(2), rel=1e-4)
     # a wall on the second column: all pairs that touch it have a = 0
     wall = torch.zeros(1, 6, 6)
@@ -75,7 +84,7 @@ def test_boundary_loss_by_hand(labels):
     # negative: all 16, as they should
     zero, one = -math.log(1e-5), -math.log(1 + 1e-5)
     expected = (21 * zero + 5 * one) / 26 / 4 + one / 4 + one / 2
-    assert float(irn.boundary_loss(wall, labels, 2)) == pytest.approx(expected, rel=1e-4)
+    assert float(boundary_loss(wall, labels, 2)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_displacement_loss_by_hand(labels):
@@ -96,7 +105,7 @@ def test_psa_loss_by_hand(labels):
     background = (16 * log2 + 10 * same) / 26
     foreground = (16 * log2 + 15 * same) / 31
     expected = (background + foreground) / 4 + log2 / 2
-    assert float(psa.feature_loss(features, labels, 2)) == pytest.approx(expected, rel=1e-3)
+    assert float(feature_loss(features, labels, 2)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_psa_background_score():
@@ -110,8 +119,8 @@ def test_labels_of_one_kind_only_give_a_finite_loss(only):
     labels = torch.full((1, 6, 6), only)
     edge = torch.full((1, 6, 6), 0.5, requires_grad=True)
     shift = torch.zeros(1, 2, 6, 6, requires_grad=True)
-    loss = irn.boundary_loss(edge, labels, 3) + irn.displacement_loss(shift, labels, 3)
-    loss = loss + psa.feature_loss(shift, labels, 3)
+    loss = boundary_loss(edge, labels, 3) + irn.displacement_loss(shift, labels, 3)
+    loss = loss + feature_loss(shift, labels, 3)
     loss.backward()
     assert loss.isfinite()
     assert shift.grad.isfinite().all()

@@ -9,8 +9,7 @@ from ribkit.data import views
 from ribkit.method.pooling import gap
 from ribkit.networks import backbone
 from ribkit.networks.architectures import SmallResNet
-from ribkit.networks.backbone import Network, from_classifier
-from ribkit.networks.pyramid import FeaturePyramid
+from ribkit.networks.backbone import FeaturePyramid, Network, from_classifier
 from ribkit.runtime.errors import InputError
 
 

@@ -78,7 +78,7 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setattr(f"ribkit.study.{module}.ROOT", folder)
     monkeypatch.setattr(reproduce, "ROOT", folder)
     monkeypatch.setattr(notebooks, "run", refuse)
-    monkeypatch.setattr("ribkit.runtime.store.Store.run", refuse)
+    monkeypatch.setattr("ribkit.runtime.store._settle", refuse)
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
     monkeypatch.delenv("RIBKIT_PROGRESS", raising=False)
     return folder
@@ -256,7 +256,7 @@ MAPS = {  # the same, of saliency maps, which are looked at once the lists and l
     "saliency map in colours": (
         "saliency/24.png",
         picture("RGB", colour=(255, 0, 0)),
-        "is coloured (RGB)",
+        "is coloured;",
         "save the saliency map as a grey PNG.",
     ),
     "saliency map of another size": (

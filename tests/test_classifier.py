@@ -131,7 +131,7 @@ def test_the_pretext_task_gives_the_features_that_training_starts_from(images, h
     attributes = len(scenes.CLASSES) + len(scenes.TEXTURES)
     assert made["weights"]["linear.weight"].shape[0] == attributes
     assert made["history"]["epoch"].tolist() == [1]
-    network = classifier.pretrained("small", 8, made["weights"], None, rng_seed=0)
+    network = classifier.build("small", 8, pretext=made["weights"])
     assert network.classifier.out_channels == 8
     weights = [v for k, v in made["weights"].items() if v.ndim == 4]
     kept = [p for n, p in network.named_parameters() if p.ndim == 4][:-1]

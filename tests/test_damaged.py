@@ -38,7 +38,7 @@ READ = {
         t.numpy().tobytes() for t in result.tensors("weights").values()
     ],
     "notes.json": lambda result: result.json("notes"),
-    "manifest.json": lambda result: result.seconds,
+    "manifest.json": lambda result: result.manifest["seconds"],
 }
 DAMAGES = st.one_of(
     st.tuples(st.just("cut"), st.floats(0, 1, exclude_max=True), st.just(0)),
@@ -62,7 +62,7 @@ def damage(path, kind, place, number):
         others = [p for p in path.parent.iterdir() if p.is_file() and p != path]
         content = bytearray(sorted(others)[0].read_bytes())
     path.write_bytes(content)
-    for remembered in (files._known, store._manifest, store._read):
+    for remembered in (files._known, store._manifest, store._opened):
         remembered.cache_clear()  # as a new process would find it
 
 

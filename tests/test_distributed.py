@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import train_together
+from fabricated import has
 
 from ribkit import reproduce, train
 from ribkit.runtime import distributed
@@ -57,7 +58,7 @@ def stores(tmp_path_factory):
 @pytest.mark.parametrize("name", train_together.STAGES)
 def test_the_loss_curve_and_the_weights_are_those_of_one_process(stores, name, monkeypatch):
     call = train_together.STAGES[name]
-    assert stores[1].has(call.func, **call.keywords)
+    assert has(stores[1], call)
     one, two = (store.run(call.func, **call.keywords) for store in stores)
     np.testing.assert_allclose(two.table("history"), one.table("history"), rtol=1e-4, atol=1e-4)
     first, second = (result.tensors("weights") for result in (one, two))
@@ -80,7 +81,7 @@ def test_the_command_trains_what_the_study_looks_for(tmp_path):
     study.store = Store(tmp_path)
     train.train(study, "classifier")
     call = study.training()
-    assert study.store.has(call.func, **call.keywords)
+    assert has(study.store, call)
 
 
 def test_a_batch_that_two_processes_cannot_share_is_told_in_one_sentence():

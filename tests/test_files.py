@@ -183,15 +183,6 @@ def test_a_seal_holds_for_no_other_content(tmp_path_factory, content, data):
     assert has_checksum(path)
 
 
-def test_a_large_file_is_sealed_block_by_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BLOCK", 16)
-    for size in (0, 15, 16, 17, 100):
-        path = tmp_path / str(size)
-        path.write_bytes(b"x" * size)
-        append_checksum(path)
-        assert has_checksum(path)
-
-
 def test_numpy_reads_a_sealed_npz(tmp_path):
     store.save_arrays(tmp_path / "a.npz", {"x": np.arange(3), "y": np.ones(2)})
     append_checksum(tmp_path / "a.npz")

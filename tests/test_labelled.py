@@ -1,4 +1,4 @@
-"""Images with label maps: checked before training, cut alike, drawn in a fixed order."""
+"""Images with label maps: checked before training, and cut alike."""
 
 from collections import UserDict
 
@@ -10,7 +10,6 @@ from PIL import Image
 from ribkit.data import views
 from ribkit.data.images import ImageSet, decode
 from ribkit.data.labelled import Labelled, require_label_map
-from ribkit.networks import training
 from ribkit.runtime.errors import InputError
 
 
@@ -124,15 +123,6 @@ def test_views_have_every_scale_between_the_two():
         sizes.add(int((cut == 0).sum()) ** 0.5)
     assert min(sizes) == 5
     assert max(sizes) >= 19
-
-
-def test_an_epoch_sees_every_image_once_and_the_order_is_a_function_of_the_iteration():
-    drawn = [training.order(7, 3, i, rng_seed=5) for i in range(7)]
-    flat = [x for rows in drawn for x in rows]
-    for epoch in range(3):
-        assert sorted(flat[7 * epoch : 7 * epoch + 7]) == list(range(7))
-    assert training.order(7, 3, 4, rng_seed=5) == drawn[4]
-    assert len(training.order(2, 5, 0, rng_seed=0)) == 5
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "rotated"])

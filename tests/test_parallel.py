@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -53,6 +54,13 @@ def deadly(folder, item):
     return item**2
 
 
+def deadly_at_every_fifth(folder, item):
+    """Kills its worker when 0, 5, 10, ... come for the first time."""
+    if item % 5 == 0 and once(folder, item):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item**2
+
+
 def always_deadly(item):
     if item == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -67,28 +75,38 @@ def failing(folder, item):
     return item
 
 
-def hungry(folder, item):
-    """Memory for one at a time."""
-    own = folder / str(os.getpid())
-    own.touch()
-    try:
-        time.sleep(0.05)
-        if len(list(folder.iterdir())) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        time.sleep(0.05)
-    finally:
-        own.unlink()
-    return item
+def half_failing(folder, item):
+    """Items 0 and 2 fail, the others leave a mark."""
+    if item in (0, 2):
+        raise ZeroDivisionError("by nothing")
+    (folder / str(item)).touch()
 
 
-def killed_for_memory(folder, item):
-    """Memory for one at a time, and the system kills the second."""
+def full(folder, item):
+    (folder / str(time.monotonic_ns())).touch()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def alone(folder):
+    """Whether memory, which is enough for one at a time, is enough for this one."""
     with open(folder / "memory", "w") as memory:
         try:
             fcntl.flock(memory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.kill(os.getpid(), signal.SIGKILL)
+            return False
         time.sleep(0.1)
+    return True
+
+
+def hungry(folder, item):
+    if not alone(folder):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return item
+
+
+def killed_for_memory(folder, item):
+    if not alone(folder):
+        os.kill(os.getpid(), signal.SIGKILL)
     return item
 
 
@@ -112,6 +130,11 @@ def waiting(item):
 def about(item):
     names = ("RIBKIT_DEVICE", "RIBKIT_WORKERS", "RIBKIT_PROGRESS", "OMP_NUM_THREADS")
     return [os.environ.get(name) for name in names]
+
+
+def slow_device(item):
+    time.sleep(0.1)
+    return os.getpid(), os.environ["RIBKIT_DEVICE"]
 
 
 class Counted:
@@ -247,18 +270,26 @@ def test_the_threads_end_when_the_consumer_stops():
     assert threading.active_count() == before
 
 
-def test_each_local_gpu_has_a_worker_and_a_named_one_works_in_this_process(monkeypatch):
+def test_each_gpu_has_a_worker_and_a_named_one_works_in_this_process(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     assert parallel.workers() == 4
-    team = parallel._team(square, 3, gpu=True)
-    assert [worker.place for worker in team] == ["cuda:0", "cuda:1", "cuda:2"]
     monkeypatch.setenv("RIBKIT_WORKERS", "6")
-    team = parallel._team(square, parallel.workers(), gpu=True)
-    assert [worker.place for worker in team][3:] == ["cuda:3", "cuda:0", "cuda:1"]
+    assert parallel.workers() == 6
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda:3")
     assert device.device() == torch.device("cuda", 3)
     assert parallel.workers() == 1
+
+
+def test_workers_take_the_gpus_in_turns_and_keep_theirs(monkeypatch):
+    """Also where there are more workers than GPUs, and where one was replaced."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
+    monkeypatch.setenv("RIBKIT_WORKERS", "3")
+    done = parallel.map_images(slow_device, range(30), "devices")
+    places = dict(done)
+    assert len(places) == 3
+    assert sorted(places.values()) == ["cuda:0", "cuda:0", "cuda:1"]
 
 
 def test_a_worker_finds_its_device_no_bars_and_no_workers_of_its_own(
@@ -277,11 +308,18 @@ def test_a_worker_that_is_killed_changes_nothing(workers, tmp_path):
         assert (tmp_path / "3").exists()
 
 
+def test_workers_that_are_killed_every_now_and_then_end_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+    task, items = partial(deadly_at_every_fifth, tmp_path), range(30)
+    assert parallel.map_images(task, items, "squares") == [item**2 for item in items]
+    assert len(list(tmp_path.iterdir())) == 6
+
+
 def test_an_item_that_always_kills_its_worker_is_named(workers):
     if workers != "here":
         with pytest.raises(Exception, match=r"(?i)died|terminated") as caught:
             parallel.map_images(always_deadly, range(40), "deaths")
-        assert caught.value.__notes__[-1] == "item 3, tried 3 times"
+        assert caught.value.__notes__[-1] == "not computed in 3 rounds: 3"
         assert parallel.map_images(square, [3, 4], "squares") == [9, 16]
 
 
@@ -293,12 +331,38 @@ def test_a_worker_that_dies_while_it_is_idle_is_replaced(monkeypatch):
     assert parallel.map_images(square, [3, 4], "squares") == [9, 16]
 
 
-def test_an_error_is_tried_three_times_and_comes_out_with_its_item(workers, tmp_path):
+def test_an_error_is_tried_three_rounds_and_comes_out_with_its_item(workers, tmp_path):
     with pytest.raises(ZeroDivisionError, match="by nothing") as caught:
         parallel.map_images(partial(failing, tmp_path), range(40), "failures")
-    assert len(list(tmp_path.iterdir())) == 3
-    assert caught.value.__notes__[-1] == "item 2, tried 3 times"
+    assert 3 <= len(list(tmp_path.iterdir())) <= 4  # once more where its chunk had others left
+    assert caught.value.__notes__[-1] == "not computed in 3 rounds: 2"
     assert "in failing" in caught.value.__notes__[0]
+
+
+def test_a_failing_item_stops_no_other(workers, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        parallel.map_images(partial(half_failing, tmp_path), range(12), "failures")
+    assert {int(path.name) for path in tmp_path.iterdir()} == set(range(1, 12)) - {2}
+
+
+def test_what_fails_everywhere_is_told_soon(monkeypatch, tmp_path):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+    calls = []
+
+    def failing_always(item):
+        calls.append(item)
+        raise ZeroDivisionError(item)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        parallel.map_images(failing_always, range(1000), "failures")
+    assert calls == list(range(parallel.FAILURES)) * parallel.ROUNDS
+    assert caught.value.__notes__[-1] == "not computed in 3 rounds: 0, 1, 2, 3, 4, 5, 6, 7"
+
+
+def test_a_full_disk_is_told_at_once(workers, tmp_path):
+    with pytest.raises(OSError, match="No space left"):
+        parallel.map_images(partial(full, tmp_path), range(2), "full")
+    assert len(list(tmp_path.iterdir())) <= 2
 
 
 def test_bad_input_comes_out_at_once(workers):
@@ -361,11 +425,8 @@ def test_what_uses_no_gpu_goes_over_all_cores_where_there_is_one(monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     assert parallel.workers() == 1
     assert parallel.workers(gpu=False) == len(os.sched_getaffinity(0))
-    team = parallel._team(square, 2, gpu=False)
-    assert [worker.place for worker in team] == ["cpu", "cpu"]
     monkeypatch.setenv("RIBKIT_WORKERS", "2")
-    done = parallel.map_images(where, range(4), "places", gpu=False)
-    assert os.getpid() not in {pid for pid, _, _ in done}
+    assert parallel.map_images(about, range(2), "about", gpu=False) == [["cpu", "1", "", "1"]] * 2
 
 
 # ---- memory -------------------------------------------------------------------------------------

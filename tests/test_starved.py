@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from ribkit.data import scenes
 from ribkit.runtime import per_image
-from ribkit.runtime.errors import InputError, ResourceError, out_of_memory, resource_errors
+from ribkit.runtime.errors import InputError, ResourceError, is_final, resource_errors
 from ribkit.runtime.store import Store, stage
 
 CALLS = []
@@ -68,12 +68,15 @@ def test_other_errors_pass(error):
     with pytest.raises(type(error)) as caught, resource_errors("build/store/seeds"):
         raise error
     assert caught.value is error
-    assert not out_of_memory(error)
 
 
-def test_which_errors_are_of_memory():
-    kinds = {kind for kind, (error, _, _) in SENTENCES.items() if out_of_memory(error)}
-    assert kinds == {"memory", "no fork", "a GPU's", "torch's"}
+def test_what_trying_again_cannot_mend():
+    final = {kind for kind, (error, _, _) in SENTENCES.items() if is_final(error)}
+    assert final == {"no space", "a quota", "a file's limit", "safetensors", "no right",
+                     "a read-only disk"}  # fmt: skip
+    assert is_final(InputError("x"))
+    assert is_final(ResourceError("x"))
+    assert not is_final(ValueError("x"))
 
 
 # ---- stages -------------------------------------------------------------------------------------
@@ -131,8 +134,8 @@ def test_a_full_disk_loses_nothing_and_it_goes_on_where_there_is_room(tmp_path, 
     assert "the disk has no room" in found[0]
     assert "the disk has no room" in found[2]
     assert found[0].startswith(f"{tmp_path}/values-")
-    # the first image, tried three times; then all images; then none again
-    assert found[1::2] == ["[0, 0, 0]", "[0, 0, 0, 0, 1, 2]"]
+    # the first image, which no other try could mend; then all images; then none again
+    assert found[1::2] == ["[0]", "[0, 0, 1, 2]"]
     assert found[4] == found[3]
     (path,) = tmp_path.iterdir()
     fresh = Store(tmp_path / "fresh").run(values, images=images)
@@ -174,9 +177,9 @@ def hungry(images, scratch):
 def test_memory_that_runs_out_loses_no_image(tmp_path, images):
     with pytest.raises(ResourceError, match=r"values-\w*: memory ran out \(CUDA out of memory"):
         Store(tmp_path).run(hungry, images=images)
-    assert CALLS == [0, 1, 1, 1]
+    assert CALLS == [0, 1, 2, 1, 1]
     assert len(Store(tmp_path).run(hungry, images=images).arrays("x")) == 3
-    assert CALLS == [0, 1, 1, 1, 1, 2]
+    assert CALLS == [0, 1, 2, 1, 1, 1]
 
 
 # ---- crowded ------------------------------------------------------------------------------------

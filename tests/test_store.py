@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fabricated import stored
+from fabricated import has, stored
 
 from ribkit.runtime import store
 from ribkit.runtime.errors import InputError
@@ -115,7 +115,7 @@ def test_several_stages_are_run_in_order_and_only_what_is_missing(results, worke
     kept = results.run(numbers, number=2)
     calls = [partial(numbers, number=1), partial(numbers, number=2)]
     calls.append(partial(slow, count=2, fail_at=5))
-    assert [results.has(call.func, **call.keywords) for call in calls] == [False, True, False]
+    assert [has(results, call) for call in calls] == [False, True, False]
     several = results.run_all(calls, "several")
     assert several == [results.run(call.func, **call.keywords) for call in calls]
     assert several[1] == kept
@@ -152,7 +152,7 @@ def test_every_value_is_read_as_it_was_returned(results):
     assert arrays["b"].dtype == np.float16
     assert torch.equal(result.tensors("weights")["w"], torch.full((2, 2), 3.0))
     assert result.json("notes") == {"list": [1, "two"], "nothing": None}
-    assert result.seconds >= 0
+    assert result.manifest["seconds"] >= 0
 
 
 def test_a_table_keeps_its_gaps_and_its_words(tmp_path):
@@ -175,7 +175,7 @@ def test_files_are_those_that_others_can_read(results):
 def test_an_npz_with_pickles_is_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", a=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle"):
-        store.Npz(tmp_path / "bad.npz").read("a")
+        store.open_arrays(tmp_path / "bad.npz")["a"]
 
 
 def test_the_same_arrays_make_the_same_bytes(tmp_path):
@@ -189,8 +189,8 @@ def test_the_same_arrays_make_the_same_bytes(tmp_path):
 def test_a_value_is_a_mapping_that_is_read_when_it_is_asked_for(results, monkeypatch):
     result = results.run(numbers, number=3)
     arrays, tensors = result.arrays("grid"), result.tensors("weights")
-    read, npz = [], store.Npz.read
-    monkeypatch.setattr(store.Npz, "read", lambda self, name: read.append(name) or npz(self, name))
+    read = []
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *a, **k: read.append(a) or np.ones(2))
     assert isinstance(arrays, StoredArrays)
     assert str(arrays) == f"grid in {result.path}"
     assert (list(arrays), len(arrays), list(tensors)) == (["a", "b"], 2, ["w"])
@@ -198,8 +198,8 @@ def test_a_value_is_a_mapping_that_is_read_when_it_is_asked_for(results, monkeyp
     assert "z" not in arrays
     assert arrays.get("z") is None
     assert read == []
-    assert arrays["b"].shape == (2, 0)
-    assert read == ["b"]
+    assert arrays["b"].shape == (2,)
+    assert len(read) == 1
 
 
 def test_values_of_a_result_are_equal_where_they_are_the_same(results):

@@ -56,7 +56,7 @@ def test_a_training_that_goes_on_ends_with_the_same_bits(tmp_path, monkeypatch):
     def measure():
         return [1.0, 2.5]
 
-    whole = fitted(tmp_path / "whole", monitor=measure, monitor_every=2)
+    whole = fitted(tmp_path / "whole", monitor=measure)
     batches = training.batches
 
     def stop(*arguments):
@@ -66,9 +66,9 @@ def test_a_training_that_goes_on_ends_with_the_same_bits(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(training, "batches", stop)
         with pytest.raises(KeyboardInterrupt):
-            fitted(tmp_path / "cut", monitor=measure, monitor_every=2)
+            fitted(tmp_path / "cut", monitor=measure)
     assert [path.name for path in (tmp_path / "cut").iterdir()] == [training.STATE]
-    resumed = fitted(tmp_path / "cut", monitor=measure, monitor_every=2)
+    resumed = fitted(tmp_path / "cut", monitor=measure)
     assert whole[2].tolist() == [[1.0, 2.5]] * 4
     assert all(torch.equal(one, other) for one, other in zip(whole, resumed, strict=True))
 
@@ -102,6 +102,18 @@ def test_processes_share_a_batch_or_say_why_not(monkeypatch, rank, own):
     assert training.share(6) == own
     with pytest.raises(InputError, match="batch of 7 cannot be shared by 2 processes"):
         training.share(7)
+
+
+def test_an_epoch_sees_every_image_once_and_a_batch_may_span_two(monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+
+    def plain(row, generator):
+        return (torch.tensor(row),)
+
+    drawn = [x for (x,) in training.batches(plain, 7, SETTINGS, range(7), range(2))]
+    rows = torch.stack(drawn).flatten().tolist()
+    assert sorted(rows[:7]) == sorted(rows[7:]) == list(range(7))
+    assert rows[:7] != rows[7:]
 
 
 def test_an_epoch_has_at_least_one_step():

@@ -17,60 +17,37 @@ Interval = tuple[float, float, float]
 """Point estimate, low, high."""
 Statistic = Callable[..., np.ndarray]
 """Summed counts ``(..., 3, n)``, one or more -> ``(...)``; see `ribkit.evaluation.miou`."""
+RNG_SEED = 0  # all intervals over as many images draw the same ones
+DRAWS = 2000
 BLOCK = 2**23  # how many numbers are drawn at once: 64 MB
 
 
 def gain(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """Difference in mIoU of two methods, in points.
-
-    Args:
-        after: Summed counts ``(..., 3, n)``.
-        before: Summed counts ``(..., 3, n)`` of the method that it is compared with.
-
-    Returns:
-        ``(...)``; above zero where ``after`` is better.
-    """
+    """Difference in mIoU of summed counts ``(..., 3, n)`` of two methods, in points."""
     return miou(after) - miou(before)
 
 
-def resample(
-    statistic: Statistic, *counts: np.ndarray, rng_seed: int = 0, draws: int = 2000
-) -> tuple[float, np.ndarray]:
-    """A statistic of all images, and of images drawn with replacement.
-
-    Args:
-        statistic: Function of summed counts, such as `miou` or `gain`.
-        counts: One or more ``(N, 3, n)`` over the same N images; each draw uses the same images in
-            all (paired), and so do all calls with this N and seed.
-        rng_seed: Random seed of the draws.
-        draws: Number of draws.
-
-    Returns:
-        The point estimate, and the statistic ``(draws,)``.
-    """
-    flat = [c.reshape(len(c), -1).astype(float) for c in counts]
-    blocks = [[drawn @ c for c in flat] for drawn in _drawn(len(counts[0]), rng_seed, draws)]
-    sums = [
-        np.concatenate(parts).reshape(draws, *c.shape[1:])
-        for parts, c in zip(zip(*blocks, strict=True), counts, strict=True)
-    ]
-    return float(statistic(*(c.sum(axis=0) for c in counts))), statistic(*sums)
-
-
-def _drawn(count: int, rng_seed: int, draws: int) -> Iterator[np.ndarray]:
-    """How often each of ``count`` images is in each draw, ``(b, count)``: all draws, in blocks.
-
-    The numbers do not depend on the size of the blocks.
-    """
-    random, most = np.random.default_rng(rng_seed), max(1, BLOCK // count)
-    for start in range(0, draws, most):
-        size = min(most, draws - start)
+def _drawn(count: int) -> Iterator[np.ndarray]:
+    """How often each image is in each draw, ``(b, count)``: in blocks, which change no number."""
+    random, most = np.random.default_rng(RNG_SEED), max(1, BLOCK // count)
+    for start in range(0, DRAWS, most):
+        size = min(most, DRAWS - start)
         yield random.multinomial(count, np.full(count, 1 / count), size=size).astype(float)
 
 
-def bootstrap(
-    statistic: Statistic, *counts: np.ndarray, rng_seed: int = 0, draws: int = 2000
-) -> Interval:
+def resample(statistic: Statistic, *counts: np.ndarray) -> tuple[float, np.ndarray]:
+    """A statistic of all images of counts ``(N, 3, n)``, and of each draw with replacement.
+
+    A draw takes the same images of all counts (paired).
+    """
+    flat = np.concatenate([c.reshape(len(c), -1) for c in counts], axis=1).astype(float)
+    sums = np.concatenate([drawn @ flat for drawn in _drawn(len(flat))])
+    sums = sums.reshape(DRAWS, len(counts), *counts[0].shape[1:])
+    point = statistic(*(c.sum(axis=0) for c in counts))
+    return float(point), statistic(*np.moveaxis(sums, 1, 0))
+
+
+def bootstrap(statistic: Statistic, *counts: np.ndarray) -> Interval:
     r"""Point estimate and 95 % percentile interval over images (Efron and Tibshirani 1993).
 
     .. math:: [\, q_{0.025}(\theta^*), \; q_{0.975}(\theta^*) \,]
@@ -81,19 +58,21 @@ def bootstrap(
     Args:
         statistic: Function of summed counts, such as `miou` or `gain`.
         counts: One or more ``(N, 3, n)`` over the same N images, see `resample`.
-        rng_seed: Random seed of the draws.
-        draws: Number of draws.
-
-    Returns:
-        Point estimate, low, high.
 
     Example:
         >>> counts = np.array([[[3, 1], [4, 1], [3, 2]]] * 5)  # five equal images: no width
-        >>> [round(value, 1) for value in bootstrap(miou, counts, draws=10)]
+        >>> [round(value, 1) for value in bootstrap(miou, counts)]
         [62.5, 62.5, 62.5]
     """
-    point, values = resample(statistic, *counts, rng_seed=rng_seed, draws=draws)
+    point, values = resample(statistic, *counts)
     return _with_point(point, *np.nanpercentile(values, [2.5, 97.5]))
+
+
+def bootstrap_mean(values: np.ndarray) -> Interval:
+    """As `bootstrap`, of the mean of one value per image ``(N,)``."""
+    count = len(values)
+    means = np.concatenate([drawn @ values / count for drawn in _drawn(count)])
+    return _with_point(float(np.mean(values)), *np.percentile(means, [2.5, 97.5]))
 
 
 def _with_point(point: float, low: float, high: float) -> Interval:
@@ -105,43 +84,14 @@ def _with_point(point: float, low: float, high: float) -> Interval:
     return point, float(min(low, point)), float(max(high, point))
 
 
-def bootstrap_mean(values: np.ndarray, rng_seed: int = 0, draws: int = 2000) -> Interval:
-    """Mean of one value per image, and its 95 % percentile interval over images.
-
-    Args:
-        values: ``(N,)``.
-        rng_seed: Random seed of the draws.
-        draws: Number of draws.
-
-    Returns:
-        Point estimate, low, high.
-
-    Example:
-        >>> bootstrap_mean(np.full(4, 0.5), draws=10)
-        (0.5, 0.5, 0.5)
-    """
-    count = len(values)
-    means = np.concatenate([drawn @ values / count for drawn in _drawn(count, rng_seed, draws)])
-    return _with_point(float(np.mean(values)), *np.percentile(means, [2.5, 97.5]))
-
-
-def replicated(
-    statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]], rng_seed: int = 0
-) -> Interval:
+def replicated(statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]]) -> Interval:
     """Mean over training seeds, and its 95 % interval over images and seeds, see `combined`.
 
-    Args:
-        statistic: Function of summed counts, such as `miou` or `gain`.
-        replicas: For each training seed the counts that `resample` takes, all over the same images.
-            One seed: the interval over images alone.
-        rng_seed: Random seed of the draws.
-
-    Returns:
-        Point estimate, low, high.
+    replicas: for each seed the counts that `resample` takes; one seed: over images alone.
     """
     if len(replicas) == 1:
-        return bootstrap(statistic, *replicas[0], rng_seed=rng_seed)
-    resampled = [resample(statistic, *counts, rng_seed=rng_seed) for counts in replicas]
+        return bootstrap(statistic, *replicas[0])
+    resampled = [resample(statistic, *counts) for counts in replicas]
     points = np.array([point for point, _ in resampled])
     values = np.mean([values for _, values in resampled], axis=0)
     return combined(points, float(np.nanstd(values, ddof=1)), len(replicas[0][0]))
@@ -162,9 +112,6 @@ def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
         image_error: Standard error of their mean over images.
         images: N, how many; one tells nothing of others, and only the seeds' error counts.
 
-    Returns:
-        Point estimate, low, high.
-
     Example:
         >>> [round(value, 2) for value in combined(np.array([1.0, 2.0, 3.0]), 0.0, 50)]
         [2.0, -0.48, 4.48]
@@ -179,12 +126,7 @@ def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
     return float(points.mean()), float(points.mean() - half), float(points.mean() + half)
 
 
-def simultaneous(
-    statistic: Statistic,
-    family: Sequence[tuple[np.ndarray, ...]],
-    rng_seed: int = 0,
-    draws: int = 2000,
-) -> list[Interval]:
+def simultaneous(statistic: Statistic, family: Sequence[tuple[np.ndarray, ...]]) -> list[Interval]:
     r"""Intervals of a family of comparisons on the same images, corrected for their number.
 
     .. math:: \theta_j \pm s_j \; q_{0.95}\big( \max_i |\theta^*_i - \theta_i| / s_i \big)
@@ -196,18 +138,13 @@ def simultaneous(
     Args:
         statistic: Function of summed counts, such as `miou` or `gain`.
         family: For each comparison the counts that `resample` takes, all over the same images.
-        rng_seed: Random seed of the draws.
-        draws: Number of draws.
-
-    Returns:
-        Point estimate, low, high of each comparison.
 
     Example:
         >>> same = np.array([[[3, 1], [4, 1], [3, 2]], [[1, 1], [2, 1], [1, 2]]])
-        >>> simultaneous(gain, [(same, same)], draws=10)
+        >>> simultaneous(gain, [(same, same)])
         [(0.0, 0.0, 0.0)]
     """
-    resampled = [resample(statistic, *counts, rng_seed=rng_seed, draws=draws) for counts in family]
+    resampled = [resample(statistic, *counts) for counts in family]
     points = np.array([point for point, _ in resampled])
     values = np.stack([values for _, values in resampled])
     errors = np.nanstd(values, axis=1, ddof=1)
@@ -217,23 +154,18 @@ def simultaneous(
     return [(float(p), float(p - h), float(p + h)) for p, h in zip(points, half, strict=True)]
 
 
-def images_needed(error: float, images: int, difference: float = 1.0) -> int:
-    r"""How many images tell a difference from zero, 95 % sure, 4 times in 5 (power 0.8).
+def images_needed(error: float, images: int) -> int:
+    r"""How many images tell a difference of 1 from zero, 95 % sure, 4 times in 5 (power 0.8).
 
-    .. math:: N \, \big( \mathrm{error} \, (z_{0.975} + z_{0.8}) / \mathrm{difference} \big)^2
+    .. math:: N \, \big( \mathrm{error} \, (z_{0.975} + z_{0.8}) \big)^2
 
     Args:
-        error: The standard error that was measured on ``images`` images; it falls with their square
-            root.
+        error: The standard error that was measured; it falls with the images' square root.
         images: N, the number of images behind the error.
-        difference: The difference to detect, in the unit of the error.
-
-    Returns:
-        The number, rounded up.
 
     Example:
         >>> images_needed(1.0, 100)
         785
     """
-    wanted_error = difference / (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
+    wanted_error = 1 / (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
     return int(np.ceil(images * (error / wanted_error) ** 2))

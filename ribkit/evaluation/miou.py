@@ -2,8 +2,7 @@
 
 The protocol (written down because the field seldom does): pixels whose ground truth is 255 do not
 count; classes absent from ground truth and prediction alike are left out; the mean is over classes,
-background included, in percent. All thresholds of a map at once: `ribkit.evaluation.thresholds`;
-intervals: `ribkit.evaluation.intervals`.
+background included, in percent.
 
 *Counts* ``(..., 3, n)`` are a class's hits, target pixels and predicted pixels: all that its IoU
 needs of a confusion matrix, and what is kept of each image.
@@ -11,11 +10,11 @@ needs of a confusion matrix, and what is kept of each image.
 
 import numpy as np
 
+IGNORE = 255  # a pixel of the ground truth that does not count
 
-def confusion(
-    prediction: np.ndarray, target: np.ndarray, n_classes: int, ignore: int = 255
-) -> np.ndarray:
-    r"""Confusion matrix of a label map: rows are targets, columns are predictions.
+
+def confusion(prediction: np.ndarray, target: np.ndarray, n_classes: int) -> np.ndarray:
+    r"""Confusion matrix ``(n, n)`` int64: rows are targets, columns are predictions.
 
     .. math:: C_{ij} = |\{u : t(u) = i, p(u) = j, t(u) \ne 255\}|
 
@@ -23,12 +22,8 @@ def confusion(
 
     Args:
         prediction: Integers ``(...)`` in ``0 .. n_classes - 1``.
-        target: Integers of the same shape, in ``0 .. n_classes - 1`` or ``ignore``.
+        target: Integers of the same shape, in ``0 .. n_classes - 1``, or 255: not counted.
         n_classes: n, background included.
-        ignore: Pixels with this target do not count.
-
-    Returns:
-        ``(n, n)`` int64.
 
     Raises:
         ValueError: For shapes that differ, or labels out of range.
@@ -40,7 +35,7 @@ def confusion(
     prediction, target = np.asarray(prediction), np.asarray(target)
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
-    counted = target != ignore
+    counted = target != IGNORE
     prediction, target = prediction[counted].astype(np.int64), target[counted].astype(np.int64)
     for name, values in (("prediction", prediction), ("target", target)):
         if values.size and not (0 <= values.min() and values.max() < n_classes):
@@ -54,12 +49,8 @@ def confusion(
 def counts(confusion: np.ndarray) -> np.ndarray:
     """Reduce confusion matrices to what an IoU needs: hits, target pixels, predicted pixels.
 
-    Args:
-        confusion: ``(..., n, m)``, m >= n. Columns beyond the n-th are predictions of no class: an
-            error, whatever the target.
-
-    Returns:
-        ``(..., 3, n)``.
+    ``(..., n, m)`` -> ``(..., 3, n)``. Columns beyond the n-th are predictions of no class: an
+    error, whatever the target.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     predicted = confusion.sum(axis=-2)[..., : confusion.shape[-2]]
@@ -74,7 +65,7 @@ def iou(counts: np.ndarray) -> np.ndarray:
     PASCAL VOC's protocol, by which the paper (arXiv:2110.06530) is scored.
 
     Args:
-        counts: ``(..., 3, n)``: hits, target pixels and predicted pixels.
+        counts: ``(..., 3, n)``, see `counts`.
 
     Returns:
         ``(..., n)`` in [0, 100]; NaN for classes absent from target and prediction.
@@ -85,8 +76,7 @@ def iou(counts: np.ndarray) -> np.ndarray:
     """
     hits, target, predicted = np.moveaxis(counts, -2, 0)
     union = target + predicted - hits
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return 100 * hits / np.where(union > 0, union, np.nan)
+    return 100 * hits / np.where(union > 0, union, np.nan)
 
 
 def miou(counts: np.ndarray) -> float | np.ndarray:
@@ -97,7 +87,7 @@ def miou(counts: np.ndarray) -> float | np.ndarray:
     PASCAL VOC's protocol, by which the paper (arXiv:2110.06530) is scored.
 
     Args:
-        counts: ``(..., 3, n)``: hits, target pixels and predicted pixels.
+        counts: ``(..., 3, n)``, see `counts`.
 
     Returns:
         ``(...)`` in [0, 100], a float for one set of counts; NaN where no class occurs.
@@ -115,12 +105,5 @@ def miou(counts: np.ndarray) -> float | np.ndarray:
 
 
 def mean_iou(confusion: np.ndarray) -> float | np.ndarray:
-    """Mean IoU in percent straight from confusion matrices, see `miou`.
-
-    Args:
-        confusion: ``(..., n, n)``.
-
-    Returns:
-        ``(...)`` in [0, 100].
-    """
+    """`miou` straight from confusion matrices ``(..., n, n)``."""
     return miou(counts(confusion))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ribkit.evaluation.miou import counts, miou
+from ribkit.evaluation.miou import IGNORE, counts, miou
 
 THRESHOLDS = np.arange(100) / 100
 LABELS = 256  # that a mask can hold
@@ -20,7 +20,7 @@ ROW_FIELDS = ("label", "target", "hits", "predicted")  # of one image, see `Swep
 
 
 def sweep(
-    maps: Tensor, class_indices: np.ndarray, target: np.ndarray, ignore: int = 255
+    maps: Tensor, class_indices: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""Confusion matrices of one image at the thresholds 0.00 .. 0.99, in one pass over its pixels.
 
@@ -33,8 +33,7 @@ def sweep(
     Args:
         maps: ``(K, H, W)``, normalised, in [0, 1], on any device. The first of equal maps wins.
         class_indices: ``(K,)``, the 0-based class of each map; its label is one more.
-        target: ``(H, W)`` uint8 labels, 0 background.
-        ignore: Pixels with this target do not count.
+        target: ``(H, W)`` uint8 labels, 0 background; 255 does not count.
 
     Returns:
         The image's labels ``(L,)``, sorted (background, its classes, those of its target), and the
@@ -49,7 +48,7 @@ def sweep(
     own_labels = np.asarray(class_indices, int) + 1
     pixels = _histogram(maps, target)
     truth = pixels.sum(axis=(1, 2))
-    truth[ignore] = 0
+    truth[IGNORE] = 0
     labels = np.union1d(np.append(0, own_labels), np.flatnonzero(truth))
     # a pixel above exactly so many thresholds is foreground at the first so many
     foreground = pixels[labels, : len(own_labels), :0:-1].cumsum(axis=-1)[..., ::-1]
@@ -60,10 +59,7 @@ def sweep(
 
 
 def _histogram(maps: Tensor, target: np.ndarray) -> np.ndarray:
-    """Pixels by target, highest map and number of thresholds it exceeds: ``(256, K, 101)``.
-
-    The copy to the host, at the end, is the only time that it waits for the device.
-    """
+    """Pixels by target, highest map and number of thresholds it exceeds: ``(256, K, 101)``."""
     if not len(maps):
         maps = maps.new_zeros(1, *target.shape)  # nothing exceeds a threshold
     best, winner = maps.max(dim=0)  # the first of equals
@@ -76,40 +72,23 @@ def _histogram(maps: Tensor, target: np.ndarray) -> np.ndarray:
     # not bincount, which waits for the greatest index
     pixels = torch.zeros(shape, dtype=torch.int32, device=maps.device)
     pixels.view(-1).index_add_(0, flat, torch.ones_like(flat))
-    return pixels.cpu().numpy()
+    return pixels.cpu().numpy()  # the only time that it waits for the device
 
 
 @dataclass(frozen=True, eq=False)
 class Swept:
-    """Counts of some images at all thresholds, as a table of rows; what has no row is zero.
+    """Counts of N images at all thresholds: R rows, of the labels in an image's mask or maps."""
 
-    Attributes:
-        images: N, how many.
-        n_classes: n, how many labels, background included.
-        image: ``(R,)``, a row for each image and label that occurs in its mask or has a map.
-        label: ``(R,)``.
-        target: ``(R,)``, pixels of the ground truth.
-        hits: ``(R, 100)``, pixels predicted rightly at each threshold.
-        predicted: ``(R, 100)``, pixels predicted at each threshold.
-    """
-
-    images: int
-    n_classes: int
-    image: np.ndarray
-    label: np.ndarray
-    target: np.ndarray
-    hits: np.ndarray
-    predicted: np.ndarray
+    images: int  # N
+    n_classes: int  # n, background included
+    image: np.ndarray  # ``(R,)``, the row's image
+    label: np.ndarray  # ``(R,)``, the row's label
+    target: np.ndarray  # ``(R,)``, pixels of the ground truth
+    hits: np.ndarray  # ``(R, 100)``, pixels predicted rightly at each threshold
+    predicted: np.ndarray  # ``(R, 100)``, pixels predicted at each threshold
 
     def at(self, index: int | np.ndarray) -> np.ndarray:
-        """Counts of each image at one threshold.
-
-        Args:
-            index: Index into `THRESHOLDS`, or one for each image, ``(N,)``.
-
-        Returns:
-            ``(N, 3, n)`` int32.
-        """
+        """Counts ``(N, 3, n)`` int32 at one threshold, or at one for each image ``(N,)``."""
         rows = np.arange(len(self.image))
         columns = np.broadcast_to(index, self.images)[self.image]
         result = np.zeros((self.images, 3, self.n_classes), np.int32)
@@ -118,14 +97,7 @@ class Swept:
         return result
 
     def total(self, which: np.ndarray | None = None) -> np.ndarray:
-        """Counts at all thresholds, summed over images.
-
-        Args:
-            which: ``(N,)`` bool, the images that count; None: all.
-
-        Returns:
-            ``(100, 3, n)`` int64.
-        """
+        """Counts ``(100, 3, n)`` int64 summed over all images, or those of a mask ``(N,)``."""
         counted = True if which is None else which[self.image]
         result = np.zeros((len(THRESHOLDS), 3, self.n_classes), np.int64)
         for label in range(self.n_classes):
@@ -136,56 +108,27 @@ class Swept:
 
 
 def image_rows(labels: np.ndarray, matrices: np.ndarray) -> dict[str, np.ndarray]:
-    """Reduce one image's `sweep` to its rows of a `Swept`.
-
-    Args:
-        labels: ``(L,)``.
-        matrices: Confusion matrices among them, ``(100, L, L)``.
-
-    Returns:
-        The `ROW_FIELDS`: ``label``, ``target`` ``(L,)``; ``hits``, ``predicted`` ``(L, 100)``.
-    """
+    """Reduce one image's `sweep` to its rows of a `Swept`, by `ROW_FIELDS`."""
     hits, target, predicted = counts(matrices).astype(np.int32).transpose(1, 2, 0)
     return dict(zip(ROW_FIELDS, (labels, target[:, 0], hits, predicted), strict=True))
 
 
 def concat_rows(images: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Concatenate the `image_rows` of all images to the arrays of a `Swept`.
-
-    Args:
-        images: Rows of each image, in order.
-
-    Returns:
-        The `ROW_FIELDS` of all rows, and ``image`` ``(R,)``, the position of each row's image.
-    """
+    """Concatenate the `image_rows` of all images, in order, to the arrays of a `Swept`."""
     sizes = [len(rows["label"]) for rows in images]
     joined = {name: np.concatenate([rows[name] for rows in images]) for name in ROW_FIELDS}
     return {"image": np.repeat(np.arange(len(images)), sizes)} | joined
 
 
 def best_threshold(counts: np.ndarray) -> int:
-    """Index of the threshold with the highest mIoU, the first of equals.
-
-    Args:
-        counts: ``(100, 3, n)``, summed over images, as `Swept.total` gives them.
-
-    Returns:
-        An index into `THRESHOLDS`.
-    """
+    """Index of the highest mIoU of counts ``(100, 3, n)``, the first of equals."""
     return int(np.nanargmax(miou(counts)))
 
 
 def cross_fitted(swept: Swept, folds: int = 5) -> np.ndarray:
-    """For each image the threshold that is best on the other folds.
+    """For each image the index ``(N,)`` of the threshold that is best on the other folds.
 
-    Held out without images of their own. One image alone has its own best threshold.
-
-    Args:
-        swept: Counts of all images.
-        folds: Image i is in fold i mod folds.
-
-    Returns:
-        ``(N,)``, indices into `THRESHOLDS`.
+    Image i is in fold i mod folds. One image alone has its own best threshold.
     """
     fold = np.arange(swept.images) % min(folds, swept.images)
     if swept.images == 1:

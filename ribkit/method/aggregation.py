@@ -6,6 +6,7 @@ much. See `ribkit.method.settings.Variant`.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -16,32 +17,20 @@ from ribkit.runtime.errors import InputError
 
 @dataclass
 class Step:
-    """One step of an adaptation, before its update.
+    """One step of an adaptation, before its update."""
 
-    Attributes:
-        maps: Scale -> raw flip-summed ReLU maps ``(C, h, w)`` of the classes present, in order.
-        logits: ``(rows, C)``, pooled, of the image's own rows that enter the loss.
-    """
-
-    maps: dict[float, Tensor]
-    logits: Tensor
+    maps: dict[float, Tensor]  # scale -> raw `cam.flip_sum` ``(K, h, w)`` of the classes present
+    logits: Tensor  # ``(rows, C)``, pooled, of the image's own rows that enter the loss
 
 
 @dataclass
 class Adapted:
-    """Result of an adaptation: raw maps summed over its steps, and how it went.
+    """Result of an adaptation: raw maps summed over its steps, and how it went."""
 
-    Attributes:
-        maps: Scale -> ``(C, h, w)``.
-        reason: Why it ended: ``"steps"``, ``"margin"``, ``"area"`` or ``"diverged"``.
-        logits: Mean target logit at each step.
-        areas: Share of the pixels that each step's own map covers, in [0, 1].
-    """
-
-    maps: dict[float, Tensor]
-    reason: str = "steps"
-    logits: list[float] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
+    maps: dict[float, Tensor]  # scale -> ``(K, h, w)``
+    reason: str = "steps"  # why it ended: also "margin", "area" or "diverged"
+    logits: list[float] = field(default_factory=list)  # mean target logit at each step
+    areas: list[float] = field(default_factory=list)  # share of the pixels that its map covers
 
     @property
     def steps(self) -> int:
@@ -57,11 +46,8 @@ def covered(maps: Tensor, level: float) -> Tensor:
     The official code's stop by area (of arXiv:2110.06530), difference 6 of the README.
 
     Args:
-        maps: Raw maps ``(C, h, w)``.
+        maps: Raw maps ``(K, h, w)``.
         level: l, in [0, 1].
-
-    Returns:
-        A scalar in [0, 1], on the device of the maps.
 
     Example:
         >>> covered(torch.tensor([[[10.0, 4.0, 3.0, 0.0]]]), 0.3).item()
@@ -69,17 +55,6 @@ def covered(maps: Tensor, level: float) -> Tensor:
     """
     peak = maps.amax(dim=(-2, -1), keepdim=True)
     return (maps > level * peak).any(dim=0).float().mean()
-
-
-def _stopping_criteria(step: Step, present: Tensor, level: float) -> list[float]:
-    """Stopping criteria of a step, in one device-to-host copy.
-
-    Whether all its logits are finite (1 or 0), mean and sum of its target logits, covered area.
-    """
-    targets = step.logits[:, present]
-    area = covered(step.maps[1.0], level)
-    criteria = step.logits.isfinite().all().to(area), targets.mean(), targets.sum(), area
-    return torch.stack(criteria).tolist()
 
 
 def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adapted:
@@ -97,9 +72,6 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
         labels: ``(C,)`` of the image, 1 where the class is present, else 0.
         settings: The number of steps, the stops, and which maps are summed.
 
-    Returns:
-        Raw summed maps, and how the adaptation went.
-
     Raises:
         InputError: Where the logits of the first step are not finite.
 
@@ -113,9 +85,10 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
     present = labels.nonzero().flatten()
     count = settings.steps + 1 if variant.sum_last_map else max(settings.steps, 1)
     result = Adapted({})
-    for index in range(count):
-        step = next(steps)
-        finite, mean, total, area = _stopping_criteria(step, present, settings.area_level)
+    for index, step in enumerate(islice(steps, count)):
+        targets, area = step.logits[:, present], covered(step.maps[1.0], settings.area_level)
+        criteria = (step.logits.isfinite().all().to(area), targets.mean(), targets.sum(), area)
+        finite, mean, total, area = torch.stack(criteria).tolist()  # one copy from the device
         if not finite:
             if index == 0:
                 raise InputError("the trained classifier gives no finite logits; train it again.")

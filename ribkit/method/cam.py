@@ -25,7 +25,7 @@ def flip_sum(maps: Tensor) -> Tensor:
         maps: Signed class maps ``(2, C, h, w)`` of the image and of its horizontal flip.
 
     Returns:
-        ``(C, h, w)``, not negative, in the image's own orientation.
+        ``(C, h, w)``, in the image's own orientation.
 
     Example:
         >>> flip_sum(torch.tensor([[[[1.0, -2.0]]], [[[3.0, 4.0]]]])).tolist()
@@ -41,10 +41,7 @@ def normalise(maps: Tensor) -> Tensor:
     .. math:: M_c(u) / (\max_v M_c(v) + 10^{-5})
 
     Args:
-        maps: Raw maps ``(..., H, W)``, not negative.
-
-    Returns:
-        Maps of the same shape, in [0, 1).
+        maps: Raw maps ``(..., H, W)``, not negative; the result is in [0, 1).
 
     Example:
         >>> normalise(torch.tensor([[[1.0, 4.0]], [[0.0, 0.0]]])).round(decimals=2).tolist()
@@ -75,14 +72,11 @@ def multi_scale(maps: Mapping[float, Tensor], size: tuple[int, int], stride: int
         >>> multi_scale(maps, (4, 8), stride=4).round(decimals=2).tolist()
         [[[1.0, 0.5]]]
     """
+    height, width = (math.ceil(side / stride) for side in size)
+    grid = (height, width)
     if stride == 1:
         grid = tuple(math.ceil(side / 16) * 16 for side in size)
-    else:
-        grid = tuple(math.ceil(side / stride) for side in size)
     resized = [
         F.interpolate(m[None], grid, mode="bilinear", align_corners=False) for m in maps.values()
     ]
-    merged = torch.cat(resized).sum(dim=0)
-    if stride == 1:
-        merged = merged[:, : size[0], : size[1]]
-    return normalise(merged)
+    return normalise(torch.cat(resized).sum(dim=0)[:, :height, :width])

@@ -1,7 +1,4 @@
-"""The RIB loss: binary cross-entropy without its last activation (Section 3.2).
-
-To ask what the missing activation is worth (RQ1), the same loss with one put back.
-"""
+"""The RIB loss: binary cross-entropy without its last activation (Section 3.2), or one put back."""
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +15,7 @@ ACTIVATIONS = {
 }
 """Last activation -> what becomes of the logits ``(N, C)`` before they are summed.
 
-sigmoid, softmax: the target's part of their cross-entropies, log s(y), which saturate above only.
-tanh, softsign: saturate on both sides. ReLU, leaky ReLU: one-sided, they never saturate above.
+sigmoid, softmax: the target's part of their cross-entropies, log s(y).
 """
 
 
@@ -30,17 +26,14 @@ def rib_loss(
 
     .. math:: L_{\mathrm{RIB}} = - \sum_c t_c \min(m, y_c)
 
-    summed over the rows too (Section 3.2, arXiv:2110.06530). It never saturates below the margin;
-    a logit above the margin has no gradient.
+    summed over the rows too (Section 3.2, arXiv:2110.06530). A logit above the margin has no
+    gradient.
 
     Args:
         logits: y, ``(N, C)``, before any activation.
         labels: t, ``(N, C)``, 1 for the target classes, else 0.
         margin: m; None: no margin.
         activation: One of `ACTIVATIONS`, put back after the logits; ``"none"`` is RIB.
-
-    Returns:
-        A scalar.
 
     Raises:
         KeyError: For another activation.

@@ -8,15 +8,7 @@ from torch import Tensor
 
 
 def image_rng_seed(rng_seed: int, name: str) -> int:
-    """A random seed for one image, whatever its place among the others.
-
-    Args:
-        rng_seed: Random seed of the run.
-        name: The image's name.
-
-    Returns:
-        48 bits of the SHA-256 of both.
-    """
+    """A random seed for one image, whatever its place: 48 bits of a SHA-256 of its name."""
     return int.from_bytes(hashlib.sha256(f"{rng_seed} {name}".encode()).digest()[:6], "big")
 
 
@@ -26,13 +18,12 @@ class OtherImageSampler:
     .. math:: \{x_1, \dots, x_B\} \subset \{x' : t(x')^\top t(x) = 0\}
 
     The official code of the paper (arXiv:2110.06530) decodes B images in each step; here they come
-    as frozen features out of a bank. Each step draws anew, from a generator seeded by the image's
-    name and the step. Fewer than B, if no more exist.
+    as frozen features out of a bank. Each step draws anew, seeded by the image's name and the step.
 
     Args:
         bank: ``features`` ``(M, c, h, w)``, frozen, and ``labels`` ``(M, C)``, of M images.
         labels: ``(C,)`` of the image that is adapted.
-        count: B.
+        count: B; fewer are drawn if no more exist.
         name: Name of the image that is adapted.
         rng_seed: Random seed of the run.
 
@@ -57,13 +48,7 @@ class OtherImageSampler:
         """Frozen features ``(B, c, h, w)`` and labels ``(B, C)`` of this step's other images."""
         generator = torch.Generator().manual_seed(self.rng_seed + step)
         order = torch.randperm(len(self.candidates), generator=generator)[: self.count]
-        # the copy of the few indices must not wait for what the device is doing
-        chosen = _copy_without_waiting(self.candidates[order], self.bank["labels"].device)
+        chosen = self.candidates[order]
+        if self.bank["labels"].is_cuda:  # the host must not wait for what the device is doing
+            chosen = chosen.pin_memory().to(self.bank["labels"].device, non_blocking=True)
         return self.bank["features"][chosen], self.bank["labels"][chosen]
-
-
-def _copy_without_waiting(indices: Tensor, device: torch.device) -> Tensor:
-    """Copy to a device; the host does not wait for what the device is doing."""
-    if device.type == "cuda":
-        return indices.pin_memory().to(device, non_blocking=True)
-    return indices.to(device)

@@ -1,8 +1,4 @@
-"""Pooling class maps to logits (Section 3.2): GAP, the global maximum, and the paper's GNDRP.
-
-GAP:    y_c = mean over u of M_c(u)
-GNDRP:  y_c = mean over Q_c of M_c(u),   Q_c = {u : M_c(u) / max M_c <= tau}
-"""
+"""Pooling class maps to logits (Section 3.2): GAP, the global maximum, and the paper's GNDRP."""
 
 import torch
 from torch import Tensor
@@ -11,7 +7,7 @@ from ribkit.method.settings import Settings
 
 
 def gap(cam: Tensor) -> Tensor:
-    r"""Global average pooling: the logit of a class is the mean of its map.
+    r"""Global average pooling: logits ``(N, C)``, each the mean of its class's map.
 
     .. math:: y_c = \frac{1}{|U|} \sum_{u \in U} M_c(u)
 
@@ -19,9 +15,6 @@ def gap(cam: Tensor) -> Tensor:
 
     Args:
         cam: Signed class maps ``(N, C, H, W)``.
-
-    Returns:
-        Logits ``(N, C)``.
 
     Example:
         >>> gap(torch.tensor([[[[10.0, 4.0], [1.0, -3.0]]]])).tolist()
@@ -31,7 +24,7 @@ def gap(cam: Tensor) -> Tensor:
 
 
 def gmp(cam: Tensor) -> Tensor:
-    r"""Global maximum pooling: the logit of a class is the maximum of its map.
+    r"""Global maximum pooling: logits ``(N, C)``, each the maximum of its class's map.
 
     .. math:: y_c = \max_u M_c(u)
 
@@ -39,9 +32,6 @@ def gmp(cam: Tensor) -> Tensor:
 
     Args:
         cam: Signed class maps ``(N, C, H, W)``.
-
-    Returns:
-        Logits ``(N, C)``.
 
     Example:
         >>> gmp(torch.tensor([[[[10.0, 4.0], [1.0, -3.0]]]])).tolist()
@@ -62,7 +52,7 @@ def gndrp(cam: Tensor, labels: Tensor, tau: float, variant: str = "paper") -> Te
     Args:
         cam: Signed class maps ``(N, C, H, W)``.
         labels: ``(N, C)``, 1 where the class is present, else 0.
-        tau: A position belongs to the region up to this share of the map's maximum, in [0, 1].
+        tau: A position is in the region up to this share of the map's maximum, in [0, 1].
         variant: ``"paper"``: the ReLU map decides, a map without a positive value keeps every
             position, and a region without a position pools to 0. ``"official"``, the released
             code: the signed map decides, strictly below tau, and the sum over the region is
@@ -82,12 +72,16 @@ def gndrp(cam: Tensor, labels: Tensor, tau: float, variant: str = "paper") -> Te
         >>> gndrp(cam, torch.ones(1, 1), 0.4, "official").tolist()  # (1 - 2) / 4
         [[-0.25]]
     """
-    pool = {"paper": _gndrp_paper, "official": _gndrp_official}[variant]
-    return torch.where(labels.bool(), pool(cam, tau), gap(cam))
+    kept = region(cam, tau, variant)
+    if variant == "paper":
+        pooled = (cam * kept).sum(dim=(2, 3)) / kept.sum(dim=(2, 3)).clamp(min=1)
+    else:
+        pooled = (cam * kept).mean(dim=(2, 3))
+    return torch.where(labels.bool(), pooled, gap(cam))
 
 
 def region(cam: Tensor, tau: float, variant: str = "paper") -> Tensor:
-    r"""The non-discriminative region Q of `gndrp` as a mask; it carries no gradient.
+    r"""The non-discriminative region Q of `gndrp`, ``(..., H, W)`` bool; it carries no gradient.
 
     .. math:: Q_c = \{u : M_c(u) / \max_v M_c(v) \le \tau\}
 
@@ -98,40 +92,20 @@ def region(cam: Tensor, tau: float, variant: str = "paper") -> Tensor:
         tau: Share of a map's maximum, in [0, 1].
         variant: ``"paper"`` (ReLU map, ``<=``) or ``"official"`` (signed map, ``<``).
 
-    Returns:
-        ``(..., H, W)`` bool.
-
     Example:
         >>> region(torch.tensor([[10.0, 4.0, 1.0, -3.0]]), 0.4).tolist()
         [[False, True, True, True]]
     """
-    cam = cam.detach()
+    signed = cam.detach()
+    decides = {"paper": signed.relu(), "official": signed}[variant]
+    peak = decides.amax(dim=(-2, -1), keepdim=True)
     if variant == "paper":
-        cam = cam.relu()
-        return cam <= tau * cam.amax(dim=(-2, -1), keepdim=True)
-    return cam / cam.amax(dim=(-2, -1), keepdim=True) < tau
-
-
-def _gndrp_paper(cam: Tensor, tau: float) -> Tensor:
-    kept = region(cam, tau, "paper")
-    return (cam * kept).sum(dim=(2, 3)) / kept.sum(dim=(2, 3)).clamp(min=1)
-
-
-def _gndrp_official(cam: Tensor, tau: float) -> Tensor:
-    return (cam * region(cam, tau, "official")).mean(dim=(2, 3))
+        return decides <= tau * peak
+    return decides / peak < tau
 
 
 def pool_maps(maps: Tensor, labels: Tensor, settings: Settings) -> Tensor:
-    """Pool class maps to logits, as the settings say.
-
-    Args:
-        maps: Signed class maps ``(N, C, h, w)``.
-        labels: ``(N, C)``, 1 where the class is present, else 0.
-        settings: ``pooling``, ``tau`` and the variant's GNDRP.
-
-    Returns:
-        Logits ``(N, C)``.
-    """
+    """Pool signed class maps ``(N, C, h, w)`` to logits ``(N, C)``, as the settings say."""
     if settings.pooling == "gap":
         return gap(maps)
     if settings.pooling == "gmp":

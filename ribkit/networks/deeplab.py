@@ -1,9 +1,6 @@
 """The segmentation network that learns from pseudo ground truth: DeepLab-v2 (Chen et al. 2017).
 
-    logits = sum over rates r of conv3x3, dilated by r, of f(x)
-    L = (mean CE over background pixels + mean CE over foreground pixels) / 2
-
-with the poly schedule. Prediction: softmax averaged over scales and horizontal flips, then the CRF.
+logits = sum over rates r of conv3x3, dilated by r, of f(x)
 """
 
 from collections.abc import Mapping
@@ -22,7 +19,7 @@ from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import Network, seeded
 from ribkit.networks.configs import DeepLabConfig
-from ribkit.networks.training import fit
+from ribkit.networks.training import Objective, fit
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
 from ribkit.runtime.store import stage
@@ -55,15 +52,20 @@ class Segmenter(nn.Module):
         self.mean, self.std = network.mean, network.std
         self.requires_grad_(True)
 
-    def train(self, mode: bool = True) -> "Segmenter":
-        """The head alone can be in training mode."""
+    def train(self, mode: bool = True) -> "Segmenter":  # the head alone
         super().train(False)
         self.head.train(mode)
         return self
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels ``(N, 3, H, W)`` in [0, 255] -> logits ``(N, L, h, w)`` at the stride."""
-        return self.head(self.adapted(self.frozen(views.normalise(pixels, self.mean, self.std))))
+        """Pixels ``(N, 3, H, W)`` in [0, 255] -> logits ``(N, L, h, w)`` at the stride.
+
+        They are bfloat16 while it trains on a GPU.
+        """
+        mixed = pixels.is_cuda and self.head.training
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=mixed):
+            features = self.frozen(views.normalise(pixels, self.mean, self.std))
+            return self.head(self.adapted(features))
 
 
 def build(
@@ -73,20 +75,9 @@ def build(
     pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> Segmenter:
-    """Build the network before its training.
-
-    Args:
-        backbone: One of `classifier.BACKBONES`.
-        n_labels: How many labels there are, background included.
-        training: The settings, those of the network's form among them.
-        pretext: See `classifier.pretrained`.
-        weights: See `classifier.pretrained`.
-
-    Returns:
-        The network, on the CPU.
-    """
+    """Build the network before its training, on the CPU; ``n_labels`` with the background."""
     rng_seed, stride = training.rng_seed, training.output_stride
-    network = classifier.pretrained(backbone, 1, pretext, weights, rng_seed, stride)
+    network = classifier.build(backbone, 1, rng_seed, weights, stride, pretext)
     inputs = network.classifier.in_channels
     with seeded(rng_seed):
         if training.head == "deeplabv2":
@@ -105,7 +96,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: ``(N, L, h, w)``; they are resized bilinearly to the labels.
-        labels: ``(N, H, W)``; 0 is background, 255 ignored.
+        labels: ``(N, H, W)`` of integers; 0 is background, 255 ignored.
 
     Returns:
         A scalar; a mean without pixels is 0. Where several processes train together, their average
@@ -117,6 +108,7 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         >>> balanced_cross_entropy(torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 0, 1]]]))
         tensor(0.6931)
     """
+    labels = labels.long()
     if logits.shape[-2:] != labels.shape[-2:]:
         logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
     loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
@@ -138,31 +130,22 @@ def train(
     pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> dict:
-    """Train on label maps of image sets, or on their masks.
+    """Train on ``parts``, image sets with label maps (see `Labelled`), from what `build` makes.
 
-    Args:
-        backbone: One of `classifier.BACKBONES`.
-        n_labels: How many labels there are, background included.
-        parts: Image sets with their label maps, or None for their masks: see `Labelled`.
-        training: The settings.
-        long_side: Images are resized to this longer side (None: as they are).
-        scratch: The folder from which an interrupted training goes on.
-        pretext: See `classifier.pretrained`.
-        weights: See `classifier.pretrained`.
-
-    Returns:
-        ``weights`` and ``history``: the mean loss of up to 50 equal bins of iterations.
+    Returns ``weights`` and ``history``: the mean loss of up to 50 equal bins of iterations.
     """
     data = Labelled(parts, n_labels, long_side)
     data.check()
     segmenter = build(backbone, n_labels, training, pretext, weights).to(device()).train()
+    if device().type == "cuda" and distributed.world() > 1:  # statistics of the whole batch
+        segmenter.head = nn.SyncBatchNorm.convert_sync_batchnorm(segmenter.head)
     trunk = [*segmenter.frozen.parameters(), *segmenter.adapted.parameters()]
     groups = [
         {"params": trunk, "lr_mult": 1.0},
         {"params": segmenter.head.parameters(), "lr_mult": training.head_lr_mult},
     ]
     losses, _ = fit(
-        _Objective(segmenter),
+        Objective(segmenter, balanced_cross_entropy),
         groups,
         data.viewed(training.scales, training.crop, segmenter.mean),
         len(data),
@@ -172,45 +155,18 @@ def train(
         "segmentation network",
         "network.lr",
     )
-    return {"weights": segmenter.state_dict(), "history": _history(losses)}
-
-
-class _Objective(nn.Module):
-    """Pixels ``(N, 3, H, W)`` and labels ``(N, H, W)`` uint8 -> the balanced cross-entropy."""
-
-    def __init__(self, segmenter: Segmenter):
-        super().__init__()
-        if device().type == "cuda" and distributed.world() > 1:  # statistics of the whole batch
-            segmenter.head = nn.SyncBatchNorm.convert_sync_batchnorm(segmenter.head)
-        self.segmenter = segmenter
-
-    def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
-            logits = self.segmenter(pixels)
-        return balanced_cross_entropy(logits, labels.long())
-
-
-def _history(losses: Tensor) -> pd.DataFrame:
-    """The mean loss of each bin of iterations, a row each."""
     bins = np.array_split(np.arange(len(losses)), min(BINS, len(losses)))
     rows = [{"iteration": int(b[-1]) + 1, "loss": float(losses[b].mean())} for b in bins]
-    return pd.DataFrame(rows)
+    return {"weights": segmenter.state_dict(), "history": pd.DataFrame(rows)}
 
 
 @torch.no_grad()
 def probabilities(
     segmenter: Segmenter, image: np.ndarray, scales: tuple[float, ...], long_side: int | None
 ) -> Tensor:
-    """Predict an image: softmax, averaged over scales and horizontal flips.
+    """An image's softmax ``(L, h, w)``, averaged over scales and horizontal flips.
 
-    Args:
-        segmenter: The network.
-        image: ``(H, W, 3)`` uint8.
-        scales: Factors of the image's size.
-        long_side: The image is resized to this longer side at scale 1 (None: as it is).
-
-    Returns:
-        ``(L, h, w)``, (h, w) the image's size at scale 1.
+    The image, ``(H, W, 3)`` uint8, is resized to ``long_side``, if given: that is scale 1.
     """
     pixels = views.to_tensor(image, long_side).to(device())
     total = 0

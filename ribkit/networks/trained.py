@@ -14,8 +14,8 @@ from ribkit.runtime.device import device
 class TrainedModel:
     """A network that was trained and stored; picklable, and a parameter of stages."""
 
-    build: Callable[..., nn.Module]  # a module's function that makes it without its weights
-    options: tuple[tuple[str, Any], ...]  # its arguments, names and values
+    build: Callable[..., nn.Module]  # a module's function, for example `deeplab.build`
+    options: tuple[tuple[str, Any], ...]  # its arguments by name
     weights: Mapping[str, Tensor]  # what the training stored
 
     @classmethod
@@ -26,7 +26,7 @@ class TrainedModel:
         return cls(build, tuple(options.items()), trained)
 
     def load(self) -> nn.Module:
-        """Build the network; its weights loaded, on the device that computes, to predict with."""
+        """The network with its weights, on the device that computes, to predict with."""
         network = self.build(**dict(self.options))
         network.load_state_dict(self.weights)
         return network.to(device()).eval()

@@ -2,7 +2,6 @@
 
     lr(i) = lr lr_mult (1 - i / iterations)^poly_power
 
-What is trained is an *objective*, a module whose forward pass takes a batch and returns the loss.
 A batch is a function of the iteration's number, and each of its views of its place in the batch
 too, so that several processes make their own shares of it: the loss of all is that of one.
 """
@@ -29,13 +28,18 @@ from ribkit.runtime.progress import bar
 CHECK_EVERY = 50  # check for NaN every CHECK_EVERY iterations; each check syncs the GPU
 STATE = "training.safetensors"
 
-
 View = Callable[[int, torch.Generator], tuple[Tensor, ...]]
 
 
-def steps_per_epoch(count: int, batch: int) -> int:
-    """The iterations of an epoch of ``count`` images."""
-    return max(1, count // batch)
+class Objective(nn.Module):
+    """A network and its loss: pixels and targets -> a scalar."""
+
+    def __init__(self, network: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, pixels: Tensor, targets: Tensor) -> Tensor:
+        return self.loss(self.network(pixels), targets)
 
 
 def fit(
@@ -49,29 +53,14 @@ def fit(
     name: str,
     lr_setting: str,
     monitor: Callable[[], list[float]] | None = None,
-    monitor_every: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Train an objective in place.
+    """Train in place; interrupted, it goes on from its last state, on a CPU to the same bits.
 
-    Args:
-        objective: Takes the tensors of a batch, returns the loss, a scalar.
-        groups: Parameters, each group with its ``lr_mult``.
-        view: An image's number, below ``count``, and a generator -> its tensors, to be stacked.
-        count: How many images there are.
-        iterations: How many steps the training has.
-        training: The settings.
-        scratch: The folder from which an interrupted training goes on; on a CPU it ends with the
-            same bits as one that was not interrupted.
-        name: What is trained, for messages.
-        lr_setting: The name of the learning rate's setting, for messages.
-        monitor: Measures the network.
-        monitor_every: After how many iterations it does.
-
-    Returns:
-        The losses ``(iterations,)`` and what was measured ``(measurements, values)``.
-
-    Raises:
-        InputError: The batch cannot be shared by the processes, or a loss is not finite.
+    ``objective`` takes the tensors of a batch and returns the loss. ``view`` makes them, to be
+    stacked, of an image's number, below ``count``, and a generator. ``groups`` are the parameters,
+    each group with its ``lr_mult``. A loss that is not finite raises InputError: ``name`` is what
+    is trained, ``lr_setting`` what to lower. Returns the losses ``(iterations,)`` and, a row for
+    each epoch, what ``monitor`` measures.
     """
     places = share(training.batch)
     optimiser = torch.optim.SGD(
@@ -79,23 +68,23 @@ def fit(
     )
     losses = torch.zeros(iterations, device=device())
     start, monitored = resume(scratch, objective, optimiser, losses)
-    model = objective
-    if distributed.world() > 1:
-        model = DistributedDataParallel(objective)
+    model = DistributedDataParallel(objective) if distributed.world() > 1 else objective
     made = batches(view, count, training, range(start, iterations), places)
     gpus = [device()] if device().type == "cuda" else []
     with torch.random.fork_rng(gpus):  # what a network draws is a function of the iteration too
         for iteration, batch in zip(bar(range(start, iterations), name), made, strict=True):
-            _set_lr(optimiser, training, iteration / iterations)
+            decay = (1 - iteration / iterations) ** training.poly_power
+            for group in optimiser.param_groups:
+                group["lr"] = training.lr * group["lr_mult"] * decay
             rank = training.batch + distributed.rank()  # behind the places of the batch
             torch.manual_seed(_combine_seeds(training.rng_seed, iteration, rank))
-            loss = model(*map(_to_device, batch))
-            optimiser.zero_grad(set_to_none=True)
+            loss = model(*(part.to(device(), non_blocking=True) for part in batch))
+            optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             losses[iteration] = distributed.all_reduce_sum(loss.detach()) / distributed.world()
             done = iteration + 1
-            if monitor and done % monitor_every == 0:
+            if monitor and done % steps_per_epoch(count, training.batch) == 0:
                 monitored.append(monitor())
             is_checkpoint = done % training.checkpoint == 0
             if is_checkpoint or done % CHECK_EVERY == 0 or done == iterations:
@@ -105,12 +94,18 @@ def fit(
     return losses.cpu(), torch.tensor(monitored)
 
 
+def steps_per_epoch(count: int, batch: int) -> int:
+    """The iterations of an epoch of ``count`` images."""
+    return max(1, count // batch)
+
+
 def epoch_history(losses: Tensor, epochs: int) -> pd.DataFrame:
     """The mean loss of each epoch, a row each."""
     means = losses.view(epochs, -1).mean(dim=1).tolist()
     return pd.DataFrame({"epoch": range(1, epochs + 1), "loss": means})
 
 
+# ---- batches ------------------------------------------------------------------------------------
 def share(batch: int) -> range:
     """The places in the batch that are this process's. Raises InputError for uneven shares."""
     world, rank = distributed.world(), distributed.rank()
@@ -125,13 +120,17 @@ def share(batch: int) -> range:
 def batches(
     view: View, count: int, training: TrainingConfig, iterations: range, places: range
 ) -> Iterator[list[Tensor]]:
-    """The batches of some iterations, or of each the ``places``, made ahead in threads."""
+    """The ``places`` of some iterations' batches, made ahead in threads.
+
+    Each epoch has all images, in an order of its own; a batch may span two.
+    """
 
     def one_view(place: tuple[int, int]) -> tuple[Tensor, ...]:
         iteration, position = place
-        row = order(count, training.batch, iteration, training.rng_seed)[position]
+        epoch, row = divmod(iteration * training.batch + position, count)
         seed = _combine_seeds(training.rng_seed, iteration, position)
-        return view(row, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        return view(order(count, epoch, training.rng_seed)[row], generator)
 
     wanted = ((iteration, position) for iteration in iterations for position in places)
     views = prefetch(one_view, wanted, 2 * len(places))
@@ -139,19 +138,9 @@ def batches(
         yield [torch.stack(parts) for parts in zip(*(next(views) for _ in places), strict=True)]
 
 
-def order(count: int, batch: int, iteration: int, rng_seed: int) -> list[int]:
-    """The images of an iteration: each epoch all of them, in an order drawn anew.
-
-    A batch may span two epochs. A function of its arguments, so that a training can resume.
-    """
-    places = (
-        divmod(position, count) for position in range(iteration * batch, (iteration + 1) * batch)
-    )
-    return [_permutation(count, epoch, rng_seed)[place] for epoch, place in places]
-
-
 @lru_cache(maxsize=4)
-def _permutation(count: int, epoch: int, rng_seed: int) -> list[int]:
+def order(count: int, epoch: int, rng_seed: int) -> list[int]:
+    """The order of the images in an epoch."""
     return np.random.default_rng([rng_seed, epoch]).permutation(count).tolist()
 
 
@@ -159,21 +148,7 @@ def _combine_seeds(*seeds: int) -> int:
     return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
 
 
-def _to_device(tensor: Tensor) -> Tensor:
-    """The tensor where it is computed with; the copy to a GPU is not waited for."""
-    if device().type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device(), non_blocking=True)
-
-
-def _set_lr(optimiser: torch.optim.Optimizer, training: TrainingConfig, done: float) -> None:
-    """Set the poly schedule's learning rates when a share ``done`` of all iterations is over."""
-    for group in optimiser.param_groups:
-        group["lr"] = training.lr * group["lr_mult"] * (1 - done) ** training.poly_power
-
-
 def _require_finite(losses: Tensor, name: str, lr_setting: str) -> None:
-    """Raise InputError for the first loss that is not finite."""
     wrong = (~losses.isfinite()).nonzero()
     if len(wrong):
         first = int(wrong[0])
@@ -183,13 +158,12 @@ def _require_finite(losses: Tensor, name: str, lr_setting: str) -> None:
         )
 
 
+# ---- states -------------------------------------------------------------------------------------
 def keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, monitored: list) -> None:
     """Write a training's state, whole or not at all: that of the iterations with ``losses``."""
-    state = {f"weights.{k}": v for k, v in objective.state_dict().items()}
-    for number, parameter in enumerate(_parameters(optimiser)):
-        momentum = optimiser.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            state[f"momentum.{number}"] = momentum
+    state = {f"weights.{name}": value for name, value in objective.state_dict().items()}
+    for number, kept in optimiser.state_dict()["state"].items():
+        state[f"momentum.{number}"] = kept["momentum_buffer"]
     state |= {"losses": losses, "monitored": torch.tensor(monitored)}
     with atomic_write(scratch / STATE) as partial:
         partial.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
@@ -204,16 +178,13 @@ def resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tu
     if not has_checksum(scratch / STATE):
         return 0, []
     state = load((scratch / STATE).read_bytes()[:-DIGITS])
-    weights = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
-    objective.load_state_dict(weights)
-    for number, parameter in enumerate(_parameters(optimiser)):
-        if f"momentum.{number}" in state:
-            momentum = state[f"momentum.{number}"].to(parameter.device)
-            optimiser.state[parameter]["momentum_buffer"] = momentum
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+    objective.load_state_dict(under("weights."))
+    momenta = {int(k): {"momentum_buffer": v} for k, v in under("momentum.").items()}
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": momenta})
     done = len(state["losses"])
     losses[:done] = state["losses"]
     return done, state["monitored"].tolist()
-
-
-def _parameters(optimiser: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [p for group in optimiser.param_groups for p in group["params"]]

@@ -4,7 +4,7 @@ Both learn, from the parts of label maps that are sure, whether two near pixels 
 heads that learn it read the feature levels of a backbone that stays as it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,10 @@ from ribkit.data.images import ImageSet
 from ribkit.data.labelled import IGNORE, Labelled
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
-from ribkit.networks.backbone import seeded
+from ribkit.networks.backbone import FeaturePyramid, seeded
 from ribkit.networks.configs import AffinityConfig
-from ribkit.networks.pyramid import FeaturePyramid
 from ribkit.networks.training import epoch_history, fit, steps_per_epoch
-from ribkit.refinement import random_walk
+from ribkit.refinement.random_walk import AffinityAt, ends, offsets
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
 
@@ -28,85 +27,14 @@ KINDS = ("background", "foreground", "negative")  # of pairs
 EPSILON = 1e-5  # keeps logarithms finite
 
 
+# ---- what is learnt from ------------------------------------------------------------------------
 def confident(foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Merge two label maps into one that keeps only what is sure.
+    """Merge two label maps ``(H, W)`` into a uint8 one with 255 where not sure.
 
-    Args:
-        foreground: ``(H, W)``, with few foreground pixels, all sure; its background becomes 255.
-        background: ``(H, W)``, with many foreground pixels; what is background in both becomes 0.
-
-    Returns:
-        Labels ``(H, W)`` uint8, 255 where not sure.
+    Sure are the foreground of the one that has little, and what is background in both.
     """
-    labels = foreground.astype(np.uint8)
-    labels[foreground == 0] = IGNORE
-    labels[(foreground == 0) & (background == 0)] = 0
-    return labels
-
-
-def pairs(labels: Tensor, radius: int) -> Iterator[tuple[tuple[int, int], dict[str, Tensor]]]:
-    """Yield the kinds of all pairs of pixels at each offset within a radius.
-
-    Args:
-        labels: ``(..., H, W)``, 255 where not sure; such pixels are in no pair.
-        radius: Pairs are closer than this.
-
-    Yields:
-        An offset (dy, dx), and masks ``(..., H - dy, W - |dx|)`` of its pairs: ``background``, both
-        are background; ``foreground``, both are of one class; ``negative``, they differ.
-    """
-    for dy, dx in random_walk.offsets(radius).tolist():
-        here, there = random_walk.ends(labels, dy, dx)
-        sure = (here != IGNORE) & (there != IGNORE)
-        same = sure & (here == there)
-        kinds = (same & (here == 0), same & (here > 0), sure & (here != there))
-        yield (dy, dx), dict(zip(KINDS, kinds, strict=True))
-
-
-class Means:
-    """Means of values over masks, each over everything that was added; 0 where nothing was.
-
-    Where several processes train together, the counts are of all, and the means are times their
-    number: the processes' average is the mean over everything.
-    """
-
-    def __init__(self, names: Sequence[str], device: torch.device):
-        self.sums = {name: torch.zeros((), device=device) for name in names}
-        self.counts = {name: torch.zeros((), device=device) for name in names}
-
-    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
-        """Add the values where the mask is true; values may have further, leading axes."""
-        mask = mask.expand_as(values)
-        self.sums[name] = self.sums[name] + (values * mask).sum()
-        self.counts[name] = self.counts[name] + mask.sum()
-
-    def __getitem__(self, name: str) -> Tensor:
-        count = distributed.all_reduce_sum(self.counts[name]).clamp(min=1)
-        return self.sums[name] / count * distributed.world()
-
-
-def affinity_loss(affinity_at: Callable[[int, int], Tensor], labels: Tensor, radius: int) -> Tensor:
-    r"""Cross-entropy of affinities, balanced over the kinds of pairs.
-
-    .. math:: L = -\frac{1}{4} \overline{\log a_{ij}}^{bg} - \frac{1}{4} \overline{\log a_{ij}}^{fg}
-                  - \frac{1}{2} \overline{\log(1 - a_{ij})}^{neg}
-
-    Args:
-        affinity_at: Offset (dy, dx) -> affinities ``(N, h - dy, w - |dx|)`` in [0, 1].
-        labels: ``(N, h, w)``, 255 where not sure.
-        radius: Pairs are closer than this, in positions.
-
-    Returns:
-        The loss, a scalar.
-    """
-    means = Means(KINDS, labels.device)
-    for (dy, dx), kinds in pairs(labels, radius):
-        a = affinity_at(dy, dx)
-        same = -(a + EPSILON).log()
-        means.add("background", same, kinds["background"])
-        means.add("foreground", same, kinds["foreground"])
-        means.add("negative", -(1 - a + EPSILON).log(), kinds["negative"])
-    return (means["background"] + means["foreground"]) / 4 + means["negative"] / 2
+    rest = np.where(background == 0, 0, IGNORE)
+    return np.where(foreground == 0, rest, foreground).astype(np.uint8)
 
 
 def grid(size: Sequence[int], stride: int) -> tuple[int, int]:
@@ -120,17 +48,65 @@ def downsample_labels(labels: Tensor, stride: int) -> Tensor:
     return F.interpolate(labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
 
 
-class Heads(nn.Module):
-    """What is trained on the levels of a `FeaturePyramid`: IRN's heads or PSA's.
+def pairs(labels: Tensor, radius: int) -> Iterator[tuple[tuple[int, int], dict[str, Tensor]]]:
+    """Each offset within a radius and masks of its pairs of labels ``(..., H, W)``, by `KINDS`.
 
-    A subclass is made with the levels' channels. name: of the profile's group of settings.
+    Both are background, both of one class, or they differ. A pixel of 255 is in no pair.
+    """
+    for dy, dx in offsets(radius):
+        here, there = ends(labels, dy, dx)
+        sure = (here != IGNORE) & (there != IGNORE)
+        same = sure & (here == there)
+        kinds = (same & (here == 0), same & (here > 0), sure & ~same)
+        yield (dy, dx), dict(zip(KINDS, kinds, strict=True))
+
+
+class Means:
+    """Means over the masks of `KINDS`, each over everything that was added; 0 where nothing was.
+
+    Where several processes train together, the counts are of all, and the means are times their
+    number: the processes' average is the mean over everything.
     """
 
-    name: str
+    def __init__(self, device: torch.device):
+        self.sums = dict.fromkeys(KINDS, torch.zeros((), device=device))
+        self.counts = dict(self.sums)
 
-    def loss(self, levels: list[Tensor], labels: Tensor, radius: int) -> Tensor:
-        """The loss of a batch's levels and its labels ``(N, h, w)`` on the grid."""
-        raise NotImplementedError
+    def add(self, kind: str, values: Tensor, mask: Tensor) -> None:
+        """Add the values where the mask is true; values may have further, leading axes."""
+        mask = mask.expand_as(values)
+        self.sums[kind] = self.sums[kind] + (values * mask).sum()
+        self.counts[kind] = self.counts[kind] + mask.sum()
+
+    def __getitem__(self, kind: str) -> Tensor:
+        count = distributed.all_reduce_sum(self.counts[kind]).clamp(min=1)
+        return self.sums[kind] / count * distributed.world()
+
+
+def affinity_loss(affinity_at: AffinityAt, labels: Tensor, radius: int) -> Tensor:
+    r"""Cross-entropy of affinities with labels ``(N, h, w)``, balanced over the kinds of pairs.
+
+    .. math:: L = -\frac{1}{4} \overline{\log a_{ij}}^{bg} - \frac{1}{4} \overline{\log a_{ij}}^{fg}
+                  - \frac{1}{2} \overline{\log(1 - a_{ij})}^{neg}
+    """
+    means = Means(labels.device)
+    for offset, kinds in pairs(labels, radius):
+        a = affinity_at(*offset)
+        same = -(a + EPSILON).log()
+        means.add("background", same, kinds["background"])
+        means.add("foreground", same, kinds["foreground"])
+        means.add("negative", -(1 - a + EPSILON).log(), kinds["negative"])
+    return (means["background"] + means["foreground"]) / 4 + means["negative"] / 2
+
+
+# ---- heads and their training -------------------------------------------------------------------
+class Heads(nn.Module):
+    """What is trained on a `FeaturePyramid`, made with the channels of its levels.
+
+    A subclass has ``loss(levels, labels, radius)``, with labels ``(N, h, w)`` on the grid.
+    """
+
+    name: str  # of the profile's group of settings
 
     def parameter_groups(self, training: AffinityConfig) -> list[dict]:
         """Parameters and their ``lr_mult``, for the optimiser."""
@@ -138,6 +114,15 @@ class Heads(nn.Module):
 
     def calibrate(self, network: "AffinityNetwork", data: Labelled) -> None:
         """Set what depends on the training images, after the training."""
+
+
+def join(branches: nn.ModuleList, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """Levels ``(N, c, h, w)``, each through its branch, all resized to one size, in one tensor."""
+    resized = [
+        F.interpolate(branch(x), size, mode="bilinear", align_corners=False)
+        for branch, x in zip(branches, levels, strict=True)
+    ]
+    return torch.cat(resized, dim=1)
 
 
 class AffinityNetwork(nn.Module):
@@ -152,11 +137,9 @@ class AffinityNetwork(nn.Module):
         self.stride, self.radius = stride, radius
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
-        """The heads' tensors under their names there."""
         return self.heads.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], *args, **kwargs):
-        """Set the heads' tensors."""
         return self.heads.load_state_dict(state_dict, *args, **kwargs)
 
     def forward(self, pixels: Tensor, labels: Tensor) -> Tensor:
@@ -174,9 +157,9 @@ def build(
     weights: Weights | None = None,
 ) -> AffinityNetwork:
     """The network before its training: a pretrained backbone and fresh heads; see `train`."""
-    rng_seed = training.rng_seed
-    pyramid = FeaturePyramid(classifier.pretrained(backbone, 1, pretext, weights, rng_seed))
-    with seeded(rng_seed):
+    network = classifier.build(backbone, 1, training.rng_seed, weights, pretext=pretext)
+    pyramid = FeaturePyramid(network)
+    with seeded(training.rng_seed):
         return AffinityNetwork(pyramid, heads(pyramid.channels), training.stride, training.radius)
 
 
@@ -191,31 +174,19 @@ def train(
     pretext: Mapping[str, Tensor] | None = None,
     weights: Weights | None = None,
 ) -> dict:
-    """Train IRN's or PSA's heads on confident labels.
+    """Train heads on confident labels (parts, n_labels, long_side: see `Labelled`).
 
-    Args:
-        heads: The class of the heads, `irn.Heads` or `psa.Heads`.
-        backbone: One of `classifier.BACKBONES`.
-        parts: Image sets with their label maps, see `Labelled`.
-        n_labels: How many labels there are, background included.
-        long_side: Images are resized to this longer side (None: as they are).
-        training: The settings.
-        scratch: The folder from which an interrupted training goes on.
-        pretext: The pretext task's weights, for a ``small`` backbone.
-        weights: The file of a backbone's ImageNet weights.
-
-    Returns:
-        ``weights`` (of the heads) and ``history``, a row for each epoch.
+    pretext: a ``small`` backbone's weights. weights: the file of another one's. Returns ``weights``
+    of the heads and ``history``, a row for each epoch.
     """
     data = Labelled(parts, n_labels, long_side)
     network = build(heads, backbone, training, pretext, weights).to(device())
-    steps = steps_per_epoch(len(data), training.batch)
     losses, _ = fit(
         network,
         network.heads.parameter_groups(training),
         data.viewed(training.scales, training.crop, network.pyramid.mean),
         len(data),
-        training.epochs * steps,
+        training.epochs * steps_per_epoch(len(data), training.batch),
         training,
         scratch,
         heads.name.upper(),

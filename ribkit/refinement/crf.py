@@ -1,43 +1,35 @@
 """Dense CRF (Krähenbühl and Koltun 2011, arXiv:1210.5644): labels or scores snap to colour edges.
 
-    E(x) = sum_i -log p_i(x_i) + sum over pairs of [x_i != x_j] k(i, j)
-    k(i, j) = a exp(-d^2 / 2 s_a^2)  +  b exp(-d^2 / 2 s_b^2 - |colour_i - colour_j|^2 / 2 c^2)
-
-with d the distance of two pixels. Mean-field inference by pydensecrf; its cost grows with pixels
-times labels, so an image gets only the labels that it can have.
+Mean-field inference by pydensecrf; its cost grows with pixels times labels, so an image gets only
+the labels that it can have.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from pydensecrf.densecrf import DenseCRF2D
+from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
 from ribkit.runtime.errors import InputError
 
 
 @dataclass(frozen=True)
 class Kernels:
-    r"""The two pairwise terms and how often they are applied; defaults: the paper's, on labels.
+    r"""The two pairwise terms, with d the distance of two pixels; defaults: the paper's, on labels.
 
     .. math:: k_{ij} = a \, e^{-d^2 / 2 s_a^2} + b \, e^{-d^2 / 2 s_b^2 - |I_i - I_j|^2 / 2 c^2}
-
-    Attributes:
-        iterations: Number of mean-field iterations.
-        gaussian_sxy: s_a, in pixels.
-        gaussian_weight: a.
-        bilateral_sxy: s_b, in pixels.
-        bilateral_srgb: c, in grey values.
-        bilateral_weight: b.
     """
 
-    iterations: int = 10
-    gaussian_sxy: float = 3
-    gaussian_weight: float = 3
-    bilateral_sxy: float = 50
-    bilateral_srgb: float = 5
-    bilateral_weight: float = 10
+    iterations: int = 10  # of the mean field
+    gaussian_sxy: float = 3  # s_a, in pixels
+    gaussian_weight: float = 3  # a
+    bilateral_sxy: float = 50  # s_b, in pixels
+    bilateral_srgb: float = 5  # c, in grey values
+    bilateral_weight: float = 10  # b
 
 
 LABELS = Kernels()
+GT_PROB = 0.7  # of a label map's own labels, before the CRF
 PSA = Kernels(bilateral_sxy=80, bilateral_srgb=13)  # on scores, for affinity labels
 NETWORK = Kernels(  # after the segmentation network; deeplab-pytorch's default
     gaussian_sxy=1, bilateral_sxy=67, bilateral_srgb=3, bilateral_weight=4
@@ -45,31 +37,22 @@ NETWORK = Kernels(  # after the segmentation network; deeplab-pytorch's default
 
 
 def refine_labels(
-    image: np.ndarray,
-    labels: np.ndarray,
-    n_labels: int,
-    *,
-    gt_prob: float = 0.7,
-    kernels: Kernels = LABELS,
+    image: np.ndarray, labels: np.ndarray, n_labels: int, kernels: Kernels = LABELS
 ) -> np.ndarray:
     r"""CRF on a label map: each pixel's own label is likely, the others share the rest.
 
     .. math::
         E(x) = -\textstyle\sum_i \log p_i(x_i) + \sum_{i<j} [x_i \ne x_j] \, k_{ij}, \qquad
-        p_i(l_i) = \mathrm{gt\_prob}
+        p_i(l_i) = 0.7
 
     Dense CRF (arXiv:1210.5644) with the kernels k of `Kernels`.
 
     Args:
         image: ``(H, W, 3)`` uint8.
-        labels: l, ``(H, W)`` integers in ``0 .. n_labels - 1``.
+        labels: l, ``(H, W)`` integers in ``0 .. n_labels - 1``; the result has their type.
         n_labels: The image's classes and background, whether or not each occurs in the map. With
             one label there is nothing to do.
-        gt_prob: Probability of a pixel's own label, in (0, 1).
         kernels: Kernels of the pairwise terms.
-
-    Returns:
-        ``(H, W)`` of the type of ``labels``.
 
     Raises:
         InputError: For sizes that differ, or labels out of range.
@@ -80,8 +63,6 @@ def refine_labels(
         >>> refine_labels(image, np.array([[0, 0, 0, 1, 1, 1]]), 2).tolist()
         [[0, 0, 1, 1, 1, 1]]
     """
-    from pydensecrf.utils import unary_from_labels
-
     labels = np.asarray(labels)
     _require_size(image, labels.shape)
     if labels.size and not 0 <= labels.min() <= labels.max() < n_labels:
@@ -91,39 +72,31 @@ def refine_labels(
         )
     if n_labels == 1:
         return labels.copy()
-    unary = unary_from_labels(labels, n_labels, gt_prob=gt_prob, zero_unsure=False)
+    unary = unary_from_labels(labels, n_labels, gt_prob=GT_PROB, zero_unsure=False)
     return _infer(image, unary, kernels).argmax(axis=0).astype(labels.dtype)
 
 
 def refine_scores(image: np.ndarray, scores: np.ndarray, kernels: Kernels) -> np.ndarray:
-    r"""CRF on scores, such as a network's probabilities or normalised maps.
+    r"""CRF on scores, such as a network's probabilities: probabilities ``(L, H, W)`` float32.
 
     .. math:: p_i(l) = s_i(l) / \textstyle\sum_m s_i(m)
 
-    in the energy of `refine_labels`, as DeepLab (arXiv:1606.00915) uses the dense CRF
-    (arXiv:1210.5644).
+    in the energy of `refine_labels`, as DeepLab (arXiv:1606.00915) uses the dense CRF.
 
     Args:
         image: ``(H, W, 3)`` uint8.
         scores: s, ``(L, H, W)``, not negative; where all are 0, each label is as likely.
         kernels: Kernels of the pairwise terms.
 
-    Returns:
-        Probabilities ``(L, H, W)`` float32.
-
     Raises:
         InputError: For sizes that differ.
 
     Example:
-        >>> image = np.zeros((1, 6, 3), np.uint8)
-        >>> image[:, 2:] = 255
-        >>> foreground = np.array([[0.1, 0.1, 0.4, 0.9, 0.9, 0.9]])
-        >>> refined = refine_scores(image, np.stack([1 - foreground, foreground]), PSA)
-        >>> refined.argmax(axis=0).tolist()
-        [[0, 0, 1, 1, 1, 1]]
+        >>> image = np.array([[[0] * 3, [255] * 3, [255] * 3]], np.uint8)
+        >>> scores = np.array([[[0.9, 0.6, 0.1]], [[0.1, 0.4, 0.9]]])
+        >>> refine_scores(image, scores, PSA).argmax(axis=0).tolist()
+        [[0, 1, 1]]
     """
-    from pydensecrf.utils import unary_from_softmax
-
     scores = np.asarray(scores, np.float32)
     _require_size(image, scores.shape[1:])
     total = scores.sum(axis=0, keepdims=True)
@@ -133,10 +106,16 @@ def refine_scores(image: np.ndarray, scores: np.ndarray, kernels: Kernels) -> np
     return _infer(image, unary_from_softmax(probabilities.astype(np.float32)), kernels)
 
 
+def _require_size(image: np.ndarray, size: tuple[int, ...]) -> None:
+    if image.shape[:2] != tuple(size):
+        (h, w), (map_h, map_w) = image.shape[:2], size
+        raise InputError(
+            f"a map of {map_w} x {map_h} pixels does not fit its image of {w} x {h}; resize it."
+        )
+
+
 def _infer(image: np.ndarray, unary: np.ndarray, kernels: Kernels) -> np.ndarray:
     """Unary energies ``(L, H W)`` -> probabilities ``(L, H, W)``."""
-    from pydensecrf.densecrf import DenseCRF2D
-
     height, width = image.shape[:2]
     crf = DenseCRF2D(width, height, len(unary))
     crf.setUnaryEnergy(np.ascontiguousarray(unary))
@@ -148,11 +127,3 @@ def _infer(image: np.ndarray, unary: np.ndarray, kernels: Kernels) -> np.ndarray
         compat=kernels.bilateral_weight,
     )
     return np.array(crf.inference(kernels.iterations), np.float32).reshape(-1, height, width)
-
-
-def _require_size(image: np.ndarray, size: tuple[int, ...]) -> None:
-    if image.shape[:2] != tuple(size):
-        (h, w), (map_h, map_w) = image.shape[:2], size
-        raise InputError(
-            f"a map of {map_w} x {map_h} pixels does not fit its image of {w} x {h}; resize it."
-        )

@@ -1,21 +1,20 @@
 """IRN (Ahn, Cho and Kwak 2019, arXiv:1904.05044): boundaries and displacements.
 
-Both are learnt from confident pixels. Affinity of two pixels: a_ij = 1 - max of the boundary B on
-the path between them. Losses: `affinity.affinity_loss` and `displacement_loss`. Displacements point
-to an instance's middle. They shape the training only: what is walked on is the boundary map, since
-semantic labels need no instances.
+Both are learnt from confident pixels. Displacements point to an instance's middle. They shape the
+training only: what is walked on is the boundary map, since semantic labels need no instances.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ribkit.data.labelled import Labelled
 from ribkit.networks.configs import AffinityConfig
-from ribkit.refinement import affinity, random_walk
+from ribkit.refinement import affinity
 from ribkit.refinement.affinity import AffinityNetwork, Means
+from ribkit.refinement.random_walk import ends, path_affinity
 from ribkit.runtime.device import device
 from ribkit.runtime.store import Values, stage
 
@@ -23,8 +22,8 @@ from ribkit.runtime.store import Values, stage
 class Heads(affinity.Heads):
     """The two branches: each reads every feature level, resized to one grid.
 
-    channels: of the levels. As in IRN's network: 1x1 convolutions with group norm, 32 channels a
-    level for boundaries; up to 256 a level, then 256 together, for displacements.
+    As in IRN's network: 1x1 convolutions with group norm, 32 channels a level for boundaries; up to
+    256 a level, then 256 together, for displacements.
     """
 
     name = "irn"
@@ -43,19 +42,19 @@ class Heads(affinity.Heads):
 
     def boundary(self, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Levels -> logits of the boundary map, ``(N, h, w)`` with (h, w) = size."""
-        return self.edge_out(_join(self.edge, levels, size))[:, 0]
+        return self.edge_out(affinity.join(self.edge, levels, size))[:, 0]
 
     def displacement(self, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Levels -> displacements (rows, columns) in positions of the grid: ``(N, 2, h, w)``."""
-        joined = _join(self.shift, levels, size)
+        joined = affinity.join(self.shift, levels, size)
         return self.shift_out(self.shift_mix(joined)) - self.mean.view(2, 1, 1)
 
     def loss(self, levels: list[Tensor], labels: Tensor, radius: int) -> Tensor:
-        """The boundary's and the displacement's loss; labels ``(N, h, w)`` with 255."""
         size = tuple(labels.shape[-2:])
-        edge = self.boundary(levels, size).sigmoid()
+        affinity_at = partial(path_affinity, self.boundary(levels, size).sigmoid())
         shift = self.displacement(levels, size)
-        return boundary_loss(edge, labels, radius) + displacement_loss(shift, labels, radius)
+        boundary_loss = affinity.affinity_loss(affinity_at, labels, radius)
+        return boundary_loss + displacement_loss(shift, labels, radius)
 
     def parameter_groups(self, training: AffinityConfig) -> list[dict]:
         """The displacement branch learns faster."""
@@ -84,48 +83,15 @@ def _reduce(inputs: int, outputs: int, groups: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.GroupNorm(groups, outputs), nn.ReLU())
 
 
-def _join(branches: nn.ModuleList, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Each level through its branch, all resized to one size and concatenated."""
-    resized = [
-        F.interpolate(branch(x), size, mode="bilinear", align_corners=False)
-        for branch, x in zip(branches, levels, strict=True)
-    ]
-    return torch.cat(resized, dim=1)
-
-
-def boundary_loss(edge: Tensor, labels: Tensor, radius: int) -> Tensor:
-    """Loss of the affinities that a boundary map makes: 1 - its maximum on each path.
-
-    Args:
-        edge: Boundaries ``(N, h, w)`` in [0, 1].
-        labels: ``(N, h, w)``, 255 where not sure.
-        radius: Pairs are closer than this, in positions.
-
-    Returns:
-        `affinity.affinity_loss`, a scalar.
-    """
-    return affinity.affinity_loss(
-        lambda dy, dx: 1 - random_walk.path_maximum(edge, dy, dx), labels, radius
-    )
-
-
 def displacement_loss(shift: Tensor, labels: Tensor, radius: int) -> Tensor:
-    r"""Loss of displacements: those of one object point at one place, background's are equal.
+    r"""Loss of displacements ``(N, 2, h, w)``: an object's point at one place, background's agree.
 
     .. math:: L = \frac{1}{2} \overline{|D_i - D_j - (j - i)|}^{fg}
                   + \frac{1}{2} \overline{|D_i - D_j|}^{bg}
-
-    Args:
-        shift: Displacements (rows, columns) ``(N, 2, h, w)``, in positions.
-        labels: ``(N, h, w)``, 255 where not sure.
-        radius: Pairs are closer than this, in positions.
-
-    Returns:
-        The loss, a scalar.
     """
-    means = Means(affinity.KINDS, labels.device)
+    means = Means(labels.device)
     for (dy, dx), kinds in affinity.pairs(labels, radius):
-        here, there = random_walk.ends(shift, dy, dx)
+        here, there = ends(shift, dy, dx)
         difference = here - there
         true = shift.new_tensor([dy, dx]).view(2, 1, 1)
         means.add("foreground", (difference - true).abs(), kinds["foreground"][:, None])
@@ -134,27 +100,21 @@ def displacement_loss(shift: Tensor, labels: Tensor, radius: int) -> Tensor:
 
 
 def build(**options) -> AffinityNetwork:
-    """Build IRN before its training: `affinity.build` with its heads."""
+    """IRN before its training, see `affinity.build`."""
     return affinity.build(Heads, **options)
 
 
 @stage("irn")
 def train(scratch: Path, **parameters) -> Values:
-    """Train IRN: `affinity.train` with its heads."""
+    """Train IRN, see `affinity.train`."""
     return affinity.train(Heads, scratch=scratch, **parameters)
 
 
 @torch.no_grad()
 def predict(network: AffinityNetwork, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Predict an image's boundaries and displacements.
+    """Boundaries ``(h, w)`` in [0, 1] and displacements ``(2, h, w)`` of pixels ``(3, H, W)``.
 
-    Args:
-        network: A backbone with `Heads`.
-        pixels: ``(3, H, W)`` in [0, 255].
-
-    Returns:
-        Boundaries ``(h, w)`` in [0, 1], from the logits' mean over the image and its horizontal
-        flip, and displacements ``(2, h, w)``, both on the network's grid.
+    Boundaries are of the logits' mean over the image and its horizontal flip.
     """
     size = affinity.grid(pixels.shape[-2:], network.stride)
     levels = network.pyramid(torch.stack([pixels, pixels.flip(-1)]))

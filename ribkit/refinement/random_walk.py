@@ -1,85 +1,36 @@
 """The semantic random walk of IRN and PSA: maps spread along affinities between near pixels.
 
-    T = D^-1 A^beta,  D = diag(column sums of A^beta),  result = x T^(2^log2_steps)
-
-A is symmetric and sparse: only pixels within a radius have an affinity. The power of T is never
-formed (it is dense): x is multiplied 2^log2_steps times, which costs pixels times neighbours each
-time. IRN: Ahn, Cho and Kwak 2019, arXiv:1904.05044. PSA: Ahn and Kwak 2018, arXiv:1803.10464,
-Section 3.3.
+Affinities are sparse: only pixels within a radius have one. The power of the transition matrix is
+never formed (it is dense): maps are multiplied step by step, which costs pixels times neighbours.
+IRN: Ahn, Cho and Kwak 2019, arXiv:1904.05044. PSA: Ahn and Kwak 2018, arXiv:1803.10464.
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Walk:
-    """How IRN's walk is made: difference 10 of paper and official code, and what they share.
-
-    Attributes:
-        power: The maps are raised to this power before the walk.
-        one_maximum: The result is divided by one maximum over all classes, else each class by its
-            own.
-        radius: In pixels; pairs are closer than this.
-        beta: The affinities are raised to this power.
-        log2_steps: The walk has ``2 ** log2_steps`` steps.
-    """
-
-    power: float
-    one_maximum: bool
-    radius: int = 5
-    beta: float = 10.0
-    log2_steps: int = 8
-
-
-WALKS = {"paper": Walk(1.0, False), "official": Walk(1.3, True)}
+AffinityAt = Callable[[int, int], Tensor]
+"""Offset (dy, dx) -> affinities ``(..., H - dy, W - |dx|)`` in [0, 1] of its pairs, see `ends`."""
 
 
 @cache
-def offsets(radius: int) -> np.ndarray:
-    """Half of a pixel's neighbours; the other half are the same pairs from their other end.
-
-    Args:
-        radius: In pixels; neighbours are closer than this.
-
-    Returns:
-        ``(O, 2)``, the steps (dy, dx), with dy > 0, or dy = 0 and dx > 0.
-
-    Example:
-        >>> offsets(2).tolist()
-        [[0, 1], [1, -1], [1, 0], [1, 1]]
-    """
-    steps = [
+def offsets(radius: int) -> tuple[tuple[int, int], ...]:
+    """Half of the offsets (dy, dx) closer than a radius; the rest are the same pairs, turned."""
+    return tuple(
         (dy, dx)
         for dy in range(radius)
         for dx in range(-radius + 1, radius)
         if (dy > 0 or dx > 0) and dy * dy + dx * dx < radius * radius
-    ]
-    return np.array(steps).reshape(-1, 2)
+    )
 
 
 def path(dy: int, dx: int) -> list[tuple[int, int]]:
-    """Pixels on the path from (0, 0) to (dy, dx), both included.
-
-    Those of the bounding box of the two whose distance to the line is below 1 pixel.
-
-    Args:
-        dy: Rows from one end to the other.
-        dx: Columns.
-
-    Returns:
-        The pixels (y, x).
-
-    Example:
-        >>> path(0, 2)
-        [(0, 0), (0, 1), (0, 2)]
-    """
+    """Pixels (y, x) from (0, 0) to (dy, dx): less than 1 from the line, within its bounding box."""
     rows = range(min(0, dy), max(0, dy) + 1)
     columns = range(min(0, dx), max(0, dx) + 1)
     squared = dy * dy + dx * dx
@@ -87,20 +38,9 @@ def path(dy: int, dx: int) -> list[tuple[int, int]]:
 
 
 def ends(values: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
-    """Values at both ends of all pairs of pixels with one offset.
+    """Values ``(..., H, W)`` at both ends of all pairs with an offset: ``(..., H - dy, W - |dx|)``.
 
-    Args:
-        values: ``(..., H, W)``.
-        dy: Rows from the first pixel of a pair to the second, not negative.
-        dx: Columns.
-
-    Returns:
-        Two views ``(..., H - dy, W - |dx|)``; empty for offsets larger than the map.
-
-    Example:
-        >>> first, second = ends(torch.tensor([[1, 2, 3]]), 0, 1)
-        >>> first.tolist(), second.tolist()
-        ([[1, 2]], [[2, 3]])
+    Views; empty for offsets larger than the map.
     """
     return _shifted(values, 0, 0, dy, dx), _shifted(values, dy, dx, dy, dx)
 
@@ -112,18 +52,9 @@ def _shifted(values: Tensor, y: int, x: int, dy: int, dx: int) -> Tensor:
     return values[..., y : y + height, left + x : left + x + width]
 
 
-def path_maximum(edge: Tensor, dy: int, dx: int) -> Tensor:
-    """Highest edge on the path between the ends of all pairs with one offset.
-
-    Args:
-        edge: ``(..., H, W)``.
-        dy: Rows from the first pixel of a pair to the second, not negative.
-        dx: Columns.
-
-    Returns:
-        ``(..., H - dy, W - |dx|)``.
-    """
-    return torch.stack([_shifted(edge, y, x, dy, dx) for y, x in path(dy, dx)]).amax(dim=0)
+def path_affinity(edge: Tensor, dy: int, dx: int) -> Tensor:
+    """IRN's `AffinityAt`, of edges ``(..., H, W)`` in [0, 1]: 1 - the highest on the `path`."""
+    return 1 - torch.stack([_shifted(edge, y, x, dy, dx) for y, x in path(dy, dx)]).amax(dim=0)
 
 
 def edge_affinity(edge: Tensor, radius: int) -> Tensor:
@@ -144,33 +75,35 @@ def edge_affinity(edge: Tensor, radius: int) -> Tensor:
         >>> edge_affinity(torch.tensor([[0.0, 0.5, 0.0]]), radius=2).to_dense().tolist()
         [[1.0, 0.5, 0.0], [0.5, 1.0, 0.5], [0.0, 0.5, 1.0]]
     """
-    pairs = {(dy, dx): 1 - path_maximum(edge, dy, dx) for dy, dx in offsets(radius).tolist()}
-    return sparse(pairs, edge)
+    return sparse(partial(path_affinity, edge), radius, edge)
 
 
-def sparse(pairs: dict[tuple[int, int], Tensor], like: Tensor) -> Tensor:
-    """Gather affinities of pairs to one matrix; a pixel's affinity with itself is 1.
+def sparse(affinity_at: AffinityAt, radius: int, like: Tensor) -> Tensor:
+    """All affinities within a radius, and 1 of a pixel with itself: symmetric CSR ``(HW, HW)``.
 
-    Args:
-        pairs: Offset (dy, dx) -> affinities ``(H - dy, W - |dx|)``, as `ends` orders them.
-        like: Any ``(H, W)`` of the same type and device.
-
-    Returns:
-        Symmetric ``(HW, HW)``, sparse CSR.
+    like: any ``(H, W)`` of the same type and device.
     """
     indices = torch.arange(like.numel(), device=like.device).view(like.shape)
     rows, columns = [indices.flatten()], [indices.flatten()]
     values = [torch.ones_like(like).flatten()]
-    for (dy, dx), affinity in pairs.items():
+    for dy, dx in offsets(radius):
         here, there = (n.flatten() for n in ends(indices, dy, dx))
         rows += [here, there]
         columns += [there, here]
-        values += [affinity.flatten()] * 2
+        values += [affinity_at(dy, dx).flatten()] * 2
     rows, columns, values = (torch.cat(parts) for parts in (rows, columns, values))
     order = (rows * indices.numel() + columns).argsort()
     counts = rows.bincount(minlength=indices.numel())
     starts = F.pad(counts.cumsum(0), (1, 0))
     return _csr(starts, columns[order], values[order])
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """A square sparse matrix by rows, without torch's warning that such are new."""
+    size = (len(starts) - 1,) * 2
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse")
+        return torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
 
 
 def walk(x: Tensor, affinity: Tensor, beta: float, log2_steps: int) -> Tensor:
@@ -182,16 +115,13 @@ def walk(x: Tensor, affinity: Tensor, beta: float, log2_steps: int) -> Tensor:
     mean over its neighbours, weighted by affinity: constants stay, no maximum rises.
 
     Args:
-        x: Maps ``(C, H, W)``; the result has their device and type.
+        x: Maps ``(C, H, W)``; the result has their shape, device and type.
         affinity: A, symmetric ``(HW, HW)``, sparse CSR, not negative, no empty column.
         beta: The affinities are raised to this power.
         log2_steps: n; the walk has ``2 ** n`` steps.
 
-    Returns:
-        ``(C, H, W)``.
-
     Example:
-        >>> affinity = torch.tensor([[1.0, 1.0], [1.0, 1.0]]).to_sparse_csr()
+        >>> affinity = torch.ones(2, 2).to_sparse_csr()
         >>> walk(torch.tensor([[[4.0, 0.0]]]), affinity, beta=1, log2_steps=0).tolist()
         [[[2.0, 2.0]]]
     """
@@ -208,14 +138,6 @@ def walk(x: Tensor, affinity: Tensor, beta: float, log2_steps: int) -> Tensor:
     return walked.T.reshape(x.shape)
 
 
-def _csr(starts: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    """A square sparse matrix by rows, without torch's warning that such are new."""
-    size = (len(starts) - 1,) * 2
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse")
-        return torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
-
-
 def propagate(
     cam: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, log2_steps: int = 8
 ) -> Tensor:
@@ -226,14 +148,11 @@ def propagate(
     with T of `walk`, from the affinities of `edge_affinity`. Nothing starts on an edge.
 
     Args:
-        cam: Maps ``(C, H, W)``.
+        cam: Maps ``(C, H, W)``; so is the result.
         edge: ``(H, W)`` in [0, 1].
         radius: In pixels; pairs are closer than this.
         beta: The affinities are raised to this power.
         log2_steps: n; the walk has ``2 ** n`` steps.
-
-    Returns:
-        ``(C, H, W)``.
 
     Raises:
         ValueError: For sizes that differ.
@@ -248,3 +167,28 @@ def propagate(
     if edge.shape != cam.shape[-2:]:
         raise ValueError(f"maps {tuple(cam.shape)} and edge {tuple(edge.shape)} differ in size")
     return walk(cam * (1 - edge), edge_affinity(edge, radius), beta, log2_steps)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How IRN's walk is made: difference 10 of paper and official code, and what they share."""
+
+    power: float  # the maps are raised to it before the walk
+    one_maximum: bool  # the result is divided by that of all classes, else each by its own
+    radius: int = 5  # in pixels; pairs are closer than this
+    beta: float = 10.0  # the affinities are raised to it
+    log2_steps: int = 8
+
+    def spread(self, cam: Tensor, edge: Tensor) -> Tensor:
+        """`propagate` of the raised maps ``(C, H, W)``, not yet divided."""
+        return propagate(cam**self.power, edge, self.radius, self.beta, self.log2_steps)
+
+    def divided(self, maps: Tensor) -> Tensor:
+        """Walked maps ``(C, H, W)`` over their maximum; C may be 0."""
+        peaks = maps.amax(dim=(1, 2), keepdim=True)
+        if self.one_maximum and len(maps):
+            peaks = peaks.max()
+        return maps / (peaks + 1e-5)
+
+
+WALKS = {"paper": Walk(1.0, False), "official": Walk(1.3, True)}

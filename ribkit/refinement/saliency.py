@@ -7,14 +7,15 @@ through onnxruntime, which the optional extra ``saliency`` installs.
 import hashlib
 import importlib
 import importlib.metadata
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ribkit.data.images import ImageSet, LabelledImage, hash_files, open_image, over_files
+from ribkit.data.images import ImageSet, LabelledImage, check_files, decode, hash_files
 from ribkit.data.views import IGNORE
 from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.per_image import per_image
@@ -37,12 +38,9 @@ def combine(labels: np.ndarray, saliency: np.ndarray, threshold: float = 0.5) ->
     The paper's pseudo ground truth with saliency (arXiv:2110.06530).
 
     Args:
-        labels: l, ``(H, W)`` uint8, 0 background; 255 stays.
+        labels: l, ``(H, W)`` uint8, 0 background; so is the result.
         saliency: s, ``(H, W)`` in [0, 1].
         threshold: t.
-
-    Returns:
-        ``(H, W)`` uint8.
 
     Raises:
         ValueError: For sizes that differ.
@@ -59,41 +57,21 @@ def combine(labels: np.ndarray, saliency: np.ndarray, threshold: float = 0.5) ->
 
 
 # ---- from a folder ------------------------------------------------------------------------------
-def read(folder: str | Path, name: str, size: tuple[int, int] | None) -> np.ndarray:
-    """Read the saliency map of one image.
+def read(folder: str | Path, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The grey image ``<name>.png`` as ``(H, W)`` uint8, 255 most salient.
 
-    Grey, of 1, 8 or 16 bits, or coloured with three equal channels; transparency is dropped.
-
-    Args:
-        folder: Folder that holds ``<name>.png``.
-        name: Name of the image.
-        size: (H, W) of the image; None where that is unknown.
-
-    Returns:
-        ``(H, W)`` uint8, 255 most salient.
-
-    Raises:
-        InputError: For a file that is missing, unreadable, coloured, or of another size.
+    InputError: it is coloured, or not of the size that is given, or see `decode`.
     """
     path = Path(folder) / f"{name}.png"
-    with open_image(path) as image:
-        if image.mode.startswith("I"):
-            pixels = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        elif image.mode in ("1", "L", "LA"):
-            pixels = np.array(image.convert("L"))
-        else:
-            colours = np.array(image.convert("RGB"))
-            if (colours != colours[..., :1]).any():
-                raise InputError(
-                    f"{path} is coloured ({image.mode}); save the saliency map as a grey PNG."
-                )
-            pixels = colours[..., 0]
-    if size is not None and pixels.shape != tuple(size):
-        (h, w), (map_h, map_w) = size, pixels.shape
+    pixels = decode(path)
+    if (pixels != pixels[..., :1]).any():
+        raise InputError(f"{path} is coloured; save the saliency map as a grey PNG.")
+    if size is not None and pixels.shape[:2] != tuple(size):
+        (h, w), (map_h, map_w) = size, pixels.shape[:2]
         raise InputError(
             f"{path} is {map_w} x {map_h} pixels and its image {w} x {h}; make them one size."
         )
-    return pixels
+    return pixels[..., 0]
 
 
 @dataclass(frozen=True)
@@ -110,65 +88,31 @@ class Folder:
 
 @stage("saliency")
 def from_folder(images: ImageSet, folder: Folder) -> dict:
-    """Saliency maps of all images from a folder.
-
-    Args:
-        images: The images, in order.
-        folder: Folder that holds a PNG for each.
-
-    Returns:
-        ``maps``, name -> ``(H, W)`` uint8, 255 most salient.
-
-    Raises:
-        InputError: For all that is wrong with the maps, see `check`.
-    """
+    """``maps``, name -> ``(H, W)`` uint8, of all images from a folder; see `check`."""
     check(images, folder.path)
-
-    def read_one(name: str) -> np.ndarray:
-        return read(folder.path, name, images.source.image(name).shape[:2])
-
-    return {"maps": Arrays(images.ids, read_one)}
+    return {"maps": Arrays(images.ids, partial(read, folder.path))}
 
 
 def check(images: ImageSet, source: str) -> None:
-    """Check that the source of maps is there, and that every map of a folder can be read.
+    """InputError with all that is wrong with a folder's maps, or if the source is not `ready`.
 
     An image that cannot be read is not told here; the check of its own folder does that.
-
-    Args:
-        images: The images that need a map.
-        source: ``"u2netp"`` or a folder.
-
-    Raises:
-        InputError: For all that is wrong with the maps, one a line.
     """
     ready(source)
     if source == "u2netp":
         return
 
-    def inspect(index: int) -> Problems:
-        problems, image = Problems(), Problems().collect(images.image, index)
-        size = None if image is None else image.shape[:2]
-        problems.collect(read, source, images.ids[index], size)
-        return problems
+    def check_one(index: int) -> None:
+        image = Problems().collect(images.image, index)
+        read(source, images.ids[index], None if image is None else image.shape[:2])
 
-    problems = Problems()
-    for of_image in over_files(inspect, range(len(images)), "saliency maps"):
-        problems += of_image
-    problems.tell()
+    check_files(check_one, range(len(images)), "saliency maps")
 
 
 def ready(source: str) -> None:
-    """Check that the source of maps is there.
-
-    Args:
-        source: ``"u2netp"`` or a folder.
-
-    Raises:
-        InputError: Where the model, onnxruntime or the folder is missing.
-    """
+    """InputError if the source, ``"u2netp"`` or a folder, is not there, or onnxruntime is not."""
     if source == "u2netp":
-        model_path()
+        _model_path()
         _runtime()
     elif not Path(source).is_dir():
         raise InputError(f"{source} is not a folder; give one with a saliency PNG for each image.")
@@ -177,20 +121,11 @@ def ready(source: str) -> None:
 # ---- U2-Net-p -----------------------------------------------------------------------------------
 @per_image("saliency", "U2-Net-p", arrays=("maps",), gpu=False)
 def u2net(image: LabelledImage) -> Values:
-    """Saliency map of one image by U2-Net-p.
+    """``maps`` ``(H, W)`` uint8 of U2-Net-p, 255 most salient.
 
-    Scaled to the brightest pixel, normalised, 320 x 320; the first output, stretched to 0..1.
-
-    Args:
-        image: An image of any size.
-
-    Returns:
-        ``maps``, ``(H, W)`` uint8, 255 most salient.
-
-    Raises:
-        InputError: Where onnxruntime or the model is missing; it says how to get them.
+    Its input is scaled to the brightest pixel, its first output stretched to 0..1.
     """
-    pixels, session = image.pixels(), _session(model_path())
+    pixels, session = image.pixels(), _session()
     resized = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     scaled = np.asarray(resized, np.float64)
     scaled = (scaled / max(scaled.max(), 1e-6) - MEAN) / STD
@@ -201,28 +136,22 @@ def u2net(image: LabelledImage) -> Values:
     return {"maps": np.array(grey.resize(pixels.shape[1::-1], Image.Resampling.BILINEAR))}
 
 
-@cache
-def model_path() -> Path:
-    """Find the packaged ``u2netp.onnx``, or the one that rembg has downloaded.
+def _model_path() -> Path:
+    """The packaged ``u2netp.onnx``, or the one that rembg has downloaded.
 
-    Returns:
-        Its path.
-
-    Raises:
-        InputError: Where there is none, or one with another checksum.
+    InputError: there is none, or it has another checksum.
     """
-    candidates = [Path.home() / ".u2net" / "u2netp.onnx"]
-    try:
-        files = importlib.metadata.files(PACKAGED) or []
-        candidates = [Path(f.locate()) for f in files if f.name == "u2netp.onnx"] + candidates
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    for path in candidates:
-        if path.is_file():
-            if hashlib.sha256(path.read_bytes()).hexdigest() != U2NETP_SHA256:
-                raise InputError(f"{path} is not the U2-Net-p that is known; remove it: {EXTRA}.")
-            return path
-    raise InputError(f"the model u2netp.onnx is missing; install it: {EXTRA}.")
+    packaged = []
+    with suppress(importlib.metadata.PackageNotFoundError):
+        packaged = importlib.metadata.files(PACKAGED) or []
+    candidates = [Path(file.locate()) for file in packaged if file.name == "u2netp.onnx"]
+    candidates.append(Path.home() / ".u2net" / "u2netp.onnx")
+    path = next(filter(Path.is_file, candidates), None)
+    if path is None:
+        raise InputError(f"the model u2netp.onnx is missing; install it: {EXTRA}.")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != U2NETP_SHA256:
+        raise InputError(f"{path} is not the U2-Net-p that is known; remove it: {EXTRA}.")
+    return path
 
 
 def _runtime():
@@ -232,9 +161,9 @@ def _runtime():
         raise InputError(f"onnxruntime is missing; install it: {EXTRA}.") from None
 
 
-@lru_cache(maxsize=1)
-def _session(path: Path):
+@cache
+def _session():
     runtime = _runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(str(_model_path()), options, providers=["CPUExecutionProvider"])

@@ -1,9 +1,9 @@
 """From seeds to pseudo ground truth, each step a stage over an image set.
 
 Maps become label maps at a threshold; the CRF, PSA's and IRN's walk refine them; saliency cuts them
-out. Label maps are ``(h, w)`` uint8 at the size of the image at scale 1: 0 background, k + 1 class
-k, 255 ignored. Maps may be stored coarser than that (``map_stride``): they are resized before they
-become labels, and walked maps are stored as coarse as the seeds.
+out. Label maps are ``(h, w)`` uint8 at the size of the image at scale 1, whose longer side is
+``long_side`` (None: as it is): 0 background, k + 1 class k, 255 ignored. Maps ``(K, h, w)``, of the
+image's K classes, may be stored coarser than that.
 """
 
 import numpy as np
@@ -29,29 +29,31 @@ PSA_RADIUS, PSA_BETA = 5, 8.0
 
 
 # ---- label maps ---------------------------------------------------------------------------------
-def label_map(maps: np.ndarray, classes: np.ndarray, threshold: float) -> np.ndarray:
-    """The class of the highest map at each pixel, background where none exceeds the threshold.
+def label_map(
+    maps: np.ndarray, classes: np.ndarray, threshold: float, pixels: np.ndarray | None = None
+) -> np.ndarray:
+    """Each pixel's highest map, background where none exceeds the threshold: labels ``(h, w)``.
 
-    Args:
-        maps: Normalised, ``(K, h, w)``.
-        classes: Their indices, ``(K,)``.
-        threshold: In [0, 1].
-
-    Returns:
-        Labels ``(h, w)`` uint8.
+    With pixels ``(h, w, 3)``: after the CRF.
     """
-    return to_dataset_labels(np.argmax(_with_background(maps, threshold), axis=0), classes)
-
-
-def _with_background(maps: np.ndarray, threshold: float) -> np.ndarray:
-    """The maps behind a constant background: ``(1 + K, h, w)``."""
     constant = np.full((1, *maps.shape[1:]), threshold, np.float32)
-    return np.concatenate([constant, maps.astype(np.float32)])
+    local = np.concatenate([constant, maps.astype(np.float32)]).argmax(axis=0)
+    if pixels is not None:
+        local = crf.refine_labels(pixels, local, len(classes) + 1)
+    return _dataset_labels(local, classes)
 
 
-def to_dataset_labels(local: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _dataset_labels(local: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Labels among an image's own, 0 .. K, -> labels among all classes, uint8."""
     return np.concatenate([[0], np.asarray(classes, int) + 1]).astype(np.uint8)[local]
+
+
+def _at_scale_1(
+    image: LabelledImage, maps: np.ndarray, long_side: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels ``(h, w, 3)`` uint8, and the maps at their size."""
+    pixels = views.resized_image(image.pixels(), long_side)
+    return pixels, views.resize_maps(maps, pixels.shape[:2])
 
 
 @per_image("labels", "labels", arrays=("labels",), gpu=False)
@@ -68,81 +70,51 @@ def crf_labels(
     image: LabelledImage, maps: np.ndarray, threshold: float, long_side: int | None
 ) -> Values:
     """``labels`` of the maps at a threshold, after the CRF."""
-    pixels = views.resized_image(image.pixels(), long_side)
-    maps = views.resize_maps(maps, pixels.shape[:2])
-    return {"labels": _crf(pixels, maps, image.classes, threshold)}
-
-
-def _crf(pixels: np.ndarray, maps: np.ndarray, classes: np.ndarray, threshold: float) -> np.ndarray:
-    """The label map of maps ``(K, h, w)`` at a threshold, after the CRF."""
-    local = _with_background(maps, threshold).argmax(axis=0)
-    return to_dataset_labels(crf.refine_labels(pixels, local, len(classes) + 1), classes)
+    pixels, maps = _at_scale_1(image, maps, long_side)
+    return {"labels": label_map(maps, image.classes, threshold, pixels)}
 
 
 @per_image("irn-labels", "IRN's labels", arrays=("labels",), gpu=False)
 def irn_labels(
     image: LabelledImage, maps: np.ndarray, threshold: float, long_side: int | None
 ) -> Values:
-    """IRN's training ``labels``: what the CRF gives at a high and at a low threshold.
-
-    They lie `FOREGROUND_MARGIN` above and `BACKGROUND_MARGIN` below the seeds' own.
-    """
-    pixels = views.resized_image(image.pixels(), long_side)
-    maps = views.resize_maps(maps, pixels.shape[:2])
-    high, low = threshold + FOREGROUND_MARGIN, max(0.0, threshold - BACKGROUND_MARGIN)
-    both = (_crf(pixels, maps, image.classes, level) for level in (high, low))
+    """IRN's training ``labels``: what the CRF gives above and below the seeds' threshold."""
+    pixels, maps = _at_scale_1(image, maps, long_side)
+    levels = (threshold + FOREGROUND_MARGIN, max(0.0, threshold - BACKGROUND_MARGIN))
+    both = (label_map(maps, image.classes, level, pixels) for level in levels)
     return {"labels": affinity.confident(*both)}
 
 
 @per_image("psa-labels", "PSA's labels", arrays=("labels",), gpu=False)
 def psa_labels(image: LabelledImage, maps: np.ndarray, long_side: int | None) -> Values:
     """PSA's training ``labels``: the CRF on scores with much and with little background."""
-    pixels = views.resized_image(image.pixels(), long_side)
-    maps, both = torch.from_numpy(views.resize_maps(maps, pixels.shape[:2])), []
+    pixels, maps = _at_scale_1(image, maps, long_side)
+    both = []
     for alpha in PSA_ALPHAS:
-        refined = crf.refine_scores(pixels, psa.background(maps, alpha).numpy(), crf.PSA)
-        both.append(to_dataset_labels(refined.argmax(axis=0), image.classes))
+        scores = psa.background(torch.from_numpy(maps), alpha).numpy()
+        refined = crf.refine_scores(pixels, scores, crf.PSA)
+        both.append(_dataset_labels(refined.argmax(axis=0), image.classes))
     return {"labels": affinity.confident(*both)}
 
 
 # ---- walks --------------------------------------------------------------------------------------
-@per_image("irn-walk", "IRN's walk", arrays=("maps", "edges"))
-def irn_walk(
-    image: LabelledImage,
-    maps: np.ndarray,
-    model: TrainedModel,
-    walk: Walk,
-    long_side: int | None,
-) -> Values:
-    """Seeds after IRN's walk.
-
-    Args:
-        image: One image.
-        maps: Its seeds, ``(K, h, w)``.
-        model: The trained IRN.
-        walk: How it is made.
-        long_side: Of the image at scale 1, in pixels; None: as it is.
-
-    Returns:
-        ``maps``: ``(K, h, w)`` float16 in [0, 1], of the seeds' size; ``edges``: the boundary map
-        ``(h', w')`` float16 on its grid.
-    """
-    pixels = views.to_tensor(image.pixels(), long_side).to(device())
-    edge, _ = irn.predict(loaded(model), pixels)
-    coarse = on_grid(maps, edge.shape) ** walk.power
-    walked = random_walk.propagate(coarse, edge, walk.radius, walk.beta, walk.log2_steps)
-    walked = views.resize_maps(walked.cpu().numpy(), maps.shape[-2:])
-    peak = walked.max(initial=0) if walk.one_maximum else walked.max(axis=(1, 2), keepdims=True)
-    walked = walked / (peak + 1e-5)
-    return {"maps": walked.astype(np.float16), "edges": edge.cpu().numpy().astype(np.float16)}
-
-
 def on_grid(maps: np.ndarray, size: tuple[int, int]) -> Tensor:
     """Maps ``(K, h, w)`` averaged on a grid, on the device that computes."""
     tensor = torch.from_numpy(maps.astype(np.float32)).to(device())
-    if not len(tensor):
-        return tensor.new_zeros(0, *size)
-    return F.interpolate(tensor[None], tuple(size), mode="area")[0]
+    return F.interpolate(tensor[:, None], tuple(size), mode="area")[:, 0]
+
+
+@per_image("irn-walk", "IRN's walk", arrays=("maps", "edges"))
+def irn_walk(
+    image: LabelledImage, maps: np.ndarray, model: TrainedModel, walk: Walk, long_side: int | None
+) -> Values:
+    """``maps`` after IRN's walk, as coarse as before, and ``edges`` ``(h', w')``; both float16."""
+    pixels = views.to_tensor(image.pixels(), long_side).to(device())
+    edge, _ = irn.predict(loaded(model), pixels)
+    walked = walk.spread(on_grid(maps, edge.shape), edge).cpu()
+    walked = walk.divided(views.resize_map_tensor(walked, maps.shape[-2:]))
+    arrays = {"maps": walked, "edges": edge.cpu()}
+    return {name: array.numpy().astype(np.float16) for name, array in arrays.items()}
 
 
 @per_image("psa-walk", "PSA's walk", arrays=("labels",))
@@ -162,23 +134,17 @@ def psa_walk(
     scores = psa.background(on_grid(maps, size), alpha)
     walked = random_walk.walk(scores, affinities, PSA_BETA, log2_steps)
     resized = views.resize_maps(walked.cpu().numpy(), pixels.shape[-2:])
-    return {"labels": to_dataset_labels(resized.argmax(axis=0), image.classes)}
+    return {"labels": _dataset_labels(resized.argmax(axis=0), image.classes)}
 
 
-# ---- saliency -----------------------------------------------------------------------------------
+# ---- saliency and scores ------------------------------------------------------------------------
 @per_image("saliency-labels", "saliency", arrays=("labels",), gpu=False)
-def salient_labels(
-    image: LabelledImage, labels: np.ndarray, salient: np.ndarray, threshold: float = 0.5
-) -> Values:
-    """``labels`` cut out by saliency (`saliency.combine`), 255 where the two disagree.
-
-    salient: ``(H, W)`` uint8, resized to the labels.
-    """
+def salient_labels(image: LabelledImage, labels: np.ndarray, salient: np.ndarray) -> Values:
+    """``labels`` cut out (`saliency.combine`) by maps ``(H, W)`` uint8, resized to the labels."""
     resized = views.resize_maps(salient[None].astype(np.float32) / 255, labels.shape)[0]
-    return {"labels": saliency.combine(labels, resized, threshold)}
+    return {"labels": saliency.combine(labels, resized)}
 
 
-# ---- scores -------------------------------------------------------------------------------------
 def _scores(results: PerImageResult) -> Values:
     count = len(results.images.classes) + 1
     each, confusion = results.each(), np.zeros(count * (count + 1), np.int64)
@@ -190,22 +156,16 @@ def _scores(results: PerImageResult) -> Values:
 
 @per_image("score-labels", "scores of the labels", gather=_scores, gpu=False)
 def score(image: LabelledImage, labels: np.ndarray) -> Values:
-    """How label maps fit the masks, 255 in a label map read both ways.
+    """How label maps, resized to the masks, fit them, 255 in a label map read both ways.
 
-    Args:
-        image: One image.
-        labels: Its label map, resized to the mask, nearest.
-
-    Returns:
-        ``scores``: counts ``(N, 3, n)`` int32, see `miou.counts`: ``error``, where an ignored pixel
-        is predicted nowhere, and ``background``, where it is background (difference 11). And
-        ``confusion`` ``(n, n + 1)`` int64, summed over images, whose last column counts ignored
-        pixels. n counts the background.
+    The stage returns ``scores``: `miou.counts` ``(N, 3, n)`` int32 where an ignored pixel is an
+    ``error`` and where it is ``background`` (difference 11), and ``confusion`` ``(n, n + 1)`` int64
+    of all images, whose last column counts ignored pixels.
     """
     mask, count = image.mask(), len(image.images.classes) + 1
-    own = views.resize_labels(torch.tensor(labels), mask.shape).numpy()
-    void = np.where(own == 255, count, own)
-    confusion = miou.confusion(void, mask, count + 1)[:count]
+    predicted = views.resize_labels(torch.tensor(labels), mask.shape).numpy()
+    predicted = np.where(predicted == 255, count, predicted)
+    confusion = miou.confusion(predicted, mask, count + 1)[:count]
     background = confusion[:, :count].copy()
     background[:, 0] += confusion[:, count]
     at = np.flatnonzero(confusion)

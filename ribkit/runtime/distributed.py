@@ -18,7 +18,8 @@ from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 
 PATIENCE = timedelta(days=30)  # of those that wait for what rank 0 computes by itself
-_state: dict[str, Any] = {"waiting": None, "together": False}
+_waiting: dist.ProcessGroup | None = None  # of those that have joined
+_together = False
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def joined() -> Iterator[None]:
 
     On CUDA each process computes on the GPU of its local rank. Raises InputError if there is none.
     """
+    global _waiting
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -41,15 +43,15 @@ def joined() -> Iterator[None]:
     dist.init_process_group("nccl" if cuda else "gloo")
     if not is_main_process():
         os.environ.pop("RIBKIT_PROGRESS", None)
-    _state["waiting"] = dist.new_group(backend="gloo", timeout=PATIENCE)
+    _waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
     yield
-    _state["waiting"] = None
+    _waiting = None
     dist.destroy_process_group()  # not after an error: others may still wait for this process
 
 
 def is_distributed() -> bool:
     """Whether this process has joined others."""
-    return _state["waiting"] is not None
+    return _waiting is not None
 
 
 def is_main_process() -> bool:
@@ -60,21 +62,22 @@ def is_main_process() -> bool:
 @contextmanager
 def collective() -> Iterator[None]:
     """Within this, all processes that have joined do the same, each its share of every batch."""
-    _state["together"] = is_distributed()
+    global _together
+    _together = is_distributed()
     try:
         yield
     finally:
-        _state["together"] = False
+        _together = False
 
 
 def rank() -> int:
     """Rank of this process among those that train together."""
-    return dist.get_rank() if _state["together"] else 0
+    return dist.get_rank() if _together else 0
 
 
 def world() -> int:
     """Count the processes that train together."""
-    return dist.get_world_size() if _state["together"] else 1
+    return dist.get_world_size() if _together else 1
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -89,7 +92,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 def barrier() -> None:
     """Wait for all that train together."""
     if world() > 1:
-        dist.barrier(_state["waiting"])
+        dist.barrier(_waiting)
 
 
 def broadcast_bool(condition: Callable[[], bool]) -> bool:
@@ -97,7 +100,7 @@ def broadcast_bool(condition: Callable[[], bool]) -> bool:
     if world() == 1:
         return condition()
     value = torch.tensor([int(is_main_process() and condition())])
-    dist.broadcast(value, 0, _state["waiting"])
+    dist.broadcast(value, 0, _waiting)
     return bool(value)
 
 
@@ -106,4 +109,4 @@ def main_process_first(function: Callable[[], Any]) -> None:
     if is_main_process():
         function()
     if is_distributed():
-        dist.barrier(_state["waiting"])
+        dist.barrier(_waiting)

@@ -14,10 +14,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in an error of safetensors
 MEMORY = re.compile("out of memory|can't allocate memory|memory ran out", re.IGNORECASE)
-AGAIN = "and run the same command again: it goes on from there."
+FEWER = "let fewer work at once (RIBKIT_WORKERS=1)"
 
 
-# ---- wrong input --------------------------------------------------------------------------------
 class InputError(ValueError):
     """Bad input: a sentence for each problem, which names the file, the value and the remedy.
 
@@ -25,19 +24,15 @@ class InputError(ValueError):
     """
 
     def __str__(self) -> str:
-        lines = [_shortened(problem) for problem in self.args]
+        lines = list(self.args)
+        for number, problem in enumerate(lines):
+            if len(problem) > START + END:  # the file comes first, the remedy last
+                lines[number] = f"{problem[:START]} ... {problem[-END:]}"
         if len(lines) > 1:
             lines.insert(0, f"{len(lines)} problems; correct these first:")
         if len(lines) > LINES:
             lines[LINES - 1 :] = [f"... and {len(lines) - LINES + 1} more."]
         return "\n".join(lines)
-
-
-def _shortened(problem: str) -> str:
-    """The sentence without its middle if it is long: the file comes first, the remedy last."""
-    if len(problem) <= START + END:
-        return problem
-    return f"{problem[:START]} ... {problem[-END:]}"
 
 
 class Problems(list[str]):
@@ -57,7 +52,6 @@ class Problems(list[str]):
             raise InputError(*dict.fromkeys(self))
 
 
-# ---- a machine that lacks something ------------------------------------------------------------
 class StudyError(RuntimeError):
     """Why a run ended, in one sentence."""
 
@@ -68,17 +62,7 @@ class ResourceError(StudyError):
 
 @contextmanager
 def resource_errors(doing: str) -> Iterator[None]:
-    """Turn errors of a machine that lacks something into a ResourceError; others pass.
-
-    Args:
-        doing: The file or the stage that was worked on; the sentence begins with it.
-
-    Yields:
-        Nothing, once.
-
-    Raises:
-        ResourceError: No room, no memory, no right, or a worker that was killed again and again.
-    """
+    """Turn errors of a machine that lacks something, while ``doing``, into a ResourceError."""
     try:
         yield
     except (InputError, StudyError):
@@ -87,31 +71,28 @@ def resource_errors(doing: str) -> Iterator[None]:
         lack = _lack(error)
         if not lack:
             raise
-        raise ResourceError(f"{doing}: {lack} {AGAIN}") from error
+        again = "and run the same command again: it goes on from there."
+        raise ResourceError(f"{doing}: {lack} {again}") from error
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of the machine or of a GPU, ran out."""
-    if isinstance(error, MemoryError) or _number(error) == errno.ENOMEM:
-        return True
-    return isinstance(error, RuntimeError) and bool(MEMORY.search(str(error)))
+def is_final(error: BaseException) -> bool:
+    """Whether trying again cannot mend it: bad input, no room, no right."""
+    return isinstance(error, InputError | StudyError) or _number(error) in FULL | FORBIDDEN
 
 
 def _lack(error: Exception) -> str:
     """What the machine lacks and what to do about it; empty for an error of another kind."""
-    number, place = _number(error), getattr(error, "filename", None)
+    number, place, line = _number(error), getattr(error, "filename", None), first_line(error)
     at = f" at {place}" if place else ""
     if number in FULL:
-        return f"the disk has no room{at} ({first_line(error)}); make room"
+        return f"the disk has no room{at} ({line}); make room"
     if number in FORBIDDEN:
-        return f"access is not allowed{at} ({first_line(error)}); allow it"
-    if out_of_memory(error):
-        return f"memory ran out ({first_line(error)}); let fewer work at once (RIBKIT_WORKERS=1)"
+        return f"access is not allowed{at} ({line}); allow it"
+    told = isinstance(error, RuntimeError) and MEMORY.search(str(error))
+    if told or isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return f"memory ran out ({line}); {FEWER}"
     if isinstance(error, BrokenExecutor):
-        return (
-            "a process that worked on it was killed again and again, as happens when memory runs "
-            "out; let fewer work at once (RIBKIT_WORKERS=1)"
-        )
+        return f"its process was killed again and again, as happens when memory runs out; {FEWER}"
     return ""
 
 

@@ -20,16 +20,12 @@ from filelock import lock_descriptor
 from ribkit.runtime.errors import InputError
 
 DIGITS = 64  # of a SHA-256 in hex
-BLOCK = 1 << 20
 NAME = 80  # characters of `safe_name`, at most
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield ``<name>.partial`` to write to, then flush it and move it to ``path`` in one step.
-
-    Another process that writes ``path`` waits.
-    """
+    """Yield ``<name>.partial``, to write to; then it becomes ``path``. Another writer waits."""
     partial = path.with_name(f"{path.name}.partial")
     with locked(partial):
         yield partial
@@ -52,21 +48,19 @@ class Busy(InputError):
 def locked(path: Path, waiting: str = "", wait: bool = True) -> Iterator[None]:
     """Hold the file ``path`` as the only process; it is gone afterwards, unless it was moved.
 
-    Args:
-        path: The lock; it may be the very file that is written. It holds the process id meanwhile.
-        waiting: Sentence for stderr when another process holds it; ``{}`` stands for its id.
-        wait: Whether to wait for that process, or else raise Busy with the sentence.
-
-    Yields:
-        Nothing, once.
-
-    Raises:
-        Busy: Another process holds it, and ``wait`` is False.
-        InputError: The file system has no locks.
+    It may be the very file that is written. Where another process holds it, this one waits and
+    prints ``waiting``, in which ``{}`` stands for the other's id; or it raises Busy with that.
     """
     while True:
         with path.open("a+") as file:  # closed, the lock is given back
-            _lock(file, waiting, wait)
+            if not _lock(file):
+                file.seek(0)
+                sentence = waiting.replace("{}", file.read() or "?")
+                if not wait:
+                    raise Busy(sentence)
+                if sentence:
+                    print(sentence, file=sys.stderr, flush=True)
+                _lock(file, blocking=True)
             if not _is_at(path, file):  # moved or removed by the process before
                 continue
             try:
@@ -80,20 +74,7 @@ def locked(path: Path, waiting: str = "", wait: bool = True) -> Iterator[None]:
             return
 
 
-def _lock(file: IO[str], waiting: str, wait: bool) -> None:
-    """Lock an open file, at once or when the process that holds it ends."""
-    if _flock(file, blocking=False):
-        return
-    file.seek(0)
-    sentence = waiting.replace("{}", file.read() or "?")
-    if not wait:
-        raise Busy(sentence)
-    if sentence:
-        print(sentence, file=sys.stderr, flush=True)
-    _flock(file, blocking=True)
-
-
-def _flock(file: IO[str], blocking: bool) -> bool:
+def _lock(file: IO[str], blocking: bool = False) -> bool:
     """Whether this process has the lock now."""
     try:
         return lock_descriptor(file.fileno(), blocking=blocking)
@@ -104,15 +85,12 @@ def _flock(file: IO[str], blocking: bool) -> bool:
 
 
 def _is_at(path: Path, file: IO[str]) -> bool:
-    """Whether an open file still lies at ``path``."""
     return state(path)[:1] == (os.fstat(file.fileno()).st_ino,)
 
 
 # ---- names --------------------------------------------------------------------------------------
 def safe_name(text: str) -> str:
-    """Make a name for a file or folder that every file system takes: the text, if it is one.
-
-    Else part of its SHA-256 stands at the end, so that other texts have other names.
+    """Make a name that every file system takes: the text, if it is one, else with part of its hash.
 
     >>> safe_name("mini-lrs=1e-6,steps=5")
     'mini-lrs=1e-6,steps=5'
@@ -133,8 +111,8 @@ def digest(path: Path) -> str:
 
 
 def known_digest(path: Path) -> str:
-    """`digest`, remembered until the file is written anew."""
-    return _known(path, state(path))
+    """`digest`, remembered until the file is written anew; empty where there is none."""
+    return _known(path, state(path)) if path.is_file() else ""
 
 
 @cache
@@ -158,26 +136,20 @@ def checksum(content: Any) -> str:
 
 def append_checksum(path: Path) -> None:
     """Add the SHA-256 of name and content at a file's end. Readers of zip and npz pass over it."""
-    sha256 = _checksum_of_start(path, path.stat().st_size)
+    sha256 = _of_name_and_content(path, path.read_bytes())
     with path.open("ab") as file:
         file.write(sha256)
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether the file is there and ends with the SHA-256 of its name and of what comes before."""
+    """Whether the file is there and ends with what `append_checksum` adds."""
     if not path.is_file():
         return False
-    size = path.stat().st_size - DIGITS
-    with path.open("rb") as file:
-        file.seek(max(0, size))
-        return file.read() == _checksum_of_start(path, size)
+    content = memoryview(path.read_bytes())
+    return content[-DIGITS:] == _of_name_and_content(path, content[:-DIGITS])
 
 
-def _checksum_of_start(path: Path, size: int) -> bytes:
-    """Of a file's name, which may still be a partial one, and of its first ``size`` bytes."""
+def _of_name_and_content(path: Path, content: bytes | memoryview) -> bytes:
     sha256 = hashlib.sha256(path.name.removesuffix(".partial").encode())
-    with path.open("rb") as file:
-        while size > 0 and (block := file.read(min(BLOCK, size))):
-            sha256.update(block)
-            size -= len(block)
+    sha256.update(content)
     return sha256.hexdigest().encode()

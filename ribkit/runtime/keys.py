@@ -63,14 +63,12 @@ def describe(value: Any) -> Any:
 @cache
 def code() -> str:
     """SHA-256 of all the code of `ribkit` that this process runs."""
-    texts = [
-        [str(path.relative_to(PACKAGE)), _without_words(TEXTS[path])] for path in sorted(TEXTS)
-    ]
-    return checksum(texts)
+    paths = sorted(TEXTS)
+    return checksum([[str(p.relative_to(PACKAGE)), _strip_docstrings(TEXTS[p])] for p in paths])
 
 
 def require_same_code() -> None:
-    """Raises InputError in a process that was started by one that runs other code."""
+    """Raise InputError in a process that was started by one that runs other code."""
     if os.environ.get("RIBKIT_CODE", code()) != code():
         raise InputError("The code of ribkit was changed while it ran; run the same command again.")
 
@@ -80,19 +78,18 @@ def code_hash(module: str) -> str:
     """SHA-256 of the code of a module and of all it imports, of `ribkit` but not of its runtime."""
     runtime = f"{PACKAGE.name}.runtime"
     names = [n for n in imports(PACKAGE, module) if not n.startswith(runtime)]
-    code = "".join(syntax(PACKAGE, name) for name in names)
-    return hashlib.sha256(code.encode()).hexdigest()
+    return hashlib.sha256("".join(syntax(PACKAGE, n) for n in names).encode()).hexdigest()
 
 
 def imports(package: Path, module: str) -> list[str]:
     """The module and every module of the package that it imports, directly or not; sorted."""
-    found, waiting = set(), [module]
+    known, waiting = set(), [module]
     while waiting:
         name = waiting.pop()
-        if name not in found and _file(package, name).is_file():
-            found.add(name)
-            waiting += _imported(_text(package, name))
-    return sorted(found)
+        if name not in known and (text := _text(package, name)) is not None:
+            known.add(name)
+            waiting += _imported(text)
+    return sorted(known)
 
 
 @cache
@@ -109,16 +106,11 @@ def _imported(text: str) -> list[str]:
 
 def syntax(package: Path, module: str) -> str:
     """A module's syntax tree as text, without comments, docstrings and positions."""
-    return module + _without_words(_text(package, module))
-
-
-def _text(package: Path, module: str) -> str:
-    path = _file(package, module)
-    return TEXTS[path] if path in TEXTS else path.read_text()
+    return module + _strip_docstrings(_text(package, module))
 
 
 @cache
-def _without_words(text: str) -> str:
+def _strip_docstrings(text: str) -> str:
     tree = ast.parse(text)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -128,10 +120,11 @@ def _without_words(text: str) -> str:
     return ast.dump(tree)
 
 
-def _file(package: Path, module: str) -> Path:
-    """Where a module's source lies; a name of another package gives no file."""
-    head, _, tail = module.partition(".")
-    if head != package.name:
-        return package / "-"
-    place = package.joinpath(*tail.split(".")) if tail else package
-    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+def _text(package: Path, module: str) -> str | None:
+    """A module's source; None for what is no module of the package."""
+    head, *tail = module.split(".")
+    place = package.joinpath(*tail)
+    path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    if head != package.name or not path.is_file():
+        return None
+    return TEXTS[path] if path in TEXTS else path.read_text()

@@ -30,21 +30,12 @@ class NotebookError(StudyError):
 
 
 def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path, record: dict):
-    """Execute a notebook; it is kept whether it succeeds or not, with a record if it does.
+    """Execute a notebook at ``root``; ``target`` is kept, with a record if it ran to its end.
 
-    Args:
-        source: The notebook, with one cell tagged ``parameters``.
-        target: Where the executed notebook is kept.
-        root: The folder that its process works in.
-        parameters: Values for that cell, by name.
-        figures: The folder that it draws into.
-        record: What the executed notebook says of itself; seconds and checksums are added.
-
-    Raises:
-        NotebookError: It did not run to its end, or did not draw what its cells name.
+    Raises NotebookError where it did not, or did not draw into ``figures`` what its cells name.
     """
-    check_parameters(source, parameters)
-    before = {path: state(path) for path in promised(source, figures)}
+    _check_parameters(source, parameters)
+    before = {path: state(path) for path in _promised(source, figures)}
     running, started = target.with_name(f"{target.stem}.running.ipynb"), time.perf_counter()
     try:
         with resource_errors(str(target)):
@@ -56,20 +47,15 @@ def run(source: Path, target: Path, root: Path, parameters: dict, figures: Path,
         if running.is_file():  # it is not where its process died at its start
             running.replace(target)
         raise NotebookError(f"{target} stopped: {error}") from error
-    names = sorted({path.stem for path in before})
-    stored = [path for name in names for path in sorted(figures.glob(f"{name}.*"))]
+    stored = sorted(path for name in {p.stem for p in before} for path in figures.glob(f"{name}.*"))
     checksums = {path.name: digest(path) for path in stored}
-    _sign(running, record | {"seconds": time.perf_counter() - started, "stored": checksums})
-    running.replace(target)
-
-
-def _sign(path: Path, record: dict) -> None:
-    """Put a record into a notebook, with the checksum of all of it."""
-    notebook = json.loads(path.read_text())
+    notebook = json.loads(running.read_text())
+    record = record | {"seconds": time.perf_counter() - started, "stored": checksums}
     notebook["metadata"][RECORD] = record
     record["sha256"] = checksum(notebook)
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
-    flush(path)
+    running.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    flush(running)
+    running.replace(target)
 
 
 def recorded(target: Path, figures: Path) -> dict[str, Any] | None:
@@ -86,32 +72,29 @@ def recorded(target: Path, figures: Path) -> dict[str, Any] | None:
     return record if sound else None
 
 
-def cells(source: Path) -> list[tuple[str, str]]:
-    """Type and source of a notebook's cells, without outputs."""
-    every = json.loads(source.read_text())["cells"]
-    return [(cell["cell_type"], "".join(cell["source"])) for cell in every]
+def cells(source: Path, tag: str = "") -> list[tuple[str, str]]:
+    """Type and source of a notebook's cells, or of those with a tag, without outputs."""
+    return [
+        (cell["cell_type"], "".join(cell["source"]))
+        for cell in json.loads(source.read_text())["cells"]
+        if not tag or tag in cell["metadata"].get("tags", [])
+    ]
 
 
-def check_parameters(source: Path, parameters: dict) -> None:
+def _check_parameters(source: Path, parameters: dict) -> None:
     """Raise NotebookError unless the notebook has these parameters, with values of these types."""
-    every = json.loads(source.read_text())["cells"]
-    tagged = [cell for cell in every if "parameters" in cell["metadata"].get("tags", [])]
+    tagged = cells(source, "parameters")
     if len(tagged) != 1:
         raise NotebookError(f"{source} has {len(tagged)} cells tagged 'parameters'; tag one.")
-    defaults = {}
-    for line in _parsed(source, "".join(tagged[0]["source"])).body:
-        if isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name):
-            defaults[line.targets[0].id] = _literal(line.value)
+    lines = [line for line in _parsed(source, tagged[0][1]).body if isinstance(line, ast.Assign)]
+    kinds = {ast.unparse(line.targets[0]): type(ast.literal_eval(line.value)) for line in lines}
     for name, value in parameters.items():
-        if name not in defaults:
-            known = ", ".join(defaults)
-            raise NotebookError(f"{source} has no parameter {name!r}; its parameters are {known}.")
-        if type(value) is not type(defaults[name]):
-            kind = type(defaults[name]).__name__
-            raise NotebookError(f"{source}: parameter {name}={value!r} is not of type {kind}.")
+        if type(value) is not kinds.get(name):
+            known = ", ".join(f"{name} ({kind.__name__})" for name, kind in kinds.items())
+            raise NotebookError(f"{source} takes no {name}={value!r}; its parameters are {known}.")
 
 
-def promised(source: Path, figures: Path) -> list[Path]:
+def _promised(source: Path, figures: Path) -> list[Path]:
     """List the files that the cells name: ``figures.show(study, "name", ...)`` draws a figure."""
     without_magic = TransformerManager().transform_cell
     text = "".join(without_magic(text) for kind, text in cells(source) if kind == "code")
@@ -128,18 +111,9 @@ def _parsed(source: Path, text: str) -> ast.Module:
         raise NotebookError(f"{source} has a cell that is not Python ({error}).") from error
 
 
-def _literal(value: ast.expr) -> Any:
-    """A parameter's default, or None where it is computed."""
-    try:
-        return ast.literal_eval(value)
-    except ValueError:
-        return None
-
-
 def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
     """Have papermill execute a notebook into ``running``. Raises NotebookError."""
     import papermill  # takes seconds, which a run with nothing to do need not wait for
-    from nbclient.exceptions import CellTimeoutError
 
     os.environ["RIBKIT_CODE"] = code()  # for the notebook's process, and what that starts
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # else it has the last word
@@ -157,8 +131,6 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
         )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(_one_line(error.ename, error.evalue)) from error
-    except CellTimeoutError as error:
-        raise NotebookError(_one_line("CellTimeoutError", error)) from error
     except RuntimeError as error:  # a DeadKernelError, or what a start that fails raises
         raise NotebookError(
             f"its process died or did not start ({_one_line(type(error).__name__, error)}), as "
@@ -166,21 +138,16 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
             "on from there."
         ) from error
     for cell in notebook.cells:
-        if cell.cell_type == "code" and cell.source.strip():
-            _require_finished(cell)
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                raise NotebookError(_one_line(output.ename, output.evalue))
+        completed = cell.metadata.get("papermill", {}).get("status") == "completed"
+        finished = completed and cell.get("execution_count") is not None
+        if cell.cell_type == "code" and cell.source.strip() and not finished:
+            line = cell.source.strip().splitlines()[0]
+            raise NotebookError(f"the cell that begins {line!r} did not run to its end.")
 
 
-def _require_finished(cell) -> None:
-    for output in cell.outputs:
-        if output.output_type == "error":
-            raise NotebookError(_one_line(output.ename, output.evalue))
-    status = cell.metadata.get("papermill", {}).get("status")
-    if cell.execution_count is None or status != "completed":
-        line = cell.source.strip().splitlines()[0]
-        raise NotebookError(f"the cell that begins {line!r} did not run to its end.")
-
-
-def _one_line(name: str, value: str) -> str:
-    """An error in one line."""
+def _one_line(name: str, value: object) -> str:
     text = " ".join(str(value).split())
     return text if name in OURS else f"{name}: {text}"

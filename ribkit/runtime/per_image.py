@@ -5,7 +5,7 @@ that are read from there, one at a time, when the result is written. So memory d
 the number of images, and a run that is killed goes on where it was.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -17,7 +17,7 @@ import pandas as pd
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import append_checksum, atomic_write, has_checksum
 from ribkit.runtime.parallel import map_images
-from ribkit.runtime.store import Arrays, Npz, StoredArrays, Values, save_arrays
+from ribkit.runtime.store import Arrays, StoredArrays, Values, open_arrays, save_arrays
 
 
 @dataclass(frozen=True)
@@ -30,65 +30,52 @@ class PerImageResult:
     def arrays(self, value: str) -> Arrays:
         """Image name -> its array of this name, read when it is asked for."""
         positions = {name: index for index, name in enumerate(self.images.ids)}
-        return Arrays(self.images.ids, lambda name: self[positions[name]].read(value))
+        return Arrays(self.images.ids, lambda name: self[positions[name]][value])
 
     def table(self, columns: Sequence[str]) -> pd.DataFrame:
         """A row for each image: its name and those of these scalars that it has."""
         rows = []
         for index, name in enumerate(self.images.ids):
-            npz = self[index]
-            there = set(npz.names())
-            rows.append({"image": name} | {c: npz.read(c).item() for c in columns if c in there})
+            arrays = self[index]
+            rows.append({"image": name} | {c: arrays[c].item() for c in columns if c in arrays})
         return pd.DataFrame(rows)
 
     def each(self, *values: str) -> list[dict[str, np.ndarray]]:
         """The arrays of these names, or all arrays, of each image."""
         files = map(self.__getitem__, range(len(self.images)))
-        return [{value: npz.read(value) for value in values or npz.names()} for npz in files]
+        return [{value: arrays[value] for value in values or arrays} for arrays in files]
 
-    def __getitem__(self, index: int) -> Npz:
+    def __getitem__(self, index: int) -> Arrays:
         """The file of one image. Raises InputError if it is damaged."""
         path = self.folder / f"{index}.npz"
         if not has_checksum(path):
             raise InputError(f"{path} is damaged or missing; run the same command again.")
-        return Npz(path)
-
-
-Gather = Callable[[PerImageResult], Values]
+        return open_arrays(path)
 
 
 def per_image(
-    name: str,
-    label: str,
+    name: str,  # under which results are stored
+    label: str,  # the progress bar's
     *,
-    arrays: Sequence[str] = (),
-    scalars: Sequence[str] = (),
-    gather: Gather | None = None,
-    gpu: bool = True,
+    arrays: Sequence[str] = (),  # values that the stage returns, image name -> array
+    scalars: Sequence[str] = (),  # columns of the table ``images`` that it returns
+    gather: Callable[[PerImageResult], Values] | None = None,  # makes what it returns instead
+    gpu: bool = True,  # whether the function uses a GPU where there is one; else all cores
 ) -> Callable[[Callable[..., Values]], Callable[..., Values]]:
     """Decorate a function of one image as a stage over an image set.
 
     The function takes an image and parameters and returns named arrays, scalars among them as
-    arrays without dimensions. The stage takes ``images`` in place of the image; a parameter that
-    is a result's arrays by image name is handed to the function as the image's own array.
-
-    Args:
-        name: Under which results are stored.
-        label: What the progress bar says.
-        arrays: Values that the stage returns, image name -> array.
-        scalars: Columns of the table ``images`` that it returns, a row for each image.
-        gather: What it returns in place of these, made of all images' arrays.
-        gpu: Whether the function uses a GPU where there is one; if not, it goes over all cores.
-
-    Returns:
-        The decorator. The function of one image stays within reach as ``__wrapped__``.
+    arrays without dimensions; it stays within reach as ``__wrapped__``. The stage takes ``images``
+    in place of the image; a parameter that is a result's arrays by image name is handed to the
+    function as the image's own array.
     """
 
     def decorate(function: Callable[..., Values]) -> Callable[..., Values]:
         @wraps(function)
         def whole(images: Any, scratch: Path, **parameters: Any) -> Values:
             for value in parameters.values():
-                _require(images, value)
+                if isinstance(value, StoredArrays):
+                    _require(images, value)
             task = partial(_one, whole, images, parameters)
             results = map_to_disk(task, images, scratch, label, gpu)
             if gather:
@@ -102,12 +89,10 @@ def per_image(
     return decorate
 
 
-def _require(images: Any, value: Any) -> None:
-    """Raise InputError for stored arrays that lack an image."""
-    if isinstance(value, StoredArrays):
-        missing = [name for name in images.ids if name not in value]
-        if missing:
-            raise InputError(f"{value}: image {missing[0]} is missing; compute it first.")
+def _require(images: Any, arrays: StoredArrays) -> None:
+    missing = [name for name in images.ids if name not in arrays]
+    if missing:
+        raise InputError(f"{arrays}: image {missing[0]} is missing; compute it first.")
 
 
 def _one(whole: Callable, images: Any, parameters: Values, index: int) -> Values:
@@ -117,29 +102,14 @@ def _one(whole: Callable, images: Any, parameters: Values, index: int) -> Values
 
 
 def map_to_disk(
-    task: Callable[[int], Mapping[str, np.ndarray]],
-    images: Any,
-    scratch: Path,
-    label: str,
-    gpu: bool = True,
+    task: Callable[[int], Values], images: Any, scratch: Path, label: str, gpu: bool = True
 ) -> PerImageResult:
-    """What ``task(index)`` makes of each image, through `parallel.map_images`.
-
-    Args:
-        task: Picklable; returns named arrays.
-        images: A set with ``ids``.
-        scratch: An image whose file lies there, sound by its checksum, is not computed again.
-        label: What the progress bar says.
-        gpu: Whether the task uses a GPU where there is one.
-
-    Returns:
-        The images' files.
-    """
+    """The named arrays of ``task(index)`` for each image; those that lie in scratch are kept."""
     map_images(partial(_keep, task, scratch), range(len(images)), label, gpu)
     return PerImageResult(scratch, images)
 
 
-def _keep(task: Callable[[int], Mapping[str, np.ndarray]], scratch: Path, index: int) -> None:
+def _keep(task: Callable[[int], Values], scratch: Path, index: int) -> None:
     path = scratch / f"{index}.npz"
     if not has_checksum(path):
         arrays = {name: np.asarray(array) for name, array in task(index).items()}

@@ -2,7 +2,7 @@
 
 A pydantic dataclass with fields of these types takes values as Python has them, or as a command
 line gives them: ``"1e-6"``; ``"1.0,1.5"``; ``"0.5,1.0;1.0"`` for tuples of tuples; ``"None"``.
-`override` replaces settings by name, and tells in one sentence each what it refuses.
+`override` replaces settings by name.
 """
 
 import difflib
@@ -10,6 +10,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Annotated, Any, TypeVar
 
@@ -28,11 +29,9 @@ FAULTS = {  # pydantic's name of an error in a value of the right type -> what i
 
 
 class MustBe(ValueError):
-    """What a validator raises for a value of the right type that cannot be used.
+    """A value of the right type that cannot be used: ``must`` fits behind "must be".
 
-    Args:
-        must: what the value must be, in words that fit behind "must be".
-        setting: the name of the field, where the validator is one of the whole dataclass.
+    ``setting`` names the field, where the validator is one of the whole dataclass.
     """
 
     def __init__(self, must: str, setting: str = ""):
@@ -40,15 +39,18 @@ class MustBe(ValueError):
         self.setting = setting
 
 
-def one_of(*names: str) -> AfterValidator:
-    """The constraint that a text is one of some names."""
-
-    def check(value: str) -> str:
-        if value not in names:
-            raise MustBe(f"one of {', '.join(names)}")
+def _must(be: str, test: Callable[[Any], bool]) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not test(value):
+            raise MustBe(be)
         return value
 
     return AfterValidator(check)
+
+
+def one_of(*names: str) -> AfterValidator:
+    """The constraint that a text is one of some names."""
+    return _must(f"one of {', '.join(names)}", names.__contains__)
 
 
 def _refuse_bool(value: Any) -> Any:
@@ -58,30 +60,14 @@ def _refuse_bool(value: Any) -> Any:
     return value
 
 
-def _split(mark: str) -> Callable[[Any], Any]:
-    def split(value: Any) -> Any:
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(mark) if part.strip()]
-        return value
-
-    return split
+def _split(value: Any, mark: str = ",") -> Any:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(mark) if part.strip()]
+    return value
 
 
-def _read_none(value: Any) -> Any:
-    return None if value == "None" else value
-
-
-def _check_order(pair: tuple) -> tuple:
-    if pair[0] > pair[1]:
-        raise MustBe("the least and the greatest, in this order")
-    return pair
-
-
-def _check_scales(scales: tuple[float, ...]) -> tuple[float, ...]:
-    if 1.0 not in scales:
-        raise MustBe("scales with 1.0 among them")
-    return scales
-
+ORDERED = _must("the least and the greatest, in this order", lambda pair: pair[0] <= pair[1])
+WITH_1 = _must("scales with 1.0 among them", lambda scales: 1.0 in scales)
 
 Integer = Annotated[int, BeforeValidator(_refuse_bool)]
 Count = Annotated[Integer, Field(ge=1)]
@@ -90,13 +76,18 @@ Finite = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_refuse_bo
 NotNegative = Annotated[Finite, Field(ge=0)]
 Positive = Annotated[Finite, Field(gt=0)]
 Share = Annotated[NotNegative, Field(le=1)]
-Listed = Annotated[tuple[T, ...], BeforeValidator(_split(","))]
+Listed = Annotated[tuple[T, ...], BeforeValidator(_split)]
 Several = Annotated[Listed[T], Field(min_length=1)]
-Range = Annotated[tuple[T, T], BeforeValidator(_split(",")), AfterValidator(_check_order)]
-Scales = Annotated[Several[Positive], AfterValidator(_check_scales)]
-ScaleSets = Annotated[tuple[Scales, ...], BeforeValidator(_split(";")), Field(min_length=1)]
+Range = Annotated[tuple[T, T], BeforeValidator(_split), ORDERED]
+Scales = Annotated[Several[Positive], WITH_1]
+ScaleSets = Annotated[
+    tuple[Scales, ...], BeforeValidator(partial(_split, mark=";")), Field(min_length=1)
+]
 LongSide = Annotated[  # of an image, in pixels
-    int | None, Field(ge=32), BeforeValidator(_refuse_bool), BeforeValidator(_read_none)
+    int | None,
+    Field(ge=32),
+    BeforeValidator(_refuse_bool),
+    BeforeValidator(lambda value: None if value == "None" else value),
 ]
 
 
@@ -105,23 +96,23 @@ def override(profile: T, given: Mapping[str, Any], renamed: Mapping[str, str]) -
     """A profile with some settings replaced, all of its values checked.
 
     Args:
-        profile: a pydantic dataclass with a ``name``, whose fields are settings or such dataclasses
-            themselves, groups of settings.
+        profile: a pydantic dataclass with a ``name``; a field may be one too, a group of settings.
         given: setting -> its value or its text; a setting of a group as ``group.setting``.
         renamed: an old name of a setting, without its group -> the name that it has now.
 
-    Returns:
-        A new profile.
-
     Raises:
-        InputError: for an unknown setting, with the nearest name; for values that cannot be used,
-            with a sentence for each.
+        InputError: for unknown settings, with the nearest name, and values that cannot be used.
     """
-    types = types_of(type(profile))
+    types = _types(type(profile))
     values = {k: {**vars(v)} if is_dataclass(v) else v for k, v in vars(profile).items()}
     for setting, value in given.items():
         if setting not in types:
-            advice = _advice(setting, list(types), renamed)
+            group, point, part = setting.rpartition(".")
+            now = f"{group}{point}{renamed.get(part)}"
+            nearest = [now] if now in types else difflib.get_close_matches(setting, types, n=1)
+            advice = (
+                f"did you mean {nearest[0]}" if nearest else f"the settings are {', '.join(types)}"
+            )
             raise InputError(f"profile {profile.name} has no setting '{setting}'; {advice}.")
         group, _, part = setting.rpartition(".")
         (values[group] if group else values)[part] = value
@@ -131,42 +122,31 @@ def override(profile: T, given: Mapping[str, Any], renamed: Mapping[str, str]) -
         raise InputError(*_explain(error, given, profile, types)) from None
 
 
-def types_of(config: type) -> dict[str, Any]:
+def _types(config: type) -> dict[str, Any]:
     """Setting -> its type, without constraints; a group's as ``group.setting``."""
     types = {}
     for name, kind in typing.get_type_hints(config).items():
         if is_dataclass(kind):
-            types |= {f"{name}.{part}": inner for part, inner in types_of(kind).items()}
+            types |= {f"{name}.{part}": inner for part, inner in _types(kind).items()}
         elif name != "name":
             types[name] = kind
     return types
 
 
-def _advice(setting: str, settings: list[str], renamed: Mapping[str, str]) -> str:
-    """What a user may have meant by a setting that there is not."""
-    group, point, part = setting.rpartition(".")
-    now = f"{group}{point}{renamed.get(part)}"
-    nearest = [now] if now in settings else difflib.get_close_matches(setting, settings, n=1)
-    return f"did you mean {nearest[0]}" if nearest else f"the settings are {', '.join(settings)}"
-
-
-def _explain(
-    error: ValidationError, given: Mapping[str, Any], profile: Any, types: Mapping[str, Any]
-) -> list[str]:
+def _explain(error: ValidationError, given: Mapping, profile: Any, types: dict) -> list[str]:
     """Pydantic's report as a sentence for each wrong setting: its value, what it must be."""
     sentences = {}
     for problem in error.errors(include_url=False):
         context = problem.get("ctx", {})
         raised = context.get("error")  # by a validator
-        names = [part for part in problem["loc"] if isinstance(part, str)]
+        setting = ".".join(part for part in problem["loc"] if isinstance(part, str))
         if isinstance(raised, MustBe):
-            names += [raised.setting] if raised.setting else []
+            setting = ".".join(filter(None, [setting, raised.setting]))
             fault = str(raised)
         elif problem["type"] in FAULTS:
             fault = FAULTS[problem["type"]].format(**context)
         else:
-            fault = f"is not of type {inspect.formatannotation(types['.'.join(names)])}"
-        setting = ".".join(names)
+            fault = f"is not of type {inspect.formatannotation(types[setting])}"
         usual = attrgetter(setting)(profile)
         sentences.setdefault(
             setting,

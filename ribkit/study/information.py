@@ -24,8 +24,7 @@ from ribkit.data.digits import REGIONS
 from ribkit.data.images import ImageSet, LabelledImage
 from ribkit.data.views import IGNORE
 from ribkit.method import pooling
-from ribkit.networks.backbone import Network
-from ribkit.networks.pyramid import FeaturePyramid
+from ribkit.networks.backbone import FeaturePyramid, Network
 from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.runtime.device import device
 from ribkit.runtime.parallel import map_images

@@ -99,9 +99,9 @@ class Inputs:
         free = self._outside(p.train_split, self.scored)
         if len(free) < p.tune_images:
             raise InputError(
-                f"{self.data / voc.LIST.format(p.train_split)} has {len(free)} images that are not "
-                f"scored, and tune_images={p.tune_images} are needed: set score_images to fewer, "
-                "or tune_images."
+                f"{self.data / voc.LIST.format(p.train_split)} has {len(free)} images that are "
+                f"not scored, and tune_images={p.tune_images} are needed: set score_images to "
+                "fewer, or tune_images."
             )
         return some(free, p.tune_images, p.rng_seed)
 

@@ -1,5 +1,7 @@
 """Stages behind two galleries: IRN's walk step by step, and the positions that get gradient."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -7,7 +9,7 @@ from ribkit.data import views
 from ribkit.data.images import LabelledImage
 from ribkit.method import pooling
 from ribkit.networks.trained import TrainedModel, loaded
-from ribkit.refinement import irn, random_walk, stages
+from ribkit.refinement import irn, stages
 from ribkit.refinement.random_walk import Walk
 from ribkit.runtime.device import device
 from ribkit.runtime.per_image import per_image
@@ -31,12 +33,11 @@ def irn_panels(
     """
     pixels = views.to_tensor(image.pixels(), long_side).to(device())
     edge, shift = irn.predict(loaded(model), pixels)
-    coarse = stages.on_grid(maps, edge.shape) ** walk.power
-    steps = [coarse]
+    coarse = stages.on_grid(maps, edge.shape)
+    steps = [coarse**walk.power]
     for log2_steps in WALK_LOG2_STEPS:
-        walked = random_walk.propagate(coarse, edge, walk.radius, walk.beta, log2_steps)
-        peak = walked.max() if walk.one_maximum else walked.amax(dim=(1, 2), keepdim=True)
-        steps.append(walked / (peak + 1e-5))
+        walked = replace(walk, log2_steps=log2_steps).spread(coarse, edge)
+        steps.append(walk.divided(walked))
     shift = shift / (2 * shift.abs().max() + 1e-6) + 0.5
     panels = {"edges": edge, "shifts": shift, "maps": torch.stack(steps, dim=1)}
     return {name: panel.cpu().numpy() for name, panel in panels.items()}

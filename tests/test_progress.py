@@ -4,33 +4,32 @@ import itertools
 
 import pytest
 
-from ribkit.runtime import measures, progress
-from ribkit.runtime.measures import measured
-from ribkit.runtime.progress import bar, paced
+from ribkit.runtime import progress
+from ribkit.runtime.progress import bar, measured
 from ribkit.runtime.store import Store, stage
 
 
 @pytest.fixture(autouse=True)
 def _ticks(monkeypatch):
     """A clock that goes on by one second each time it is read; no GPU."""
-    monkeypatch.setattr(measures.time, "perf_counter", map(float, itertools.count()).__next__)
+    monkeypatch.setattr(progress.time, "perf_counter", map(float, itertools.count()).__next__)
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_the_items_of_a_loop_come_out_as_they_are(count):
     with measured():
-        assert list(paced(range(count))) == list(range(count))
+        assert list(bar(range(count), "")) == list(range(count))
         assert [items for _, items in progress.loops] == [count - 1] * (count > 0)
 
 
 def test_the_loop_that_took_longest_sets_the_pace_and_its_first_item_does_not_count():
     with measured() as taken:
-        for k in paced(range(3)):
+        for k in bar(range(3), ""):
             for _ in range(5 * k):
-                measures.time.perf_counter()
+                progress.time.perf_counter()
         list(bar(range(9), "quick"))
-        list(paced([]))
+        list(bar([], ""))
         assert [items for _, items in progress.loops] == [2, 8]
     assert set(taken) == {"seconds", "memory", "each"}
     assert taken["each"] == (5 + 10 + 1) / 2  # one second more, for the reading at its end
@@ -41,14 +40,14 @@ def test_the_loop_that_took_longest_sets_the_pace_and_its_first_item_does_not_co
 def test_without_a_second_item_there_is_no_pace(items):
     with measured() as taken:
         if items is not None:
-            list(paced(items))
+            list(bar(items, ""))
     assert taken["each"] is None
     assert taken["seconds"] > 0
 
 
 def test_each_measurement_begins_anew():
     with measured():
-        list(paced(range(100)))
+        list(bar(range(100), ""))
     with measured() as taken:
         pass
     assert taken["each"] is None
@@ -56,7 +55,7 @@ def test_each_measurement_begins_anew():
 
 def test_a_loop_that_is_broken_off_is_not_counted():
     with measured() as taken:
-        next(paced(range(5)))
+        next(bar(range(5), ""))
     assert taken["each"] is None
 
 
