@@ -87,7 +87,6 @@ class Inputs:
 
     @cached_property
     def scored(self) -> ImageSet:
-        """Images whose seeds are scored."""
         return self._images(2, self.profile.score_split, self.profile.score_images)
 
     @cached_property

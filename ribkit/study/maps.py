@@ -57,7 +57,7 @@ class Adaptation:
     rng_seed: int = 0  # draws from the bank are seeded by it and by the image's name
 
     def others(self, image: LabelledImage) -> OtherImageSampler:
-        """The other images of the steps."""
+        # a stored bank is read once in each process
         bank = on_device(self.bank) if isinstance(self.bank, StoredTensors) else self.bank
         count = self.settings.n_others
         return OtherImageSampler(bank, label_of(image), count, image.name, self.rng_seed)
