@@ -90,7 +90,7 @@ def adapted(precision: str) -> Found:
     bank = {"features": network.features(pixels.to(device())), "labels": labels}
     found = {}
     for index in range(2):
-        _, pairs = maps.frozen_features(network, images[index], (1.0, 0.5), None)
+        _, pairs = maps.frozen_features(network, images[index], maps.Sizes((1.0, 0.5)))
         draw = OtherImageSampler(bank, labels[index], ADAPTATION.n_others, images.ids[index], 0)
         made = adaptation.adapt(network, pairs, labels[index], draw, ADAPTATION)
         found |= {f"{index} {scale}": raw for scale, raw in made.maps.items()}

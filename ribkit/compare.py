@@ -16,7 +16,7 @@ from torch import nn
 
 from ribkit.data import photographs, views
 from ribkit.data.images import ImageSet
-from ribkit.method import adaptation, cam, pooling
+from ribkit.method import cam, pooling
 from ribkit.method.settings import Settings
 from ribkit.networks.backbone import IMAGENET, Network, from_classifier
 from ribkit.results import figures
@@ -25,7 +25,7 @@ from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.progress import bar
 from ribkit.study import profiles
-from ribkit.study.maps import adapt_image, frozen_features, label_of
+from ribkit.study.maps import Adaptation, Sizes, adapt_image
 
 SETTINGS, SCALES = profiles.PHOTOGRAPH_SETTINGS, profiles.PHOTOGRAPH_SCALES
 
@@ -118,11 +118,9 @@ def compare(
     bank = {"features": features, "labels": torch.from_numpy(images.labels).float().to(device())}
     plain, adapted = {}, {}
     for image in bar(images, "CAM and RIB", len(images)):
-        size, pairs = frozen_features(network, image, scales, None)
-        raw = adaptation.cam_maps(network, pairs, label_of(image))
-        plain[image.name] = cam.multi_scale(raw, size).cpu().numpy()
-        _, _, result = adapt_image(network, image, bank, scales, None, settings, rng_seed=0)
-        adapted[image.name] = cam.multi_scale(result.maps, size).cpu().numpy()
+        for maps, adaptation in ((plain, None), (adapted, Adaptation(settings, bank))):
+            size, _, made = adapt_image(network, image, Sizes(tuple(scales)), adaptation)
+            maps[image.name] = cam.multi_scale(made.maps, size).cpu().numpy()
     return Comparison(images, plain, adapted)
 
 

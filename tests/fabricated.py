@@ -48,5 +48,4 @@ def swept_from(confusions):
 def trained_classifier(weights, precision="float32", backbone="small", file=None):
     """A trained classifier of scenes, as `Study.model` is one."""
     options = {"backbone": backbone, "n_classes": len(scenes.CLASSES), "precision": precision}
-    options |= {"weights": file}
-    return TrainedModel(classifier.trained_network, tuple(options.items()), weights)
+    return TrainedModel.of(classifier.trained_network, weights, **options, weights=file)

@@ -16,11 +16,12 @@ from ribkit.study import ablations
 from ribkit.study import maps as seeds
 from ribkit.study.ablation_runs import grid
 from ribkit.study.ablations import measure
+from ribkit.study.maps import Adaptation, Sizes
 from ribkit.study.profiles import Grid
 
 SMALL = Grid(taus=(0.3,), steps=(3,), lrs=(3.0,), margins=(0.0, 2.0), n_others=(0,))
 RIB = Settings(lr=1e-5, n_others=2, steps=2, margin=1e9)
-SEEN = {"scales": (1.0,), "long_side": None}
+SEEN = {"sizes": Sizes((1.0,))}
 PAPERS = replace(RIB, variant=PAPER)
 
 
@@ -50,7 +51,7 @@ def _in_process(monkeypatch):
 
 def test_a_run_gives_the_scores_of_the_seeds_stage(model, bank, tmp_path):
     images = scenes.generate(8, 3)
-    arguments = SEEN | {"model": model, "settings": RIB, "bank": bank, "rng_seed": 1}
+    arguments = SEEN | {"model": model, "adaptation": Adaptation(RIB, bank, rng_seed=1)}
     found = run_stage(measure, images, tmp_path / "one", **arguments)
     maps = run_stage(seeds.rib_seeds, images, tmp_path / "two", **arguments)["maps"]
     kept = stored(tmp_path, "seeds", maps=maps).arrays("maps")
@@ -141,7 +142,7 @@ def test_one_adaptation_for_the_set_moves_the_weights_once_per_image(model, bank
         update(optimiser, loss, factor)
 
     monkeypatch.setattr(adaptation, "_update", counted)
-    found = ablations.adapt_once(model, images, (1.0,), None, RIB, bank)["weights"]
+    found = ablations.adapt_once(model, images, Sizes((1.0,)), Adaptation(RIB, bank))["weights"]
     assert updates == pytest.approx([(1 - k / 3) ** 0.9 for k in range(3)])
     before = model.load().state_dict()
     moved = [name for name, value in found.items() if not torch.equal(value, before[name])]

@@ -143,7 +143,7 @@ def trained(method, images, scratch):
     )
     assert made["history"]["epoch"].tolist() == [1, 2]
     assert made["weights"].keys() == method.Heads([24, 48, 64]).state_dict().keys()
-    return TrainedModel(method.build, tuple(begun.items()), made["weights"]).load()
+    return TrainedModel.of(method.build, made["weights"], **begun).load()
 
 
 def pixels_of(images):

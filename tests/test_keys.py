@@ -186,7 +186,7 @@ def test_the_code_of_a_stage_holds_every_module_that_it_stands_on():
 
 
 def test_a_trained_model_counts_by_the_code_that_builds_it():
-    model = TrainedModel(classifier.trained_network, (("backbone", "small"),), {})
+    model = TrainedModel.of(classifier.trained_network, {}, backbone="small")
     described = describe(model)["TrainedModel"]
     module = "ribkit.networks.classifier"
     assert described["build"] == [module, "trained_network", keys.code_hash(module)]

@@ -16,6 +16,7 @@ from ribkit.networks.architectures import Weights
 from ribkit.runtime import store
 from ribkit.runtime.errors import InputError
 from ribkit.study import maps as seeds
+from ribkit.study.maps import Adaptation, Sizes
 
 SCALES = (1.0, 0.5)
 SETTINGS = Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
@@ -55,14 +56,13 @@ def bank(model, tmp_path_factory):
 
 
 def compute(model, bank, images, scratch, settings=SETTINGS, rng_seed=0, stage=seeds.rib_seeds):
-    adapted = {"settings": settings, "bank": bank, "rng_seed": rng_seed}
-    seen = {"model": model, "scales": SCALES, "long_side": None}
-    return run_stage(stage, images, scratch, **seen, **adapted)
+    adapted = {"sizes": Sizes(SCALES), "adaptation": Adaptation(settings, bank, rng_seed)}
+    return run_stage(stage, images, scratch, model=model, **adapted)
 
 
 def plain(model, images, scratch, scales=SCALES, long_side=None):
-    seen = {"model": model, "scales": scales, "long_side": long_side}
-    return run_stage(seeds.cam_seeds, images, scratch, **seen)
+    sizes = Sizes(scales, long_side)
+    return run_stage(seeds.cam_seeds, images, scratch, model=model, sizes=sizes)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from ribkit.networks import classifier
 from ribkit.runtime import device, parallel, store
 from ribkit.runtime.errors import InputError
 from ribkit.study import maps as seeds
+from ribkit.study.maps import Adaptation, Sizes
 
 
 def square(item):
@@ -405,9 +406,8 @@ def rib(tmp_path_factory):
         others = scenes.generate(1, 8, size=48)
         bank = store.Store(folder).run(seeds.feature_bank, images=others, **view)
     settings = Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
-    return {"model": model, "images": scenes.generate(0, 4, size=48), "scales": (1.0, 0.5),
-            "long_side": None, "settings": settings, "bank": bank.tensors("features"),
-            "rng_seed": 0}  # fmt: skip
+    return {"model": model, "images": scenes.generate(0, 4, size=48), "sizes": Sizes((1.0, 0.5)),
+            "adaptation": Adaptation(settings, bank.tensors("features"))}  # fmt: skip
 
 
 BYTES = {}

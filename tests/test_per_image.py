@@ -232,7 +232,7 @@ def test_seeds_are_stored_at_the_stride_asked_for(tmp_path):
 
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     weights = stored(tmp_path, weights=network.state_dict()).tensors("weights")
-    seen = {"model": trained_classifier(weights), "scales": (1.0,)}
-    made = run_stage(seeds.cam_seeds, images, tmp_path / "s", **seen, long_side=None, map_stride=4)
+    seen = {"model": trained_classifier(weights), "sizes": seeds.Sizes((1.0,), map_stride=4)}
+    made = run_stage(seeds.cam_seeds, images, tmp_path / "s", **seen)
     shown = images.labels[0].sum()
     assert [maps.shape for maps in made["maps"].values()] == [(shown, 13, 13), (0, 13, 13)]

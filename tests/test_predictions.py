@@ -28,7 +28,7 @@ def images():
 def model(tmp_path_factory):
     options = {"backbone": "small", "n_labels": 9, "training": TRAINING}
     result = stored(tmp_path_factory.mktemp("x"), weights=deeplab.build(**options).state_dict())
-    return TrainedModel(deeplab.build, tuple(options.items()), result.tensors("weights"))
+    return TrainedModel.of(deeplab.build, result.tensors("weights"), **options)
 
 
 def test_predictions_are_scored_against_the_masks(images, model, tmp_path):

@@ -69,7 +69,7 @@ def fabricated(request, monkeypatch):
 
     def seed(self, method):
         made = swept_from(np.repeat(confusions(ranks[method], self.number)[:, None], 100, axis=1))
-        return Seed(method, None, made, oracle=20, held_out=30)
+        return Seed(None, made, {"oracle": 20, "held-out": 30})
 
     def coverage(study, methods):
         rows = [

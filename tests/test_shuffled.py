@@ -23,11 +23,12 @@ from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.store import StoredArrays
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
+from ribkit.study.maps import Adaptation, Sizes
 
 COUNT, SCALES = 8, (1.0, 0.5)
 SETTINGS = settings.Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 BANK = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
-SEEN = {"scales": SCALES, "long_side": 56}
+SEEN = {"sizes": Sizes(SCALES, 56)}
 TRAINING = configs.DeepLabConfig(crop=48)
 N_LABELS = len(scenes.CLASSES) + 1
 TOTALS = ("confusion",)  # counted over all images
@@ -63,14 +64,15 @@ def given(images, tmp_path_factory) -> dict:
     kept["model"] = model = trained_classifier(weights("cam", network))
     others = scenes.generate(1, COUNT, size=48)
     bank = run_stage(seeds.feature_bank, others, folder / "bank.scratch", model=model, **BANK)
-    kept["bank"] = stored(folder, "bank", **bank).tensors("features")
-    adapted = SEEN | {"model": model, "settings": SETTINGS, "bank": kept["bank"], "rng_seed": 0}
-    maps = arrays("maps", seeds.rib_seeds, "maps", **adapted)
+    bank = stored(folder, "bank", **bank).tensors("features")
+    kept["adaptation"] = Adaptation(SETTINGS, bank)
+    adapted = {"model": model, "adaptation": kept["adaptation"]}
+    maps = arrays("maps", seeds.rib_seeds, "maps", **SEEN, **adapted)
     arrays("labels", stages.threshold_labels, "labels", maps=maps, threshold=0.5, long_side=56)
 
     def untrained(name: str, build: Callable, **options) -> TrainedModel:
         built = weights(name, build(**options))
-        kept[name] = TrainedModel(build, tuple(options.items()), built)
+        kept[name] = TrainedModel.of(build, built, **options)
         return kept[name]
 
     for kind, method in (("irn", irn), ("psa", psa)):
@@ -81,17 +83,16 @@ def given(images, tmp_path_factory) -> dict:
     return kept
 
 
-ADAPTED = SEEN | {"settings": SETTINGS, "rng_seed": 0}
 HALF = {"threshold": 0.5, "long_side": 56}
 OF_MODEL = {"model": "model"}
-OF_RIB = OF_MODEL | {"bank": "bank"}
+OF_RIB = OF_MODEL | {"adaptation": "adaptation"}
 OF_MAPS = {"maps": "maps"}
 # each stage with its parameters: plain ones, and those that are given, by name
 STAGES = {
     "bank": (seeds.feature_bank, BANK, OF_MODEL),
     "cam": (seeds.cam_seeds, SEEN, OF_MODEL),
-    "rib": (seeds.rib_seeds, ADAPTED | {"map_stride": 4}, OF_RIB),
-    "growth": (seeds.growth, ADAPTED, OF_RIB),
+    "rib": (seeds.rib_seeds, {"sizes": Sizes(SCALES, 56, map_stride=4)}, OF_RIB),
+    "growth": (seeds.growth, SEEN, OF_RIB),
     "score": (seeds.score, {}, OF_MAPS),
     "cover": (seeds.cover, {"threshold": 0.4}, OF_MAPS),
     "plain": (stages.threshold_labels, HALF, OF_MAPS),
@@ -110,10 +111,10 @@ STAGES = {
     ),
     "saliency": (stages.salient_labels, {}, {"labels": "labels", "salient": "salient"}),
     "score-labels": (stages.score, {}, {"labels": "labels"}),
-    "predict": (predictions.predict, SEEN, {"model": "network"}),
+    "predict": (predictions.predict, {"scales": SCALES, "long_side": 56}, {"model": "network"}),
     "foreground": (predictions.foreground, {"long_side": 56}, {"model": "network"}),
     "objects": (predictions.objects, {}, {}),
-    "ablation": (ablations.measure, ADAPTED, OF_RIB),
+    "ablation": (ablations.measure, SEEN, OF_RIB),
     "layers": (information.layers, {}, OF_MODEL),
 }
 LABELLED = ("growth", "ablation")  # stages that an image without a label is not given to

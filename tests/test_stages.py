@@ -132,8 +132,7 @@ def trained(kind, images, seeds, store):
     labels = store.run(make, images=images, maps=seeds, **SEEN, **more).arrays("labels")
     begun = {"backbone": "small", "training": TRAINING}
     result = store.run(method.train, parts=((images, labels),), n_labels=9, **SEEN, **begun)
-    options = tuple(begun.items())
-    return result, TrainedModel(method.build, options, result.tensors("weights"))
+    return result, TrainedModel.of(method.build, result.tensors("weights"), **begun)
 
 
 @pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS)

@@ -150,7 +150,7 @@ def fabricated(monkeypatch):
         confusions[:, :, 0, 0] = 100
         confusions[:, :, 1, 1] = right[:, None]
         confusions[:, :, 1, 0] = 100 - right[:, None]
-        return Seed(method, None, swept_from(confusions), oracle=20, held_out=30)
+        return Seed(None, swept_from(confusions), {"oracle": 20, "held-out": 30})
 
     monkeypatch.setattr(Study, "seed", seed)
     return Study("mini")

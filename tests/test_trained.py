@@ -22,9 +22,7 @@ def build(width):
 @pytest.fixture
 def model(tmp_path):
     weights = {"weight": torch.tensor([[2.0, 3.0]]), "bias": torch.tensor([1.0])}
-    return TrainedModel(
-        build, (("width", 2),), stored(tmp_path, weights=weights).tensors("weights")
-    )
+    return TrainedModel.of(build, stored(tmp_path, weights=weights).tensors("weights"), width=2)
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +49,7 @@ def test_a_classifier_is_built_for_its_weights(tmp_path):
     network = classifier.build("small", classes, rng_seed=5)
     weights = stored(tmp_path, weights=network.state_dict()).tensors("weights")
     options = {"backbone": "small", "n_classes": classes, "precision": "bfloat16"}
-    model = TrainedModel(classifier.trained_network, tuple(options.items()), weights)
+    model = TrainedModel.of(classifier.trained_network, weights, **options)
     assert model.load().precision == torch.bfloat16
     same = model.load().state_dict()
     assert all(torch.equal(same[name], value) for name, value in network.state_dict().items())
@@ -66,6 +64,6 @@ def test_a_segmentation_network_needs_no_pretext_to_be_built(tmp_path):
     }
     network = deeplab.build(**options, pretext=pretext).eval()
     weights = stored(tmp_path, weights=network.state_dict()).tensors("weights")
-    same = TrainedModel(deeplab.build, tuple(options.items()), weights).load()
+    same = TrainedModel.of(deeplab.build, weights, **options).load()
     pixels = 255 * torch.rand(1, 3, 32, 32)
     assert torch.equal(network(pixels), same(pixels))

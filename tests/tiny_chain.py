@@ -18,6 +18,7 @@ from ribkit.runtime.store import Result, Store, stage
 from ribkit.study import ablations, information, predictions
 from ribkit.study import maps as seeds
 from ribkit.study import toy as bottleneck
+from ribkit.study.maps import Adaptation, Sizes
 
 COUNT, N_LABELS = 4, len(scenes.CLASSES) + 1
 SIZES = {"long_sides": (40, 56), "crop": 48}
@@ -40,8 +41,8 @@ def run(store: Store) -> Iterator[Result]:
     model = trained_classifier(made.tensors("weights"))
     view = {"long_sides": (40, 56), "side": 32, "rng_seed": 0}
     yield (made := store.run(seeds.feature_bank, model=model, images=others, **view))
-    seen = sets | {"model": model, "scales": (1.0, 0.5), "long_side": None}
-    adapted = seen | {"settings": RIB, "bank": made.tensors("features"), "rng_seed": 0}
+    seen = sets | {"model": model, "sizes": Sizes((1.0, 0.5))}
+    adapted = seen | {"adaptation": Adaptation(RIB, made.tensors("features"))}
     yield store.run(seeds.cam_seeds, **seen)
     yield (made := store.run(seeds.rib_seeds, **adapted))
     maps = made.arrays("maps")
@@ -67,15 +68,15 @@ def run(store: Store) -> Iterator[Result]:
         result = store.run(trained.train, **learns, parts=parts, training=HEADS)
         yield result
         walk, how = walks[kind]
-        options = tuple((begun | {"training": HEADS}).items())
-        network = TrainedModel(trained.build, options, result.tensors("weights"))
+        weights = result.tensors("weights")
+        network = TrainedModel.of(trained.build, weights, **begun, training=HEADS)
         yield store.run(walk, **plain, model=network, **how)
     learns |= {"parts": ((images, None),), "training": NETWORK}
     yield (made := store.run(deeplab.train, **learns))
-    options = tuple((begun | {"n_labels": N_LABELS, "training": NETWORK}).items())
-    network = TrainedModel(deeplab.build, options, made.tensors("weights"))
-    seen |= {"model": network}
-    yield (made := store.run(predictions.predict, **seen))
+    options = begun | {"n_labels": N_LABELS, "training": NETWORK}
+    network = TrainedModel.of(deeplab.build, made.tensors("weights"), **options)
+    seen = {"model": network, "scales": (1.0, 0.5), "long_side": None}
+    yield (made := store.run(predictions.predict, **sets, **seen))
     yield store.run(stages.score, **sets, labels=made.arrays("refined"))
     toy = {"digits": digits.load(n_train=40, n_test=8), "seeds": (0,), "steps": 5}
     yield store.run(bottleneck.experiment, **toy, activations=("sigmoid",))

@@ -80,10 +80,13 @@ class ImageSet:
         ids = tuple(self.ids[i] for i in indices)
         return ImageSet(ids, self.classes, self.labels[indices], self.source)
 
+    def checksum(self) -> str:
+        """SHA-256 (hex) of pixels and masks."""
+        return self.source.fingerprint(self.ids)
+
     def fingerprint(self) -> list:
         """What the set is made of: pixels and masks, names, classes, labels."""
-        files, labels = self.source.fingerprint(self.ids), hash_arrays([self.labels])
-        return [files, list(self.ids), list(self.classes), labels]
+        return [self.checksum(), list(self.ids), list(self.classes), hash_arrays([self.labels])]
 
     @property
     def read_by(self) -> str:

@@ -160,8 +160,9 @@ def _head(traced: fx.GraphModule) -> tuple[nn.Linear, fx.Node]:
     modules = [traced.get_submodule(n.target) for n in traced.graph.nodes if n.op == "call_module"]
     linears = [module for module in modules if isinstance(module, nn.Linear)]
     if linears and linears[-1].in_features == shapes[maps[-1]][1]:
-        ours = linears[-1](run.env[maps[-1]].mean(dim=(2, 3)))
-        if (ours - logits).abs().max() <= 1e-3 * logits.abs().max():
+        bias = 0 if linears[-1].bias is None else linears[-1].bias  # of both, however large
+        ours = linears[-1](run.env[maps[-1]].mean(dim=(2, 3))) - bias
+        if (ours - (logits - bias)).abs().max() <= 1e-3 * ours.abs().max():
             return linears[-1], maps[-1]
     raise InputError("its last layers are others")
 

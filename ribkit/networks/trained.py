@@ -18,6 +18,13 @@ class TrainedModel:
     options: tuple[tuple[str, Any], ...]  # its arguments by name
     weights: Mapping[str, Tensor]  # what the training stored
 
+    @classmethod
+    def of(
+        cls, build: Callable[..., nn.Module], trained: Mapping[str, Tensor], /, **options: Any
+    ) -> "TrainedModel":
+        """The network that ``build(**options)`` makes, with these trained weights."""
+        return cls(build, tuple(options.items()), trained)
+
     def load(self) -> nn.Module:
         """The network with its weights, on the device that computes, to predict with."""
         network = self.build(**dict(self.options))

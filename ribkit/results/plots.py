@@ -138,7 +138,6 @@ def lines(
     size: Sequence[float] = (5.2, 3),
     panels: str = "",
     title: str = "",
-    from_zero: bool = False,
     **style,
 ) -> None:
     """Lines for each value of the column ``hue``, side by side for each of the column ``panels``.
@@ -153,8 +152,6 @@ def lines(
         sns.lineplot(part, hue=hue, style=hue, estimator=None, ax=panel, **style)
         panel.legend(title=title, fontsize=7)
         panel.set(title=name, **axis)
-        if from_zero:
-            panel.set_ylim(0)
 
 
 # ---- pictures -----------------------------------------------------------------------------------

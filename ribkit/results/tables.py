@@ -4,6 +4,7 @@ An interval of the column ``gain`` stands in the columns ``gain_low`` and ``gain
 computed once in each process: they are read, and never changed.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ribkit.evaluation.intervals import Interval, bootstrap, gain
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
+from ribkit.study.inputs import first
 from ribkit.study.study import CAM, METHODS, RIB, RIBS, Method, Study
 
 COLUMNS = pd.read_csv(Path(__file__).with_name("columns.csv"), keep_default_na=False)
@@ -56,8 +58,8 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataF
         seed = study.seed(method)
         for choice in ("oracle", "held-out"):
             counts = seed.at(choice)
-            threshold = (seed.oracle if choice == "oracle" else seed.held_out) / 100
-            row = {"method": method.title, "threshold chosen": choice, "threshold": threshold}
+            row = {"method": method.title, "threshold chosen": choice}
+            row |= {"threshold": seed.threshold(choice)}
             row |= with_interval("miou", bootstrap(miou, counts))
             if method != CAM:
                 row |= with_interval("over_cam", bootstrap(gain, counts, plain.at(choice)))
@@ -86,21 +88,16 @@ def coverage(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataFram
 
 
 # ---- pictures -----------------------------------------------------------------------------------
-def samples(study: Study, count: int = 4) -> Pictures:
+def samples(study: Study) -> Pictures:
     """Some scored images, their masks, and on `mini` their heads."""
     pictures = {}
-    for image in first(study.scored, count):
+    for image in first(study.scored, 4):
         title, mask, heads = title_of(image), image.mask(), image.heads()
         pictures[title, "image"] = shrunk(image.pixels(), 160)
         pictures[title, "objects"] = shrunk(((mask > 0) & (mask < 255)).astype(float), 160)
         if heads is not None:
             pictures[title, "heads"] = (heads > 0).astype(float)
     return pictures
-
-
-def first(images: ImageSet, count: int) -> ImageSet:
-    """The first images of a set."""
-    return images.take(range(min(count, len(images))))
 
 
 def title_of(image: LabelledImage, separator: str = ", ") -> str:
@@ -114,20 +111,29 @@ def growth(images: ImageSet, grown: Result, outlines: bool = False) -> Pictures:
 
     An adaptation that ended before a step shows its last. outlines: add the panel ``object``.
     """
-    pictures = {}
-    for image in images:
-        steps, sums = (grown.arrays(value)[image.name] for value in ("step", "sum"))
-        last = len(steps) - 1
-        shown = {"CAM": 0, "step 2": min(2, last), "step 5": min(5, last), "last step": last}
-        for k, label in enumerate(image.classes):
-            title = f"{image.name.split('.')[0]}, {images.classes[label]}"
-            pictures[title, "image"] = shrunk(image.pixels(), 160)
-            for panel, step in shown.items():
-                pictures[title, panel] = shrunk(steps[step, k], 64)
-            pictures[title, "RIB (sum)"] = shrunk(sums[k], 64)
-            if outlines:
-                pictures[title, "object"] = shrunk((image.mask() == label + 1).astype(float), 64)
+    pictures, steps, sums = {}, grown.arrays("step"), grown.arrays("sum")
+    for title, image, k in each_class(images):
+        maps = steps[image.name][:, k]
+        last = len(maps) - 1
+        pictures[title, "image"] = shrunk(image.pixels(), 160)
+        for panel, step in {"CAM": 0, "step 2": 2, "step 5": 5, "last step": last}.items():
+            pictures[title, panel] = shrunk(maps[min(step, last)], 64)
+        pictures[title, "RIB (sum)"] = shrunk(sums[image.name][k], 64)
+        if outlines:
+            pictures[title, "object"] = object_of(image, k)
     return pictures
+
+
+def each_class(images: ImageSet) -> Iterator[tuple[str, LabelledImage, int]]:
+    """A title, the image, and k for the k-th class that it shows; for all classes of all images."""
+    for image in images:
+        for k, label in enumerate(image.classes):
+            yield f"{image.name.split('.')[0]}, {images.classes[label]}", image, k
+
+
+def object_of(image: LabelledImage, k: int) -> np.ndarray:
+    """Where the object of the k-th class is, as a small picture."""
+    return shrunk((image.mask() == image.classes[k] + 1).astype(float), 64)
 
 
 def shrunk(picture: np.ndarray, long_side: int) -> np.ndarray:

@@ -13,11 +13,12 @@ from ribkit.evaluation.miou import miou
 from ribkit.evaluation.thresholds import best_threshold
 from ribkit.method.settings import NO_MARGIN
 from ribkit.results.style import Pictures
-from ribkit.results.tables import first, replicas, shrunk, with_interval
+from ribkit.results.tables import each_class, object_of, replicas, shrunk, with_interval
 from ribkit.results.tables_toy import means
 from ribkit.study import ablation_runs, information, pipeline
 from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, runs
 from ribkit.study.ablations import PARTS
+from ribkit.study.inputs import first
 from ribkit.study.panels import GRADIENT_PANELS, gradient_region
 from ribkit.study.study import CAM, METHODS, RIB, Study
 
@@ -74,18 +75,15 @@ def adaptations(study: Study) -> pd.DataFrame:
     return family(study, "RQ3").query("factor == 'adaptation'")
 
 
-def gradient_pixels(study: Study, count: int = 3) -> Pictures:
+def gradient_pixels(study: Study) -> Pictures:
     """RQ2: which positions of a map get gradient from each pooling, at the first step."""
-    images, pictures = first(ablated_images(study), count), {}
-    result = study.store.run(gradient_region, model=study.model, images=images)
-    for image in images:
-        panels, mask = result.arrays("panels")[image.name], image.mask()
-        for k, label in enumerate(image.classes):
-            title = f"{image.name}, {images.classes[label]}"
-            pictures[title, "image"] = shrunk(image.pixels(), 128)
-            pictures[title, "object"] = shrunk((mask == label + 1).astype(float), 64)
-            for panel, picture in zip(GRADIENT_PANELS, panels[k], strict=True):
-                pictures[title, panel] = picture
+    images, pictures = first(ablated_images(study), 3), {}
+    panels = study.store.run(gradient_region, model=study.model, images=images).arrays("panels")
+    for title, image, k in each_class(images):
+        pictures[title, "image"] = shrunk(image.pixels(), 128)
+        pictures[title, "object"] = object_of(image, k)
+        for panel, picture in zip(GRADIENT_PANELS, panels[image.name][k], strict=True):
+            pictures[title, panel] = picture
     return pictures
 
 

@@ -13,9 +13,10 @@ from ribkit.evaluation.intervals import bootstrap, gain, replicated
 from ribkit.evaluation.miou import miou
 from ribkit.refinement.random_walk import WALKS
 from ribkit.results.style import KINDS, Pictures
-from ribkit.results.tables import first, shrunk, title_of, with_interval
+from ribkit.results.tables import each_class, shrunk, title_of, with_interval
 from ribkit.runtime.store import Result
 from ribkit.study import pipeline
+from ribkit.study.inputs import first
 from ribkit.study.panels import WALK_LOG2_STEPS, irn_panels
 from ribkit.study.study import Study
 
@@ -119,14 +120,13 @@ def walks(study: Study, count: int = 2) -> Pictures:
     result = study.store.run(irn_panels, **shown, walk=walk, long_side=side)
     steps = ("map", *(f"{2**log2_steps} steps" for log2_steps in WALK_LOG2_STEPS))
     pictures = {}
-    for image in images:
+    for title, image, k in each_class(images):
         edge, shift, maps = (result.arrays(v)[image.name] for v in ("edges", "shifts", "maps"))
-        before = {"boundary": edge, "shift down": shift[0], "shift right": shift[1]}
-        for k, label in enumerate(image.classes):
-            title = f"{image.name}, {images.classes[label]}"
-            pictures[title, "image"] = shrunk(image.pixels(), 128)
-            for panel, picture in (before | dict(zip(steps, maps[k], strict=True))).items():
-                pictures[title, panel] = shrunk(picture, 64)
+        panels = {"boundary": edge, "shift down": shift[0], "shift right": shift[1]}
+        panels |= dict(zip(steps, maps[k], strict=True))
+        pictures[title, "image"] = shrunk(image.pixels(), 128)
+        for panel, picture in panels.items():
+            pictures[title, panel] = shrunk(picture, 64)
     return pictures
 
 

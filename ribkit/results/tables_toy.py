@@ -14,6 +14,13 @@ from ribkit.results.style import Pictures
 from ribkit.study.toy import EXAMPLE_MAPS, PAPER_HGR
 
 KEYS = ["activation", "condition", "output", "reading"]
+# label and whether its shape is there -> title
+EXAMPLES = {
+    (0, False): "2",
+    (0, True): "2, with its disc",
+    (1, False): "8",
+    (1, True): "8, with its square",
+}
 
 
 def interval(values) -> pd.Series:
@@ -140,12 +147,12 @@ def example_pictures(digits: Digits) -> Pictures:
     Regions are grey levels: 0 the rest, 0.5 the digit, 1 the shape.
     """
     pictures, train = {}, digits.train
-    shaped = (train.regions == 2).any(axis=(1, 2))
-    for label, name, shape in ((0, "2", "disc"), (1, "8", "square")):
-        for with_shape, title in ((False, name), (True, f"{name}, with its {shape}")):
-            for i in np.flatnonzero((train.labels == label) & (shaped == with_shape))[:1]:
-                pictures[title, "image"] = train.images[i] / 255
-                pictures[title, "region"] = train.regions[i] / 2
+    kinds = list(zip(train.labels, (train.regions == 2).any(axis=(1, 2)), strict=True))
+    for kind, title in EXAMPLES.items():
+        if kind in kinds:
+            i = kinds.index(kind)  # the first one
+            pictures[title, "image"] = train.images[i] / 255
+            pictures[title, "region"] = train.regions[i] / 2
     return pictures
 
 

@@ -15,6 +15,7 @@ from ribkit.method.losses import ACTIVATIONS
 from ribkit.method.settings import NO_MARGIN, OFFICIAL, PAPER, Settings
 from ribkit.study import ablations
 from ribkit.study.inputs import some
+from ribkit.study.maps import Sizes
 from ribkit.study.profiles import Grid
 from ribkit.study.study import RIB, RIBS, Study
 
@@ -153,13 +154,12 @@ class RunResult:
 def run_result(study: Study, run: Run) -> RunResult:
     """The result of one run; equal settings are one result, whatever they are called."""
     p, images, model = study.profile, ablated_images(study), study.model
-    seen = {"images": images, "scales": run.scales, "long_side": p.long_side}
-    seen |= {"rng_seed": p.rng_seed}
-    adapted = {} if run.settings is None else {"settings": run.settings, "bank": study.bank()}
+    seen = {"images": images, "sizes": Sizes(run.scales, p.long_side)}
+    adaptation = study.adaptation(run.settings)
     if run.once:
-        once = study.store.run(ablations.adapt_once, model=model, **seen, **adapted)
-        model, adapted = replace(model, weights=once.tensors("weights")), {}
-    result = study.store.run(ablations.measure, model=model, **seen, **adapted)
+        once = study.store.run(ablations.adapt_once, model=model, **seen, adaptation=adaptation)
+        model, adaptation = replace(model, weights=once.tensors("weights")), None
+    result = study.store.run(ablations.measure, model=model, **seen, adaptation=adaptation)
     swept = Swept(len(images), len(images.classes) + 1, **result.arrays("rows"))
     chosen, measured = cross_fitted(swept), result.arrays("measured")
     cover = measured["cover"][np.arange(len(images)), chosen]

@@ -28,9 +28,10 @@ from ribkit.networks.backbone import FeaturePyramid, Network
 from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.runtime.device import device
 from ribkit.runtime.parallel import map_images
-from ribkit.runtime.per_image import PerImageResult, per_image
+from ribkit.runtime.per_image import per_image
 from ribkit.runtime.store import Values, stage
 from ribkit.study import toy
+from ribkit.study.maps import joined
 
 HIGH = 0.3  # a gradient above this share of its map's maximum counts as high, as in the toy
 POSITIONS = 40  # of each region and image that enter an estimate, at most
@@ -50,6 +51,11 @@ def regions(image: LabelledImage) -> np.ndarray:
     return parts
 
 
+def pixels_of(image: LabelledImage) -> Tensor:
+    """``(1, 3, H, W)`` in [0, 255], on the device that computes."""
+    return views.to_tensor(image.pixels())[None].to(device())
+
+
 # ---- gradients ----------------------------------------------------------------------------------
 def high_ratios(output: Tensor, pixels: Tensor, parts: np.ndarray) -> dict[str, float]:
     """HGR of an output in the `regions` of its image: of ``|d output / d pixels|`` over colours."""
@@ -60,28 +66,20 @@ def high_ratios(output: Tensor, pixels: Tensor, parts: np.ndarray) -> dict[str, 
 
 def logit_ratios(network: Network, image: LabelledImage, parts: np.ndarray) -> dict[str, float]:
     """HGR of the image's own logits (GAP), summed: what a layer-by-layer curve ends in."""
-    pixels = _pixels(image).requires_grad_()
+    pixels = pixels_of(image).requires_grad_()
     maps = network.maps(network.frozen(views.normalise(pixels, network.mean, network.std)))
     shown = torch.from_numpy(image.label).to(maps.device)
     return high_ratios(pooling.gap(maps)[0, shown].sum(), pixels, parts)
 
 
-def _hgr(results: PerImageResult) -> Values:
-    tables = [
-        pd.DataFrame({"image": image.name} | arrays)
-        for image, arrays in zip(results.images, results.each(), strict=True)
-    ]
-    return {"hgr": pd.concat(tables, ignore_index=True)}
-
-
-@per_image("layers", "gradients by layer", gather=_hgr)
+@per_image("layers", "gradients by layer", gather=lambda results: {"hgr": joined(results)})
 def layers(image: LabelledImage, model: TrainedModel) -> Values:
     """HGR layer by layer: ``hgr``, a row for each image and layer, a column for each region.
 
     Layers: the feature levels, summed; then the logits, before and after the sigmoid, summed over
     all classes and over the image's own.
     """
-    network, pixels, parts = loaded(model), _pixels(image).requires_grad_(), regions(image)
+    network, pixels, parts = loaded(model), pixels_of(image).requires_grad_(), regions(image)
     outputs = _levels(network, pixels)
     logits = pooling.gap(network.classifier(list(outputs.values())[-1]))[0]
     own = logits[torch.from_numpy(image.label).to(logits.device)]
@@ -89,10 +87,6 @@ def layers(image: LabelledImage, model: TrainedModel) -> Values:
     outputs |= {"own logits": own, "own sigmoid": F.logsigmoid(own).exp()}
     ratios = [high_ratios(output.sum(), pixels, parts) for output in outputs.values()]
     return {"layer": list(outputs)} | {name: [each[name] for each in ratios] for name in REGIONS}
-
-
-def _pixels(image: LabelledImage) -> Tensor:
-    return views.to_tensor(image.pixels())[None].to(device())
 
 
 def _levels(network: Network, pixels: Tensor) -> dict[str, Tensor]:
@@ -137,15 +131,15 @@ def estimate(
         for name in tested[0][1]:
             project = np.ravel  # of a map, which is a number as it is
             if name not in maps:
-                project = projection(*_joined(probes, name)).decision_function
+                project = projection(*_stacked(probes, name)).decision_function
             for fold in sorted({fold for fold, _ in tested}):
-                features, kinds = _joined([own for of, own in tested if of == fold], name)
+                features, kinds = _stacked([own for of, own in tested if of == fold], name)
                 told = bits(project(features), kinds)
                 rows.append({"layer": name, "part": part, "fold": fold, "bits": told})
     return {"bits": pd.DataFrame(rows)}
 
 
-def _joined(samples: list[dict[str, np.ndarray]], name: str) -> tuple[np.ndarray, np.ndarray]:
+def _stacked(samples: list[dict[str, np.ndarray]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Features ``(n, D)`` of a layer, and their kinds ``(n,)``: 1 at the part, 0 off the object."""
     features = [sample[name] for sample in samples]
     kinds = [np.repeat([1, 0], len(own) // 2) for own in features]
@@ -158,7 +152,7 @@ def _samples(
 ) -> dict[str, dict[str, np.ndarray]]:
     """Part -> layer -> features of one image at positions of the part, then of the background."""
     image = images[index]
-    parts, levels = regions(image), _levels(loaded(model), _pixels(image))
+    parts, levels = regions(image), _levels(loaded(model), pixels_of(image))
     outputs = {name: output[0].cpu().numpy() for name, output in levels.items()}
     for name, seeds in maps.items():
         fitted = views.resize_maps(seeds[image.name], parts.shape)

@@ -87,7 +87,6 @@ class Inputs:
 
     @cached_property
     def scored(self) -> ImageSet:
-        """Images whose seeds are scored."""
         return self._images(2, self.profile.score_split, self.profile.score_images)
 
     @cached_property
@@ -154,6 +153,11 @@ class Inputs:
         """2 and 8 with their shapes: MNIST if the profile names a folder, else the bundled ones."""
         p = self.profile
         return digits.load(p.digits, p.toy_train, p.toy_test, p.rng_seed)
+
+
+def first(images: ImageSet, count: int) -> ImageSet:
+    """The first images of a set, ``count`` at most."""
+    return images.take(range(min(count, len(images))))
 
 
 def some(images: ImageSet, count: int, rng_seed: int) -> ImageSet:

@@ -2,12 +2,12 @@
 
 Each image is a task of its own (`runtime.per_image`) with its own random numbers, so its map does
 not depend on order, workers or resumption. Everywhere here maps are ``(K, h, w)`` of the K classes
-that an image shows, in order; ``scales`` are relative to the image at scale 1, whose longer side
-has ``long_side`` pixels (None: as it is).
+that an image shows, in order.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,15 +18,16 @@ from torch import Tensor
 from ribkit.data import views
 from ribkit.data.images import LabelledImage
 from ribkit.evaluation import thresholds
-from ribkit.method import adaptation, aggregation, cam
-from ribkit.method.aggregation import Adapted, Step
+from ribkit.method import cam
+from ribkit.method.adaptation import cam_maps, trajectory
+from ribkit.method.aggregation import Adapted, Step, aggregate
 from ribkit.method.others import OtherImageSampler, image_rng_seed
 from ribkit.method.settings import Settings
 from ribkit.networks.backbone import Network
 from ribkit.networks.trained import TrainedModel, loaded
 from ribkit.runtime.device import device
 from ribkit.runtime.per_image import PerImageResult, per_image
-from ribkit.runtime.store import Values
+from ribkit.runtime.store import StoredTensors, Values
 
 SCALARS = ("steps", "reason", "logit_first", "logit_last", "area_first", "area_last")
 Bank = Mapping[str, Tensor]  # what others are drawn from: features (M, c, h, w), labels (M, C)
@@ -36,6 +37,30 @@ Bank = Mapping[str, Tensor]  # what others are drawn from: features (M, c, h, w)
 def on_device(bank: Bank) -> dict[str, Tensor]:
     """A stored feature bank on the device that computes, read once in each process."""
     return {name: tensor.to(device()) for name, tensor in bank.items()}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes at which images are seen, and their maps stored."""
+
+    scales: tuple[float, ...]  # relative to the image at scale 1
+    long_side: int | None = None  # of the image at scale 1, in pixels; None: as it is
+    map_stride: int = 1  # maps are stored at ceil(size at scale 1 / stride)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How RIB adapts a network to an image."""
+
+    settings: Settings
+    bank: Bank
+    rng_seed: int = 0  # draws from the bank are seeded by it and by the image's name
+
+    def others(self, image: LabelledImage) -> OtherImageSampler:
+        # a stored bank is read once in each process
+        bank = on_device(self.bank) if isinstance(self.bank, StoredTensors) else self.bank
+        count = self.settings.n_others
+        return OtherImageSampler(bank, label_of(image), count, image.name, self.rng_seed)
 
 
 # ---- the other images of an adaptation ----------------------------------------------------------
@@ -74,91 +99,77 @@ def label_of(image: LabelledImage) -> Tensor:
 
 
 def frozen_features(
-    network: Network, image: LabelledImage, scales: Sequence[float], long_side: int | None
+    network: Network, image: LabelledImage, sizes: Sizes
 ) -> tuple[tuple[int, int], dict[float, Tensor]]:
     """What of an image's maps does not change while the network is adapted.
 
     The size (h, w) at scale 1, and scale -> features ``(2, c, h', w')`` of the image and its flip.
     """
-    pixels = views.to_tensor(image.pixels(), long_side).to(device())
-    pairs = views.scaled_pairs(pixels, scales)
+    pixels = views.to_tensor(image.pixels(), sizes.long_side).to(device())
+    pairs = views.scaled_pairs(pixels, sizes.scales)
     return tuple(pixels.shape[-2:]), {scale: network.features(p) for scale, p in pairs.items()}
 
 
 def adapt_image(
     network: Network,
     image: LabelledImage,
-    bank: Bank,
-    scales: Sequence[float],
-    long_side: int | None,
-    settings: Settings,
-    rng_seed: int,
+    sizes: Sizes,
+    adaptation: Adaptation | None = None,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> tuple[tuple[int, int], Network, Adapted]:
-    """RIB for one image: the size (h, w) at scale 1, the adapted network, and the summed maps.
+    """RIB for one image, or CAM without an adaptation, which takes no step.
 
-    The trained weights stay as they are. ``bank`` is on the device; draws from it are seeded by the
-    study's seed and by the image's name. ``on_step`` sees each step before its update.
+    The size (h, w) at scale 1, the network that made the last map, and the summed maps. The trained
+    weights stay as they are. ``on_step`` sees each step before its update.
     """
-    size, features = frozen_features(network, image, scales, long_side)
-    label, network = label_of(image), network.adaptable()
-    others = OtherImageSampler(bank, label, settings.n_others, image.name, rng_seed)
-    steps = adaptation.trajectory(network, features, label, others, settings)
+    size, features = frozen_features(network, image, sizes)
+    label = label_of(image)
+    if adaptation is None:
+        return size, network, Adapted(cam_maps(network, features, label), "none")
+    network, settings = network.adaptable(), adaptation.settings
+    steps = trajectory(network, features, label, adaptation.others(image), settings)
     watched = (on_step(step) or step for step in steps)
-    return size, network, aggregation.aggregate(watched, label, settings)
+    return size, network, aggregate(watched, label, settings)
 
 
 # ---- seeds --------------------------------------------------------------------------------------
 @per_image("cam", "CAM", arrays=("maps",))
-def cam_seeds(
-    image: LabelledImage,
-    model: TrainedModel,
-    scales: tuple[float, ...],
-    long_side: int | None,
-    map_stride: int = 1,
-) -> Values:
+def cam_seeds(image: LabelledImage, model: TrainedModel, sizes: Sizes) -> Values:
     """CAM of every image: ``maps``, float16 in [0, 1], at the size at scale 1 over the stride."""
-    if not image.label.any():
-        return _no_maps(image, long_side, map_stride)
-    network = loaded(model)
-    size, features = frozen_features(network, image, scales, long_side)
-    raw = adaptation.cam_maps(network, features, label_of(image))
-    return {"maps": _stored(raw, size, map_stride)}
+    return {"maps": _seed(image, model, sizes)[0]}
 
 
 @per_image("rib", "RIB", arrays=("maps",), scalars=SCALARS)
 def rib_seeds(
-    image: LabelledImage,
-    model: TrainedModel,
-    scales: tuple[float, ...],
-    long_side: int | None,
-    settings: Settings,
-    bank: Bank,
-    rng_seed: int,
-    map_stride: int = 1,
+    image: LabelledImage, model: TrainedModel, sizes: Sizes, adaptation: Adaptation
 ) -> Values:
     """RIB of every image: ``maps`` as `cam_seeds` gives them, and how each adaptation went.
 
     That is ``images``, a row each: steps, why it ended, its mean target logit and covered area at
     the first and at the last step.
     """
+    maps, adapted = _seed(image, model, sizes, adaptation)
+    row = {"maps": maps, "steps": adapted.steps, "reason": adapted.reason}
+    if adapted.steps:
+        row |= {"logit_first": adapted.logits[0], "logit_last": adapted.logits[-1]}
+        row |= {"area_first": adapted.areas[0], "area_last": adapted.areas[-1]}
+    return row
+
+
+def _seed(
+    image: LabelledImage, model: TrainedModel, sizes: Sizes, adaptation: Adaptation | None = None
+) -> tuple[np.ndarray, Adapted]:
+    """An image's maps as they are stored, none without a label; and how they were made."""
     if not image.label.any():
-        return _no_maps(image, long_side, map_stride) | {"steps": 0, "reason": "none"}
-    size, _, adapted = adapt_image(
-        loaded(model), image, on_device(bank), scales, long_side, settings, rng_seed
-    )
-    ends = [adapted.logits[0], adapted.logits[-1], adapted.areas[0], adapted.areas[-1]]
-    scalars = dict(zip(SCALARS, [adapted.steps, adapted.reason, *ends], strict=True))
-    return {"maps": _stored(adapted.maps, size, map_stride)} | scalars
+        size = views.resized_size(image.pixels().shape[:2], sizes.long_side)
+        stored = (math.ceil(side / sizes.map_stride) for side in size)
+        return np.zeros((0, *stored), np.float16), Adapted({}, "none")
+    size, _, adapted = adapt_image(loaded(model), image, sizes, adaptation)
+    return _stored(adapted.maps, size, sizes.map_stride), adapted
 
 
 def _stored(raw: Mapping[float, Tensor], size: tuple[int, int], stride: int = 1) -> np.ndarray:
     return cam.multi_scale(raw, size, stride).cpu().numpy().astype(np.float16)
-
-
-def _no_maps(image: LabelledImage, long_side: int | None, stride: int) -> Values:
-    size = views.resized_size(image.pixels().shape[:2], long_side)
-    return {"maps": np.zeros((0, *(math.ceil(side / stride) for side in size)), np.float16)}
 
 
 # ---- scores -------------------------------------------------------------------------------------
@@ -178,16 +189,16 @@ def score(image: LabelledImage, maps: np.ndarray) -> Values:
     return thresholds.image_rows(*thresholds.sweep(fitted, image.classes, mask))
 
 
-def _coverage(results: PerImageResult) -> Values:
-    names = np.array(results.images.classes)
+def joined(results: PerImageResult) -> pd.DataFrame:
+    """The rows of all images' arrays, which are columns; the first column is the image's name."""
     tables = [
-        pd.DataFrame({"image": image.name, "class": names[image.classes]} | shares)
-        for image, shares in zip(results.images, results.each(), strict=True)
+        pd.DataFrame({"image": name} | columns)
+        for name, columns in zip(results.images.ids, results.each(), strict=True)
     ]
-    return {"coverage": pd.concat(tables, ignore_index=True)}
+    return pd.concat(tables, ignore_index=True)
 
 
-@per_image("coverage", "coverage", gather=_coverage, gpu=False)
+@per_image("coverage", "coverage", gather=lambda results: {"coverage": joined(results)}, gpu=False)
 def cover(image: LabelledImage, maps: np.ndarray, threshold: float) -> Values:
     """What the maps cover above a threshold: ``coverage``, a row for each image and class.
 
@@ -202,10 +213,11 @@ def cover(image: LabelledImage, maps: np.ndarray, threshold: float) -> Values:
         parts = {"head": heads == labels, "body": whole & (heads != labels)}
     parts["outside"] = ~whole & (mask != 255)
     with np.errstate(invalid="ignore"):
-        return {
+        shares = {
             part: (covered & where).sum(axis=(1, 2)) / where.sum(axis=(1, 2))
             for part, where in parts.items()
         }
+    return {"class": np.array(image.images.classes)[image.classes]} | shares
 
 
 # ---- maps through the process -------------------------------------------------------------------
@@ -220,13 +232,7 @@ def _process(results: PerImageResult) -> Values:
 
 @per_image("growth", "maps through the process", gather=_process)
 def growth(
-    image: LabelledImage,
-    model: TrainedModel,
-    scales: tuple[float, ...],
-    long_side: int | None,
-    settings: Settings,
-    bank: Bank,
-    rng_seed: int,
+    image: LabelledImage, model: TrainedModel, sizes: Sizes, adaptation: Adaptation
 ) -> Values:
     """Maps through the process, for a few images: after each step until it stops, and their sum.
 
@@ -234,9 +240,7 @@ def growth(
     ``process``, a row for each image and step: mean target logit, covered area.
     """
     steps: list[Step] = []
-    size, _, adapted = adapt_image(
-        loaded(model), image, on_device(bank), scales, long_side, settings, rng_seed, steps.append
-    )
+    size, _, adapted = adapt_image(loaded(model), image, sizes, adaptation, steps.append)
     return {
         "step": np.stack([_stored(step.maps, size) for step in steps[: adapted.steps]]),
         "sum": _stored(adapted.maps, size),

@@ -14,10 +14,10 @@ from ribkit.refinement.random_walk import Walk
 from ribkit.runtime.device import device
 from ribkit.runtime.per_image import per_image
 from ribkit.runtime.store import Values
+from ribkit.study.information import pixels_of
 
 WALK_LOG2_STEPS = (2, 5, 8)
-TAUS = (0.2, 0.4, 0.8)
-REGIONS = tuple((variant, tau) for variant in ("paper", "official") for tau in TAUS)
+REGIONS = tuple((variant, tau) for variant in ("paper", "official") for tau in (0.2, 0.4, 0.8))
 GRADIENT_PANELS = ("CAM", "GAP", "maximum", *(f"{v}\ntau {tau}" for v, tau in REGIONS))
 
 
@@ -27,10 +27,9 @@ def irn_panels(
 ) -> Values:
     """Boundaries, displacements and maps before and during IRN's walk, whatever its steps.
 
-    Returns:
-        Arrays on IRN's grid. ``edges``: ``(h', w')``, a boundary is 1. ``shifts``: ``(2, h', w')``,
-        down and right, 0.5 is none. ``maps``: ``(K, 4, h', w')``, before the walk and after 2 to
-        the `WALK_LOG2_STEPS` steps.
+    On IRN's grid. ``edges``: ``(h', w')``, a boundary is 1. ``shifts``: ``(2, h', w')``, down and
+    right, 0.5 is none. ``maps``: ``(K, 4, h', w')``, before the walk and after 2 to the
+    `WALK_LOG2_STEPS` steps.
     """
     pixels = views.to_tensor(image.pixels(), long_side).to(device())
     edge, shift = irn.predict(loaded(model), pixels)
@@ -50,10 +49,8 @@ def gradient_region(image: LabelledImage, model: TrainedModel) -> Values:
 
     ``panels``: ``(K, 9, h, w)`` float32 of the image's K classes, see `GRADIENT_PANELS`.
     """
-    network = loaded(model)
-    pixels = torch.from_numpy(image.pixels()).permute(2, 0, 1)[None].float()
     with torch.no_grad():
-        maps = network(pixels.to(device()))[0].cpu()[torch.from_numpy(image.label)]
+        maps = loaded(model)(pixels_of(image))[0].cpu()[torch.from_numpy(image.label)]
     positive = maps.relu()
     panels = [
         positive / positive.amax(dim=(1, 2), keepdim=True).clamp(min=1e-5),

@@ -70,7 +70,7 @@ class Refinement:
     @cached_property
     def threshold(self) -> float:
         """The seeds' threshold, chosen on the tuning images."""
-        return self.study.seed(self.method).held_out / 100
+        return self.study.seed(self.method).threshold("held-out")
 
     def stage(self, name: str) -> Refined:
         """One of `STAGES`, scored."""
@@ -251,7 +251,7 @@ def _trained(study: Study, build: Callable, call: partial, *more: str) -> Traine
     """The network of a training, which is run if need be; more: names of what else builds it."""
     names = ("backbone", *more, "training", "pretext", "weights")
     weights = study.store.run_all([call], call.func.stage)[0].tensors("weights")
-    return TrainedModel(build, tuple((name, call.keywords[name]) for name in names), weights)
+    return TrainedModel.of(build, weights, **{name: call.keywords[name] for name in names})
 
 
 def trainings(studies: Sequence[Study], name: str) -> list[Callable[[], partial]]:

@@ -126,7 +126,6 @@ class Profile:
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        """Refuse values that do not fit each other."""
         scenes = self.data == "scenes"
         if 0 < self.train_images < self.batch:
             raise MustBe(f"at least {self.batch}, one batch (or 0: all images)", "train_images")
@@ -140,7 +139,6 @@ class Profile:
 
     @property
     def training(self) -> ClassifierConfig:
-        """How the classifier is trained."""
         names = ("epochs", "batch", "lr", "momentum", "crop", "long_sides", "rng_seed")
         return ClassifierConfig(**{name: getattr(self, name) for name in names})
 

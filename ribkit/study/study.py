@@ -5,7 +5,7 @@ of them share one store. Data flows one way: images -> classifier -> seeds -> sc
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -25,7 +25,8 @@ from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
 from ribkit.study import maps, profiles, toy
-from ribkit.study.inputs import PICTURED, ROOT, Inputs, some
+from ribkit.study.inputs import PICTURED, ROOT, Inputs, first, some
+from ribkit.study.maps import Adaptation, Sizes
 from ribkit.study.profiles import PHOTOGRAPH_SCALES, PHOTOGRAPH_SETTINGS, Profile
 
 PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with free licences
@@ -54,15 +55,16 @@ RIB = RIBS[-1]  # the authors' own: official, GNDRP
 class Seed:
     """Seeds of the scored images."""
 
-    method: Method
     maps: Result
     swept: Swept  # how they fit at all thresholds
-    oracle: int  # of `thresholds.THRESHOLDS`, chosen on the same images
-    held_out: int  # chosen on the tuning images
+    chosen: Mapping[str, int]  # of these: "oracle", on the same images; "held-out", on the tuning
 
     def at(self, choice: str) -> np.ndarray:
-        """Counts ``(N, 3, n)`` at the threshold chosen: ``oracle`` or ``held-out``."""
-        return self.swept.at(self.oracle if choice == "oracle" else self.held_out)
+        """Counts ``(N, 3, n)`` at the threshold chosen."""
+        return self.swept.at(self.chosen[choice])
+
+    def threshold(self, choice: str) -> float:
+        return self.chosen[choice] / 100
 
 
 class Study(Inputs):
@@ -157,28 +159,42 @@ class Study(Inputs):
     def model(self) -> TrainedModel:
         """The trained classifier, as seeds need it."""
         p = self.profile
-        options = {"backbone": p.backbone, "n_classes": len(self.train.classes)}
-        options |= {"precision": p.precision, "weights": p.imagenet_weights(p.backbone)}
-        return _classifier(self.classifier, options)
+        return TrainedModel.of(
+            classifier.trained_network,
+            self.classifier.tensors("weights"),
+            backbone=p.backbone,
+            n_classes=len(self.train.classes),
+            precision=p.precision,
+            weights=p.imagenet_weights(p.backbone),
+        )
 
     # ---- seeds --------------------------------------------------------------------------------
     def bank(self) -> StoredTensors:
         """Frozen features of the images that adaptations draw their others from."""
         p = self.profile
         images = some(self.train, p.bank_images, p.rng_seed)
-        view = {"long_sides": p.long_sides, "side": p.bank_side, "rng_seed": p.rng_seed}
-        bank = self.store.run(maps.feature_bank, model=self.model, images=images, **view)
+        return self._bank(self.model, images, p.long_sides, p.bank_side)
+
+    def _bank(
+        self, model: TrainedModel, images: ImageSet, long_sides: tuple[int, int], side: int
+    ) -> StoredTensors:
+        view = {"long_sides": long_sides, "side": side, "rng_seed": self.profile.rng_seed}
+        bank = self.store.run(maps.feature_bank, model=model, images=images, **view)
         return bank.tensors("features")
 
     def maps(self, images: ImageSet, scales: tuple, settings: Settings | None) -> Result:
         """Maps of a set of images: CAM without settings, else RIB."""
-        p = self.profile
-        how = {"model": self.model, "images": images, "scales": scales}
-        how |= {"long_side": p.long_side, "map_stride": p.map_stride}
+        sizes = Sizes(scales, self.profile.long_side, self.profile.map_stride)
+        seen = {"model": self.model, "images": images, "sizes": sizes}
         if settings is None:
-            return self.store.run(maps.cam_seeds, **how)
-        adapted = {"settings": settings, "bank": self.bank(), "rng_seed": p.rng_seed}
-        return self.store.run(maps.rib_seeds, **how, **adapted)
+            return self.store.run(maps.cam_seeds, **seen)
+        return self.store.run(maps.rib_seeds, **seen, adaptation=self.adaptation(settings))
+
+    def adaptation(self, settings: Settings | None) -> Adaptation | None:
+        """How a RIB with these settings adapts the classifier; None: CAM, which adapts nothing."""
+        if settings is None:
+            return None
+        return Adaptation(settings, self.bank(), self.profile.rng_seed)
 
     def seeds(self, method: Method, *sets: ImageSet) -> list[StoredArrays]:
         """Maps of sets of images by a method with the scales and settings chosen for it."""
@@ -257,22 +273,23 @@ class Study(Inputs):
         """Seeds of the scored images by a method, at the threshold chosen on the tuning images."""
         sets = (self.scored, self.tuning)
         seeds = self.seeds(method, *sets)
-        swept, tuned = map(self.swept, sets, seeds)
-        oracle, held_out = (thresholds.best_threshold(s.total()) for s in (swept, tuned))
-        return Seed(method, seeds[0].result, swept, oracle, held_out)
+        swept = list(map(self.swept, sets, seeds))
+        best = [thresholds.best_threshold(one.total()) for one in swept]
+        return Seed(seeds[0].result, swept[0], {"oracle": best[0], "held-out": best[1]})
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""
         seed = self.seed(method)
-        how = {"maps": seed.maps.arrays("maps"), "threshold": seed.held_out / 100}
+        how = {"maps": seed.maps.arrays("maps"), "threshold": seed.threshold("held-out")}
         return self.store.run(maps.cover, images=self.scored, **how).table("coverage")
 
     # ---- pictures of the process --------------------------------------------------------------
-    def growth(self, method: Method, count: int = 3) -> tuple[ImageSet, Result]:
+    def growth(self, method: Method) -> tuple[ImageSet, Result]:
         """The first scored images, and their maps through a method's process."""
-        images = self.scored.take(range(min(count, len(self.scored))))
-        how = {"scales": self.scales, "settings": self.tune(method)[1], "bank": self.bank()}
-        return images, self._grow(images, self.model, **how)
+        images, sizes = first(self.scored, 3), Sizes(self.scales, self.profile.long_side)
+        seen = {"model": self.model, "images": images, "sizes": sizes}
+        adaptation = self.adaptation(self.tune(method)[1])
+        return images, self.store.run(maps.growth, **seen, adaptation=adaptation)
 
     def photographs(self) -> tuple[ImageSet, Result]:
         """Shipped photographs, and their maps through the process, with the ImageNet head.
@@ -282,19 +299,12 @@ class Study(Inputs):
         every = photographs.shipped_labelled()
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
         file = architectures.imagenet_weights(PICTURED)
-        network = self.store.run(classifier.imagenet, backbone=PICTURED, weights=file)
-        options = {"backbone": PICTURED, "n_classes": len(images.classes)}
-        model = _classifier(network, options | {"precision": "float32", "weights": file})
-        view = {"long_sides": (320, 320), "side": 224, "rng_seed": self.profile.rng_seed}
-        bank = self.store.run(maps.feature_bank, model=model, images=images, **view)
-        how = {"scales": PHOTOGRAPH_SCALES, "settings": PHOTOGRAPH_SETTINGS}
-        return images, self._grow(images, model, bank=bank.tensors("features"), **how)
-
-    def _grow(self, images: ImageSet, model: TrainedModel, **how: Any) -> Result:
-        seen = {"long_side": self.profile.long_side, "rng_seed": self.profile.rng_seed}
-        return self.store.run(maps.growth, model=model, images=images, **seen, **how)
-
-
-def _classifier(trained: Result, options: dict) -> TrainedModel:
-    weights = trained.tensors("weights")
-    return TrainedModel(classifier.trained_network, tuple(options.items()), weights)
+        start = {"backbone": PICTURED, "weights": file}
+        trained = self.store.run(classifier.imagenet, **start).tensors("weights")
+        n_classes = len(images.classes)
+        model = TrainedModel.of(classifier.trained_network, trained, n_classes=n_classes, **start)
+        bank = self._bank(model, images, (320, 320), 224)
+        adaptation = Adaptation(PHOTOGRAPH_SETTINGS, bank, self.profile.rng_seed)
+        sizes = Sizes(PHOTOGRAPH_SCALES, self.profile.long_side)
+        seen = {"model": model, "images": images, "sizes": sizes}
+        return images, self.store.run(maps.growth, **seen, adaptation=adaptation)
