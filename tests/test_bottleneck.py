@@ -17,8 +17,9 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def result(data):
-    return toy.experiment(data, ("sigmoid", "softmax"), (0, 1), steps=12, thresholds=(0.3,))
+def result(data, tmp_path_factory):
+    how = {"thresholds": (0.3,), "scratch": tmp_path_factory.mktemp("toy")}
+    return toy.experiment(data, ("sigmoid", "softmax"), (0, 1), steps=12, **how)
 
 
 def by_hand(head: torch.Tensor) -> toy.Network:
@@ -97,11 +98,11 @@ def test_scaled():
     np.testing.assert_array_equal(toy.scaled(maps, "set"), maps / 2)
 
 
-def test_training_learns_is_seeded_and_leaves_the_global_state(data):
+def test_training_learns_is_seeded_and_leaves_the_global_state(data, tmp_path):
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    nets = [toy.train(data.train, "softsign", 5, 50)[0] for _ in range(2)]
+    nets = [toy.train(data.train, "softsign", 5, 50, tmp_path)[0] for _ in range(2)]
     assert torch.equal(torch.rand(1), expected)
     for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.equal(a, b)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
-from ribkit.networks import classifier
+from ribkit.networks import classifier, training
 from ribkit.networks.configs import ClassifierConfig
 from ribkit.runtime.errors import InputError
 
@@ -149,19 +150,17 @@ def test_the_pretext_task_is_reproducible_and_goes_on_where_it_was_killed(tmp_pa
         asked = {"epochs": 3, "batch": 4, "lr": 0.05, "rng_seed": 3, "scratch": tmp_path / name}
         return classifier.pretrain(scenes.Pretext(0, 8), **asked)
 
-    def killed(*arguments):
-        keep(*arguments)
-        if len(arguments[3]) == 4:  # two epochs of two batches
-            raise KeyboardInterrupt
+    def stop(*arguments):
+        yield from itertools.islice(batches(*arguments), 5)
+        raise KeyboardInterrupt
 
-    one, keep = pretrain("one"), classifier.keep
+    one, batches, done = pretrain("one"), training.batches, []
     with monkeypatch.context() as patched:
-        patched.setattr(classifier, "keep", killed)
+        patched.setattr(training, "batches", stop)
         with pytest.raises(KeyboardInterrupt):
             pretrain("two")
-    kept = []
-    monkeypatch.setattr(classifier, "keep", lambda *arguments: kept.append(len(arguments[3])))
+    monkeypatch.setattr(training, "batches", lambda *a: done.extend(a[3]) or batches(*a))
     same = pretrain("two")
-    assert kept == [6]
+    assert done == [4, 5]  # two epochs of two batches were kept
     assert all(torch.equal(one["weights"][k], same["weights"][k]) for k in one["weights"])
     assert one["history"].equals(same["history"])

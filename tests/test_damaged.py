@@ -133,12 +133,12 @@ class Objective(torch.nn.Module):
 
 def fit(folder, iterations):
     objective = Objective()
-    groups = [{"params": objective.parameters(), "lr_mult": 1.0}]
+    optimiser = training.sgd([{"params": objective.parameters(), "lr_mult": 1.0}], SETTINGS)
 
     def view(row, generator):
         return (torch.randn(3, generator=generator),)
 
-    training.fit(objective, groups, view, 4, iterations, SETTINGS, folder, "toy", "lr")
+    training.fit(objective, optimiser, view, 4, iterations, SETTINGS, folder, "toy", "lr")
     return objective.weight.detach()
 
 

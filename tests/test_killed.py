@@ -57,14 +57,14 @@ class Objective(torch.nn.Module):
 def train(maps, scratch):
     every = np.stack(list(maps.values()))
     objective = Objective()
-    groups = [{"params": objective.parameters(), "lr_mult": 1.0}]
+    optimiser = training.sgd([{"params": objective.parameters(), "lr_mult": 1.0}], SETTINGS)
 
     def view(row, generator):
         noise = torch.randn(3, generator=generator)
         return (torch.from_numpy(every[row]).float() / 255 + noise,)
 
     losses, _ = training.fit(
-        objective, groups, view, IMAGES, ITERATIONS, SETTINGS, scratch, "toy", "lr"
+        objective, optimiser, view, IMAGES, ITERATIONS, SETTINGS, scratch, "toy", "lr"
     )
     return {"weights": objective.state_dict(), "losses": pd.DataFrame({"loss": losses.numpy()})}
 

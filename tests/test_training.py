@@ -1,5 +1,6 @@
 """The training loop on a line: its schedule by hand, its batches, its states."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -32,12 +33,28 @@ def view(row, generator):
     return (row + torch.rand((), generator=generator),)
 
 
-def fitted(scratch, settings=SETTINGS, see=view, iterations=8, **more):
+def sgd(parameters, settings):
+    return training.sgd([{"params": parameters, "lr_mult": 2.0}], settings)
+
+
+def adam(parameters, settings):
+    return torch.optim.Adam(parameters, settings.lr)
+
+
+def fitted(scratch, settings=SETTINGS, see=view, iterations=8, optimiser=sgd, **more):
     scratch.mkdir(exist_ok=True)
     line = Line()
-    groups = [{"params": [line.a], "lr_mult": 2.0}]
     found = training.fit(
-        line, groups, see, 5, iterations, settings, scratch, "line", "line.lr", **more
+        line,
+        optimiser([line.a], settings),
+        see,
+        5,
+        iterations,
+        settings,
+        scratch,
+        "line",
+        "line.lr",
+        **more,
     )
     return line.a.detach(), *found
 
@@ -52,11 +69,16 @@ def test_the_first_steps_by_hand(tmp_path):
     assert float(a) == pytest.approx(second)
 
 
-def test_a_training_that_goes_on_ends_with_the_same_bits(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("optimiser", "momentum"), [(sgd, 0.9), (sgd, 0.0), (adam, 0.0)])
+def test_a_training_that_goes_on_ends_with_the_same_bits(
+    tmp_path, monkeypatch, optimiser, momentum
+):
     def measure():
         return [1.0, 2.5]
 
-    whole = fitted(tmp_path / "whole", monitor=measure)
+    settings = dataclasses.replace(SETTINGS, momentum=momentum)
+    how = {"settings": settings, "optimiser": optimiser, "monitor": measure}
+    whole = fitted(tmp_path / "whole", **how)
     batches = training.batches
 
     def stop(*arguments):
@@ -66,9 +88,9 @@ def test_a_training_that_goes_on_ends_with_the_same_bits(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(training, "batches", stop)
         with pytest.raises(KeyboardInterrupt):
-            fitted(tmp_path / "cut", monitor=measure)
+            fitted(tmp_path / "cut", **how)
     assert [path.name for path in (tmp_path / "cut").iterdir()] == [training.STATE]
-    resumed = fitted(tmp_path / "cut", monitor=measure)
+    resumed = fitted(tmp_path / "cut", **how)
     assert whole[2].tolist() == [[1.0, 2.5]] * 4
     assert all(torch.equal(one, other) for one, other in zip(whole, resumed, strict=True))
 

@@ -13,18 +13,10 @@ from ribkit.data import views
 from ribkit.data.images import ImageSet
 from ribkit.networks.architectures import SmallResNet, Weights, efficientnet_lite0, resnet
 from ribkit.networks.backbone import PRECISIONS, Network, from_classifier, seeded
-from ribkit.networks.configs import BACKBONES, ClassifierConfig
-from ribkit.networks.training import (
-    Objective,
-    epoch_history,
-    fit,
-    keep,
-    resume,
-    steps_per_epoch,
-)
+from ribkit.networks.configs import BACKBONES, ClassifierConfig, TrainingConfig
+from ribkit.networks.training import Objective, epoch_history, fit, sgd, steps_per_epoch
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
-from ribkit.runtime.progress import bar
 from ribkit.runtime.store import stage
 
 SMALL_MEAN, SMALL_STD = (127.5,) * 3, (64.0,) * 3
@@ -104,39 +96,34 @@ def pretrain(
 ) -> dict:
     """Train `mini`'s stand-in for ImageNet: a small residual network learns what a scene shows.
 
-    Heads, body textures and body shapes, so that features for more than the heads exist. SGD with
-    Nesterov momentum 0.9, weight decay 5e-4, one cycle up to ``lr``; random flips both ways.
+    Heads, body textures and body shapes, so that features for more than the heads exist.
     Returns ``weights`` (of the `SmallResNet`) and ``history``, a row for each epoch.
     """
     images, attributes = scenes.arrays()
-    count, pixels = len(images), torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    pixels = views.normalise(pixels, SMALL_MEAN, SMALL_STD)
+    steps = steps_per_epoch(len(images), batch)
+    settings = {"batch": batch, "lr": lr, "momentum": 0.9, "weight_decay": 5e-4}
+    training = TrainingConfig(**settings, checkpoint=steps, rng_seed=rng_seed)
     targets = torch.from_numpy(attributes).float()
     with seeded(rng_seed):
-        model = SmallResNet(targets.shape[1]).to(device())
-    model.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4
+        model = SmallResNet(targets.shape[1]).to(device(), memory_format=torch.channels_last)
+
+    def view(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        image = views.to_tensor(images[index])
+        side = image.shape[-1]
+        image = views.random_crop(image, (side, side), side, SMALL_MEAN, generator)
+        return views.normalise(image, SMALL_MEAN, SMALL_STD), targets[index]
+
+    losses, _ = fit(
+        Objective(model, F.binary_cross_entropy_with_logits),
+        sgd([{"params": model.parameters(), "lr_mult": 1.0}], training),
+        view,
+        len(images),
+        epochs * steps,
+        training,
+        scratch,
+        "pretext task",
+        "its lr",
     )
-    steps = count // batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=epochs * steps)
-    generator = torch.Generator().manual_seed(rng_seed)
-    losses = torch.zeros(epochs * steps, device=device())
-    done, _ = resume(scratch, model, optimiser, losses)
-    for epoch in bar(range(epochs), "pretext task"):
-        order = torch.randperm(count, generator=generator)[: steps * batch]
-        for iteration, rows in enumerate(order.view(steps, batch), epoch * steps):
-            flips = [axis for axis in (-1, -2) if torch.rand((), generator=generator) < 0.5]
-            if iteration >= done:
-                inputs = pixels[rows].flip(flips).to(device(), memory_format=torch.channels_last)
-                loss = F.binary_cross_entropy_with_logits(model(inputs), targets[rows].to(device()))
-                optimiser.zero_grad()
-                loss.backward()
-                losses[iteration] = loss.detach()
-            optimiser.step()  # without gradients, where it was done before, it does nothing
-            schedule.step()
-        if (epoch + 1) * steps > done:
-            keep(scratch, model, optimiser, losses[: (epoch + 1) * steps], [])
     return {"weights": model.state_dict(), "history": epoch_history(losses, epochs)}
 
 
@@ -172,7 +159,7 @@ def train(
 
     losses, monitored = fit(
         Objective(network, _loss),
-        groups,
+        sgd(groups, training),
         view,
         len(images),
         training.epochs * steps,

@@ -19,7 +19,7 @@ from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import Network, seeded
 from ribkit.networks.configs import DeepLabConfig
-from ribkit.networks.training import Objective, fit
+from ribkit.networks.training import Objective, fit, sgd
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
 from ribkit.runtime.store import stage
@@ -146,7 +146,7 @@ def train(
     ]
     losses, _ = fit(
         Objective(segmenter, balanced_cross_entropy),
-        groups,
+        sgd(groups, training),
         data.viewed(training.scales, training.crop, segmenter.mean),
         len(data),
         training.iterations,

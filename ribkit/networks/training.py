@@ -1,11 +1,12 @@
-"""The training loop of classifier, IRN, PSA and DeepLab: SGD, poly schedule, resumable, shared.
+"""The one training loop: poly schedule, resumable, shared by processes.
 
-    lr(i) = lr lr_mult (1 - i / iterations)^poly_power
+    lr(i) = lr (1 - i / iterations)^poly_power
 
 A batch is a function of the iteration's number, and each of its views of its place in the batch
 too, so that several processes make their own shares of it: the loss of all is that of one.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -42,9 +43,16 @@ class Objective(nn.Module):
         return self.loss(self.network(pixels), targets)
 
 
+def sgd(groups: list[dict], training: TrainingConfig) -> torch.optim.SGD:
+    """SGD for groups of parameters, each with its ``lr_mult``."""
+    groups = [{"params": g["params"], "lr": training.lr * g["lr_mult"]} for g in groups]
+    settings = {"momentum": training.momentum, "weight_decay": training.weight_decay}
+    return torch.optim.SGD(groups, **settings)
+
+
 def fit(
     objective: nn.Module,
-    groups: list[dict],
+    optimiser: torch.optim.Optimizer,
     view: View,
     count: int,
     iterations: int,
@@ -57,28 +65,25 @@ def fit(
     """Train in place; interrupted, it goes on from its last state, on a CPU to the same bits.
 
     ``objective`` takes the tensors of a batch and returns the loss. ``view`` makes them, to be
-    stacked, of an image's number, below ``count``, and a generator. ``groups`` are the parameters,
-    each group with its ``lr_mult``. A loss that is not finite raises InputError: ``name`` is what
-    is trained, ``lr_setting`` what to lower. Returns the losses ``(iterations,)`` and, a row for
-    each epoch, what ``monitor`` measures.
+    stacked, of an image's number, below ``count``, and a generator. A loss that is not finite
+    raises InputError: ``name`` is what is trained, ``lr_setting`` what to lower. Returns the losses
+    ``(iterations,)`` and, a row for each epoch, what ``monitor`` measures.
     """
     places = share(training.batch)
-    optimiser = torch.optim.SGD(
-        groups, lr=training.lr, momentum=training.momentum, weight_decay=training.weight_decay
-    )
+    rates = [group["lr"] for group in optimiser.param_groups]
     losses = torch.zeros(iterations, device=device())
-    start, monitored = resume(scratch, objective, optimiser, losses)
+    start, monitored = _resume(scratch, objective, optimiser, losses)
     model = DistributedDataParallel(objective) if distributed.world() > 1 else objective
     made = batches(view, count, training, range(start, iterations), places)
     gpus = [device()] if device().type == "cuda" else []
     with torch.random.fork_rng(gpus):  # what a network draws is a function of the iteration too
         for iteration, batch in zip(bar(range(start, iterations), name), made, strict=True):
             decay = (1 - iteration / iterations) ** training.poly_power
-            for group in optimiser.param_groups:
-                group["lr"] = training.lr * group["lr_mult"] * decay
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * decay
             rank = training.batch + distributed.rank()  # behind the places of the batch
             torch.manual_seed(_combine_seeds(training.rng_seed, iteration, rank))
-            loss = model(*(part.to(device(), non_blocking=True) for part in batch))
+            loss = model(*map(_to_device, batch))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -90,8 +95,15 @@ def fit(
             if is_checkpoint or done % CHECK_EVERY == 0 or done == iterations:
                 _require_finite(losses[:done], name, lr_setting)
             if is_checkpoint and distributed.rank() == 0:
-                keep(scratch, objective, optimiser, losses[:done], monitored)
+                _keep(scratch, objective, optimiser, losses[:done], monitored)
     return losses.cpu(), torch.tensor(monitored)
+
+
+def _to_device(tensor: Tensor) -> Tensor:
+    """The tensor where it is computed with; the copy to a GPU is not waited for."""
+    if device().type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device(), non_blocking=True)
 
 
 def steps_per_epoch(count: int, batch: int) -> int:
@@ -159,19 +171,19 @@ def _require_finite(losses: Tensor, name: str, lr_setting: str) -> None:
 
 
 # ---- states -------------------------------------------------------------------------------------
-def keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, monitored: list) -> None:
+def _keep(scratch: Path, objective: nn.Module, optimiser, losses: Tensor, monitored: list) -> None:
     """Write a training's state, whole or not at all: that of the iterations with ``losses``."""
     state = {f"weights.{name}": value for name, value in objective.state_dict().items()}
     for number, kept in optimiser.state_dict()["state"].items():
-        state[f"momentum.{number}"] = kept["momentum_buffer"]
+        state |= {f"optimiser.{number}.{name}": value for name, value in kept.items()}
     state |= {"losses": losses, "monitored": torch.tensor(monitored)}
     with atomic_write(scratch / STATE) as partial:
         partial.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
         append_checksum(partial)
 
 
-def resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
-    """Bring objective, optimiser and losses to the state that `keep` wrote, if any.
+def _resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tuple[int, list]:
+    """Bring objective, optimiser and losses to the state that `_keep` wrote, if any.
 
     Returns the iterations done and what was measured. A damaged state counts as none.
     """
@@ -183,8 +195,11 @@ def resume(scratch: Path, objective: nn.Module, optimiser, losses: Tensor) -> tu
         return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
     objective.load_state_dict(under("weights."))
-    momenta = {int(k): {"momentum_buffer": v} for k, v in under("momentum.").items()}
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": momenta})
+    kept: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in under("optimiser.").items():
+        number, name = key.split(".")
+        kept[int(number)][name] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": kept})
     done = len(state["losses"])
     losses[:done] = state["losses"]
     return done, state["monitored"].tolist()

@@ -18,7 +18,7 @@ from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.networks.backbone import FeaturePyramid, seeded
 from ribkit.networks.configs import AffinityConfig
-from ribkit.networks.training import epoch_history, fit, steps_per_epoch
+from ribkit.networks.training import epoch_history, fit, sgd, steps_per_epoch
 from ribkit.refinement.random_walk import AffinityAt, ends, offsets
 from ribkit.runtime import distributed
 from ribkit.runtime.device import device
@@ -183,7 +183,7 @@ def train(
     network = build(heads, backbone, training, pretext, weights).to(device())
     losses, _ = fit(
         network,
-        network.heads.parameter_groups(training),
+        sgd(network.heads.parameter_groups(training), training),
         data.viewed(training.scales, training.crop, network.pyramid.mean),
         len(data),
         training.epochs * steps_per_epoch(len(data), training.batch),
