@@ -96,16 +96,18 @@ def pretrain(
 ) -> dict:
     """Train `mini`'s stand-in for ImageNet: a small residual network learns what a scene shows.
 
-    Heads, body textures and body shapes, so that features for more than the heads exist.
-    Returns ``weights`` (of the `SmallResNet`) and ``history``, a row for each epoch.
+    Heads, body textures and body shapes, so that features for more than the heads exist. With
+    Nesterov's momentum: the plain one left more than twice the loss of held-out scenes. Returns
+    ``weights`` (of the `SmallResNet`) and ``history``, a row for each epoch.
     """
     images, attributes = scenes.arrays()
     steps = steps_per_epoch(len(images), batch)
-    settings = {"batch": batch, "lr": lr, "momentum": 0.9, "weight_decay": 5e-4}
-    training = TrainingConfig(**settings, checkpoint=steps, rng_seed=rng_seed)
+    training = TrainingConfig(batch=batch, checkpoint=steps, rng_seed=rng_seed)
     targets = torch.from_numpy(attributes).float()
     with seeded(rng_seed):
         model = SmallResNet(targets.shape[1]).to(device(), memory_format=torch.channels_last)
+    momentum = {"momentum": 0.9, "nesterov": True}
+    optimiser = torch.optim.SGD(model.parameters(), lr, weight_decay=5e-4, **momentum)
 
     def view(index: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         image = views.to_tensor(images[index])
@@ -115,7 +117,7 @@ def pretrain(
 
     losses, _ = fit(
         Objective(model, F.binary_cross_entropy_with_logits),
-        sgd([{"params": model.parameters(), "lr_mult": 1.0}], training),
+        optimiser,
         view,
         len(images),
         epochs * steps,
