@@ -378,3 +378,14 @@ def test_the_last_map_is_that_of_the_last_step_alone():
         two_numbers(), views, labels, nobody, dataclasses.replace(settings, last_map=True)
     )
     assert torch.equal(last.maps[1.0], steps[2].maps[1.0])
+
+
+def test_the_last_map_is_of_one_step_at_every_scale_also_where_the_area_stops():
+    maps = [{1.0: torch.full((1, 1, 2), k), 2.0: torch.full((1, 1, 2), 10 * k)} for k in (1.0, 2.0)]
+    steps = (aggregation.Step(each, torch.ones(2, 1)) for each in maps)
+    settings = official(steps=3, area_ratio=0.5, last_map=True)
+    result = aggregation.aggregate(steps, TARGET, settings)
+    assert (result.reason, result.steps) == ("area", 2)
+    assert {scale: each.tolist() for scale, each in result.maps.items()} == {
+        1.0: [[[2.0, 2.0]]], 2.0: [[[20.0, 20.0]]],
+    }  # fmt: skip

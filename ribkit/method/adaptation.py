@@ -1,8 +1,10 @@
 """RIB: adapt the classifier to one image by maximising its target logits (Section 3.2, Algorithm).
 
 From the trained weights, K steps of SGD on the image's views and on B other images that share no
-class with it; the maps of all steps are summed, then normalised once. Where the formulas and the
-released code part, a `ribkit.method.settings.Variant` says which way is taken.
+class with it; the maps of all steps are summed, then normalised once. The lower layers stay frozen,
+so their features are computed once; the upper ones and the classifier are adapted
+(`ribkit.networks.backbone`). Where the formulas and the released code part, a
+`ribkit.method.settings.Variant` says which way is taken.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +32,8 @@ def adapt(
 
     .. math:: M_c = \textstyle\sum_{k=0}^{K} M_c(x; \theta_k)
 
-    Section 3.2 of the paper (arXiv:2110.06530): `trajectory`, summed by `aggregate`.
+    Section 3.2 of the paper (arXiv:2110.06530): `trajectory`, summed by `aggregate` (by the
+    official code up to K - 1).
 
     Args:
         network: The trained one, left as it is.
@@ -67,7 +70,9 @@ def trajectory(
 
     .. math:: \theta_{k+1} = \theta_k - \eta (1 - k / K)^{0.9} \nabla L_{\mathrm{RIB}}(\theta_k)
 
-    Section 3.2 of the paper (arXiv:2110.06530); SGD with momentum and weight decay.
+    The loss sums over the image's rows (its views at scales from 1 on, and their flips) and over
+    the others, each with its own labels. Section 3.2 of the paper (arXiv:2110.06530); SGD with
+    momentum and weight decay, the classifier's rate is 10 times that of the layers below it.
 
     Args:
         network: The trained one; it is changed in place (pass `Network.adaptable`).
@@ -195,10 +200,10 @@ def _update(optimiser: torch.optim.SGD, loss: Tensor, factor: float) -> None:
     optimiser.step()
 
 
-def _update_norm_ratio(loss: Tensor, other: Tensor, optimiser: torch.optim.SGD) -> float:
-    """How many times as long the other loss's first update is; 1 where this one has no length."""
+def _update_norm_ratio(loss: Tensor, reference: Tensor, optimiser: torch.optim.SGD) -> float:
+    """Length of lr times gradient of the reference over that of the loss; 1 if that has none."""
     lengths = []
-    for value in (loss, other):
+    for value in (loss, reference):
         total = 0.0
         for group in optimiser.param_groups:
             parts = torch.autograd.grad(value, group["params"], retain_graph=True)

@@ -19,7 +19,7 @@ from ribkit.runtime.errors import InputError
 class Step:
     """One step of an adaptation, before its update."""
 
-    maps: dict[float, Tensor]  # scale -> raw `cam.flip_sum` ``(K, h, w)`` of the classes present
+    maps: dict[float, Tensor]  # scale -> raw `cam.flip_sum` ``(P, h, w)`` of the classes present
     logits: Tensor  # ``(rows, C)``, pooled, of the image's own rows that enter the loss
 
 
@@ -27,7 +27,7 @@ class Step:
 class Adapted:
     """Result of an adaptation: raw maps summed over its steps, and how it went."""
 
-    maps: dict[float, Tensor]  # scale -> ``(K, h, w)``
+    maps: dict[float, Tensor]  # scale -> ``(P, h, w)``
     reason: str = "steps"  # why it ended: also "margin", "area" or "diverged"
     logits: list[float] = field(default_factory=list)  # mean target logit at each step
     areas: list[float] = field(default_factory=list)  # share of the pixels that its map covers
@@ -46,7 +46,7 @@ def covered(maps: Tensor, level: float) -> Tensor:
     The official code's stop by area (of arXiv:2110.06530), difference 6 of the README.
 
     Args:
-        maps: Raw maps ``(K, h, w)``.
+        maps: Raw maps ``(P, h, w)``.
         level: l, in [0, 1].
 
     Example:
@@ -62,10 +62,10 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
 
     .. math:: M_c = \textstyle\sum_{k=0}^{K} M_c^{(k)}
 
-    Section 3.2 of the paper (arXiv:2110.06530). Stops (official): *by area*, from the second step
-    on, at once: of that step only the map at scale 1 is added; *by margin*, once the absolute sum
-    of the image's target logits exceeds the margin. Either variant ends before logits that are not
-    finite.
+    Section 3.2 of the paper (arXiv:2110.06530); the official code sums up to K - 1. Its stops: *by
+    area*, from the second step on, at once: of that step only the map at scale 1 is added; *by
+    margin*, once the absolute sum of the target logits, over all of the image's rows, exceeds the
+    margin. Either variant ends before logits that are not finite.
 
     Args:
         steps: Steps of one image, see `ribkit.method.adaptation.trajectory`.
@@ -98,9 +98,10 @@ def aggregate(steps: Iterator[Step], labels: Tensor, settings: Settings) -> Adap
         result.areas.append(area)
         full = variant.stop_by_area and index > 0 and area > settings.area_ratio
         for scale, maps in step.maps.items():
-            if not full or scale == 1:
-                before = 0 if settings.last_map else result.maps.get(scale, 0)
-                result.maps[scale] = before + maps
+            if settings.last_map:
+                result.maps[scale] = maps
+            elif not full or scale == 1:
+                result.maps[scale] = result.maps.get(scale, 0) + maps
         if full:
             result.reason = "area"
             break

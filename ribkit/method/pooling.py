@@ -9,7 +9,7 @@ from ribkit.method.settings import Settings
 def gap(cam: Tensor) -> Tensor:
     r"""Global average pooling: logits ``(N, C)``, each the mean of its class's map.
 
-    .. math:: y_c = \frac{1}{|U|} \sum_{u \in U} M_c(u)
+    .. math:: y_c = \frac{1}{|U|} \sum_{u \in U} S_c(u)
 
     Section 2 of the paper (arXiv:2110.06530): what the classifier is trained with.
 
@@ -26,7 +26,7 @@ def gap(cam: Tensor) -> Tensor:
 def gmp(cam: Tensor) -> Tensor:
     r"""Global maximum pooling: logits ``(N, C)``, each the maximum of its class's map.
 
-    .. math:: y_c = \max_u M_c(u)
+    .. math:: y_c = \max_u S_c(u)
 
     The paper's comparison with GAP and GNDRP (arXiv:2110.06530).
 
@@ -44,10 +44,11 @@ def gndrp(cam: Tensor, labels: Tensor, tau: float, variant: str = "paper") -> Te
     r"""Global non-discriminative region pooling of the classes present; GAP for the absent ones.
 
     .. math::
-        y_c = \frac{1}{|Q_c|} \sum_{u \in Q_c} M_c(u),
+        y_c = \frac{1}{|Q_c|} \sum_{u \in Q_c} S_c(u),
         \qquad Q_c = \{u : M_c(u) / \max_v M_c(v) \le \tau\}
 
-    Section 3.2 of the paper (arXiv:2110.06530). The discriminative part gets no gradient.
+    with :math:`S_c = w_c \cdot f` the signed map and :math:`M_c = \mathrm{ReLU}(S_c)`. Section 3.2
+    of the paper (arXiv:2110.06530). The discriminative part gets no gradient.
 
     Args:
         cam: Signed class maps ``(N, C, H, W)``.

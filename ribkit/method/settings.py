@@ -12,7 +12,7 @@ NO_MARGIN = 1e9  # which no logit reaches
 
 @dataclass(frozen=True)
 class Variant:
-    """A switch for each difference of the paper, the default, and the official code.
+    """A switch for each difference of the paper, the default here, and the official code.
 
     Numbered as in the README. Differences 9 (whose threshold decides a seed) and 11 (what 255
     counts) are always scored both ways; 10 is `ribkit.refinement.random_walk.WALKS`.
@@ -37,7 +37,10 @@ VARIANTS = {"paper": PAPER, "official": OFFICIAL}
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of an adaptation, the last three of ablations. Defaults: the paper's for VOC."""
+    """Settings of an adaptation, the last three of ablations.
+
+    Defaults: the paper's numbers for VOC, and the official code's way.
+    """
 
     pooling: Annotated[str, one_of("gap", "gmp", "gndrp")] = "gndrp"  # from maps to logits
     tau: Share = 0.4  # of GNDRP, a share of a map's maximum
@@ -45,7 +48,7 @@ class Settings:
     lr: NotNegative = 8e-6  # of SGD, for the adapted layers
     head_lr_mult: NotNegative = 10.0  # the classifier's learning rate is so many times `lr`
     n_others: CountOrZero = 20  # B, the other images in a step
-    margin: float = 600.0  # on each logit (paper), on the absolute sum of the targets' (official)
+    margin: float = 600.0  # of each logit (paper), of the sum over targets and rows (official)
     area_level: Share = 0.3  # a pixel is covered above this share of its map's maximum
     area_ratio: NotNegative = 0.7  # official: stop when more than this share of pixels is covered
     weight_decay: NotNegative = 1e-4  # of SGD

@@ -31,7 +31,7 @@ def _measured(results: PerImageResult) -> Values:
 def measure(
     image: LabelledImage, model: TrainedModel, sizes: Sizes, adaptation: Adaptation | None = None
 ) -> Values:
-    """One run on all images, of CAM without an adaptation.
+    """One run, of RIB or, without an adaptation, of CAM.
 
     ``rows``: of a `thresholds.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share of each of
     `PARTS` that its class's map exceeds at each threshold (mean over the image's classes; NaN where
@@ -63,7 +63,7 @@ def _cover(
                 values = np.sort(class_map[where])
                 below = np.searchsorted(values, thresholds.THRESHOLDS, side="right")
                 shares[k, :, part] = 1 - below / len(values)
-    return np.ma.masked_invalid(shares).mean(axis=0).filled(np.nan)
+    return np.ma.masked_invalid(shares).mean(axis=0).filled(np.nan)  # as nanmean, without warnings
 
 
 @stage("adapted-once")
