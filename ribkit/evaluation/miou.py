@@ -13,7 +13,9 @@ import numpy as np
 IGNORE = 255  # a pixel of the ground truth that does not count
 
 
-def confusion(prediction: np.ndarray, target: np.ndarray, n_classes: int) -> np.ndarray:
+def confusion(
+    prediction: np.ndarray, target: np.ndarray, n_classes: int, ignore: int = IGNORE
+) -> np.ndarray:
     r"""Confusion matrix ``(n, n)`` int64: rows are targets, columns are predictions.
 
     .. math:: C_{ij} = |\{u : t(u) = i, p(u) = j, t(u) \ne 255\}|
@@ -22,8 +24,9 @@ def confusion(prediction: np.ndarray, target: np.ndarray, n_classes: int) -> np.
 
     Args:
         prediction: Integers ``(...)`` in ``0 .. n_classes - 1``.
-        target: Integers of the same shape, in ``0 .. n_classes - 1``, or 255: not counted.
+        target: Integers of the same shape, in ``0 .. n_classes - 1``, or ``ignore``.
         n_classes: n, background included.
+        ignore: The target's label that is not counted.
 
     Raises:
         ValueError: For shapes that differ, or labels out of range.
@@ -35,7 +38,7 @@ def confusion(prediction: np.ndarray, target: np.ndarray, n_classes: int) -> np.
     prediction, target = np.asarray(prediction), np.asarray(target)
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
-    counted = target != IGNORE
+    counted = target != ignore
     prediction, target = prediction[counted].astype(np.int64), target[counted].astype(np.int64)
     for name, values in (("prediction", prediction), ("target", target)):
         if values.size and not (0 <= values.min() and values.max() < n_classes):

@@ -37,13 +37,18 @@ NETWORK = Kernels(  # after the segmentation network; deeplab-pytorch's default
 
 
 def refine_labels(
-    image: np.ndarray, labels: np.ndarray, n_labels: int, kernels: Kernels = LABELS
+    image: np.ndarray,
+    labels: np.ndarray,
+    n_labels: int,
+    *,
+    gt_prob: float = GT_PROB,
+    kernels: Kernels = LABELS,
 ) -> np.ndarray:
     r"""CRF on a label map: each pixel's own label is likely, the others share the rest.
 
     .. math::
         E(x) = -\textstyle\sum_i \log p_i(x_i) + \sum_{i<j} [x_i \ne x_j] \, k_{ij}, \qquad
-        p_i(l_i) = 0.7
+        p_i(l_i) = \mathrm{gt\_prob}
 
     Dense CRF (arXiv:1210.5644) with the kernels k of `Kernels`.
 
@@ -52,6 +57,7 @@ def refine_labels(
         labels: l, ``(H, W)`` integers in ``0 .. n_labels - 1``; the result has their type.
         n_labels: The image's classes and background, whether or not each occurs in the map. With
             one label there is nothing to do.
+        gt_prob: Probability of a pixel's own label, in (0, 1).
         kernels: Kernels of the pairwise terms.
 
     Raises:
@@ -72,7 +78,7 @@ def refine_labels(
         )
     if n_labels == 1:
         return labels.copy()
-    unary = unary_from_labels(labels, n_labels, gt_prob=GT_PROB, zero_unsure=False)
+    unary = unary_from_labels(labels, n_labels, gt_prob=gt_prob, zero_unsure=False)
     return _infer(image, unary, kernels).argmax(axis=0).astype(labels.dtype)
 
 

@@ -189,8 +189,8 @@ class Stored(Arrays):
     def _names(self) -> dict[str, None]:
         return self._open()._names
 
-    def _read(self, name: str) -> Any:
-        return self._open()._read(name)
+    def __getitem__(self, name: str) -> Any:
+        return self._open()[name]
 
     def __str__(self) -> str:
         return f"{self.value} in {self.result.path}"
