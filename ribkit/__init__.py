@@ -15,7 +15,10 @@ Example:
     [[1.0]]
 """
 
+import os
 from importlib import import_module
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch takes large tensors in large pages
 
 _MODULES = {
     "Settings": "ribkit.method.settings",

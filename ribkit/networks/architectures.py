@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ribkit.data.images import hash_files
 from ribkit.networks.backbone import Network, from_classifier
+from ribkit.networks.convolutions import SameConv2d
 from ribkit.runtime.errors import InputError
 
 
@@ -80,53 +81,6 @@ class PooledClassifier(nn.Module):
 
 
 # ---- EfficientNet-Lite0 -------------------------------------------------------------------------
-class SameConv2d(nn.Conv2d):
-    """A convolution padded as TensorFlow's "SAME": the odd pixel goes to the right and bottom."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        pads = []
-        for axis in (1, 0):
-            size, stride = x.shape[2 + axis], self.stride[axis]
-            extent = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
-            total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-            pads += [total // 2, total - total // 2]
-        x = F.pad(x, pads)
-        if self.groups == self.in_channels and self.stride == (1, 1) and x.device.type == "cpu":
-            return _Depthwise.apply(x, self.weight, self.dilation[0])
-        return F.conv2d(x, self.weight, None, self.stride, 0, self.dilation, self.groups)
-
-
-class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution with a fast gradient on the CPU.
-
-    torch's own takes 2.5 times as long for dilated kernels. Here the input's gradient is a
-    convolution too, and the weight's is inner products.
-    """
-
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")
-    def forward(ctx, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.dilation = dilation
-        return F.conv2d(x, weight, None, 1, 0, dilation, x.shape[1])
-
-    @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight = ctx.saved_tensors
-        kernel, step = weight.shape[-1], ctx.dilation
-        padded = F.pad(gradient, [step * (kernel - 1)] * 4)
-        to_x = F.conv2d(padded, weight.flip(-1, -2), None, 1, 0, step, x.shape[1])
-        height, width = gradient.shape[-2:]
-        flat = gradient.flatten(2)
-        products = [
-            torch.linalg.vecdot(x[..., i : i + height, j : j + width].flatten(2), flat).sum(dim=0)
-            for i in range(0, kernel * step, step)
-            for j in range(0, kernel * step, step)
-        ]
-        return to_x, torch.stack(products, dim=1).view_as(weight), None
-
-
 def _conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> list:
     conv = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs, eps=1e-3)]

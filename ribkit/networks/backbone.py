@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from ribkit.data import views
+from ribkit.networks.convolutions import ConvNorm, ReLU6, fold
 from ribkit.runtime.errors import InputError
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision's, for [0, 255]
@@ -105,7 +106,8 @@ class _Tracer(fx.Tracer):
     """Keeps every convolution whole, also those of subclasses."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, nn.Conv2d) or super().is_leaf_module(module, name)
+        ours = isinstance(module, nn.Conv2d | ConvNorm | ReLU6)
+        return ours or super().is_leaf_module(module, name)
 
 
 def from_classifier(
@@ -133,6 +135,7 @@ def from_classifier(
         with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints a trace of its errors
             traced = fx.GraphModule(model, _Tracer().trace(model))
             _dilate(traced, output_stride)
+            fold(traced)
             ShapeProp(traced).propagate(torch.zeros(1, 3, SIDE, SIDE))
             linear, end = _head(traced)
             cut = _cut(traced, end, SIDE // frozen_stride)

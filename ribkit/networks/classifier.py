@@ -62,13 +62,11 @@ def trained_network(
     """Build the network that a `TrainedModel` of `train` loads its weights into.
 
     It runs with ``precision``, one of `backbone.PRECISIONS`; its memory is in the order that is
-    faster on the device that computes.
+    faster on CPUs and on GPUs.
     """
     network = build(backbone, n_classes, weights=weights)
     network.precision = PRECISIONS[precision]
-    if device().type == "cuda":
-        network.to(memory_format=torch.channels_last)
-    return network
+    return network.to(memory_format=torch.channels_last)
 
 
 @stage("imagenet")
