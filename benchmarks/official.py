@@ -3,17 +3,43 @@
 Not its code: the same results by the same order of work (README, "Two variants"). The whole network
 at every step, for every view; the others decoded and cropped inside the loop; a loop over rows and
 classes; a wait for the device at each of them; the last update made though nobody sees its map;
-float32.
+float32; torch's plain layers.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ribkit.method import cam
 from ribkit.method.settings import Settings
 from ribkit.networks.backbone import Network
+from ribkit.networks.convolutions import ConvNorm, ReLU6, SameConv2d
+
+
+class PaddedConv2d(SameConv2d):
+    """Padded apart, and then torch's convolution."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        height, width = self.pads(x)
+        return F.conv2d(
+            F.pad(x, [*width, *height]), weight, bias, self.stride, 0, self.dilation, self.groups
+        )
+
+
+def plain(network: Network) -> Network:
+    """A copy of torch's plain layers in its usual memory order: batch norms apart."""
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, ConvNorm):
+            if isinstance(module.conv, SameConv2d):
+                module.conv.__class__ = PaddedConv2d
+            network.set_submodule(name, nn.Sequential(module.conv, module.norm))
+        elif isinstance(module, ReLU6):
+            network.set_submodule(name, nn.ReLU6())
+    return network
 
 
 def adapt(

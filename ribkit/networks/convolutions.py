@@ -10,15 +10,19 @@ from torch import Tensor, fx, nn
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's "SAME": the odd pixel goes to the right and bottom."""
 
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        pads = []
+    def pads(self, x: Tensor) -> list[tuple[int, int]]:
+        """Zeros above and below, left and right."""
+        totals = []
         for axis in (0, 1):
             size, stride = x.shape[2 + axis], self.stride[axis]
             extent = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
-            pads.append(max((-(-size // stride) - 1) * stride + extent - size, 0))
-        inside = [total // 2 for total in pads]
-        if any(total % 2 for total in pads):
-            height, width = ((total // 2, total - total // 2) for total in pads)
+            totals.append(max((-(-size // stride) - 1) * stride + extent - size, 0))
+        return [(total // 2, total - total // 2) for total in totals]
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        height, width = self.pads(x)
+        inside = [height[0], width[0]]
+        if height[0] != height[1] or width[0] != width[1]:
             x, inside = F.pad(x, [*width, *height]), [0, 0]
         return convolve(x, weight, bias, self.stride, inside, self.dilation, self.groups)
 
