@@ -65,6 +65,26 @@ def test_scores_are_normalised_and_sum_to_one():
     assert (crf.refine_scores(halves(), scores[:1], crf.PSA) == 1).all()
 
 
+def test_labels_without_weight_anywhere_are_left_out():
+    random = np.random.default_rng(0)
+    scores = random.random((5, 12, 16)) + 0.1
+    scores[[1, 3]] *= 1e-3
+    scores /= scores.sum(axis=0)
+    kept = crf.refine_scores(halves(), scores[[0, 2, 4]], crf.NETWORK)
+    found = crf.refine_scores(halves(), scores, crf.NETWORK, min_score=0.05)
+    assert (found[[1, 3]] == 0).all()
+    np.testing.assert_allclose(found[[0, 2, 4]], kept, atol=1e-4)
+    everything = crf.refine_scores(halves(), scores, crf.NETWORK)
+    assert (everything.argmax(axis=0) == found.argmax(axis=0)).all()
+
+
+@pytest.mark.parametrize("flat", [0.0, 1.0])
+def test_the_likeliest_label_is_never_left_out(flat):
+    scores = np.full((3, 12, 16), flat)
+    found = crf.refine_scores(halves(), scores, crf.NETWORK, min_score=0.9)
+    np.testing.assert_allclose(found.sum(axis=0), 1, rtol=1e-5)
+
+
 def test_what_does_not_fit_is_told_in_one_sentence():
     with pytest.raises(
         InputError, match="a map of 16 x 9 pixels does not fit its image of 16 x 12"

@@ -82,7 +82,9 @@ def refine_labels(
     return _infer(image, unary, kernels).argmax(axis=0).astype(labels.dtype)
 
 
-def refine_scores(image: np.ndarray, scores: np.ndarray, kernels: Kernels) -> np.ndarray:
+def refine_scores(
+    image: np.ndarray, scores: np.ndarray, kernels: Kernels, *, min_score: float = 0.0
+) -> np.ndarray:
     r"""CRF on scores, such as a network's probabilities: probabilities ``(L, H, W)`` float32.
 
     .. math:: p_i(l) = s_i(l) / \textstyle\sum_m s_i(m)
@@ -93,6 +95,8 @@ def refine_scores(image: np.ndarray, scores: np.ndarray, kernels: Kernels) -> np
         image: ``(H, W, 3)`` uint8.
         scores: s, ``(L, H, W)``, not negative; where all are 0, each label is as likely.
         kernels: Kernels of the pairwise terms.
+        min_score: Labels whose p is below it at every pixel are left out: they get 0, and cost
+            nothing. 0: none is. In [0, 1).
 
     Raises:
         InputError: For sizes that differ.
@@ -107,9 +111,14 @@ def refine_scores(image: np.ndarray, scores: np.ndarray, kernels: Kernels) -> np
     _require_size(image, scores.shape[1:])
     total = scores.sum(axis=0, keepdims=True)
     probabilities = np.where(total > 0, scores / np.where(total > 0, total, 1), 1 / len(scores))
-    if len(scores) == 1:
-        return probabilities
-    return _infer(image, unary_from_softmax(probabilities.astype(np.float32)), kernels)
+    found = np.zeros_like(scores)
+    kept = probabilities.max(axis=(1, 2)) >= min(min_score, probabilities.max())
+    if kept.sum() == 1:
+        found[kept] = 1
+    else:
+        unary = unary_from_softmax(np.ascontiguousarray(probabilities[kept], np.float32))
+        found[kept] = _infer(image, unary, kernels)
+    return found
 
 
 def _require_size(image: np.ndarray, size: tuple[int, ...]) -> None:

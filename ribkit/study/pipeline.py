@@ -219,7 +219,8 @@ def network_labels(study: Study, source: str) -> Result:
     """``labels`` and, after the CRF, ``refined`` of the validation images."""
     p, model = study.profile, network(study, source)
     seen = {"images": study.validation, "scales": p.test_scales, "long_side": p.long_side}
-    return study.store.run(predictions.predict, model=model, **seen)
+    how = {"crf_min_score": p.crf_min_score}
+    return study.store.run(predictions.predict, model=model, **seen, **how)
 
 
 def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]:

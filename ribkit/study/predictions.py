@@ -14,11 +14,16 @@ from ribkit.runtime.store import Values
 
 @per_image("predictions", "prediction and CRF", arrays=("labels", "refined"))
 def predict(
-    image: LabelledImage, model: TrainedModel, scales: tuple[float, ...], long_side: int | None
+    image: LabelledImage,
+    model: TrainedModel,
+    scales: tuple[float, ...],
+    long_side: int | None,
+    crf_min_score: float = 0.0,
 ) -> Values:
     """Label maps ``(h, w)`` of an image at scale 1: ``labels``, and ``refined`` by the CRF."""
     scores = probabilities(loaded(model), image.pixels(), scales, long_side).cpu().numpy()
-    refined = crf.refine_scores(views.resized_image(image.pixels(), long_side), scores, crf.NETWORK)
+    pixels = views.resized_image(image.pixels(), long_side)
+    refined = crf.refine_scores(pixels, scores, crf.NETWORK, min_score=crf_min_score)
     both = {"labels": scores, "refined": refined}
     return {value: s.argmax(axis=0).astype(np.uint8) for value, s in both.items()}
 

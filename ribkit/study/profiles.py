@@ -115,6 +115,7 @@ class Profile:
     network: DeepLabConfig = DeepLabConfig()
     network_backbone: Backbone = "resnet101"
     test_scales: Several[Positive] = (0.5, 0.75, 1.0, 1.25, 1.5)
+    crf_min_score: Share = 0.0  # labels that stay below it all over an image miss the CRF; 0: none
     val_split: str = "val"
     val_images: CountOrZero = 0  # 0: all
     # the toy experiment
