@@ -491,3 +491,11 @@ def test_a_worker_of_other_code_is_refused(monkeypatch):
     monkeypatch.setenv("RIBKIT_CODE", "of another time")
     with pytest.raises(InputError, match="code of ribkit was changed while it ran"):
         parallel.map_images(square, [1], "items")
+
+
+@pytest.mark.parametrize(
+    ("count", "available", "expected"),
+    [(1, 2, 1), (2, 2, 2), (3, 2, 3), (4, 2, 2), (5, 2, 3), (12, 2, 2), (13, 2, 3), (3, 16, 3)],
+)
+def test_even_items_leave_no_worker_idle_at_the_end(count, available, expected):
+    assert parallel.evenly(count, available) == expected

@@ -103,7 +103,7 @@ def pretrain(
     training = TrainingConfig(batch=batch, checkpoint=steps, rng_seed=rng_seed)
     targets = torch.from_numpy(attributes).float()
     with seeded(rng_seed):
-        model = SmallResNet(targets.shape[1]).to(device(), memory_format=torch.channels_last)
+        model = SmallResNet(targets.shape[1]).to(device())
     momentum = {"momentum": 0.9, "nesterov": True}
     optimiser = torch.optim.SGD(model.parameters(), lr, weight_decay=5e-4, **momentum)
 

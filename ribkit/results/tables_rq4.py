@@ -30,7 +30,7 @@ def refinement_scores(study: Study) -> pd.DataFrame:
     both paired over images. Where labels hold 255, once as errors and once as background
     (difference 11).
     """
-    pipeline.train((study,), "irn", "psa")
+    pipeline.train((study,), "irn", "psa", "saliency")
     rows, (cam, rib) = [], pipeline.refinements(study)
     for stage in pipeline.available_stages(study):
         plain = cam.stage(stage)

@@ -65,16 +65,26 @@ def workers(gpu: bool = True) -> int:
     return 1 if device().index is not None else requested or torch.cuda.device_count()
 
 
-def map_images(task: Task, items: Sequence, label: str, gpu: bool = True) -> list:
+def evenly(count: int, available: int) -> int:
+    """The workers for ``count`` items that take equally long: more of them than are available,
+    where otherwise some would idle at the end. Three items on two cores: three.
+    """
+    return -(-count // max(1, count // max(1, available)))
+
+
+def map_images(
+    task: Task, items: Sequence, label: str, gpu: bool = True, even: bool = False
+) -> list:
     """Compute ``[task(item) for item in items]`` over all workers, behind a progress bar.
 
     An item that fails, or a worker that dies, stops no other item: half as many workers go over
     what is missing, since memory may have run out, and so on. After three rounds that added
     nothing the error comes out, with a note that names the items. InputError, ResourceError and a
     full disk do so at once.
-    Task and items are picklable; ``gpu``: the task uses a GPU where there is one.
+    Task and items are picklable; ``gpu``: the task uses a GPU where there is one. ``even``: the
+    items take equally long, so on a CPU more of them may share the cores than there are.
     """
-    results = dict(bar(_results(task, items, gpu), label, len(items)))
+    results = dict(bar(_results(task, items, gpu, even), label, len(items)))
     return [results[position] for position in range(len(items))]
 
 
@@ -98,9 +108,12 @@ def prefetch(function: Callable[[Any], Any], items: Iterable, depth: int) -> Ite
 
 
 # ---- rounds -------------------------------------------------------------------------------------
-def _results(task: Task, items: Sequence, gpu: bool) -> Iterator[tuple[int, Any]]:
+def _results(task: Task, items: Sequence, gpu: bool, even: bool) -> Iterator[tuple[int, Any]]:
     """Yield (position, result) as they come; each round goes over what is missing."""
     missing, count = dict.fromkeys(range(len(items))), workers(gpu)
+    asked = os.environ.keys() & {"RIBKIT_WORKERS", "RAY_ADDRESS"}
+    if even and not asked and not (gpu and device().type == "cuda"):
+        count = evenly(len(items), count)
     in_process = min(count, len(items)) <= 1
     size = 1 if in_process else min(CHUNK, len(items) // (SHARES * count) or 1)
     rounds = 0  # in a row, of which only the first added a result

@@ -240,7 +240,7 @@ class Store:
         jobs = [self._job(call) for call in calls]
         missing = [job for job in jobs if not _settled(job.result)]
         if missing:
-            map_images(_settle, missing, label)
+            map_images(_settle, missing, label, even=True)
         return [job.result for job in jobs]
 
     def _job(self, call: partial) -> Job:

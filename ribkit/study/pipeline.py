@@ -186,12 +186,16 @@ def saliency_maps(study: Study, images: ImageSet) -> StoredArrays:
     if p.saliency != "scenes":
         folder = saliency.Folder(p.saliency, images.ids)
         return run(saliency.from_folder, images=images, folder=folder).arrays("maps")
-    others = scenes.generate(study.stream(5), SALIENT_SCENES)
-    anything = run(predictions.objects, images=others).arrays("labels")
-    call = _training(study.first, "network", ((others, anything),), n_labels=2)
-    model = _trained(study, deeplab.build, call, "n_labels")
+    model = _trained(study, deeplab.build, _saliency_training(study.first), "n_labels")
     seen = {"images": images, "long_side": p.long_side}
     return run(predictions.foreground, model=model, **seen).arrays("maps")
+
+
+def _saliency_training(study: Study) -> partial:
+    """The call that trains a network on where any object is."""
+    others = scenes.generate(study.stream(5), SALIENT_SCENES)
+    anything = study.store.run(predictions.objects, images=others).arrays("labels")
+    return _training(study, "network", ((others, anything),), n_labels=2)
 
 
 # ---- the network --------------------------------------------------------------------------------
@@ -256,9 +260,15 @@ def _trained(study: Study, build: Callable, call: partial, *more: str) -> Traine
 
 
 def trainings(studies: Sequence[Study], name: str) -> list[Callable[[], partial]]:
-    """All trainings of one of `TRAINED`: each computes what it learns from, and gives its call."""
+    """All trainings of one of `TRAINED`, or those of "saliency" where the study has one of its own.
+
+    Each computes what it learns from, and gives its call.
+    """
     if name == "classifier":
         return [one.training for one in studies]
+    if name == "saliency":
+        (own,) = {one.first for one in studies}
+        return [partial(_saliency_training, own)] if own.profile.saliency == "scenes" else []
     if name == "network":
         return [partial(_network_training, one, own) for one in studies for own in sources(one)]
     return [partial(own.training, name) for one in studies for own in refinements(one)]
