@@ -25,7 +25,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from ribkit.data import voc
 from ribkit.runtime.errors import InputError, first_line
 from ribkit.runtime.parallel import map_images
-from ribkit.runtime.progress import bar
+from ribkit.runtime.progress import bar, shown
 
 BLOCK = 1 << 20
 SECONDS = 60  # without a byte from the server
@@ -157,14 +157,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("set", choices=ARCHIVES)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
-    os.environ.setdefault("RIBKIT_PROGRESS", f"/proc/{os.getpid()}/fd/2")
+    os.environ.setdefault("RIBKIT_PROGRESS", "1")
     root = options.folder
     try:
-        for archive in ARCHIVES[options.set]:
-            get(*archive, options.folder)
-        if options.set == "voc":
-            root = options.folder / "VOCdevkit" / "VOC2012"
-            add_train_aug(root, options.folder / SBD)
+        with shown():
+            for archive in ARCHIVES[options.set]:
+                get(*archive, options.folder)
+            if options.set == "voc":
+                root = options.folder / "VOCdevkit" / "VOC2012"
+                add_train_aug(root, options.folder / SBD)
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

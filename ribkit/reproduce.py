@@ -20,11 +20,10 @@ import torch
 
 from ribkit import check
 from ribkit.results import claims, figures
-from ribkit.runtime import device, notebooks, parallel
+from ribkit.runtime import device, notebooks, parallel, progress
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
-from ribkit.runtime.progress import bar
 from ribkit.study.command_line import opened, overrides, parser
 from ribkit.study.inputs import ROOT
 from ribkit.study.study import Study
@@ -36,13 +35,16 @@ def reproduce(study: Study, parameters: dict) -> list[Path]:
     """Run what must be run; return the executed notebooks. Raises NotebookError if one fails."""
     study.folder.mkdir(parents=True, exist_ok=True)
     executed, drawn = [], study.folder / "figures"
-    for source in bar(sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), "notebooks"):
+    sources = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    for source in progress.bar(sources, "notebooks"):
         target = study.folder / source.name
         key = notebook_key(source, study, parameters)
         record = notebooks.recorded(target, drawn)
         if record is None or record["key"] != key:
             record = record_of(study, parameters) | {"key": key}
+            started = time.perf_counter()
             notebooks.run(source, target, ROOT, parameters, drawn, record)
+            progress.line(f"{source.name}: {time.perf_counter() - started:.0f} s")
         executed.append(target)
     return executed
 
@@ -92,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 busy = f"Process {{}} makes {study.folder} already: "
                 busy += "wait until it ends, or stop it (kill {})."
-                with locked(lock, busy, wait=False):
+                with locked(lock, busy, wait=False), progress.shown():
                     run_all(study, overrides(options.set))
     except (InputError, RuntimeError) as error:
         print(error, file=sys.stderr)

@@ -13,6 +13,7 @@ from ribkit.networks.training import share
 from ribkit.runtime import distributed
 from ribkit.runtime.device import threads
 from ribkit.runtime.errors import InputError, resource_errors
+from ribkit.runtime.progress import shown
 from ribkit.study import pipeline
 from ribkit.study.command_line import opened, parser
 from ribkit.study.pipeline import TRAINED
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         for name in names:
             if name not in TRAINED:
                 raise InputError(f"'{name}' is not trained; use one of {', '.join(TRAINED)}.")
-        with resource_errors("ribkit.train"):
+        with resource_errors("ribkit.train"), shown():
             study = opened(options)
             p = study.profile
             with distributed.joined():

@@ -1,6 +1,15 @@
 """What a stage takes, as its manifest tells it: which loop is counted, and of how many items."""
 
 import itertools
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import termios
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +78,93 @@ def test_a_manifest_tells_what_its_stage_took(tmp_path):
     assert {"seconds", "memory", "each"} < set(manifest)
     assert manifest["each"] is not None
     assert Store(tmp_path).run(looped, count=1).manifest["each"] is None
+
+
+# ---- what a watcher sees ------------------------------------------------------------------------
+SHOWS = """
+import os, sys, time
+from ribkit.runtime import progress
+from ribkit.runtime.store import Store, stage
+
+@stage("slow")
+def slow(count):
+    for _ in progress.bar(range(count), "slow images"):
+        time.sleep(0.5)
+    return {"done": {"count": count}}
+
+with progress.shown():
+    for number in progress.bar(range(1), "notebooks"):
+        os.environ["RIBKIT_BARS"] = "1"
+        Store(sys.argv[1]).run(slow, count=6)
+        Store(sys.argv[1]).run(slow, count=1)
+    progress.line("a.ipynb: 3 s")
+print("done")
+"""
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """Run it with this as standard error; what is printed, and the exit status."""
+    script = tmp_path / "shows.py"
+    script.write_text(SHOWS)
+    command = [sys.executable, str(script), str(tmp_path / "store")]
+    asked = {"RIBKIT_PROGRESS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def run(stderr, **more):
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | asked | more
+        )
+        return done.stdout, done.returncode
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "socket"])
+def test_a_log_has_a_line_for_each_notebook_and_slow_stage(watched, tmp_path, kind):
+    ours, theirs = socket.socketpair() if kind == "socket" else (None, None)
+    if kind == "pipe":
+        ours, theirs = (os.fdopen(end, mode) for end, mode in zip(os.pipe(), "rw", strict=True))
+    log = (tmp_path / "log").open("w") if kind == "file" else theirs
+    assert watched(log) == ("done\n", 0)
+    log.close()
+    text = {
+        "file": lambda: (tmp_path / "log").read_text(),
+        "pipe": lambda: ours.read(),
+        "socket": lambda: ours.recv(10_000).decode(),
+    }[kind]()
+    assert re.fullmatch(r"  slow: \d+ s\na\.ipynb: 3 s\n", text)
+
+
+@pytest.mark.parametrize("asked", ["", "1"])
+def test_a_closed_standard_error_ends_nothing(watched, asked, tmp_path):
+    code = f"import os, sys; os.close(2); sys.stderr = None; sys.argv = ['', {str(tmp_path)!r}]\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + SHOWS.replace("count=6", "count=1")],
+        stdout=subprocess.PIPE, text=True, env=os.environ | {"RIBKIT_PROGRESS": asked},
+    )  # fmt: skip
+    assert (done.stdout, done.returncode) == ("done\n", 0)
+
+
+def test_a_place_that_cannot_be_opened_ends_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("RIBKIT_PROGRESS", str(tmp_path / "no" / "such" / "terminal"))
+    assert list(bar(range(3), "three")) == [0, 1, 2]
+    progress.line("lost")
+
+
+def test_in_a_terminal_the_stage_has_a_bar_under_that_of_the_notebooks(watched):
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    with ThreadPoolExecutor() as pool:  # a terminal that nobody reads stops whoever writes
+        running = pool.submit(watched, theirs)
+        text = ""
+        while not running.done():
+            if select.select([ours], [], [], 0.1)[0]:
+                text += os.read(ours, 10_000).decode()
+        assert running.result() == ("done\n", 0)
+    os.close(theirs)
+    os.close(ours)
+    assert "notebooks:" in text
+    under = text.split("\n")[1:]
+    assert any("slow images:" in part and "\x1b[A" in part for part in under)
+    assert " s\n" not in text
+    assert "a.ipynb" not in text

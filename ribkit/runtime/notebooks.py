@@ -116,6 +116,7 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
     import papermill  # takes seconds, which a run with nothing to do need not wait for
 
     os.environ["RIBKIT_CODE"] = code()  # for the notebook's process, and what that starts
+    os.environ["RIBKIT_BARS"] = "1"  # that of the notebooks
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # else it has the last word
     try:
         notebook = papermill.execute_notebook(

@@ -1,15 +1,20 @@
 """How far a loop is, and what a stage takes: seconds, memory, and the pace of its longest loop.
 
-Progress bars are drawn where ``RIBKIT_PROGRESS`` names a file: `ribkit.reproduce` sets it to its
-own terminal, so that bars never end up in a notebook. Tests and committed outputs stay quiet.
+Both are shown where ``RIBKIT_PROGRESS`` names a file: a terminal gets bars, any other a line for
+each notebook and for each stage of a second or more. `shown` makes it this process's standard
+error, so that bars never end up in a notebook. Tests and committed outputs stay quiet.
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
+from threading import Event, Thread
+from typing import Any, TextIO
+from unittest.mock import patch
 
 import torch
 from tqdm import tqdm
@@ -19,12 +24,84 @@ from ribkit.runtime.device import device
 loops: list[tuple[float, int]] = []  # seconds and items of each loop, without its first item
 
 
+@contextmanager
+def shown() -> Iterator[None]:
+    """Within this, progress is shown at standard error, that of notebooks too, if it is asked for.
+
+    Asked for where ``RIBKIT_PROGRESS`` is set and not empty. A pipe or a socket cannot be opened
+    by name from other processes: lines go to a file, which a thread copies.
+    """
+    stream, ended = sys.stderr, Event()
+    with NamedTemporaryFile("r", prefix="ribkit-") as lines:
+        where = ""
+        if os.environ.get("RIBKIT_PROGRESS") and stream is not None:
+            try:
+                where = os.ttyname(stream.fileno())
+            except (OSError, ValueError):  # no terminal; no file
+                where = lines.name
+        copying = Thread(target=_copy, args=(lines, stream, ended), daemon=True)
+        copying.start()
+        try:
+            with patch.dict(os.environ, RIBKIT_PROGRESS=where):
+                yield
+        finally:
+            ended.set()
+            copying.join()
+
+
+def _copy(lines: TextIO, stream: TextIO | None, ended: Event) -> None:
+    with suppress(OSError, ValueError, AttributeError):  # closed meanwhile, or not there
+        while not ended.wait(0.5):
+            stream.write(lines.read())
+            stream.flush()
+        stream.write(lines.read())
+
+
+class _Place:
+    """Where progress is shown; what cannot be written any more is lost, and ends nothing."""
+
+    def __init__(self):
+        self.file = None
+        with suppress(OSError):
+            self.file = open(os.environ.get("RIBKIT_PROGRESS") or os.devnull, "a")  # noqa: SIM115
+
+    def __getattr__(self, name: str) -> Any:  # what tqdm asks a file for: its encoding, its size
+        return getattr(self.file, name)
+
+    @property
+    def terminal(self) -> bool:
+        return self.file is not None and self.file.isatty()
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self.file.write(text)
+            self.file.flush()
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        with suppress(OSError, AttributeError):
+            self.file.close()
+
+
+def line(text: str) -> None:
+    """Show a line, unless bars are shown."""
+    with closing(_Place()) as place:
+        if not place.terminal:
+            place.write(f"{text}\n")
+
+
 def bar(iterable: Iterable, label: str, total: int | None = None) -> Iterator:
-    """The same iterable, behind a bar where these are wanted; its pace is noted for `measured`."""
-    count, first, where = 0, 0.0, os.environ.get("RIBKIT_PROGRESS")
-    with open(where or os.devnull, "a") as file:
-        look = {"mininterval": 0.2 if file.isatty() else 30.0, "leave": False, "delay": 2}
-        for item in tqdm(iterable, label, total, file=file, disable=not where, **look):
+    """The same iterable, in a terminal behind a bar; its pace is noted for `measured`.
+
+    ``RIBKIT_BARS`` counts the bars above this one, which are other processes'.
+    """
+    count, first = 0, 0.0
+    look = {"position": int(os.environ.get("RIBKIT_BARS") or 0), "leave": False, "delay": 2}
+    with closing(_Place()) as place:
+        look |= {"file": place, "disable": not place.terminal, "mininterval": 0.2}
+        for item in tqdm(iterable, label, total, dynamic_ncols=True, **look):
             yield item
             count += 1
             first = first or time.perf_counter()

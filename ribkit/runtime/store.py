@@ -7,6 +7,7 @@ No file is read before its SHA-256 is found right: a damaged result is computed 
 """
 
 import inspect
+import itertools
 import json
 import shutil
 import sys
@@ -30,7 +31,7 @@ from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import checksum, digest, flush, known_digest, locked, state
 from ribkit.runtime.keys import key_of
 from ribkit.runtime.parallel import map_images
-from ribkit.runtime.progress import bar, measured
+from ribkit.runtime.progress import bar, line, measured
 
 MANIFEST = "manifest.json"
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)  # of its text
@@ -232,7 +233,8 @@ class Store:
         parameter is no number, text, tuple, dataclass, function, image set or value of a result.
         """
         job = self._job(partial(stage, **parameters))
-        _settle(job)
+        if _settle(job):
+            _tell(job.result)
         return job.result
 
     def run_all(self, calls: Sequence[partial], label: str) -> list[Result]:
@@ -240,7 +242,9 @@ class Store:
         jobs = [self._job(call) for call in calls]
         missing = [job for job in jobs if not _settled(job.result)]
         if missing:
-            map_images(_settle, missing, label, even=True)
+            settled = map_images(_settle, missing, label, even=True)
+            for job in itertools.compress(missing, settled):
+                _tell(job.result)
         return [job.result for job in jobs]
 
     def _job(self, call: partial) -> Job:
@@ -250,9 +254,15 @@ class Store:
         return Job(call, result, {"parameters": described, "code": code})
 
 
-def _settle(job: Job) -> None:
-    """Compute and store a result, unless that is done."""
-    result = job.result
+def _tell(result: Result) -> None:
+    """Show what a result took, if that was a second or more."""
+    if (seconds := result.manifest["seconds"]) >= 1:
+        line(f"  {result.name}: {seconds:.0f} s")
+
+
+def _settle(job: Job) -> bool:
+    """Compute and store a result, unless that is done; whether it was done here."""
+    result, here = job.result, False
     with resource_errors(str(result.path)):
         if not distributed.broadcast_bool(lambda: _settled(result)):
             result.path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +271,9 @@ def _settle(job: Job) -> None:
             with locked(_beside(result, "lock"), waiting) if first else nullcontext():
                 if not distributed.broadcast_bool(lambda: result.damaged() is None):  # by another
                     _compute(job)
+                    here = True
                 shutil.rmtree(_beside(result, "scratch"), ignore_errors=True)
+    return here
 
 
 def _settled(result: Result) -> bool:

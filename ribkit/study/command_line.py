@@ -20,9 +20,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def opened(options: argparse.Namespace) -> Study:
-    """Open the study that a command line names; bars go to this terminal. Raises InputError."""
-    if os.environ.get("RIBKIT_PROGRESS"):
-        os.environ["RIBKIT_PROGRESS"] = f"/proc/{os.getpid()}/fd/2"
+    """Open the study that a command line names. Raises InputError."""
     set_device(options.device)
     return Study(options.profile, options.data, overrides(options.set))
 
