@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -335,3 +338,24 @@ def test_a_write_that_fails_leaves_nothing(results):
     with pytest.raises(TypeError):
         results.run(unwritable)
     assert not list(results.root.glob("*"))
+
+
+def test_threads_that_read_one_archive_take_turns(tmp_path, monkeypatch):
+    """Python 3.12's ZipFile skips ahead from wherever another thread has left the file."""
+    store.save_arrays(tmp_path / "many.npz", {str(k): np.full(50, k) for k in range(40)})
+    arrays, reading, most = store.open_arrays(tmp_path / "many.npz"), [], []
+    plain = zipfile.ZipFile.open
+
+    def watched(archive, *arguments, **more):
+        reading.append(archive)
+        most.append(len(reading))
+        time.sleep(0.001)
+        file = plain(archive, *arguments, **more)
+        reading.pop()
+        return file
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", watched)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(arrays.__getitem__, map(str, range(40))))
+    assert [array[0] for array in found] == list(range(40))
+    assert max(most) == 1

@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -80,10 +81,10 @@ def open_arrays(path: Path) -> Arrays:
     if path.suffix == ".safetensors":
         tensors = safe_open(path, framework="pt")
         return Arrays(tensors.keys(), tensors.get_tensor)
-    archive = zipfile.ZipFile(path)
+    archive, one_by_one = zipfile.ZipFile(path), Lock()  # Python 3.12's mixes up its threads
 
     def read(name: str) -> np.ndarray:
-        with archive.open(f"{name}.npy") as file:
+        with one_by_one, archive.open(f"{name}.npy") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
 
     return Arrays((name.removesuffix(".npy") for name in archive.namelist()), read)
