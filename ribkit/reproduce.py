@@ -36,7 +36,7 @@ def reproduce(study: Study, parameters: dict) -> list[Path]:
     study.folder.mkdir(parents=True, exist_ok=True)
     executed, drawn = [], study.folder / "figures"
     sources = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    for source in progress.bar(sources, "notebooks"):
+    for source in progress.bar(sources, "notebooks", delay=0):
         target = study.folder / source.name
         key = notebook_key(source, study, parameters)
         record = notebooks.recorded(target, drawn)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ribkit.runtime.device import device
 
+drawn: list[str] = []  # bars of this process, the outermost first
 loops: list[tuple[float, int]] = []  # seconds and items of each loop, without its first item
 
 
@@ -92,19 +93,26 @@ def line(text: str) -> None:
             place.write(f"{text}\n")
 
 
-def bar(iterable: Iterable, label: str, total: int | None = None) -> Iterator:
+def bar(iterable: Iterable, label: str, total: int | None = None, delay: float = 2.0) -> Iterator:
     """The same iterable, in a terminal behind a bar; its pace is noted for `measured`.
 
-    ``RIBKIT_BARS`` counts the bars above this one, which are other processes'.
+    The bar comes after ``delay`` seconds, under those of this process that are drawn and those
+    above them, which are other processes': ``RIBKIT_BARS`` counts them.
     """
     count, first = 0, 0.0
-    look = {"position": int(os.environ.get("RIBKIT_BARS") or 0), "leave": False, "delay": 2}
     with closing(_Place()) as place:
-        look |= {"file": place, "disable": not place.terminal, "mininterval": 0.2}
-        for item in tqdm(iterable, label, total, dynamic_ncols=True, **look):
-            yield item
-            count += 1
-            first = first or time.perf_counter()
+        above = int(os.environ.get("RIBKIT_BARS") or 0) + len(drawn)
+        drawn.extend([label] if place.terminal else [])
+        look = {"file": place, "disable": not place.terminal, "position": above, "delay": delay}
+        look |= {"mininterval": 0.2, "dynamic_ncols": True, "leave": False}
+        try:
+            for item in tqdm(iterable, label, total, **look):
+                yield item
+                count += 1
+                first = first or time.perf_counter()
+        finally:
+            if place.terminal:
+                drawn.pop()
     if count:
         loops.append((time.perf_counter() - first, count - 1))
 
