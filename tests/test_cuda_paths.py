@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from ribkit.evaluation import thresholds
 from ribkit.method import adaptation, cam, losses, pooling
+from ribkit.method.others import OtherImageSampler
 from ribkit.method.settings import VARIANTS, Settings, Variant
 from ribkit.networks import classifier, configs, deeplab
 from ribkit.refinement import affinity, irn, psa, random_walk
@@ -54,6 +55,7 @@ def _gpu(monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)  # which needs a driver
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +160,34 @@ def test_deeplab_learns_in_bfloat16_and_predicts_in_float32(built, head):
         assert (logits.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
         assert on_cuda(logits, loss)
         assert network.eval()(photographs()).dtype == torch.float32
+
+
+def test_deeplabs_logits_are_resized_in_float32(monkeypatch):
+    """The sums of that gradient would round in bfloat16."""
+    seen, resize = [], torch.nn.functional.interpolate
+
+    def watched(tensor, *args, **kwargs):
+        seen.append(tensor.dtype)
+        return resize(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", watched)
+    logits = torch.zeros(1, 2, 3, 3, dtype=torch.bfloat16)
+    deeplab.balanced_cross_entropy(logits, torch.zeros(1, 9, 9))
+    assert seen == [torch.float32]
+
+
+def test_the_others_of_a_step_are_taken_out_of_the_bank_there():
+    drawn = torch.zeros(CLASSES)
+    labels = torch.eye(CLASSES)
+    sampler = OtherImageSampler(
+        {"features": torch.rand(8, 2, 3, 3), "labels": labels}, drawn, 3, "", 0
+    )
+    with pretended():
+        sampler.bank = {
+            "features": torch.rand(8, 2, 3, 3, device="cuda"),
+            "labels": torch.eye(CLASSES, device="cuda"),
+        }
+        assert on_cuda(*sampler(0))
 
 
 # ---- the walk and the scores ------------------------------------------------------------------

@@ -190,7 +190,8 @@ FALSE_SUCCESSES = {
             "with resource_errors('seeds'):\n    raise MemoryError",
         ),
         "01_one.ipynb stopped: seeds: memory ran out (MemoryError); let fewer work at once "
-        "(RIBKIT_WORKERS=1) and run the same command again: it goes on from there.",
+        "(RIBKIT_WORKERS=1), or set batch, crop or n_others lower, and run the same command again: "
+        "it goes on from there.",
     ),
     "a figure that is not drawn": (
         ("class figures:\n    show = print", "if profile != 'mini': figures.show(1, 'gain', 1)"),
