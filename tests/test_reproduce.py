@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import nbformat
@@ -102,6 +103,31 @@ def test_the_device_is_set_for_everything_that_follows(monkeypatch, name, kept):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     command_line.set_device(name)
     assert os.environ["RIBKIT_DEVICE"] == kept
+
+
+@pytest.mark.parametrize(
+    ("there", "usable", "device", "hidden", "refused"),
+    [
+        (True, False, "", None, True),
+        (True, True, "", None, False),
+        (True, False, "cpu", None, False),
+        (True, False, "", "", False),
+        (False, False, "", None, False),
+    ],
+    ids=["an old driver", "a new driver", "the CPU is asked for", "hidden", "no GPU"],
+)
+def test_a_gpu_that_torch_cannot_use_is_told(
+    monkeypatch, tmp_path, there, usable, device, hidden, refused
+):
+    monkeypatch.setattr(command_line, "GPU", tmp_path if there else tmp_path / "none")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    monkeypatch.setenv("RIBKIT_DEVICE", device)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    told = r"cannot use the GPU of this machine: update its driver .*DEVICE=cpu"
+    with pytest.raises(InputError, match=told) if refused else nullcontext():
+        command_line.require_driver()
 
 
 @pytest.mark.parametrize("name", ["tpu", "CPU", "cuda:0"])
