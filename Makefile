@@ -12,6 +12,7 @@ STUDY = $(PY) -m ribkit.reproduce --profile "$$PROFILE" --data "$$DATA" \
 	$(if $(DEVICE),--device "$$DEVICE") $(foreach p,$(PARAMS),--set '$(p)')
 
 DAMAGE = $(addprefix tests/test_,$(addsuffix .py,soak killed damaged starved broken_inputs))
+SOAK = $(if $(filter voc,$(PROFILE)),tests/test_soak_voc.py,$(DAMAGE))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -21,6 +22,7 @@ DAMAGE = $(addprefix tests/test_,$(addsuffix .py,soak killed damaged starved bro
 reproduce: .venv/.installed  ## run all notebooks in order, draw the figures, print the table of claims
 	RIBKIT_PROGRESS=1 $(STUDY)
 
+test: export RIBKIT_DEVICE = cpu
 test: .venv/.installed  ## run the unit tests, then every notebook in short; compare cells that are the same everywhere
 	$(PY) -m pytest tests -q -n auto --dist worksteal
 	$(PY) tests/short_notebooks.py build/short
@@ -43,8 +45,8 @@ report: reproduce  ## write the study's last notebook to build/report.html
 bench: .venv/.installed  ## run every benchmark in benchmarks/; ratios to build/bench.json
 	$(PY) benchmarks
 
-soak: .venv/.installed  ## kill, damage and starve the study for half an hour; counts to build/soak.json
-	$(PY) -m pytest $(DAMAGE) -q -m "soak or not soak" --figures build/soak.json
+soak: .venv/.installed  ## kill, damage and starve the study for half an hour; PROFILE=voc: run the paper's networks
+	$(PY) -m pytest $(SOAK) -q -m "soak or not soak" --figures build/soak.json
 
 clean:  ## remove all that was computed; figures/ and .venv stay
 	rm -rf build .pytest_cache .ruff_cache .hypothesis

@@ -49,7 +49,7 @@ def of_scores(image: np.ndarray, n_labels: int) -> dict:
     return {
         "name": f"crf, {n_labels} labels",
         "ratio": seconds["all labels"] / seconds["those in sight"],
-        "device": measuring.name(),
+        "device": measuring.name(gpu=False),
         "size": {"image": SIZE, "labels": n_labels, "in sight": LABELS},
         "seconds": seconds,
         "pixels that differ": float((both[0] != both[1]).mean()),
@@ -71,7 +71,7 @@ def measure() -> list[dict]:
         {
             "name": "crf",
             "ratio": alone / together,
-            "device": measuring.name(),
+            "device": measuring.name(gpu=False),
             "size": {"image": SIZE, "labels": LABELS, "images": COUNT, "cores": cores},
             "seconds": seconds,
             "share of linear": alone / together / cores,

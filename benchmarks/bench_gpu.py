@@ -225,8 +225,8 @@ def _convolve() -> None:
 def walk(folder: Path) -> dict:
     """IRN's walk on the device and on the CPU, against one in double precision; also of no map."""
     size = bench_random_walk.SIZE if GPU else (24, 32)
-    cam, edge = bench_random_walk.maps(size)
-    on, grid = cam.to(device()), edge.to(device())
+    on, grid = bench_random_walk.maps(size)
+    cam, edge = on.cpu(), grid.cpu()
     ways = {"cpu": partial(random_walk.propagate, cam, edge)}
     ways["device"] = partial(random_walk.propagate, on, grid)
     taken, found = measuring.alternate(ways, 2)

@@ -39,13 +39,13 @@ def alternate(ways: dict[str, Callable[[], Any]], rounds: int = 3) -> tuple[dict
 def wait() -> None:
     """Until the device has done all that it was given."""
     if device().type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device())
 
 
-def name() -> str:
-    """The device in words, as `build/bench.json` has it."""
-    if device().type == "cuda":
-        return f"cuda, {torch.cuda.get_device_name()}"
+def name(gpu: bool = True) -> str:
+    """The device in words, as `build/bench.json` has it: the CPU of what uses no ``gpu``."""
+    if gpu and device().type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device())}"
     model = [
         line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]

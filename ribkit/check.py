@@ -63,13 +63,14 @@ def counts(study: Study) -> dict[str, int]:
 
 def shrunk(p: Profile) -> Profile:
     """The same settings for few images and short trainings."""
+    bank = min(p.bank_images, 2 * p.n_others[0] + IMAGES)
     return replace(
         p,
-        train_images=p.batch,
+        train_images=max(p.batch, bank),  # so that B of them share no class with an image
         score_images=IMAGES,
         tune_images=IMAGES,
         val_images=IMAGES,
-        bank_images=min(p.bank_images, 2 * p.n_others[0] + IMAGES),
+        bank_images=bank,
         label_split="",
         replicas=1,
         pretext_scenes=32 * ITERATIONS if p.pretext_scenes else 0,

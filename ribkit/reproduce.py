@@ -63,7 +63,8 @@ def record_of(study: Study, parameters: dict) -> dict:
     """Commit, versions, hardware, parameters and seeds of this run."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    cuda = torch.cuda.get_device_name() if device.device().type == "cuda" else None
+    where = device.device()
+    cuda = torch.cuda.get_device_name(where) if where.type == "cuda" else None
     return {
         "commit": commit or "unknown",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

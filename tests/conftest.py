@@ -1,9 +1,12 @@
 """What was done to the study, and how often: the figures of a soak."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("RIBKIT_DEVICE", "cpu")  # results of a GPU differ from those that stand here
 
 
 def pytest_addoption(parser):

@@ -56,3 +56,10 @@ def test_a_part_that_fails_is_told_with_its_last_lines(benchmark):
 def test_a_part_that_hangs_is_ended(benchmark):
     entry = benchmark.apart("study", 0.1)
     assert (entry["worked"], entry["status"]) == (False, "killed after 0 s")
+
+
+def test_what_uses_no_gpu_names_the_cpu(benchmark, monkeypatch):
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda:1")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: f"number {gpu.index}")
+    assert benchmark.measuring.name() == "cuda, number 1"
+    assert benchmark.measuring.name(gpu=False).startswith("cpu")

@@ -3,7 +3,7 @@
 import pytest
 
 from ribkit import check
-from ribkit.study import ablation_runs
+from ribkit.study import ablation_runs, profiles
 from ribkit.study.inputs import ROOT
 from ribkit.study.study import Study
 
@@ -61,3 +61,12 @@ def test_images_are_shared_by_the_workers_and_iterations_are_not(monkeypatch):
     assert check.cost("irn", 7200, manifest)["hours"] == 4
     assert check.cost("cam", 7, manifest)["disk (GiB)"] == 7
     assert check.cost("irn", 1, manifest | {"each": None})["seconds each"] == 9.0
+
+
+@pytest.mark.parametrize("name", ["mini", "voc", "coco"])
+def test_a_sample_adapts_with_as_many_others_as_the_study(name):
+    """Two in three images of VOC share no class with one."""
+    profile = profiles.load(name)
+    small = check.shrunk(profile)
+    assert small.n_others == profile.n_others
+    assert small.train_images >= small.bank_images > 2 * profile.n_others[0]

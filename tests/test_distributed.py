@@ -13,6 +13,7 @@ from fabricated import has
 
 from ribkit import reproduce, train
 from ribkit.runtime import distributed
+from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +92,19 @@ def test_a_batch_that_two_processes_cannot_share_is_told_in_one_sentence():
     assert said == [
         "a batch of 3 cannot be shared by 2 processes; make one a multiple of the other."
     ]
+
+
+@pytest.mark.parametrize(
+    ("where", "local", "told"),
+    [("cuda:1", "0", "RIBKIT_DEVICE=cuda:1 is one GPU for 2 processes; unset it"),
+     ("cuda", "1", "process 1 has no GPU, there are 1; lower --nproc-per-node")],
+)  # fmt: skip
+def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch, where, local, told):
+    for name, value in (("RIBKIT_DEVICE", where), ("WORLD_SIZE", "2"), ("LOCAL_RANK", local)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=told), distributed.joined():
+        pass
 
 
 def test_what_is_not_trained_is_told(capsys):

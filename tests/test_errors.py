@@ -3,8 +3,17 @@
 import pickle
 
 import pytest
+import torch
 
-from ribkit.runtime.errors import END, LINES, START, InputError, Problems
+from ribkit.runtime.errors import (
+    END,
+    LINES,
+    START,
+    InputError,
+    Problems,
+    ResourceError,
+    resource_errors,
+)
 
 
 def refuse(*sentences):
@@ -60,3 +69,31 @@ def test_a_long_problem_keeps_its_file_and_its_remedy():
 def test_problems_survive_the_way_from_a_worker():
     error = pickle.loads(pickle.dumps(InputError("a.", "b.")))  # noqa: S301 - our own bytes
     assert error.args == ("a.", "b.")
+
+
+# ---- a GPU's libraries --------------------------------------------------------------------------
+LACKING = {
+    "torch": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "the driver": RuntimeError("CUDA error: out of memory"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+    "cuBLAS's start": RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling"),
+    "cuDNN": RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    "cuDNN's backend": RuntimeError("CUDNN_BACKEND_API_FAILED: CUDNN_STATUS_ALLOCATION_FAILED"),
+    "cuSPARSE": RuntimeError("CUDA error: insufficient resources when calling `cusparseSpMM`"),
+}
+
+
+@pytest.mark.parametrize("error", LACKING.values(), ids=LACKING)
+def test_a_library_that_lacks_memory_is_told_with_what_to_lower(error):
+    told = r"memory ran out .*RIBKIT_WORKERS=1.*batch"
+    with pytest.raises(ResourceError, match=told), resource_errors("seeds"):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "words", ["CUBLAS_STATUS_EXECUTION_FAILED", "device-side assert triggered"]
+)
+def test_another_error_of_a_gpu_comes_out_as_it_is(words):
+    with pytest.raises(RuntimeError, match=words) as caught, resource_errors("seeds"):
+        raise RuntimeError(f"CUDA error: {words}")
+    assert not isinstance(caught.value, ResourceError)

@@ -213,6 +213,10 @@ def test_one_worker_leaves_the_number_of_threads_as_it_was(monkeypatch):
     assert with_threads(2, after_success_and_failure) == 2
 
 
+def loaders(index):
+    return os.environ["RIBKIT_LOADERS"]
+
+
 def test_the_message_of_a_worker_reaches_the_user(workers):
     with pytest.raises(InputError, match=r"^item \d is bad.$"):
         parallel.map_images(refusing, range(2), "refused")
@@ -246,7 +250,7 @@ def test_the_device_is_chosen_by_itself_and_can_be_set(monkeypatch, asked, there
 # ---- ahead --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_ahead_keeps_the_order_and_its_distance(monkeypatch, count):
-    monkeypatch.setenv("RIBKIT_WORKERS", count)
+    monkeypatch.setenv("RIBKIT_LOADERS", count)
     asked = []
     results = parallel.prefetch(square, (asked.append(i) or i for i in range(20)), 4)
     for i, found in enumerate(results):
@@ -268,6 +272,21 @@ def test_the_threads_end_when_the_consumer_stops():
     next(results)
     results.close()
     assert threading.active_count() == before
+
+
+def test_a_training_is_fed_by_all_cores_whatever_the_workers(monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+    monkeypatch.setattr(parallel, "_cores", lambda: 3)
+    barrier = threading.Barrier(3)
+    assert sorted(parallel.prefetch(lambda i: barrier.wait(20), range(3), 3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(16, "8"), (1, "1")])
+def test_the_workers_of_gpus_share_the_cores_that_feed_them(monkeypatch, cores, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(parallel, "_cores", lambda: cores)
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
+    assert set(parallel.map_images(loaders, range(4), "loaders")) == {expected}
 
 
 def test_each_gpu_has_a_worker_and_a_named_one_works_in_this_process(monkeypatch):

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
 from ribkit.runtime import progress
 from ribkit.runtime.progress import bar, measured
@@ -168,3 +169,15 @@ def test_in_a_terminal_the_stage_has_a_bar_under_that_of_the_notebooks(watched):
     assert any("slow images:" in part and "\x1b[A" in part for part in under)
     assert " s\n" not in text
     assert "a.ipynb" not in text
+
+
+@pytest.mark.parametrize("where", ["cuda", "cuda:1"])
+def test_memory_is_that_of_the_gpu_that_computes(monkeypatch, where):
+    asked = []
+    monkeypatch.setenv("RIBKIT_DEVICE", where)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: asked.append(gpu) or 2**21)
+    with progress.measured() as measures:
+        pass
+    assert measures["memory"] == 2
+    assert asked == [torch.device(where)] * 2

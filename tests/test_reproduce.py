@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import nbformat
@@ -104,6 +105,31 @@ def test_the_device_is_set_for_everything_that_follows(monkeypatch, name, kept):
     assert os.environ["RIBKIT_DEVICE"] == kept
 
 
+@pytest.mark.parametrize(
+    ("there", "usable", "device", "hidden", "refused"),
+    [
+        (True, False, "", None, True),
+        (True, True, "", None, False),
+        (True, False, "cpu", None, False),
+        (True, False, "", "", False),
+        (False, False, "", None, False),
+    ],
+    ids=["an old driver", "a new driver", "the CPU is asked for", "hidden", "no GPU"],
+)
+def test_a_gpu_that_torch_cannot_use_is_told(
+    monkeypatch, tmp_path, there, usable, device, hidden, refused
+):
+    monkeypatch.setattr(command_line, "GPU", tmp_path if there else tmp_path / "none")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    monkeypatch.setenv("RIBKIT_DEVICE", device)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    told = r"cannot use the GPU of this machine: update its driver .*DEVICE=cpu"
+    with pytest.raises(InputError, match=told) if refused else nullcontext():
+        command_line.require_driver()
+
+
 @pytest.mark.parametrize("name", ["tpu", "CPU", "cuda:0"])
 def test_a_device_of_another_name_is_refused(name):
     with pytest.raises(InputError, match=f"device '{name}' is unknown"):
@@ -190,7 +216,8 @@ FALSE_SUCCESSES = {
             "with resource_errors('seeds'):\n    raise MemoryError",
         ),
         "01_one.ipynb stopped: seeds: memory ran out (MemoryError); let fewer work at once "
-        "(RIBKIT_WORKERS=1) and run the same command again: it goes on from there.",
+        "(RIBKIT_WORKERS=1), or set batch, crop or n_others lower, and run the same command again: "
+        "it goes on from there.",
     ),
     "a figure that is not drawn": (
         ("class figures:\n    show = print", "if profile != 'mini': figures.show(1, 'gain', 1)"),

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ribkit.runtime.device import send
+
 IGNORE = 255  # in a mask or a label map: a pixel that counts for nothing
 
 
@@ -40,7 +42,8 @@ def resized_image(image: np.ndarray, long_side: int | None) -> np.ndarray:
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """``(..., 3, H, W)`` in [0, 255] -> (pixels - mean) / std, channel by channel."""
-    mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (mean, std))
+    each = (torch.tensor(v, dtype=pixels.dtype).view(3, 1, 1) for v in (mean, std))
+    mean, std = (send(v, pixels.device) for v in each)
     return (pixels - mean) / std
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ribkit.runtime.device import send
+
 
 def image_rng_seed(rng_seed: int, name: str) -> int:
     """A random seed for one image, whatever its place: 48 bits of a SHA-256 of its name."""
@@ -49,6 +51,5 @@ class OtherImageSampler:
         generator = torch.Generator().manual_seed(self.rng_seed + step)
         order = torch.randperm(len(self.candidates), generator=generator)[: self.count]
         chosen = self.candidates[order]
-        if self.bank["labels"].is_cuda:  # the host must not wait for what the device is doing
-            chosen = chosen.pin_memory().to(self.bank["labels"].device, non_blocking=True)
+        chosen = send(chosen, self.bank["labels"].device)
         return self.bank["features"][chosen], self.bank["labels"][chosen]

@@ -108,10 +108,10 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         >>> balanced_cross_entropy(torch.zeros(1, 2, 1, 3), torch.tensor([[[0, 0, 1]]]))
         tensor(0.6931)
     """
-    labels = labels.long()
+    logits, labels = logits.float(), labels.long()  # a gradient's sums would round in bfloat16
     if logits.shape[-2:] != labels.shape[-2:]:
         logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-    loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")
+    loss = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
     means = [
         (loss * mask).sum() / distributed.all_reduce_sum(mask.sum()).clamp(min=1)
         for mask in (labels == 0, (labels > 0) & (labels != IGNORE))

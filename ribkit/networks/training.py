@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ribkit.networks.configs import TrainingConfig
 from ribkit.runtime import distributed
-from ribkit.runtime.device import device
+from ribkit.runtime.device import device, send
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import DIGITS, append_checksum, atomic_write, has_checksum
 from ribkit.runtime.parallel import prefetch
@@ -84,7 +84,7 @@ def fit(
                 group["lr"] = rate * decay
             rank = training.batch + distributed.rank()  # behind the places of the batch
             torch.manual_seed(_combine_seeds(training.rng_seed, iteration, rank))
-            loss = model(*map(_to_device, batch))
+            loss = model(*(send(tensor, device()) for tensor in batch))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -98,13 +98,6 @@ def fit(
             if is_checkpoint and distributed.rank() == 0:
                 _keep(scratch, objective, optimiser, losses[:done], monitored)
     return losses.cpu(), torch.tensor(monitored)
-
-
-def _to_device(tensor: Tensor) -> Tensor:
-    """The tensor where it is computed with; the copy to a GPU is not waited for."""
-    if device().type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device(), non_blocking=True)
 
 
 def steps_per_epoch(count: int, batch: int) -> int:

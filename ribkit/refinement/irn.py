@@ -14,9 +14,12 @@ from ribkit.data.labelled import Labelled
 from ribkit.networks.configs import AffinityConfig
 from ribkit.refinement import affinity
 from ribkit.refinement.affinity import AffinityNetwork, Means
-from ribkit.refinement.random_walk import ends, path_affinity
-from ribkit.runtime.device import device
+from ribkit.refinement.random_walk import ends, offsets, path_affinity
+from ribkit.runtime.device import device, send
+from ribkit.runtime.parallel import prefetch
 from ribkit.runtime.store import Values, stage
+
+AHEAD = 16  # images that are read before their turn
 
 
 class Heads(affinity.Heads):
@@ -69,8 +72,7 @@ class Heads(affinity.Heads):
     def calibrate(self, network: AffinityNetwork, data: Labelled) -> None:
         """Centre displacements: over the training images they sum to about nothing (IRN's code)."""
         means = []
-        for position in range(len(data)):
-            pixels, _ = data[position]
+        for pixels, _ in prefetch(data.__getitem__, range(len(data)), AHEAD):
             size = affinity.grid(pixels.shape[-2:], network.stride)
             shift = self.displacement(network.pyramid(pixels[None].to(device())), size)
             means.append(shift.mean(dim=(0, 2, 3)))
@@ -90,10 +92,10 @@ def displacement_loss(shift: Tensor, labels: Tensor, radius: int) -> Tensor:
                   + \frac{1}{2} \overline{|D_i - D_j|}^{bg}
     """
     means = Means(labels.device)
-    for (dy, dx), kinds in affinity.pairs(labels, radius):
-        here, there = ends(shift, dy, dx)
+    apart = send(torch.tensor(offsets(radius), dtype=shift.dtype), shift.device)[..., None, None]
+    for true, (offset, kinds) in zip(apart, affinity.pairs(labels, radius), strict=True):
+        here, there = ends(shift, *offset)
         difference = here - there
-        true = shift.new_tensor([dy, dx]).view(2, 1, 1)
         means.add("foreground", (difference - true).abs(), kinds["foreground"][:, None])
         means.add("background", difference.abs(), kinds["background"][:, None])
     return (means["foreground"] + means["background"]) / 2

@@ -93,7 +93,8 @@ def sparse(affinity_at: AffinityAt, radius: int, like: Tensor) -> Tensor:
         values += [affinity_at(dy, dx).flatten()] * 2
     rows, columns, values = (torch.cat(parts) for parts in (rows, columns, values))
     order = (rows * indices.numel() + columns).argsort()
-    counts = rows.bincount(minlength=indices.numel())
+    # not bincount, which waits for the greatest index
+    counts = rows.new_zeros(indices.numel()).index_add_(0, rows, torch.ones_like(rows))
     starts = F.pad(counts.cumsum(0), (1, 0))
     return _csr(starts, columns[order], values[order])
 
@@ -128,7 +129,7 @@ def walk(x: Tensor, affinity: Tensor, beta: float, log2_steps: int) -> Tensor:
     affinity = affinity.to(x)
     weights = affinity.values() ** beta
     starts = affinity.crow_indices()
-    rows = torch.repeat_interleave(starts.diff())
+    rows = torch.repeat_interleave(starts.diff(), output_size=len(weights))  # and need not wait
     sums = weights.new_zeros(len(starts) - 1).index_add_(0, rows, weights)
     # A is symmetric, so (x T)^T = D^-1 A x^T: the sums of columns divide rows.
     transition = _csr(starts, affinity.col_indices(), weights / sums[rows])

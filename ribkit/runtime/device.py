@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _most = sys.maxsize  # threads, within `threads`
 
@@ -18,6 +19,13 @@ def device() -> torch.device:
     """
     name = os.environ.get("RIBKIT_DEVICE")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def send(tensor: Tensor, to: torch.device) -> Tensor:
+    """The tensor on a device; a copy to a GPU is not waited for."""
+    if to.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(to, non_blocking=True)
 
 
 def single_threaded(task: Callable[[Any], Any], item: Any) -> Any:

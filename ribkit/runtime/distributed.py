@@ -34,6 +34,11 @@ def joined() -> Iterator[None]:
         return
     cuda, local = device().type == "cuda", int(os.environ["LOCAL_RANK"])
     if cuda:
+        if device().index is not None:
+            raise InputError(
+                f"RIBKIT_DEVICE={device()} is one GPU for {os.environ['WORLD_SIZE']} processes; "
+                "unset it, and name the GPUs in CUDA_VISIBLE_DEVICES."
+            )
         if local >= torch.cuda.device_count():
             raise InputError(
                 f"process {local} has no GPU, there are {torch.cuda.device_count()}; "

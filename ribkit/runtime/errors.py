@@ -13,8 +13,13 @@ START, END = 400, 300  # characters of a problem that are shown; a file may name
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in an error of safetensors
-MEMORY = re.compile("out of memory|can't allocate memory|memory ran out", re.IGNORECASE)
-FEWER = "let fewer work at once (RIBKIT_WORKERS=1)"
+MEMORY = re.compile(
+    "out of memory|can't allocate memory|memory ran out|"
+    # of cuBLAS, cuDNN and cuSPARSE, which need their own while they start
+    "ALLOC_FAILED|ALLOCATION_FAILED|CUBLAS_STATUS_NOT_INITIALIZED|insufficient resources",
+    re.IGNORECASE,
+)
+FEWER = "let fewer work at once (RIBKIT_WORKERS=1), or set batch, crop or n_others lower,"
 
 
 class InputError(ValueError):

@@ -61,8 +61,13 @@ def workers(gpu: bool = True) -> int:
         available = int(_ray().cluster_resources().get("GPU" if gpu else "CPU", 0))
         return min(requested or available, available)
     if not gpu:
-        return requested or len(os.sched_getaffinity(0))
+        return requested or _cores()
     return 1 if device().index is not None else requested or torch.cuda.device_count()
+
+
+def _cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def evenly(count: int, available: int) -> int:
@@ -95,7 +100,8 @@ def prefetch(function: Callable[[Any], Any], items: Iterable, depth: int) -> Ite
     place. The threads end with the last item, or when the consumer stops.
     """
     waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(min(THREADS, workers(gpu=False), depth))
+    threads = int(os.environ.get("RIBKIT_LOADERS") or _cores())
+    pool = ThreadPoolExecutor(min(THREADS, threads, depth))
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -194,6 +200,7 @@ def _pool(task: Task, count: int, gpu: bool) -> tuple[Submit, Stop]:
     environment = {
         "RIBKIT_DEVICE": "cuda" if gpu else "cpu",
         "RIBKIT_WORKERS": "1",  # no workers of its own
+        "RIBKIT_LOADERS": str(max(1, _cores() // count)) if gpu else "1",  # threads of `prefetch`
         "RIBKIT_PROGRESS": "",
         "RIBKIT_CODE": code(),
         "OMP_NUM_THREADS": "1",

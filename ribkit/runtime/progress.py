@@ -138,8 +138,8 @@ def _memory(reset: bool = False) -> float:
     """The most so far in MiB, or what is taken now, from where it is counted anew."""
     if device().type == "cuda":
         if reset:
-            torch.cuda.reset_peak_memory_stats()
-        return 0.0 if reset else torch.cuda.max_memory_allocated() / 2**20
+            torch.cuda.reset_peak_memory_stats(device())
+        return 0.0 if reset else torch.cuda.max_memory_allocated(device()) / 2**20
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far

@@ -291,6 +291,7 @@ def _compute(job: Job) -> None:
         scratch["scratch"].mkdir(parents=True, exist_ok=True)
     with threads(THREADS), measured() as measures:
         values = job.call(**scratch)
+    torch.cuda.empty_cache()  # other processes may need it; without a GPU nothing happens
     if distributed.rank() == 0:
         _write(job.result, values, job.made_of | measures)
     distributed.barrier()

@@ -2,11 +2,14 @@
 
 import argparse
 import os
+from pathlib import Path
 
 import torch
 
 from ribkit.runtime.errors import InputError
 from ribkit.study.study import Study
+
+GPU = Path("/dev/nvidia0")  # where a machine has one
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -22,6 +25,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
 def opened(options: argparse.Namespace) -> Study:
     """Open the study that a command line names. Raises InputError."""
     set_device(options.device)
+    require_driver()
     return Study(options.profile, options.data, overrides(options.set))
 
 
@@ -41,3 +45,13 @@ def set_device(name: str) -> None:
         raise InputError("device 'cuda' is not there; use cpu, or leave it out.")
     if name:
         os.environ["RIBKIT_DEVICE"] = name
+
+
+def require_driver() -> None:
+    """Raise InputError where there is a GPU that torch cannot use, unless it was to stay unused."""
+    chosen = os.environ.get("RIBKIT_DEVICE") or "CUDA_VISIBLE_DEVICES" in os.environ
+    if GPU.exists() and not chosen and not torch.cuda.is_available():
+        raise InputError(
+            f"torch {torch.__version__} cannot use the GPU of this machine: update its driver "
+            "(nvidia-smi tells which one it is), or compute without it (DEVICE=cpu)."
+        )
