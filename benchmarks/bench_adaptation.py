@@ -20,7 +20,7 @@ import official
 import torch
 from PIL import Image
 from skimage import data
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
@@ -62,10 +62,14 @@ MINI = Size("small", (64, 64), (0.5, 1.0, 1.5), (56, 72), 64, classes=8, n_other
 
 @lru_cache(maxsize=4)
 def network(backbone: str, classes: int, precision: torch.dtype | None) -> Network:
-    """The classifier; a ResNet's weights are random, the same each time."""
+    """The classifier; a ResNet's weights are random, the same each time, its statistics fitting."""
     if backbone.startswith("resnet"):
         with seeded(0):
             random = models.get_model(backbone, weights=None)
+            for module in random.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = 1.0
+            random.train()(torch.randn(8, 3, 128, 128))  # else its maps grow beyond all numbers
         made = from_classifier(random).with_classes(classes, 0)
     else:
         made = classifier.build(backbone, classes)
