@@ -42,7 +42,8 @@ def test_every_part_is_run_or_named_here(benchmark):
 
 def test_a_part_has_a_process_of_its_own(benchmark):
     entry = benchmark.apart("walk", 60)
-    assert (entry["name"], entry["worked"], entry["largest difference"]) == ("gpu, walk", True, 0)
+    assert (entry["name"], entry["worked"]) == ("gpu, walk", True)
+    assert entry["cpu, error"] == entry["device, error"] < 1e-3
     assert benchmark.row(entry).split()[:2] == ["walk", "yes"]
 
 
