@@ -12,6 +12,7 @@ LINES = 20  # a message has at most so many
 START, END = 400, 300  # characters of a problem that are shown; a file may name what it likes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+VARIES = re.compile(r"'[^']*'|\S*[/\\]\S*|\d+")  # from file to file: quoted, paths, numbers
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in an error of safetensors
 MEMORY = re.compile(
     "out of memory|can't allocate memory|memory ran out|"
@@ -25,18 +26,26 @@ FEWER = "let fewer work at once (RIBKIT_WORKERS=1), or set batch, crop or n_othe
 class InputError(ValueError):
     """Bad input: a sentence for each problem, which names the file, the value and the remedy.
 
-    A single problem is printed as it is, several one per line, 20 lines at most.
+    A single problem is printed as it is, several one per line, 20 lines at most: of more, those
+    that differ in names and numbers only are told by the first and their count.
     """
 
     def __str__(self) -> str:
-        lines = list(self.args)
-        for number, problem in enumerate(lines):
-            if len(problem) > START + END:  # the file comes first, the remedy last
-                lines[number] = f"{problem[:START]} ... {problem[-END:]}"
-        if len(lines) > 1:
-            lines.insert(0, f"{len(lines)} problems; correct these first:")
-        if len(lines) > LINES:
-            lines[LINES - 1 :] = [f"... and {len(lines) - LINES + 1} more."]
+        alike: dict[str, list[str]] = {}
+        for number, problem in enumerate(self.args):
+            key = VARIES.sub("", problem) if len(self.args) >= LINES else str(number)
+            alike.setdefault(key, []).append(problem)
+        lines, told = [], 0
+        for first, *more in alike.values():
+            if len(lines) == LINES - 2 and told + 1 + len(more) < len(self.args):
+                lines.append(f"... and {len(self.args) - told} more.")
+                break
+            told += 1 + len(more)
+            if len(first) > START + END:  # the file comes first, the remedy last
+                first = f"{first[:START]} ... {first[-END:]}"
+            lines.append(f"{first[:-1]}; {len(more)} more are like it." if more else first)
+        if len(self.args) > 1:
+            lines.insert(0, f"{len(self.args)} problems; correct these first:")
         return "\n".join(lines)
 
 
