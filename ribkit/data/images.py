@@ -199,7 +199,7 @@ def decode(path: Path, long_side: int = 0) -> np.ndarray:
 
 
 def verify(path: Path, long_side: int = 0) -> tuple[int, int]:
-    """Read every byte of an image file; the size (H, W) that `decode` gives it before it shrinks.
+    """Read every byte of an image file; the size (H, W) at which `decode` opens it.
 
     A JPEG is decoded at an eighth of its size, which reads it all but computes a 64th of it.
     InputError: what `decode` would refuse.

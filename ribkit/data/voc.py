@@ -148,12 +148,12 @@ def _check_image(
 
 
 def _faults_of_palettes(masks: Mapping[Path, _Found], count: int) -> Iterator[str]:
-    """Masks that show a value in a colour which PASCAL's palette, or a mask before, has elsewhere.
+    """Masks in which a colour has another value than in PASCAL's palette or in a mask before.
 
-    As after an optimiser or a quantisation, which put the colours in another order.
+    Optimisers and quantisations put colours in an order of their own. Ramps of grey are in order.
     """
-    pascal = {tuple(colour): value for value, colour in enumerate(palette().tolist())}
-    known = {c: (v, "PASCAL's palette") for c, v in pascal.items() if v <= count or v == IGNORE}
+    pascal = palette().tolist()
+    known = {tuple(pascal[v]): (v, "PASCAL's palette") for v in (*range(count + 1), IGNORE)}
     for path, found in masks.items():
         for value, colour in found.colours.items():
             other, where = known.setdefault(colour, (value, path))
@@ -178,18 +178,18 @@ def _faults_of_labels(masks: Mapping[Path, _Found], values: Mapping[str, int]) -
             f"255, which is ignored; give objects the number of their class, from 1 on."
         )
     for name, value in values.items():
-        labelled = [path for path, found in masks.items() if name in found.shown]
-        drawn = [path for path, found in masks.items() if value in found.counts]
-        for these, those, what in (
-            (labelled, drawn, "lacks the value {} of {!r}, its image's label, and has {}"),
-            (drawn, labelled, "has the value {} of {!r}, which is no label of its image, among {}"),
+        labelled = {path: None for path, found in masks.items() if name in found.shown}
+        drawn = {path: None for path, found in masks.items() if value in found.counts}
+        for these, others, fault in (
+            (labelled, drawn, "lacks {} ({!r}), a label of its image, and has {}"),
+            (drawn, labelled, "has {} ({!r}), which is no label of its image, among {}"),
         ):
-            lone = [path for path in these if path not in set(those)]
+            lone = [path for path in these if path not in others]
             if 2 * len(lone) > len(these):
                 has = ", ".join(map(str, masks[lone[0]].counts))
                 yield (
-                    f"{lone[0]} {what.format(value, name, has)}, as {len(lone)} of {len(these)} "
-                    f"such masks; make masks and labels agree: 1 is the first class of the list."
+                    f"{lone[0]} {fault.format(value, name, has)}, as {len(lone)} of {len(these)} "
+                    f"such masks; make masks and labels agree: 0 is background, 1 the first class."
                 )
 
 
@@ -350,8 +350,7 @@ def _read_mask(root: Path, id: str, count: int) -> tuple[np.ndarray, dict[int, t
 
 def _counts(values: np.ndarray) -> dict[int, int]:
     """The values of a mask -> how many pixels have them."""
-    counts = np.bincount(values.ravel(), minlength=256)
-    return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    return {value: n for value, n in enumerate(Image.fromarray(values).histogram()) if n}
 
 
 # ---- writing ------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ LINES = 20  # a message has at most so many
 START, END = 400, 300  # characters of a problem that are shown; a file may name what it likes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-VARIES = re.compile(r"'[^']*'|\S*[/\\]\S*|\d+")  # from file to file: quoted, paths, numbers
+VARIES = re.compile(r"'[^']*'|(?<=[/\\])[^\s/\\]+(?=\s|$)|\d+")  # quoted, files, numbers
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in an error of safetensors
 MEMORY = re.compile(
     "out of memory|can't allocate memory|memory ran out|"
@@ -43,7 +43,7 @@ class InputError(ValueError):
             told += 1 + len(more)
             if len(first) > START + END:  # the file comes first, the remedy last
                 first = f"{first[:START]} ... {first[-END:]}"
-            lines.append(f"{first[:-1]}; {len(more)} more are like it." if more else first)
+            lines.append(f"{first[:-1]} (and {len(more)} more like it)." if more else first)
         if len(self.args) > 1:
             lines.insert(0, f"{len(self.args)} problems; correct these first:")
         return "\n".join(lines)
