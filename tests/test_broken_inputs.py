@@ -588,5 +588,86 @@ def test_everything_is_told_at_once_in_twenty_lines(root, capsys, project):
         assert words in every
 
 
+def aside(root):
+    """Masks of five images lie in a folder beside."""
+    (root / "SegmentationClassAug").mkdir()
+    for id in IDS[20:25]:
+        (root / mask(id)).rename(root / f"SegmentationClassAug/{id}.png")
+
+
+def renamed(root):
+    for id in IDS[:20]:
+        (root / image(id)).rename(root / f"JPEGImages/{id}.JPG")
+
+
+def optimised(root):
+    """The palette of a mask in another order."""
+    picture = Image.fromarray(np.ones((64, 64), np.uint8), "P")
+    picture.putpalette([0, 0, 0, *voc.palette()[8].tolist()])
+    picture.save(root / mask("30"))
+
+
+def binary(root):
+    for id in IDS:
+        values = np.where(np.array(Image.open(root / mask(id))) > 0, 255, 0)
+        Image.fromarray(values.astype(np.uint8)).save(root / mask(id))
+
+
+def thirty_two_bits(root):
+    for id in IDS[30:]:
+        picture("F", kind="TIFF")(root / image(id))
+
+
+def columns(root):
+    text = "".join(f"{id}  1\n" for id in SPLITS["val"])
+    (root / voc.LIST.format("val")).write_text(text)
+
+
+def elsewhere(root):
+    """Objects that the reader does not find, in the annotation of one image."""
+    annotate("<annotation><objects><object><name>cat</name></object></objects></annotation>")(root)
+
+
+def no_digits(root):
+    shutil.rmtree(root / "digits")
+
+
+MANY = {  # five faults, each of one file or of many, and what is said of them; settings
+    "names, folders, palettes, bits and a list": (
+        (renamed, aside, optimised, thirty_two_bits, columns),
+        (
+            "00.jpg does not exist, but 00.JPG is there; save it as 00.jpg (and 19 more like it).",
+            "20.png does not exist, but SegmentationClassAug/20.png is there; copy the masks of",
+            "30.png shows 1 in the colour (64, 0, 0), which is 8 in PASCAL's palette",
+            "colour mode F, whose white is unknown; save it with 8 or 16 bits a channel",
+            "lists '36  1', and 3 more names in this form",
+        ),
+        {},
+    ),
+    "annotations, masks, bits, digits and a network": (
+        (elsewhere, binary, thirty_two_bits, no_digits, lambda root: None),
+        (
+            "02.xml has objects that would not be found",
+            "lacks 8 ('cat'), a label of its image, and has ",
+            "colour mode F, whose white is unknown",
+            "Cannot read MNIST in",
+            "weights.pth is missing",
+        ),
+        PASCALS | {"backbone": "resnet50", "weights": "{}/weights.pth"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_five_faults_at_once_are_all_told(kind, root, capsys, project):
+    edits, said, changes = MANY[kind]
+    for edit in edits:
+        edit(root)
+    lines = told(root, capsys, project, **changes)
+    assert len(lines) <= 20
+    for words in said:
+        assert [line for line in lines if words in line], words
+
+
 def test_that_many_were_tried(figures):
     figures["kinds of broken input, each told before anything is computed"] = len(TRIED)

@@ -346,6 +346,14 @@ def test_masks_of_0_and_255_are_told(root, split):
     assert "255, as 2 of 2 such masks; make masks and labels agree" in told
 
 
+def test_masks_of_0_and_few_255_without_any_labels_are_told(root):
+    (root / "image_labels.json").unlink()
+    for name in IDS:
+        save_mask(mask_of(root, name), np.diag(np.full(8, 255, np.uint8)))
+    told = f"{root / 'SegmentationClass'}: 12% of all pixels are 255, which is ignored; give"
+    assert problem(root).startswith(told)
+
+
 @pytest.mark.parametrize("name", ["background", "_background_", "__Background__"])
 def test_a_class_list_with_the_background_is_told(root, name):
     write_labels(root, LABELS, [name, *NAMES])

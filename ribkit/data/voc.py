@@ -116,12 +116,9 @@ def check(
     if content:
         names, chosen = content[0], problems.collect(_known, classes, content[0], root)
         ids = list(dict.fromkeys(id for listed in lists for id in listed))
-        found: dict[str, _Found] = {}
-
-        def check_image(id: str) -> None:
-            found[id] = _check_image(root, *content, id, masked is None or id in masked)
-
-        problems.collect(check_files, check_image, ids, "checking images")
+        masks_of, found = set(ids if masked is None else masked), {}
+        check_one = partial(_check_image, root, *content, masks_of, found)
+        problems.collect(check_files, check_one, ids, "checking images")
         masks = {root / MASK.format(id): found[id] for id in ids if id in found}
         values = {name: names.index(name) + 1 for name in chosen or names}
         problems += [*_faults_of_palettes(masks, len(names)), *_faults_of_labels(masks, values)]
@@ -129,22 +126,28 @@ def check(
 
 
 def _check_image(
-    root: Path, names: tuple[str, ...], labels: dict | None, id: str, has_mask: bool
-) -> _Found:
-    """InputError: what is wrong with one image, its mask, if one is read, and its label."""
-    problems, nothing = Problems(), (None, {})
+    root: Path,
+    names: tuple[str, ...],
+    labels: dict | None,
+    masked: Collection[str],
+    found: dict[str, _Found],
+    id: str,
+) -> None:
+    """InputError: what is wrong with one image, its mask and its label; the rest goes to found."""
+    problems, mask, colours = Problems(), np.zeros((0, 0), np.uint8), {}
     size = problems.collect(verify, root / IMAGE.format(id))
-    reading = problems.collect(_read_mask, root, id, len(names)) if has_mask else None
-    mask, colours = reading or nothing
-    if size is not None and mask is not None and size != mask.shape:
+    if id in masked:
+        mask, colours = problems.collect(_read_mask, root, id, len(names)) or (mask, colours)
+    if size is not None and mask.size and size != mask.shape:
         (h, w), (mask_h, mask_w) = size, mask.shape
         problems.append(
             f"{root / MASK.format(id)} is {mask_w} x {mask_h} pixels and its image {w} x {h}; "
             f"make them one size."
         )
     shown = problems.collect(_shown, root, names, labels, id)
+    if shown is not None:
+        found[id] = _Found(shown, _counts(mask), colours)
     problems.tell()
-    return _Found(shown, {} if mask is None else _counts(mask), colours)
 
 
 def _faults_of_palettes(masks: Mapping[Path, _Found], count: int) -> Iterator[str]:
@@ -166,13 +169,13 @@ def _faults_of_palettes(masks: Mapping[Path, _Found], count: int) -> Iterator[st
 
 
 def _faults_of_labels(masks: Mapping[Path, _Found], values: Mapping[str, int]) -> Iterator[str]:
-    """Masks that are mostly ignored; classes for which most labels and masks do not agree.
+    """Masks that show 255 in place of classes; classes whose labels and masks mostly differ.
 
     values: class -> its value in masks.
     """
     masks = {path: found for path, found in masks.items() if found.counts}
     pixels = sum((Counter(found.counts) for found in masks.values()), Counter())
-    if 2 * pixels[IGNORE] > pixels.total():
+    if 2 * pixels[IGNORE] > pixels.total() or pixels.keys() == {0, IGNORE}:
         yield (
             f"{next(iter(masks)).parent}: {pixels[IGNORE] / pixels.total():.0%} of all pixels are "
             f"255, which is ignored; give objects the number of their class, from 1 on."

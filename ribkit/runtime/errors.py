@@ -2,7 +2,7 @@
 
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -31,22 +31,26 @@ class InputError(ValueError):
     """
 
     def __str__(self) -> str:
-        alike: dict[str, list[str]] = {}
-        for number, problem in enumerate(self.args):
-            key = VARIES.sub("", problem) if len(self.args) >= LINES else str(number)
-            alike.setdefault(key, []).append(problem)
-        lines, told = [], 0
-        for first, *more in alike.values():
-            if len(lines) == LINES - 2 and told + 1 + len(more) < len(self.args):
-                lines.append(f"... and {len(self.args) - told} more.")
-                break
-            told += 1 + len(more)
-            if len(first) > START + END:  # the file comes first, the remedy last
-                first = f"{first[:START]} ... {first[-END:]}"
-            lines.append(f"{first[:-1]} (and {len(more)} more like it)." if more else first)
+        lines = list(self.args) if len(self.args) < LINES else _grouped(self.args)
+        for number, problem in enumerate(lines):
+            if len(problem) > START + END:  # the file comes first, the remedy last
+                lines[number] = f"{problem[:START]} ... {problem[-END:]}"
         if len(self.args) > 1:
             lines.insert(0, f"{len(self.args)} problems; correct these first:")
+        if len(lines) > LINES:
+            lines[LINES - 1 :] = [f"... and {len(lines) - LINES + 1} more."]
         return "\n".join(lines)
+
+
+def _grouped(problems: Sequence[str]) -> list[str]:
+    """The first of those that are alike, and how many more there are."""
+    alike: dict[str, list[str]] = {}
+    for problem in problems:
+        alike.setdefault(VARIES.sub("", problem), []).append(problem)
+    return [
+        f"{first[:-1]} (and {len(more)} more like it)." if more else first
+        for first, *more in alike.values()
+    ]
 
 
 class Problems(list[str]):
