@@ -46,12 +46,30 @@ def test_several_problems_are_told_one_a_line_each_once_in_order():
     assert told(problems) == "3 problems; correct these first:\nb.\na.\nc."
 
 
-@pytest.mark.parametrize(("count", "last"), [(19, "18."), (20, "... and 2 more.")])
+@pytest.mark.parametrize(("count", "last"), [(19, "s."), (20, "... and 2 more.")])
 def test_no_more_than_twenty_lines_are_told(count, last):
-    lines = str(InputError(*(f"{k}." for k in range(count)))).splitlines()
+    lines = str(InputError(*(f"{chr(97 + k)}." for k in range(count)))).splitlines()
     assert len(lines) == LINES
     assert lines[0] == f"{count} problems; correct these first:"
     assert lines[-1] == last
+
+
+def test_of_many_problems_those_alike_are_told_once_with_their_count():
+    missing = [f"/d/{k} b.jpg does not exist; add it." for k in range(30)]
+    values = [f"/d/{k}.png has the value {k}; use 0." for k in range(25)]
+    alone = ["/d/list.txt lists 'x'; rename it.", "/d/labels.json is empty; write it."]
+    both = (problem for pair in zip(missing, values, strict=False) for problem in pair)
+    assert str(InputError(*both, *missing[25:], *alone)).splitlines() == [
+        "57 problems; correct these first:",
+        "/d/0 b.jpg does not exist; add it (and 29 more like it).",
+        "/d/0.png has the value 0; use 0 (and 24 more like it).",
+        *alone,
+    ]
+
+
+def test_few_problems_are_each_told_however_alike():
+    lines = str(InputError(*(f"/d/{k}.jpg is empty; add it." for k in range(19)))).splitlines()
+    assert lines[1:] == [f"/d/{k}.jpg is empty; add it." for k in range(19)]
 
 
 def test_other_errors_are_not_collected():

@@ -238,6 +238,42 @@ def test_sixteen_bits_are_turned_too(path):
     assert verify(path) == (3, 2)
 
 
+@pytest.mark.parametrize("mode", ["I", "F"])
+@pytest.mark.parametrize("long_side", [0, 8])
+def test_pixels_of_32_bits_are_refused_with_the_true_reason(path, mode, long_side):
+    Image.new(mode, (16, 16), 1).save(path, "TIFF")
+    for read in (verify, decode):
+        with pytest.raises(InputError, match=f"colour mode {mode}, whose white is unknown; save"):
+            read(path, long_side)
+
+
+def test_signed_pixels_of_16_bits_are_refused_too(path):
+    Image.fromarray(np.full((4, 4), -5, np.int16).astype(np.int32)).save(path, "TIFF")
+    with pytest.raises(InputError, match="8 or 16 bits a channel"):
+        decode(path)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_jpeg_over_the_limit_is_read_where_it_is_shrunk_anyway(path, monkeypatch):
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:, 32:] = 255
+    Image.fromarray(pixels).save(path, "JPEG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    for read in (verify, decode):
+        with pytest.raises(InputError, match="64 x 64 pixels, more than 3,000 in all"):
+            read(path)
+    assert verify(path, 8) == (8, 8)
+    assert decode(path, 8)[4, :, 0].tolist() == pytest.approx([0] * 4 + [255] * 4, abs=9)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_other_kinds_over_the_limit_are_refused_as_they_must_be_decoded_whole(path, monkeypatch):
+    Image.new("RGB", (64, 64)).save(path, "PNG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    with pytest.raises(InputError, match="more than 3,000 in all"):
+        decode(path, 8)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [2, 5, 7, 12])  # text, a fraction, bytes, a float
 def test_an_orientation_or_a_width_of_another_type_does_not_matter(path, kind):

@@ -79,7 +79,9 @@ def test_several_sets_come_one_after_the_other():
     assert [int(data[k][1][0, 0]) for k in range(2)] == [1, 2]
 
 
-@pytest.mark.parametrize(("height", "width"), [(212, 500), (500, 111), (3, 500), (375, 500)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(212, 500), (500, 111), (3, 500), (1, 512), (900, 1), (375, 500)]
+)
 def test_label_maps_of_a_resized_image_always_suit(height, width):
     factor = 256 / max(height, width)
     size = tuple(max(1, round(side * factor)) for side in (height, width))

@@ -1,14 +1,17 @@
 """The chain of the study: which images, and the rule that chooses the settings."""
 
+import shutil
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from fabricated import swept_from
 from PIL import Image
 
 from ribkit.evaluation import miou as evaluation
+from ribkit.method.others import OtherImageSampler
 from ribkit.results import tables
 from ribkit.runtime.errors import InputError
 from ribkit.study.inputs import some
@@ -136,6 +139,114 @@ def test_further_images_are_neither_scored_nor_tuned_on(tmp_path, monkeypatch):
     names = [name for images in sets for name in images.ids]
     assert len(names) == len(set(names)) == 16
     assert Study("voc-lite", str(folder)).remaining_images == ()
+
+
+def without_class(folder, names):
+    """Their annotations name a class that is not chosen; their masks agree."""
+    for name in names:
+        xml = "<annotation><object><name>dog</name></object></annotation>"
+        (folder / f"Annotations/{name}.xml").write_text(xml)
+        mask = Image.fromarray(np.full((32, 32), 12, np.uint8))
+        mask.save(folder / f"SegmentationClass/{name}.png")
+    return folder
+
+
+def test_images_without_a_class_train_the_classifier_and_are_others(tmp_path):
+    folder = voc_folder(tmp_path, {"train": 12, "train_aug": 16, "val": 12})
+    changes = {"tune_images": 3, "classes": ("cat",)}
+    study = Study("voc", str(without_class(folder, range(0, 10, 2))), changes)
+    assert len(study.train) == len(study.others) == 16
+    assert study.train.labels[:, 0].sum() == 11
+    for images in (study.scored, study.tuning, *study.remaining_images):
+        assert images.labels.all()
+    assert [len(study.scored), len(study.tuning)] == [7, 3]
+    assert len(study.validation) == 12  # a network may find objects where there are none
+    others = study.others.labels.any(axis=1)
+    assert (~others).sum() == 5
+    drawn = OtherImageSampler(
+        {"features": torch.arange(16), "labels": torch.tensor(study.others.labels).float()},
+        torch.ones(1), 5, "x", 0,
+    )(0)  # fmt: skip
+    assert sorted(drawn[0].tolist()) == [0, 2, 4, 6, 8]
+
+
+LITE = {"tune_images": 3, "classes": ("cat",), "batch": 2, "backbone": "small"}
+LITE |= {"network_backbone": "small"}
+
+
+@pytest.mark.parametrize(
+    ("negatives", "notes"),
+    [
+        ((1, 3, 5, 7), []),
+        (
+            (1, 3, 5),
+            [
+                "10 of 10 images have fewer than n_others=4 others, images to train on without "
+                "their classes: add some, or set bank_images to more."
+            ],
+        ),
+        (
+            (),
+            [
+                "Every image to train on shows cat: the classifier cannot tell it; add others.",
+                "13 of 13 images have fewer than n_others=4 others, images to train on without "
+                "their classes: add some, or set bank_images to more.",
+            ],
+        ),
+    ],
+)
+def test_the_check_says_what_the_images_cannot_teach(tmp_path, negatives, notes):
+    folder = voc_folder(tmp_path, {"train": 10, "train_aug": 16})
+    study = Study("voc-lite", str(without_class(folder, negatives)), LITE)
+    first, *said = study.check().splitlines()
+    scored = 10 - len(negatives)
+    assert first == (f"voc-lite: {scored} images to score, 16 to train on, 3 to tune on, 1 classes")
+    assert said == notes
+
+
+def test_a_split_that_shows_no_class_is_told(tmp_path):
+    folder = voc_folder(tmp_path, {"train": 4, "train_aug": 12})
+    with pytest.raises(InputError, match=r"train\.txt lists no image that shows one of"):
+        Study("voc-lite", str(without_class(folder, range(4))), LITE).check()
+
+
+def masks(folder):
+    return {int(path.stem): path for path in (folder / "SegmentationClass").iterdir()}
+
+
+def test_images_that_only_train_need_no_mask(tmp_path):
+    folder = voc_folder(tmp_path, {"train": 4, "train_aug": 12})
+    study = Study("voc-lite", str(folder), LITE)
+    read = {int(name) for images in (study.scored, study.tuning) for name in images.ids}
+    for number, path in masks(folder).items():
+        if number not in read:
+            path.unlink()
+    assert study.check().startswith("voc-lite: 4 images to score, 12 to train on, 3 to tune on")
+    path = folder / f"SegmentationClass/{study.tuning.ids[0]}.png"
+    path.unlink()
+    with pytest.raises(InputError, match=f"{path.name} does not exist; add it"):
+        Study("voc-lite", str(folder), LITE).check()
+
+
+def test_images_that_labels_are_made_for_and_few_of_many_scored_ones_need_masks(tmp_path):
+    folder = voc_folder(tmp_path, {"train": 6, "train_aug": 12})
+    few = {"score_images": 2}
+    study = Study("voc-lite", str(folder), LITE | few)
+    read = {int(name) for name in (*study.scored.ids, *study.tuning.ids, *study.validation.ids)}
+    for number, path in masks(folder).items():
+        if number not in read:
+            path.unlink()
+    study.check()
+    with pytest.raises(InputError, match="does not exist; add it"):
+        Study("voc-lite", str(folder), LITE | few | {"label_split": "train_aug"}).check()
+
+
+def test_masks_are_asked_for_where_labels_come_from_them(tmp_path):
+    folder = voc_folder(tmp_path, {"train": 4, "train_aug": 12})
+    shutil.rmtree(folder / "Annotations")
+    masks(folder)[11].unlink()
+    with pytest.raises(InputError, match=r"11\.png does not exist; add it"):
+        Study("voc-lite", str(folder), LITE).check()
 
 
 @pytest.fixture

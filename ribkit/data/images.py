@@ -29,6 +29,7 @@ TURNS = {  # EXIF orientation -> what turns the image upright; 5 to 8 swap its s
     8: Transpose.ROTATE_90,
 }
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # of all that Pillow reads; EPS runs a program
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of such files
 LONGEST = 20_000  # pixels of a side
 # What the reading of a file raises that is not of the form expected.
 BROKEN = (
@@ -136,6 +137,8 @@ def readable(path: Path, remedy: str) -> Iterator[None]:
     """
     if not path.is_file():  # a pipe would be waited for without end
         fault = "is not a file" if path.exists() else "does not exist"
+        if other := like_named(path):
+            raise InputError(f"{path} {fault}, but {other.name} is there; save it as {path.name}.")
         raise InputError(f"{path} {fault}; add it or take its name off the list.")
     try:
         yield
@@ -146,18 +149,31 @@ def readable(path: Path, remedy: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be used ({reason}); {remedy}.") from None
 
 
+def like_named(path: Path) -> Path | None:
+    """A file beside it with the same name but for the suffix, or its capitals, if there is one."""
+    suffixes = (path.suffix, *SUFFIXES)
+    others = [path.with_suffix(s) for suffix in suffixes for s in (suffix, suffix.upper())]
+    return next(filter(Path.is_file, others), None)
+
+
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path, long_side: int = 0) -> Iterator[Image.Image]:
     """Open an image file with Pillow; InputError if it, or later its pixels, cannot be read.
 
-    The header is enough to refuse another format or an image that is too large.
+    The header is enough to refuse another format or an image that is too large. With a
+    ``long_side``, to which it will be shrunk, a JPEG is decoded at a part of its size.
     """
     formats = ", ".join(FORMATS)
     remedy = f"get it again, or save it as one of {formats}, {LONGEST:,} pixels a side at most"
     with readable(path, remedy), Image.open(path, formats=FORMATS) as image:
         width, height = image.size
-        if max(width, height) > LONGEST or width * height > Image.MAX_IMAGE_PIXELS:
+        if max(width, height) > LONGEST:
             raise Image.DecompressionBombError(f"{width} x {height} pixels")
+        if long_side:
+            image.draft("RGB", (long_side, long_side))
+        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            most = f"more than {Image.MAX_IMAGE_PIXELS:,} in all"
+            raise Image.DecompressionBombError(f"{width} x {height} pixels, {most}")
         yield image
 
 
@@ -165,11 +181,11 @@ def decode(path: Path, long_side: int = 0) -> np.ndarray:
     """Read an image file as RGB ``(H, W, 3)`` uint8, turned as its EXIF orientation says.
 
     Grey, palette and CMYK images become RGB; transparency is dropped. An image larger than
-    ``long_side`` (0: any) is shrunk to it. InputError: see `open_image`.
+    ``long_side`` (0: any) is shrunk to it. InputError: see `open_image`; its values are not 8 or
+    16 bits.
     """
-    with open_image(path) as image:
-        if long_side:
-            image.draft("RGB", (long_side, long_side))
+    with open_image(path, long_side) as image:
+        _require_range(path, image)
         image.load()  # which turns a TIFF and takes its orientation away
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
@@ -182,18 +198,29 @@ def decode(path: Path, long_side: int = 0) -> np.ndarray:
         return np.array(image)
 
 
-def verify(path: Path) -> tuple[int, int]:
-    """Read every byte of an image file; the size (H, W) that `decode` gives it.
+def verify(path: Path, long_side: int = 0) -> tuple[int, int]:
+    """Read every byte of an image file; the size (H, W) at which `decode` opens it.
 
     A JPEG is decoded at an eighth of its size, which reads it all but computes a 64th of it.
+    InputError: what `decode` would refuse.
     """
-    with open_image(path) as image:
+    with open_image(path, long_side) as image:
+        _require_range(path, image)
         width, height = image.size
         image.draft(None, (1, 1))
         image.load()
         if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
             width, height = height, width
     return height, width
+
+
+def _require_range(path: Path, image: Image.Image) -> None:
+    """InputError for integers of 32 bits and floats, of which nobody knows what is white."""
+    if image.mode in ("I", "F"):
+        raise InputError(
+            f"{path} has pixels of colour mode {image.mode}, whose white is unknown; save it with "
+            f"8 or 16 bits a channel."
+        )
 
 
 def over_files(function: Callable, items: Sequence, description: str) -> list:

@@ -83,9 +83,11 @@ def require_label_map(name: str, labels: np.ndarray, size: tuple[int, int], n_la
     """InputError for a label map of another shape than its image (H, W), or with another value."""
     height, width = size
     highest = labels[labels != IGNORE].max(initial=0)
-    # Each side of a resized map is rounded, by half a pixel at most: compare cross products.
+    # Each side of a resized map is rounded, by half a pixel at most (compare cross products), but
+    # for the short side of a thin one, which would be 0.
     fits = labels.ndim == 2 and (
         2 * abs(labels.shape[1] * height - labels.shape[0] * width) <= height + width
+        or labels.shape == views.resized_size(size, max(labels.shape))
     )
     if not fits or highest >= n_labels:
         raise InputError(

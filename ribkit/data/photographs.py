@@ -5,6 +5,7 @@ A classifier says what they show: its top classes become the labels (``Photograp
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -91,5 +92,5 @@ def folder(path: str | Path) -> Photographs:
     )
     if not paths:
         raise InputError(f"{path} holds no photograph; put {', '.join(SUFFIXES)} files in it.")
-    check_files(verify, paths, "reading photographs")
+    check_files(partial(verify, long_side=LONG_SIDE), paths, "reading photographs")
     return Photographs({p.name: p for p in paths})

@@ -5,22 +5,27 @@ there, else from the annotation XML in ``Annotations``, else from the masks. Mas
 the k-th class of the JSON file, or of PASCAL's 20 without one; 0 is background, 255 is ignored.
 """
 
+import codecs
 import json
+import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
 
 from ribkit.data.images import (
+    SUFFIXES,
     ImageSet,
     check_files,
     decode,
     hash_files,
+    like_named,
     open_image,
     over_files,
     readable,
@@ -37,6 +42,8 @@ CLASSES = (
 )
 MOST = 254  # classes: mask values are bytes, 0 and 255 are taken
 XML_BYTES = 1_000_000
+DECLARED = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([\w.-]+)""")  # an XML file's encoding
+STRETCHED = {"L;2": 85, "L;4": 17}  # grey of few bits -> what Pillow multiplies its values by
 # The layout: where an image, its mask, its annotation, a split's list and all labels lie.
 IMAGE, MASK, ANNOTATION = "JPEGImages/{}.jpg", "SegmentationClass/{}.png", "Annotations/{}.xml"
 LIST, LABELS = "ImageSets/Segmentation/{}.txt", "image_labels.json"
@@ -53,7 +60,7 @@ class VOCFolder:
         return decode(self.root / IMAGE.format(id))
 
     def mask(self, id: str) -> np.ndarray:
-        values = _read_mask(self.root, id, len(self._table) - 2)
+        values, _ = _read_mask(self.root, id, len(self._table) - 2)
         return self._table[np.minimum(values, len(self._table) - 1)]
 
     def fingerprint(self, ids: Sequence[str]) -> str:
@@ -67,6 +74,14 @@ class VOCFolder:
         names, _ = _read_json(self.root)
         chosen = {name: k + 1 for k, name in enumerate(self.classes)}
         return np.array([0, *(chosen.get(name, 0) for name in names), IGNORE], np.uint8)
+
+
+class _Found(NamedTuple):
+    """What the check keeps of an image."""
+
+    shown: set[str]  # its classes
+    counts: dict[int, int]  # its mask's values -> their pixels; empty without a mask
+    colours: dict[int, tuple[int, ...]]  # its mask's values -> their colours in a palette
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -84,39 +99,108 @@ def read(root: str | Path, split: str, classes: Sequence[str] = ()) -> ImageSet:
     return ImageSet(ids, classes, rows, VOCFolder(root, classes))
 
 
-def check(root: str | Path, splits: Sequence[str], classes: Sequence[str] = ()) -> None:
-    """Read every file of some splits.
+def check(
+    root: str | Path,
+    splits: Sequence[str],
+    classes: Sequence[str] = (),
+    masked: Collection[str] | None = None,
+) -> None:
+    """Read every file of some splits; of masks those of the images ``masked``, or all (None).
 
     InputError: all that is wrong with the lists, images, masks and labels, and with the classes,
-    which must be some of the folder's.
+    which must be some of the folder's; masks that fit neither each other nor the labels.
     """
     root, problems = Path(root), Problems()
     lists = [problems.collect(split_ids, root, split) or () for split in splits]
     content = problems.collect(_read_json, root) if root.is_dir() else None
     if content:
-        problems.collect(_known, classes, content[0], root)
+        names, chosen = content[0], problems.collect(_known, classes, content[0], root)
         ids = list(dict.fromkeys(id for listed in lists for id in listed))
-        problems.collect(check_files, partial(_check_image, root, *content), ids, "checking images")
+        masks_of, found = set(ids if masked is None else masked), {}
+        check_one = partial(_check_image, root, *content, masks_of, found)
+        problems.collect(check_files, check_one, ids, "checking images")
+        masks = {root / MASK.format(id): found[id] for id in ids if id in found}
+        values = {name: names.index(name) + 1 for name in chosen or names}
+        problems += [*_faults_of_palettes(masks, len(names)), *_faults_of_labels(masks, values)]
     problems.tell()
 
 
-def _check_image(root: Path, names: tuple[str, ...], labels: dict | None, id: str) -> None:
-    """InputError: what is wrong with one image, its mask and its label."""
-    problems = Problems()
+def _check_image(
+    root: Path,
+    names: tuple[str, ...],
+    labels: dict | None,
+    masked: Collection[str],
+    found: dict[str, _Found],
+    id: str,
+) -> None:
+    """InputError: what is wrong with one image, its mask and its label; the rest goes to found."""
+    problems, mask, colours = Problems(), np.zeros((0, 0), np.uint8), {}
     size = problems.collect(verify, root / IMAGE.format(id))
-    mask = problems.collect(_read_mask, root, id, len(names))
-    if size is not None and mask is not None and size != mask.shape:
+    if id in masked:
+        mask, colours = problems.collect(_read_mask, root, id, len(names)) or (mask, colours)
+    if size is not None and mask.size and size != mask.shape:
         (h, w), (mask_h, mask_w) = size, mask.shape
         problems.append(
             f"{root / MASK.format(id)} is {mask_w} x {mask_h} pixels and its image {w} x {h}; "
             f"make them one size."
         )
-    problems.collect(_shown, root, names, labels, id)
+    shown = problems.collect(_shown, root, names, labels, id)
+    if shown is not None:
+        found[id] = _Found(shown, _counts(mask), colours)
     problems.tell()
 
 
+def _faults_of_palettes(masks: Mapping[Path, _Found], count: int) -> Iterator[str]:
+    """Masks in which a colour has another value than in PASCAL's palette or in a mask before.
+
+    Optimisers and quantisations put colours in an order of their own. Ramps of grey are in order.
+    """
+    pascal = palette().tolist()
+    known = {tuple(pascal[v]): (v, "PASCAL's palette") for v in (*range(count + 1), IGNORE)}
+    for path, found in masks.items():
+        for value, colour in found.colours.items():
+            other, where = known.setdefault(colour, (value, path))
+            if value != other and colour not in ((0, 0, 0), (value,) * 3):
+                yield (
+                    f"{path} shows {value} in the colour {colour}, which is {other} in {where}; "
+                    f"save the class numbers themselves, as grey or in one palette."
+                )
+                break
+
+
+def _faults_of_labels(masks: Mapping[Path, _Found], values: Mapping[str, int]) -> Iterator[str]:
+    """Masks that show 255 in place of classes; classes whose labels and masks mostly differ.
+
+    values: class -> its value in masks.
+    """
+    masks = {path: found for path, found in masks.items() if found.counts}
+    pixels = sum((Counter(found.counts) for found in masks.values()), Counter())
+    if 2 * pixels[IGNORE] > pixels.total() or pixels.keys() == {0, IGNORE}:
+        yield (
+            f"{next(iter(masks)).parent}: {pixels[IGNORE] / pixels.total():.0%} of all pixels are "
+            f"255, which is ignored; give objects the number of their class, from 1 on."
+        )
+    for name, value in values.items():
+        labelled = {path: None for path, found in masks.items() if name in found.shown}
+        drawn = {path: None for path, found in masks.items() if value in found.counts}
+        for these, others, fault in (
+            (labelled, drawn, "lacks {} ({!r}), a label of its image, and has {}"),
+            (drawn, labelled, "has {} ({!r}), which is no label of its image, among {}"),
+        ):
+            lone = [path for path in these if path not in others]
+            if 2 * len(lone) > len(these):
+                has = ", ".join(map(str, masks[lone[0]].counts))
+                yield (
+                    f"{lone[0]} {fault.format(value, name, has)}, as {len(lone)} of {len(these)} "
+                    f"such masks; make masks and labels agree: 0 is background, 1 the first class."
+                )
+
+
 def split_ids(root: Path, split: str) -> tuple[str, ...]:
-    """The names in a split's list. InputError: no folder, no list, nothing in it; `read_list`."""
+    """The names in a split's list.
+
+    InputError: no folder, no list, nothing in it; `read_list`; names with more than the image's.
+    """
     if not root.is_dir():
         raise InputError(f"{root} is not a folder; give a folder in VOC layout.")
     path = root / LIST.format(split)
@@ -127,13 +211,32 @@ def split_ids(root: Path, split: str) -> tuple[str, ...]:
             f"split {split!r} is empty: list image names in {path}, one a line, or choose a list "
             f"that exists ({splits})."
         )
+    plain = {id: name for id in ids if (name := _plain_name(root, id))}
+    if plain:
+        id, name = next(iter(plain.items()))
+        raise InputError(
+            f"{path} lists {id!r}, and {len(plain) - 1} more names in this form; give plain image "
+            f"names such as {name}, without extension or further columns."
+        )
     return ids
+
+
+def _plain_name(root: Path, id: str) -> str:
+    """The image meant by a listed name that has an extension or further columns; else empty."""
+    if not (root / IMAGE.format(id)).exists():
+        for name in (id, re.split(r"[\s,;]", id)[0]):
+            path = Path(name)
+            name = path.stem if path.suffix.lower() in SUFFIXES else name
+            image = root / IMAGE.format(name)
+            if name != id and (image.is_file() or like_named(image)):
+                return name
+    return ""
 
 
 def read_list(path: Path) -> tuple[str, ...]:
     """The image names in a file, one a line; InputError: one is there twice or might be a path."""
     with readable(path, "save it as UTF-8 text"):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip("\x1a\n").splitlines()  # DOS ends so
     ids = tuple(line.strip() for line in lines if line.strip())
     for id, count in Counter(ids).items():
         if count > 1 or not id.isprintable() or "/" in id or "\\" in id:
@@ -151,13 +254,19 @@ def _read_json(root: Path) -> tuple[tuple[str, ...], dict[str, list[str]] | None
     if not path.is_file():
         return CLASSES, None
     with readable(path, f"write {form}"):
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_bytes())
         names, labels = content["classes"], content["labels"]
         for listed in (names, *labels.values()):
             if not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
                 raise TypeError(f"{listed!r} is no list of names")
     if not 0 < len(set(names)) == len(names) <= MOST:
         raise InputError(f"{path}: {len(names)} classes; give 1 to {MOST} different names.")
+    for name in names:
+        if name.strip("_ ").lower() == "background":
+            raise InputError(
+                f"{path}: the class {name!r} is 0 in every mask; take it off the list, of which "
+                f"the first is 1."
+            )
     return tuple(names), labels
 
 
@@ -170,8 +279,8 @@ def _shown(root: Path, names: tuple[str, ...], labels: dict | None, id: str) -> 
     annotation = root / ANNOTATION.format(id)
     if annotation.parent.is_dir():
         return set(_known(_annotated(annotation), names, annotation))
-    values = np.unique(_read_mask(root, id, len(names)))
-    return {names[value - 1] for value in values if 0 < value < IGNORE}
+    values, _ = _read_mask(root, id, len(names))
+    return {names[value - 1] for value in _counts(values) if 0 < value < IGNORE}
 
 
 def _annotated(path: Path) -> set[str]:
@@ -179,11 +288,27 @@ def _annotated(path: Path) -> set[str]:
     with readable(path, "replace it"):
         if path.stat().st_size > XML_BYTES:
             raise ValueError(f"over {XML_BYTES:,} bytes")
-        text = path.read_text(encoding="utf-8-sig")
+        text = _decoded(path.read_bytes())
         if "<!DOCTYPE" in text:  # entities are declared there; no annotation needs any
             raise ValueError("it declares a document type")
-        objects = ElementTree.fromstring(text).findall("object")
+        annotation = ElementTree.fromstring(text)
+    objects = annotation.findall("object")
+    tags = [element.tag.split("}")[-1].lower() for element in annotation.iter()]
+    if tags.count("object") > len(objects):
+        raise InputError(
+            f"{path} has objects that would not be found; write <object> directly in <annotation>, "
+            f"in small letters and without a namespace."
+        )
     return {(found.findtext("name") or "").strip() for found in objects}
+
+
+def _decoded(content: bytes) -> str:
+    """The text of an XML file, by its byte order mark or its declaration, else UTF-8."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    declared = DECLARED.match(content)  # a declaration of UTF-16 that is not itself in it is wrong
+    wrong = not declared or declared[1].lower().startswith(b"utf-16")
+    return content.decode("utf-8-sig" if wrong else declared[1].decode())
 
 
 def _known(classes: Collection[str], names: Sequence[str], where: str | Path) -> tuple[str, ...]:
@@ -198,22 +323,37 @@ def _known(classes: Collection[str], names: Sequence[str], where: str | Path) ->
     return tuple(classes)
 
 
-def _read_mask(root: Path, id: str, count: int) -> np.ndarray:
-    """``(H, W)`` uint8 of the file's own values: 0 to ``count``, or 255."""
+def _read_mask(root: Path, id: str, count: int) -> tuple[np.ndarray, dict[int, tuple[int, ...]]]:
+    """``(H, W)`` uint8 of the file's own values: 0 to ``count``, or 255; the colours of those."""
     path = root / MASK.format(id)
+    for folder in () if path.exists() else sorted(root.glob(f"{path.parent.name}?*")):
+        if (folder / path.name).is_file():
+            raise InputError(
+                f"{path} does not exist, but {folder.name}/{path.name} is there; copy the masks of "
+                f"{folder.name} into {path.parent.name}."
+            )
     with open_image(path) as image:
-        if image.mode not in ("P", "L"):
+        if image.mode not in ("P", "L", "1"):
             raise InputError(
                 f"{path} is a mask of colour mode {image.mode}; save class numbers as a palette "
                 f"or 8-bit grey PNG."
             )
-        bad = [value for value, n in enumerate(image.histogram()) if n and count < value < IGNORE]
-        if bad:
-            raise InputError(
-                f"{path} has the value {bad[0]}, which is no class; use 0 to {count}, or 255 for "
-                f"pixels to ignore."
-            )
-        return np.array(image)
+        stretched = STRETCHED.get(image.tile[0].args, 1) if image.tile else 1
+        values = np.array(image).astype(np.uint8) // np.uint8(stretched)
+        counts, palette = _counts(values), image.getpalette() or []
+    bad = [value for value in counts if count < value < IGNORE]
+    if bad:
+        raise InputError(
+            f"{path} has the value {bad[0]}, which is no class; use 0 to {count}, or 255 for "
+            f"pixels to ignore."
+        )
+    colours = zip(palette[::3], palette[1::3], palette[2::3], strict=True)
+    return values, {value: colour for value, colour in enumerate(colours) if value in counts}
+
+
+def _counts(values: np.ndarray) -> dict[int, int]:
+    """The values of a mask -> how many pixels have them."""
+    return {value: n for value, n in enumerate(Image.fromarray(values).histogram()) if n}
 
 
 # ---- writing ------------------------------------------------------------------------------------

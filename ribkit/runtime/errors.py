@@ -2,7 +2,7 @@
 
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -12,6 +12,7 @@ LINES = 20  # a message has at most so many
 START, END = 400, 300  # characters of a problem that are shown; a file may name what it likes
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+VARIES = re.compile(r"'[^']*'|(?<=[/\\])[^\s/\\]+(?=\s|$)|\d+")  # quoted, files, numbers
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # in an error of safetensors
 MEMORY = re.compile(
     "out of memory|can't allocate memory|memory ran out|"
@@ -25,19 +26,31 @@ FEWER = "let fewer work at once (RIBKIT_WORKERS=1), or set batch, crop or n_othe
 class InputError(ValueError):
     """Bad input: a sentence for each problem, which names the file, the value and the remedy.
 
-    A single problem is printed as it is, several one per line, 20 lines at most.
+    A single problem is printed as it is, several one per line, 20 lines at most: of more, those
+    that differ in names and numbers only are told by the first and their count.
     """
 
     def __str__(self) -> str:
-        lines = list(self.args)
+        lines = list(self.args) if len(self.args) < LINES else _grouped(self.args)
         for number, problem in enumerate(lines):
             if len(problem) > START + END:  # the file comes first, the remedy last
                 lines[number] = f"{problem[:START]} ... {problem[-END:]}"
-        if len(lines) > 1:
-            lines.insert(0, f"{len(lines)} problems; correct these first:")
+        if len(self.args) > 1:
+            lines.insert(0, f"{len(self.args)} problems; correct these first:")
         if len(lines) > LINES:
             lines[LINES - 1 :] = [f"... and {len(lines) - LINES + 1} more."]
         return "\n".join(lines)
+
+
+def _grouped(problems: Sequence[str]) -> list[str]:
+    """The first of those that are alike, and how many more there are."""
+    alike: dict[str, list[str]] = {}
+    for problem in problems:
+        alike.setdefault(VARIES.sub("", problem), []).append(problem)
+    return [
+        f"{first[:-1]} (and {len(more)} more like it)." if more else first
+        for first, *more in alike.values()
+    ]
 
 
 class Problems(list[str]):

@@ -1,6 +1,7 @@
 """What a study reads: its images, digits and weights, and the check of all of them."""
 
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,9 @@ class Inputs:
         p, problems = self.profile, Problems()
         if p.data != "scenes" and problems.collect(lambda: self.data):
             splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
-            problems.collect(voc.check, self.data, sorted(splits), p.classes)
-            problems.collect(self._split, p.val_split)
             problems.collect(lambda: (self.scored, self.train, self.tuning))
+            problems.collect(lambda: self.validation)
+            problems.collect(voc.check, self.data, sorted(splits), p.classes, self._masked())
         if p.saliency not in ("", "scenes"):
             problems.collect(saliency.ready, p.saliency)
             for images in problems.collect(lambda: (self.scored, *self.remaining_images)) or ():
@@ -66,7 +67,37 @@ class Inputs:
         found = "{} images to score, {} to train on, {} to tune on".format(*counts)
         if p.label_split:
             found += f", {sum(map(len, self.remaining_images))} further to make labels for"
-        return f"{p.name}: {found}, {len(classes)} classes"
+        notes = [] if p.data == "scenes" else self._notes()
+        return "\n".join([f"{p.name}: {found}, {len(classes)} classes", *notes])
+
+    def _masked(self) -> set[str]:
+        """Images whose masks are read; while labels are at fault, all that may be among them."""
+        p, untold = self.profile, Problems()
+        sets = untold.collect(
+            lambda: (self.scored, self.tuning, self.validation, *self.remaining_images)
+        )
+        if sets:
+            return {name for images in sets for name in images.ids}
+        lists = {p.score_split, p.val_split, p.label_split} - {""}
+        ids = (untold.collect(voc.split_ids, self.data, split) or () for split in lists)
+        return set(chain.from_iterable(ids))
+
+    def _notes(self) -> list[str]:
+        """What the labels lack for the classifier to learn from, or for RIB's other images."""
+        train, most = self.train, max(self.profile.n_others)
+        notes = [
+            f"Every image to train on shows {name}: the classifier cannot tell it; add others."
+            for name in np.array(train.classes)[train.labels.all(axis=0)]
+        ]
+        labels = [images.labels for images in (self.scored, self.tuning, *self.remaining_images)]
+        shared = np.concatenate(labels).astype(np.float32) @ self.others.labels.T
+        few = int(((shared == 0).sum(axis=1) < most).sum())
+        if few:
+            notes.append(
+                f"{few} of {len(shared)} images have fewer than n_others={most} others, images to "
+                f"train on without their classes: add some, or set bank_images to more."
+            )
+        return notes
 
     def inputs(self) -> list:
         """What the study reads, for a key; scenes are made by the code, from the profile."""
@@ -82,12 +113,24 @@ class Inputs:
     # ---- images -------------------------------------------------------------------------------
     @cached_property
     def train(self) -> ImageSet:
-        """Images that the classifier is trained on; the scored ones may be among them (VOC)."""
+        """Images that the classifier is trained on, those without any class too.
+
+        The scored ones may be among them (VOC).
+        """
         return self._images(1, self.profile.train_split, self.profile.train_images)
+
+    @property
+    def others(self) -> ImageSet:
+        """Those of them that the others of an adaptation are drawn from."""
+        return some(self.train, self.profile.bank_images, self.profile.rng_seed)
 
     @cached_property
     def scored(self) -> ImageSet:
-        return self._images(2, self.profile.score_split, self.profile.score_images)
+        """Images whose maps and labels are scored."""
+        p = self.profile
+        if p.data == "scenes":
+            return scenes.generate(self.stream(2), p.score_images)
+        return some(self._outside(p.score_split), p.score_images, p.rng_seed)
 
     @cached_property
     def tuning(self) -> ImageSet:
@@ -130,20 +173,21 @@ class Inputs:
         return some(self._split(split), count, p.rng_seed)
 
     def _outside(self, split: str, *sets: ImageSet) -> ImageSet:
-        """Images of a split that are in none of these sets."""
+        """Images of a split that show a class, which CAM needs, and are in none of these sets."""
         images, taken = self._split(split), {name for others in sets for name in others.ids}
-        return images.take([i for i, name in enumerate(images.ids) if name not in taken])
+        shown = images.labels.any(axis=1)
+        free = [i for i, name in enumerate(images.ids) if shown[i] and name not in taken]
+        return images.take(free)
 
     def _split(self, name: str) -> ImageSet:
-        """The images of a split that show one of the classes."""
+        """The images of a split. InputError: none shows one of the classes."""
         images = voc.read(self.data, name, self.profile.classes)
-        shown = np.flatnonzero(images.labels.any(axis=1))
-        if not len(shown):
+        if not images.labels.any():
             raise InputError(
                 f"{self.data / voc.LIST.format(name)} lists no image that shows one of the classes "
                 f"({', '.join(images.classes)}); set classes to others."
             )
-        return images.take(shown)
+        return images
 
     def stream(self, number: int) -> int:
         """The seed of one of the study's sets of scenes."""

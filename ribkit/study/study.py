@@ -25,7 +25,7 @@ from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
 from ribkit.study import maps, profiles, toy
-from ribkit.study.inputs import PICTURED, ROOT, Inputs, first, some
+from ribkit.study.inputs import PICTURED, ROOT, Inputs, first
 from ribkit.study.maps import Adaptation, Sizes
 from ribkit.study.profiles import PHOTOGRAPH_SCALES, PHOTOGRAPH_SETTINGS, Profile
 
@@ -172,8 +172,7 @@ class Study(Inputs):
     def bank(self) -> StoredTensors:
         """Frozen features of the images that adaptations draw their others from."""
         p = self.profile
-        images = some(self.train, p.bank_images, p.rng_seed)
-        return self._bank(self.model, images, p.long_sides, p.bank_side)
+        return self._bank(self.model, self.others, p.long_sides, p.bank_side)
 
     def _bank(
         self, model: TrainedModel, images: ImageSet, long_sides: tuple[int, int], side: int
