@@ -5,7 +5,8 @@ head's maps visibly grow; nothing tells which is best without masks, so try othe
 ``settings=dataclasses.replace(compare.SETTINGS, lr=3e-5)``.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from ribkit.study import profiles
 from ribkit.study.maps import Adaptation, Sizes, adapt_image
 
 SETTINGS, SCALES = profiles.PHOTOGRAPH_SETTINGS, profiles.PHOTOGRAPH_SCALES
+ROWS = 20  # of a figure; matplotlib lays out ten times as many in minutes
 
 
 @dataclass(frozen=True)
@@ -39,26 +41,30 @@ class Comparison:
     rib: Mapping[str, np.ndarray]
 
     def pictures(self) -> Pictures:
-        """What `figure` is drawn from: (title, panel) -> photograph or map."""
+        """What `figures` are drawn from: (title, panel) -> photograph or map."""
         pictures = {}
         for image in self.images:
             for k, label in enumerate(image.classes):
-                title = f"{image.name}, {self.images.classes[label]}"
+                # a file name's bytes that are not UTF-8 cannot be drawn
+                name = os.fsencode(image.name).decode(errors="backslashreplace")
+                title = f"{name}, {self.images.classes[label]}"
                 pictures[title, "photograph"] = image.pixels()
                 pictures[title, "CAM"] = self.cam[image.name][k]
                 pictures[title, "RIB"] = self.rib[image.name][k]
         return pictures
 
-    def figure(self) -> Figure:
-        """Photograph, CAM and RIB side by side, a row for each image and class."""
-        return figures.draw("photographs", self.pictures())
+    def figures(self) -> list[Figure]:
+        """Photograph, CAM and RIB side by side, a row for each image and class, 20 in a figure."""
+        pictures, size = list(self.pictures().items()), 3 * ROWS
+        pages = [dict(pictures[i : i + size]) for i in range(0, len(pictures), size)]
+        return [figures.draw("photographs", page) for page in pages]
 
 
 def compare(
     folder: str | Path,
     model: nn.Module,
     classes: Sequence[str] | None = None,
-    labels: Mapping[str, Sequence[str]] | None = None,
+    labels: Mapping[str, str | int | Iterable[str | int]] | None = None,
     settings: Settings = SETTINGS,
     scales: Sequence[float] = SCALES,
     mean: Sequence[float] = IMAGENET[0],
@@ -73,13 +79,14 @@ def compare(
 
     Args:
         folder: Of photographs of any size.
-        model: A trained torchvision classifier that ends in global average pooling and one linear
-            layer, whose bias is dropped.
-        classes: The names of its C outputs; None: their numbers.
-        labels: File name -> class names; None: each photograph's top class.
+        model: A trained classifier that ends in global average pooling and one linear layer, whose
+            bias is dropped (see `ribkit.networks.backbone.from_classifier`).
+        classes: The names of its C outputs; None: their numbers, from 0.
+        labels: File name -> one or more of these; for other photographs their top class is taken.
         settings: Of the adaptation.
         scales: Of the views, 1.0 among them.
-        mean: Of the model's input, three channels, for pixels in [0, 255].
+        mean: Of the model's input, three channels, for pixels in [0, 255]; mean and std that are
+            all 1 or less, as in torchvision's transforms, are for pixels in [0, 1].
         std: The same.
 
     Returns:
@@ -95,21 +102,22 @@ def compare(
         Traceback (most recent call last):
         ribkit.runtime.errors.InputError: none is not a folder; give one that holds photographs.
     """
-    network = from_classifier(model, mean, std).to(device())
+    network = from_classifier(model, *_for_bytes(mean, std)).to(device())
     outputs = network.classifier.out_channels
-    names = tuple(classes or map(str, range(outputs)))
+    names = tuple(map(str, range(outputs) if classes is None else classes))
     if len(names) != outputs:
         raise InputError(f"{len(names)} names for {outputs} classes; give the classifier's own.")
     if 1.0 not in scales:
         raise InputError(f"scales {tuple(scales)} lack 1.0, which the adaptation watches; add it.")
     source = photographs.folder(folder)
-    for name in labels or ():
+    labels = {} if labels is None else labels
+    if not isinstance(labels, Mapping):
+        raise InputError(f"labels is {labels!r}; give a mapping of file names to class names.")
+    for name in labels:
         if name not in source.ids:
             raise InputError(f"labels names {name}, which is not in {folder}; correct the name.")
-    shown = [
-        [_top(network, source.image(name))] if labels is None else _indices(name, labels, names)
-        for name in source.ids
-    ]
+    given = {name: _indices(name, labels[name], names) for name in labels}
+    shown = [given.get(name) or [_top(network, source.image(name))] for name in source.ids]
     images = source.labelled(names, shown)
     photos = [images.image(i) for i in range(len(images))]
     side = min(min(photo.shape[:2]) for photo in photos)
@@ -129,10 +137,33 @@ def _top(network: Network, image: np.ndarray) -> int:
     return int(pooling.gap(network(views.to_tensor(image)[None].to(device()))).argmax())
 
 
-def _indices(name: str, labels: Mapping[str, Sequence[str]], classes: Sequence[str]) -> list[int]:
-    if not labels.get(name):
-        raise InputError(f"labels has no class for {name}; give its class names.")
-    for label in labels[name]:
-        if label not in classes:
-            raise InputError(f"label '{label}' of {name} is not a class of the classifier.")
-    return [classes.index(label) for label in labels[name]]
+def _indices(name: str, labels: str | int | Iterable[str | int], names: Sequence[str]) -> list[int]:
+    """The outputs of a photograph's labels."""
+    one = isinstance(labels, str) or not isinstance(labels, Iterable)
+    wanted = [str(label) for label in ([labels] if one else labels)]
+    if not wanted or len(set(wanted)) < len(wanted):
+        fault = "has no class" if not wanted else "repeats a class"
+        raise InputError(f"labels {fault} for {name}; give its class names, each once.")
+    for label in wanted:
+        if names.count(label) != 1:
+            outputs = [number for number, other in enumerate(names) if other == label]
+            fault = f"is the name of outputs {outputs}" if outputs else "is not a class"
+            raise InputError(
+                f"label '{label}' of {name} {fault} of the classifier; give one of its "
+                f"{len(names)} classes, {names[0]} to {names[-1]}, whose name is its own."
+            )
+    return [names.index(label) for label in wanted]
+
+
+def _for_bytes(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Mean and std for pixels in [0, 255]. InputError: not three each, or of different pixels."""
+    if np.shape(mean) == np.shape(std) == (3,):
+        both = np.array([mean, std], float)
+        unit = both.max() <= 1
+        of_bytes = both[1].min() >= 1 and (both[0].max() > 1 or not both[0].any())
+        if np.isfinite(both).all() and both[1].min() > 0 and (unit or of_bytes):
+            return tuple((both * 255 if unit else both).tolist())
+    raise InputError(
+        f"mean {mean} and std {std} are not those of three channels; give three numbers each, both "
+        "for pixels in [0, 255], or both for [0, 1]."
+    )

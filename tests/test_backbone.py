@@ -123,14 +123,14 @@ def test_at_half_its_stride_a_network_computes_the_stride_32_maps_and_those_betw
         ("convnext_tiny", "meta"),
         ("vit_b_16", "meta"),
         ("swin_t", "cpu"),
-        ("inception_v3", "cpu"),
+        ("squeezenet1_1", "cpu"),
+        ("mobilenet_v3_small", "cpu"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_classifiers_of_another_kind_are_refused_in_one_sentence(name, device):
-    arguments = {"init_weights": False} if name == "inception_v3" else {}
     with torch.device(device):
-        model = getattr(torchvision.models, name)(weights=None, **arguments)
+        model = getattr(torchvision.models, name)(weights=None)
     with pytest.raises(InputError, match=type(model).__name__) as caught:
         from_classifier(model)
     message = str(caught.value)
@@ -166,6 +166,148 @@ class Other(nn.Module):
 def test_a_head_that_is_no_average_and_linear_layer_is_refused(head):
     with pytest.raises(InputError, match="Other"):
         from_classifier(Other(head))
+
+
+def narrow_classifier(*head):
+    """Of stride 32 and two classes; then global average pooling and a linear layer, or ``head``."""
+    torch.manual_seed(0)
+    strided = [nn.Conv2d(3 if k == 0 else 4, 4, 3, 2, 1) for k in range(5)]
+    body = [layer for conv in strided for layer in (conv, nn.ReLU())]
+    return nn.Sequential(*body, *(head or (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))))
+
+
+class Elsewhere(nn.Module):
+    """Its parts lie on a device that takes no pixels of the CPU, as on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.device = narrow_classifier(), "gpu"
+
+    def cpu(self):
+        self.device = "cpu"
+        return super().cpu()
+
+    def forward(self, x):
+        if self.device != "cpu":
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return self.layers(x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(nn.Module.half, id="half"),
+        pytest.param(nn.Module.bfloat16, id="bfloat16"),
+        pytest.param(nn.Module.double, id="double"),
+        pytest.param(nn.DataParallel, id="DataParallel"),
+        pytest.param(torch.compile, id="compiled"),
+        pytest.param(lambda model: torch.compile(nn.DataParallel(model)), id="both"),
+        pytest.param(torch.optim.swa_utils.AveragedModel, id="averaged"),
+        pytest.param(lambda _: Elsewhere(), id="on a GPU"),
+    ],
+)
+def test_a_classifier_is_taken_as_people_have_it(wrap):
+    expected = from_classifier(narrow_classifier())(pixels())
+    given = wrap(narrow_classifier())
+    before = next(given.parameters()).dtype
+    found = from_classifier(given)(pixels())
+    assert error(found, expected) < (0.02 if before.itemsize == 2 else 1e-6)
+    assert next(given.parameters()).dtype == before
+    assert getattr(given, "device", "gpu") == "gpu"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param([nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()], id="before"),
+        pytest.param([nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1), nn.Flatten()], id="behind"),
+        pytest.param([nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1)], id="with positions"),
+    ],
+)
+def test_a_1x1_convolution_is_a_head_before_and_behind_the_pooling(head):
+    model = narrow_classifier(*head)
+    convolution = [m for m in model if isinstance(m, nn.Conv2d)][-1]
+    theirs = model(views.normalise(pixels(), *backbone.IMAGENET)).flatten(1) - convolution.bias
+    assert error(gap(from_classifier(model, output_stride=32)(pixels())), theirs) < 1e-4
+    assert from_classifier(model)(pixels()).shape == (1, 2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: torch.jit.script(narrow_classifier()), "one that hides its layers"),
+        (lambda: torchvision.models.resnet18, "function does not suit .it is no torch.nn.Module"),
+        (lambda: narrow_classifier().state_dict(), "OrderedDict does not suit .it is no torch"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 4, 3), narrow_classifier()), "to have 1 channels"),
+        (lambda: narrow_classifier(nn.Flatten(), nn.Linear(4, 2)), "cannot be multiplied"),
+        (
+            lambda: narrow_classifier(nn.Conv2d(4, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
+            "no li",
+        ),
+    ],
+    ids=["TorchScript", "not called", "weights", "grey", "other size", "ReLU"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_the_reason_of_a_refusal_is_the_true_one(model, reason):
+    with pytest.raises(InputError, match=reason) as caught:
+        from_classifier(model())
+    assert "ShapeProp" not in str(caught.value)
+    assert "resnet50" not in str(caught.value)
+
+
+# ---- strides ----------------------------------------------------------------------------------
+@torch.no_grad()
+def test_inception_pools_beside_its_convolutions_so_it_stays_as_coarse():
+    model = randomise_statistics(torchvision.models.inception_v3(init_weights=False))
+    network = from_classifier(model)
+    seen = pixels(139)
+    theirs = model(views.normalise(seen, *backbone.IMAGENET)) - model.fc.bias
+    assert network(seen).shape == (1, 1000, 3, 3)
+    assert error(gap(network(seen)), theirs) < 1e-4
+
+
+class Beside(nn.Module):
+    """A convolution of stride 2 and, beside it, a pooling of stride 2, as in a ResNet-D."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(4, 4, 3, 2, 1), nn.AvgPool2d(2)
+
+    def forward(self, x):
+        return self.conv(x) + self.pool(x)
+
+
+@torch.no_grad()
+def test_a_shortcut_that_pools_keeps_the_stride_of_the_convolution_beside_it():
+    head = (Beside(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model = nn.Sequential(*list(narrow_classifier())[:8], *head)
+    network = from_classifier(model)
+    theirs = model(views.normalise(pixels(), *backbone.IMAGENET)) - model[-1].bias
+    assert network(pixels()).shape == (1, 2, 2, 2)
+    assert error(gap(network(pixels())), theirs) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "same"},
+        {"padding": 1, "padding_mode": "reflect"},
+        {"padding": 2, "dilation": 2},
+        {"padding": (0, 1), "kernel_size": (1, 3)},
+    ],
+    ids=["same", "reflect", "dilated already", "1x3"],
+)
+def test_what_follows_a_removed_stride_is_dilated_whatever_its_kind(options):
+    conv = nn.Conv2d(4, 4, **{"kernel_size": 3} | options)
+    model = narrow_classifier(
+        conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    coarse, fine = (from_classifier(model, output_stride=s)(pixels(128)) for s in (32, 16))
+    assert fine.shape[-1] == 2 * coarse.shape[-1]  # they are reflected at other right borders
+    assert error(fine[..., :-2:2, :-2:2], coarse[..., :-1, :-1]) < 1e-4
 
 
 def test_a_sequential_classifier_suits():

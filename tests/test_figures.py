@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ribkit.results import claims, figures
@@ -276,6 +277,51 @@ def test_drawing_leaves_the_style_as_it_was(tmp_path):
     before = dict(pyplot.rcParams)
     figures.save("claims", verdicts(), tmp_path)
     assert dict(pyplot.rcParams) == before
+
+
+USERS = {  # what a matplotlibrc may say
+    "look": {
+        "font.size": 20, "font.family": "serif", "axes.facecolor": "red", "xtick.labelsize": 3,
+        "axes.unicode_minus": False, "figure.dpi": 33, "figure.constrained_layout.h_pad": 1,
+    },
+    "LaTeX": {"text.usetex": True, "axes.formatter.use_mathtext": True},
+    "saving": {
+        "savefig.transparent": True, "savefig.dpi": 30, "savefig.facecolor": "red",
+        "savefig.pad_inches": 2, "pdf.fonttype": 42, "pdf.compression": 0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("users", USERS)
+@pytest.mark.parametrize("name", ["tuning", "growth"])
+def test_a_figure_is_the_same_whatever_matplotlibs_user_prefers(name, users, tmp_path):
+    figures.save(name, TABLES[name](), tmp_path / "plain")
+    with pyplot.rc_context(USERS[users]):
+        before = dict(pyplot.rcParams)
+        figures.save(name, TABLES[name](), tmp_path / "preferred")
+        assert dict(pyplot.rcParams) == before
+    for suffix in figures.NO_DATE:
+        plain, preferred = (tmp_path / of / f"{name}{suffix}" for of in ("plain", "preferred"))
+        assert plain.read_bytes() == preferred.read_bytes()
+
+
+def test_a_figure_that_its_user_saves_needs_no_latex(tmp_path):
+    with pyplot.rc_context(USERS["LaTeX"]):
+        figures.draw("tuning", tuning()).savefig(tmp_path / "tuning.png")
+    assert (tmp_path / "tuning.png").stat().st_size > 1000
+
+
+def test_names_of_digits_keep_their_zeros(tmp_path):
+    named = {("000000000139, 007", panel): noise(3, 3) for panel in ("image", "CAM")}
+    drawn = figures.save("growth", named, tmp_path)
+    assert drawn.axes[0].get_ylabel() == "000000000139\n007"
+    figures.save("coverage", coverage().assign(image="0012"), tmp_path)
+    assert "\nCAM,0012," in (tmp_path / "coverage.csv").read_text()
+    seen = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(figures, "draw", lambda _, table: seen.append(table) or Figure())
+        figures.redraw(tmp_path / "coverage.csv")
+    assert set(seen[0]["image"]) == {"0012"}
 
 
 def test_a_table_of_no_figure_is_told(tmp_path):

@@ -9,6 +9,8 @@ from ribkit.data import photographs
 from ribkit.data.images import decode
 from ribkit.runtime.errors import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*passed over")
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -32,6 +34,26 @@ def test_a_folder_of_photographs(folder, monkeypatch):
     assert source.image("b.png").shape == (20, 40, 3)
     with pytest.raises(InputError, match=r"a.JPG has no mask"):
         source.mask("a.JPG")
+
+
+def test_files_that_are_passed_over_are_named(folder):
+    with pytest.warns(UserWarning, match=r"none of \.jpg, .*\.tiff: notes\.txt\.$"):
+        photographs.folder(folder)
+    for name in ("d.heic", "e.gif", "f.AVIF", "g.dng", "h.heic", "i.heic", ".hidden.heic"):
+        (folder / name).write_text("words")
+    (folder / "more").mkdir()
+    with pytest.warns(UserWarning, match=r": d\.heic, e\.gif, f\.AVIF, .* and 2 more\.$"):
+        photographs.folder(folder)
+
+
+@pytest.mark.parametrize("name", ["d.tif", "d.TIFF", "d.jfif", "d.jpeg"])
+def test_every_suffix_of_a_format_that_can_be_read_is_a_photographs(name, tmp_path, recwarn):
+    kind = "TIFF" if "tif" in name.lower() else "JPEG"
+    Image.new("RGB", (4, 4), (200, 0, 0)).save(tmp_path / name, kind)
+    source = photographs.folder(tmp_path)
+    assert source.ids == (name,)
+    assert source.image(name).mean(axis=(0, 1)) == pytest.approx([200, 0, 0], abs=3)
+    assert not recwarn
 
 
 def test_labels_come_from_outside(folder):

@@ -164,6 +164,11 @@ def test_a_table_keeps_its_gaps_and_its_words(tmp_path):
     pd.testing.assert_frame_equal(stored(tmp_path, table=table).table("table"), table)
 
 
+def test_names_of_images_keep_their_zeros(tmp_path):
+    table = pd.DataFrame({"image": ["000000000139", "007", "8"], "step": [0, 1, 2]})
+    pd.testing.assert_frame_equal(stored(tmp_path, table=table).table("table"), table)
+
+
 def test_files_are_those_that_others_can_read(results):
     path = results.run(numbers, number=1).path
     names = {file.name for file in path.iterdir()}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fabricated import swept_from
 
+from ribkit.data.images import ImageSet
 from ribkit.evaluation import intervals, miou
 from ribkit.method.settings import Settings
 from ribkit.results import figures, tables, tables_ablations
@@ -149,3 +150,15 @@ def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
     best = miou.miou(after.total()[40]) - miou.miou(after.total()[35])
     assert optimism[0] == pytest.approx(best, abs=0.2)
     assert table["the same of its gain over CAM"] == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "titles"),
+    [
+        (("a.1", "a.2", "000139"), ["a.1, cat", "a.2, cat", "000139, cat"]),
+        (("chelsea.png", "rocket.jpg"), ["chelsea, cat", "rocket, cat"]),
+    ],
+)
+def test_every_image_has_a_title_of_its_own(names, titles):
+    images = ImageSet(names, ("cat",), np.ones((len(names), 1), bool), None)
+    assert [title for title, _, _ in tables.each_class(images)] == titles

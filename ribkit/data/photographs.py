@@ -3,6 +3,7 @@
 A classifier says what they show: its top classes become the labels (``Photographs.labelled``).
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ import numpy as np
 from ribkit.data.images import ImageSet, check_files, decode, hash_files, verify
 from ribkit.runtime.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LONG_SIDE = 320  # pixels, at most: at 640 an ImageNet classifier is unsure
 SHIPPED = {  # file in its package -> class in torchvision's ImageNet, and whose it is
     "skimage/data/chelsea.png": "tiger cat",  # Stefan van der Walt, CC0
@@ -80,17 +81,24 @@ def shipped_labelled() -> ImageSet:
 
 
 def folder(path: str | Path) -> Photographs:
-    """All photographs (jpg, jpeg, png, webp, bmp) that lie in a folder, sorted by name.
+    """All photographs, files named as in ``SUFFIXES``, that lie in a folder, sorted by name.
 
-    Each is read once, to its end. InputError: missing or empty folder, all unreadable files.
+    Each is read once, to its end; a warning names the other files. InputError: missing or empty
+    folder, all unreadable files.
     """
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; give one that holds photographs.")
-    paths = sorted(
-        p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-    )
+    files = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+    paths = [p for p in files if p.suffix.lower() in SUFFIXES]
+    others = [p.name for p in files if p.suffix.lower() not in SUFFIXES and p.is_file()]
+    suffixes = ", ".join(SUFFIXES)
+    if others:
+        names = ", ".join(others[:5]) + f" and {len(others) - 5} more" * (len(others) > 5)
+        warnings.warn(
+            f"{path}: passed over, as they are none of {suffixes}: {names}.", stacklevel=3
+        )
     if not paths:
-        raise InputError(f"{path} holds no photograph; put {', '.join(SUFFIXES)} files in it.")
+        raise InputError(f"{path} holds no photograph; put {suffixes} files in it.")
     check_files(partial(verify, long_side=LONG_SIDE), paths, "reading photographs")
     return Photographs({p.name: p for p in paths})

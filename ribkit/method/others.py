@@ -11,7 +11,8 @@ from ribkit.runtime.device import send
 
 def image_rng_seed(rng_seed: int, name: str) -> int:
     """A random seed for one image, whatever its place: 48 bits of a SHA-256 of its name."""
-    return int.from_bytes(hashlib.sha256(f"{rng_seed} {name}".encode()).digest()[:6], "big")
+    text = f"{rng_seed} {name}".encode(errors="surrogateescape")  # files are named in any encoding
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
 
 class OtherImageSampler:

@@ -10,19 +10,24 @@ import contextlib
 import copy
 import io
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from ribkit.data import views
 from ribkit.networks.convolutions import ConvNorm, ReLU6, fold
-from ribkit.runtime.errors import InputError
+from ribkit.runtime.errors import InputError, first_line
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # torchvision's, for [0, 255]
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 SIDE = 128  # of the image with which a classifier is looked at
+DILATED = ("dilation", "padding", "_reversed_padding_repeated_twice")  # of a convolution
+WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
 
 class Network(nn.Module):
@@ -120,75 +125,112 @@ def from_classifier(
 ) -> Network:
     """Make a `Network` of a classifier that ends in global average pooling and one linear layer.
 
-    The linear layer's bias is dropped. Raises InputError for a classifier of another kind.
+    The linear layer may be a 1x1 convolution; its bias is dropped. Raises InputError for a
+    classifier of another kind.
 
     Args:
-        model: The classifier; it is left as it is.
+        model: The classifier, on any device and of any precision, also within DataParallel or
+            compiled by torch.compile; it is left as it is. The network is float32 on the CPU.
         mean: Of the pixels, per channel, in [0, 255].
         std: Of the pixels, per channel.
         frozen_stride: The frozen part ends at the last, narrowest place of this stride where one
             tensor carries everything: after layer2 of a ResNet, as in the official code.
         output_stride: Strided convolutions beyond it lose their stride, what follows is dilated.
     """
-    model = copy.deepcopy(model).eval()
+    model = _unwrapped(model)
     try:
+        if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+            raise InputError("it is no torch.nn.Module, or one that hides its layers")
+        model = copy.deepcopy(model).cpu().float().eval()
         with contextlib.redirect_stderr(io.StringIO()):  # torch.fx prints a trace of its errors
             traced = fx.GraphModule(model, _Tracer().trace(model))
             _dilate(traced, output_stride)
             fold(traced)
             ShapeProp(traced).propagate(torch.zeros(1, 3, SIDE, SIDE))
-            linear, end = _head(traced)
-            cut = _cut(traced, end, SIDE // frozen_stride)
+            weight, end = _head(traced)
+            cut = _cut(traced, end, frozen_stride)
     except Exception as error:
-        reason = str(error).split("\n")[0][:80] or type(error).__name__
+        reason = first_line(error.__cause__ or error)[:160]  # ShapeProp's own error is no reason
         raise InputError(
-            f"{type(model).__name__} does not suit ({reason}); use one that "
-            "ends in global average pooling and one linear layer, for example torchvision's "
-            "resnet50 or efficientnet_b0."
+            f"{type(model).__name__} does not suit ({reason}); use a classifier of RGB images that "
+            "ends in global average pooling and one linear layer."
         ) from error
-    classifier = _unfilled(linear.in_features, linear.out_features)
-    classifier.weight.data = linear.weight.data[:, :, None, None].clone()
+    classifier = _unfilled(*weight.shape[::-1])
+    classifier.weight.data = weight[:, :, None, None].clone()
     start = next(node for node in traced.graph.nodes if node.op == "placeholder")
     return Network(_part(traced, start, cut), _part(traced, cut, end), classifier, mean, std)
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The module that DataParallel, an averaged model or torch.compile wraps."""
+    while True:
+        if isinstance(model, WRAPPERS):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):  # torch.compile's
+            model = model._orig_mod
+        else:
+            return model
+
+
 @torch.no_grad()
-def _head(traced: fx.GraphModule) -> tuple[nn.Linear, fx.Node]:
-    """The last linear layer, and the last maps. InputError unless it reads their average."""
-    run = fx.Interpreter(traced, garbage_collect_values=False)
-    pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    logits = run.run(pixels)
-    shapes = {node: _shape(node) for node in traced.graph.nodes}
-    maps = [node for node, shape in shapes.items() if len(shape) == 4 and shape[2:] != (1, 1)]
-    modules = [traced.get_submodule(n.target) for n in traced.graph.nodes if n.op == "call_module"]
-    linears = [module for module in modules if isinstance(module, nn.Linear)]
-    if linears and linears[-1].in_features == shapes[maps[-1]][1]:
-        bias = 0 if linears[-1].bias is None else linears[-1].bias  # of both, however large
-        ours = linears[-1](run.env[maps[-1]].mean(dim=(2, 3))) - bias
-        if (ours - (logits - bias)).abs().max() <= 1e-3 * ours.abs().max():
-            return linears[-1], maps[-1]
-    raise InputError("its last layers are others")
+def _head(traced: fx.GraphModule) -> tuple[Tensor, fx.Node]:
+    """The last linear layer's weight ``(C, D)``, and the maps whose average it reads, tried out.
+
+    A 1x1 convolution is a linear layer too, before or behind the pooling. Its bias is taken off.
+    """
+    head = end = maps = None
+    for node in traced.graph.nodes:
+        layer = traced.get_submodule(node.target) if node.op == "call_module" else None
+        linear = isinstance(layer, nn.Linear | nn.Conv2d)
+        if linear and getattr(layer, "kernel_size", (1, 1)) == (1, 1):
+            head, end = layer, maps  # of the last such layer, in the end
+        if _is_map(node):
+            maps = node
+    if end and head.weight[0].numel() == _shape(end)[1]:
+        head.bias, weight = None, head.weight.detach().flatten(1)
+        run = fx.Interpreter(traced, garbage_collect_values=False)
+        pixels = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        logits = run.run(pixels)
+        ours = run.env[end].mean(dim=(2, 3)) @ weight.T
+        as_many = isinstance(logits, Tensor) and logits.flatten(1).shape == ours.shape
+        if as_many and (ours - logits.flatten(1)).abs().max() <= 1e-3 * ours.abs().max():
+            return weight, end
+    raise InputError("its outputs are no linear layer of the average of its last maps")
 
 
 def _dilate(traced: fx.GraphModule, output_stride: int) -> None:
     """Take the strides of convolutions beyond ``output_stride`` out; dilate what follows each.
 
-    Pooling layers keep their strides: a network that goes on by pooling stays as coarse.
+    Pooling layers keep their strides: a network that goes on by pooling stays as coarse, and so
+    does one that pools beside such a convolution, which is left as it is.
     """
     ShapeProp(traced).propagate(torch.zeros(1, 3, SIDE, SIDE))
     removed: dict[fx.Node, int] = {}  # by how much strides were taken out before a node
+    changes = []
     for node in traced.graph.nodes:
         factor = max((removed[n] for n in node.all_input_nodes), default=1)
         conv = traced.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(conv, nn.Conv2d):
-            stride = SIDE // node.args[0].meta["tensor_meta"].shape[-1] // factor
-            if factor > 1 and conv.kernel_size[0] > 1:
-                conv.dilation = (factor, factor)
-                conv.padding = tuple(p * factor for p in conv.padding)
+            stride = _stride(node.args[0]) // factor
+            if factor > 1 and conv.kernel_size != (1, 1):
+                for name in DILATED:
+                    sides = getattr(conv, name)
+                    if not isinstance(sides, str):  # padding "same" follows by itself
+                        changes.append((conv, name, tuple(side * factor for side in sides)))
             if conv.stride[0] > 1 and stride * conv.stride[0] > output_stride:
                 factor *= conv.stride[0]
-                conv.stride = (1, 1)
+                changes.append((conv, "stride", (1, 1)))
+        joined = [n for n in node.all_input_nodes if _shape(n)[2:] == _shape(node)[2:]]
+        if _is_map(node) and any(removed[n] < factor for n in joined):
+            return
         removed[node] = factor
+    for change in changes:
+        setattr(*change)
+
+
+def _stride(maps: fx.Node) -> int:
+    """Of maps against the image, to a power of two: without padding they are smaller."""
+    return 2 ** round(math.log2(SIDE / _shape(maps)[-1]))
 
 
 def _cut_nodes(traced: fx.GraphModule) -> Iterator[fx.Node]:
@@ -208,14 +250,17 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
 
 
-def _cut(traced: fx.GraphModule, end: fx.Node, side: int) -> fx.Node:
-    """The last of the narrowest cut nodes of this map size before ``end``."""
+def _is_map(node: fx.Node) -> bool:
+    """Whether the node's value is ``(N, C, H, W)`` with more than one position."""
+    return len(_shape(node)) == 4 and _shape(node)[2:] != (1, 1)
+
+
+def _cut(traced: fx.GraphModule, end: fx.Node, stride: int) -> fx.Node:
+    """The last of the narrowest cut nodes of this stride before ``end``."""
     before = itertools.takewhile(lambda node: node is not end, _cut_nodes(traced))
-    fits = [node for node in before if _shape(node)[-1] == side]
+    fits = [node for node in before if _stride(node) == stride]
     if not fits:
-        raise InputError(
-            f"no single tensor of {side} x {side} for an image of {SIDE} x {SIDE} pixels"
-        )
+        raise InputError(f"no single tensor carries everything at stride {stride}")
     return min(reversed(fits), key=lambda node: _shape(node)[1])
 
 

@@ -9,10 +9,8 @@ import shutil
 import tomllib
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from IPython.display import Image
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
@@ -36,9 +34,11 @@ def draw(name: str, content: pd.DataFrame | Pictures) -> Figure:
     settings = dict(FIGURES[name])
     kind, figsize = settings.pop("kind", None), settings.pop("figsize", None)
     fill = getattr(plots, kind) if kind else getattr(special_figures, name)
-    with sns.axes_style("whitegrid"), mpl.rc_context(style.STYLE):
+    with style.styled():
         drawn = Figure(figsize, layout="constrained")
         fill(drawn, content, **settings)
+        drawn.get_layout_engine().execute(drawn)  # makes the ticks too, once for all formats
+        drawn.set_layout_engine("none")
     return drawn
 
 
@@ -70,12 +70,12 @@ def redraw(path: Path) -> Figure:
     """
     if path.stem not in FIGURES:
         raise InputError(f"{path} belongs to no figure; the figures are {', '.join(FIGURES)}.")
-    names = {"name": str, "panel": str}
+    names = dict.fromkeys(("name", "panel", "image"), str)  # digits keep their zeros
     table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=names)
     drawn = draw(path.stem, _pictures(path, table) if "panel" in table else table)
     for suffix, metadata in NO_DATE.items():
         look = {"format": suffix[1:], "bbox_inches": "tight", "metadata": metadata}
-        with atomic_write(path.with_suffix(suffix)) as partial:
+        with atomic_write(path.with_suffix(suffix)) as partial, style.styled():
             drawn.savefig(partial, **look)
     return drawn
 

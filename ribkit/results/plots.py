@@ -6,6 +6,7 @@ All are told the columns to draw. An interval of the column ``gain`` stands in `
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -174,7 +175,7 @@ def gallery(
     width = min(1.35, 9.5 / len(panels))
     drawn.set_size_inches(width * len(panels) + 0.9, width * sum(heights) + 0.35)
     axes = drawn.subplots(len(names), len(panels), squeeze=False, height_ratios=heights)
-    for row, name in zip(axes, names, strict=True):
+    for row, name, row_height in zip(axes, names, width * np.array(heights), strict=True):
         for axis, panel in zip(row, panels, strict=True):
             axis.set(xticks=[], yticks=[])
             axis.grid(False)
@@ -186,10 +187,14 @@ def gallery(
             shown = axis.imshow(picture, cmap=colours, vmin=0, vmax=1, aspect="auto")
             if picture.ndim == 2 and (name, outline) in pictures:
                 axis.contour(pictures[name, outline], [0.5], colors="white", linewidths=0.8)
-        row[0].set_ylabel(name.replace(", ", "\n"))
+        # users name files and classes: at any length, and with $ that is no mathematics
+        lines = [fill(part, max(6, int(11 * row_height))) for part in name.split(", ")]
+        row[0].set_ylabel("\n".join(lines), parse_math=False)
     for axis, panel in zip(axes[0], panels, strict=True):
         axis.set_title(panel.replace(", ", ",\n"))
     if bar:
-        drawn.colorbar(shown, ax=axes, label=bar, shrink=0.8, pad=0.01, aspect=25)
+        drawn.colorbar(
+            shown, ax=axes, label=bar, shrink=0.8, pad=0.01, aspect=max(25, 5 * len(names))
+        )
     if judged:
         colour_legend(drawn, {name: np.array(colour) / 255 for name, colour in KINDS})

@@ -1,15 +1,17 @@
 """The one style of all figures, and pictures packed into one sheet."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.style import context
 
 Pictures = Mapping[tuple[str, str], np.ndarray]
 """(name, panel) -> ``(H, W)`` in [0, 1], or ``(H, W, 3)`` uint8."""
 
-STYLE = {"font.size": 9, "axes.titlesize": 9, "figure.dpi": 100, "savefig.dpi": 160}
+STYLE = {"font.size": 9, "axes.titlesize": 9, "font.family": "DejaVu Sans"}
 PALETTE = sns.color_palette("colorblind")
 # What a label map gets right and wrong; a kind's number is its position here
 KINDS = (
@@ -20,6 +22,11 @@ KINDS = (
     ("wrong class", (0, 0, 0)),
     ("ignored", (190, 190, 190)),
 )
+
+
+def styled() -> AbstractContextManager:
+    """Within this, figures look as here and by matplotlib's defaults, whatever its user prefers."""
+    return context([sns.axes_style("whitegrid"), STYLE], after_reset=True)
 
 
 def pack(pictures: Pictures) -> tuple[pd.DataFrame, np.ndarray]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from ribkit.data import photographs
 from ribkit.data.images import ImageSet, LabelledImage
 from ribkit.evaluation.intervals import Interval, bootstrap, gain
 from ribkit.evaluation.miou import miou
@@ -127,8 +128,10 @@ def growth(images: ImageSet, grown: Result, outlines: bool = False) -> Pictures:
 def each_class(images: ImageSet) -> Iterator[tuple[str, LabelledImage, int]]:
     """A title, the image, and k for the k-th class that it shows; for all classes of all images."""
     for image in images:
+        photograph = image.name.endswith(photographs.SUFFIXES)
+        name = Path(image.name).stem if photograph else image.name
         for k, label in enumerate(image.classes):
-            yield f"{image.name.split('.')[0]}, {images.classes[label]}", image, k
+            yield f"{name}, {images.classes[label]}", image, k
 
 
 def object_of(image: LabelledImage, k: int) -> np.ndarray:

@@ -111,8 +111,8 @@ class Result:
         return {"result": self.name, "key": self.key}
 
     def table(self, value: str) -> pd.DataFrame:
-        path = self.file(f"{value}.csv")
-        return pd.read_csv(path, keep_default_na=False, na_values=["nan"])
+        path, names = self.file(f"{value}.csv"), {"image": str}  # of digits keep their zeros
+        return pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=names)
 
     def arrays(self, value: str) -> "StoredArrays":
         return StoredArrays(self, value)
