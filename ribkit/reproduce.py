@@ -61,12 +61,10 @@ def notebook_key(source: Path, study: Study, parameters: dict) -> str:
 
 def record_of(study: Study, parameters: dict) -> dict:
     """Commit, versions, hardware, parameters and seeds of this run."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     where = device.device()
     cuda = torch.cuda.get_device_name(where) if where.type == "cuda" else None
     return {
-        "commit": commit or "unknown",
+        "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
@@ -75,6 +73,16 @@ def record_of(study: Study, parameters: dict) -> dict:
         "seed": study.profile.rng_seed,
         "settings": describe(study.profile),
     }
+
+
+def _commit() -> str:
+    """The commit of this checkout, whoever owns it and whatever lies around it, or "unknown"."""
+    git = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}"]
+    git += ["describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git; no checkout
+        return "unknown"
 
 
 def main(argv: list[str] | None = None) -> int:

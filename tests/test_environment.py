@@ -15,7 +15,6 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from jupyter_client.manager import KernelManager
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -292,10 +291,6 @@ def test_what_is_missing_is_told_before_anything_is_installed(fresh_clone, pytho
     assert len(told) == 1
     assert told[0].startswith(sentence)
     assert not (fresh_clone / ".venv").exists()
-
-
-def test_notebooks_run_in_this_python():
-    assert KernelManager(kernel_name="python3").format_kernel_cmd()[0] == sys.executable
 
 
 def test_root_collects_no_executed_copy_and_checks_outputs(tmp_path):
