@@ -3,9 +3,9 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from jupyter_client.kernelspec import KernelSpecManager
 
-from ribkit import check, reproduce
+from ribkit import check, reproduce, train
 from ribkit.data import scenes
 from ribkit.runtime import notebooks
 from ribkit.runtime.errors import InputError, resource_errors
@@ -102,10 +102,11 @@ def test_without_words_the_command_runs_the_embedded_default():
     assert (options.profile, options.data, options.device, options.set) == ("mini", "", "", [])
 
 
-@pytest.mark.parametrize(("name", "kept"), [("", "before"), ("cpu", "cpu"), ("cuda", "cuda")])
+@pytest.mark.parametrize(("name", "kept"), [("", "cuda:1"), ("cpu", "cpu"), ("cuda", "cuda")])
 def test_the_device_is_set_for_everything_that_follows(monkeypatch, name, kept):
-    monkeypatch.setenv("RIBKIT_DEVICE", "before")
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     command_line.set_device(name)
     assert os.environ["RIBKIT_DEVICE"] == kept
 
@@ -145,6 +146,38 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="'cuda' is not there"):
         command_line.set_device("cuda")
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
+    with pytest.raises(InputError, match="'cuda' is not there; use cpu"):
+        command_line.set_device("")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda:2")
+    with pytest.raises(InputError, match="'cuda:2' is not there; use cpu"):
+        command_line.set_device("")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("RIBKIT_WORKERS", "auto", "RIBKIT_WORKERS=auto is not a number of workers; set it to 1"),
+        ("RIBKIT_WORKERS", "-1", "RIBKIT_WORKERS=-1 is not a number of workers; set it to 1 or"),
+        ("RIBKIT_DEVICE", "gpu", "RIBKIT_DEVICE=gpu is unknown; set it to cuda, cuda:1 or cpu."),
+        ("RIBKIT_DEVICE", "mps", "RIBKIT_DEVICE=mps is unknown; set it to cuda, cuda:1 or cpu."),
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["--check"]])
+@pytest.mark.usefixtures("nothing_computed")
+def test_a_wrong_variable_is_told_before_anything_is_computed(
+    words, variable, value, says, monkeypatch, capsys
+):
+    monkeypatch.setenv(variable, value)
+    for command in (reproduce, train):
+        if command is reproduce or not words:
+            assert command.main(words) == 1
+            printed = capsys.readouterr()
+            assert printed.out == ""
+            (line,) = printed.err.splitlines()
+            assert line.startswith(says)
 
 
 # ---- notebooks --------------------------------------------------------------------------------

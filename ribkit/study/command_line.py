@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from ribkit.runtime import parallel
+from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.study.study import Study
 
@@ -26,6 +28,7 @@ def opened(options: argparse.Namespace) -> Study:
     """Open the study that a command line names. Raises InputError."""
     set_device(options.device)
     require_driver()
+    parallel.requested()  # told before anything is computed
     return Study(options.profile, options.data, overrides(options.set))
 
 
@@ -38,13 +41,16 @@ def overrides(pairs: list[str]) -> dict[str, str]:
 
 
 def set_device(name: str) -> None:
-    """Make everything compute on this device. Raises InputError if it is not there."""
+    """Make everything compute on this device, or on `device`; InputError if it is not there."""
     if name not in ("", "cpu", "cuda"):
         raise InputError(f"device '{name}' is unknown; use cuda or cpu.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' is not there; use cpu, or leave it out.")
     if name:
         os.environ["RIBKIT_DEVICE"] = name
+    chosen = device()
+    if chosen.type == "cuda" and (
+        not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
+    ):
+        raise InputError(f"device '{chosen}' is not there; use cpu, or leave it out.")
 
 
 def require_driver() -> None:
