@@ -9,6 +9,7 @@ train that are not in VOC's val.
 import argparse
 import http.client
 import os
+import shlex
 import shutil
 import sys
 import tarfile
@@ -24,6 +25,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from ribkit.data import voc
 from ribkit.runtime.errors import InputError, first_line
+from ribkit.runtime.files import resolved
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.progress import bar, shown
 
@@ -155,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Fetch a data set and say which folder to give as DATA. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="ribkit.download", description=__doc__)
     parser.add_argument("set", choices=ARCHIVES)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=resolved)
     options = parser.parse_args(arguments)
     os.environ.setdefault("RIBKIT_PROGRESS", "1")
     root = options.folder
@@ -169,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"Run it with: make reproduce PROFILE={options.set} DATA={root}")
+    print(f"Run it with: make reproduce PROFILE={options.set} DATA={shlex.quote(str(root))}")
     return 0
 
 

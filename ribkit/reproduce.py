@@ -24,7 +24,7 @@ from ribkit.runtime import device, notebooks, parallel, progress
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
-from ribkit.study.command_line import opened, overrides, parser
+from ribkit.study.command_line import opened, parser
 from ribkit.study.inputs import ROOT
 from ribkit.study.study import Study
 
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
                 busy = f"Process {{}} makes {study.folder} already: "
                 busy += "wait until it ends, or stop it (kill {})."
                 with locked(lock, busy, wait=False), progress.shown():
-                    run_all(study, overrides(options.set))
+                    run_all(study)
     except (InputError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -114,14 +114,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run_all(study: Study, changes: dict[str, str]) -> None:
+def run_all(study: Study) -> None:
     """Check the input, run what must be run, publish the figures, print the claims."""
     started, folder = time.perf_counter(), study.folder
     print(study.check(), flush=True)
     data = str(study.data or "")
-    parameters = {"profile": study.profile.name, "data": data, "overrides": changes}
+    parameters = {"profile": study.profile.name, "data": data, "overrides": study.overrides}
     executed = reproduce(study, parameters)
-    if not changes:
+    if not study.overrides:
         figures.publish(folder / "figures", ROOT / "figures" / study.profile.name)
     table = pd.read_csv(folder / "figures" / "claims.csv", keep_default_na=False)
     print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")

@@ -21,6 +21,7 @@ from ribkit.runtime import notebooks
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.notebooks import NotebookError
 from ribkit.study import command_line, profiles
+from ribkit.study.study import Study
 
 SMALL = [
     "--set",
@@ -92,6 +93,15 @@ def test_overrides_are_names_and_texts():
         "steps": "5",
         "digits": "a=b",
         "lrs": "",
+    }
+    assert command_line.overrides([""]) == {}
+    assert command_line.overrides(
+        [" steps=5  saliency=/my maps/of cats irn.epochs=3", "tau=1"]
+    ) == {
+        "steps": "5",
+        "saliency": "/my maps/of cats",
+        "irn.epochs": "3",
+        "tau": "1",
     }
     with pytest.raises(InputError, match="'steps:5' is not of the form name=value"):
         command_line.overrides(["steps=5", "steps:5"])
@@ -180,6 +190,34 @@ def test_a_wrong_variable_is_told_before_anything_is_computed(
             assert line.startswith(says)
 
 
+def test_paths_begin_where_the_user_stands_and_notebooks_get_them_whole(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    given = {}
+
+    def run_all(study):
+        monkeypatch.chdir("/")  # a notebook's process stands elsewhere
+        data = str(study.given)
+        again = Study(study.profile.name, data, study.overrides)
+        assert (again.folder, again.given) == (study.folder, study.given)
+        assert again.profile == study.profile
+        given.update(study.overrides, data=data)
+
+    monkeypatch.setattr(reproduce, "run_all", run_all)
+    words = ["--profile", "voc-lite", "--data", "my photos/../VOC"]
+    words += ["--set", "saliency=my maps digits=~/digits steps=3"]
+    assert reproduce.main(words) == 0
+    assert given == {
+        "data": f"{tmp_path}/VOC",
+        "saliency": f"{tmp_path}/my maps",
+        "digits": f"{tmp_path}/home/digits",
+        "steps": "3",
+    }
+    assert capsys.readouterr().err == ""
+
+
 # ---- notebooks --------------------------------------------------------------------------------
 def write(folder, *sources, tags=(), parameters=("parameters",)):
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,6 +239,7 @@ def study(tmp_path, monkeypatch):
     return SimpleNamespace(
         folder=tmp_path / "build" / "mini",
         inputs=lambda: ["images"],
+        overrides={},
         profile=profile,
     )
 

@@ -89,6 +89,11 @@ def _is_at(path: Path, file: IO[str]) -> bool:
 
 
 # ---- names --------------------------------------------------------------------------------------
+def resolved(path: str | Path) -> Path:
+    """The absolute path; a relative one begins where the user stands, ``~`` is their home."""
+    return Path(os.path.expanduser(path)).resolve()
+
+
 def safe_name(text: str) -> str:
     """Make a name that every file system takes: the text, if it is one, else with part of its hash.
 

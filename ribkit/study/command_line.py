@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -32,8 +33,12 @@ def opened(options: argparse.Namespace) -> Study:
     return Study(options.profile, options.data, overrides(options.set))
 
 
-def overrides(pairs: list[str]) -> dict[str, str]:
-    """``["steps=5"]`` -> ``{"steps": "5"}``. Raises InputError for a pair without ``=``."""
+def overrides(texts: list[str]) -> dict[str, str]:
+    """``["steps=5 digits=my digits"]`` -> ``{"steps": "5", "digits": "my digits"}``.
+
+    Raises InputError for a text without ``=``.
+    """
+    pairs = [pair for text in texts for pair in re.split(r"\s+(?=[\w.]+=)", text.strip()) if pair]
     for pair in pairs:
         if "=" not in pair:
             raise InputError(f"'{pair}' is not of the form name=value, as in PARAMS=\"steps=5\".")
