@@ -24,7 +24,7 @@ from torchvision.datasets.utils import check_integrity, extract_archive
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from ribkit.data import voc
-from ribkit.runtime.errors import InputError, first_line
+from ribkit.runtime.errors import InputError, first_line, say
 from ribkit.runtime.files import resolved
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.progress import bar, shown
@@ -65,7 +65,7 @@ def get(url: str, md5: str, wanted: list[str], folder: Path) -> None:
     if not path.is_file():
         _fetch(url, folder / f"{path.name}.partial")
         (folder / f"{path.name}.partial").replace(path)
-    print(f"Checking and unpacking {path} ...", file=sys.stderr, flush=True)
+    say(f"Checking and unpacking {path} ...")
     if not check_integrity(path, md5):
         raise InputError(
             f"{path} has another MD5 checksum than {md5}; remove it and run the same command again."
@@ -169,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
                 root = options.folder / "VOCdevkit" / "VOC2012"
                 add_train_aug(root, options.folder / SBD)
     except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
+        say(error)
         return 1
     print(f"Run it with: make reproduce PROFILE={options.set} DATA={shlex.quote(str(root))}")
     return 0

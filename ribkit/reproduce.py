@@ -21,7 +21,7 @@ import torch
 from ribkit import check
 from ribkit.results import claims, figures
 from ribkit.runtime import device, notebooks, parallel, progress
-from ribkit.runtime.errors import InputError, resource_errors
+from ribkit.runtime.errors import InputError, resource_errors, say
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
 from ribkit.study.command_line import opened, parser
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = arguments.parse_args(argv)
     try:
-        with resource_errors("ribkit"):
+        with resource_errors("ribkit"), progress.shown():
             study = opened(options)
             if options.check:
                 print(study.check(), flush=True)
@@ -103,13 +103,13 @@ def main(argv: list[str] | None = None) -> int:
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 busy = f"Process {{}} makes {study.folder} already: "
                 busy += "wait until it ends, or stop it (kill {})."
-                with locked(lock, busy, wait=False), progress.shown():
+                with locked(lock, busy, wait=False):
                     run_all(study)
     except (InputError, RuntimeError) as error:
-        print(error, file=sys.stderr)
+        say(error)
         return 1
     except KeyboardInterrupt:
-        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        say("Stopped; the same command goes on from here.")
         return 130
     return 0
 
