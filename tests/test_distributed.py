@@ -103,11 +103,11 @@ def test_what_torchrun_did_not_set_is_told_in_one_sentence(monkeypatch, capsys, 
     )
 
 
-@pytest.mark.parametrize("size", [None, "1"])
+@pytest.mark.parametrize("size", [None, "", "1"])
 def test_a_rank_without_others_is_that_of_the_only_process(monkeypatch, size):
     monkeypatch.setenv("RANK", "1")  # left over from another program
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    if size:
+    if size is not None:
         monkeypatch.setenv("WORLD_SIZE", size)
     done = []
     with distributed.joined():
@@ -138,7 +138,8 @@ def test_a_batch_that_two_processes_cannot_share_is_told_in_one_sentence():
      ("cuda", "1", "process 1 has no GPU, there are 1; lower --nproc-per-node")],
 )  # fmt: skip
 def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch, where, local, told):
-    for name, value in (("RIBKIT_DEVICE", where), ("WORLD_SIZE", "2"), ("LOCAL_RANK", local)):
+    given = {"RIBKIT_DEVICE": where, "WORLD_SIZE": "2", "RANK": local, "LOCAL_RANK": local}
+    for name, value in (given | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match=told), distributed.joined():

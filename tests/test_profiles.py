@@ -287,7 +287,7 @@ def test_values_that_cannot_work_are_refused_by_name(name, value):
             "value in profile mini is 'scenes'.",
         ),
         (
-            {"weights": "/mine.pth"},
+            {"weights": "mine.pth"},
             "setting weights='mine.pth' must be empty, unless backbone is resnet50 or resnet101; "
             "its value in profile mini is ''.",
         ),

@@ -45,7 +45,7 @@ def joined() -> Iterator[None]:
     if cuda:
         if device().index is not None:
             raise InputError(
-                f"RIBKIT_DEVICE={device()} is one GPU for {os.environ['WORLD_SIZE']} processes; "
+                f"RIBKIT_DEVICE={device()} is one GPU for {size} processes; "
                 "unset it, and name the GPUs in CUDA_VISIBLE_DEVICES."
             )
         if local >= torch.cuda.device_count():
@@ -74,7 +74,7 @@ def is_main_process() -> bool:
 
 
 def _alone() -> bool:
-    return os.environ.get("WORLD_SIZE", "1") == "1"
+    return os.environ.get("WORLD_SIZE") in (None, "", "1")
 
 
 @contextmanager
