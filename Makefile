@@ -7,9 +7,10 @@ PARAMS ?=
 PYTHON ?=
 
 PY := .venv/bin/python
-export PROFILE DATA DEVICE PYTHON
-STUDY = $(PY) -m ribkit.reproduce --profile "$$PROFILE" --data "$$DATA" \
-	$(if $(DEVICE),--device "$$DEVICE") $(foreach p,$(PARAMS),--set '$(p)')
+export PROFILE DATA DEVICE PARAMS PYTHON
+$(foreach v,PROFILE DATA DEVICE PARAMS PYTHON,$(eval override $v := $$(value $v)))  # as typed, with $
+STUDY = $(PY) -m ribkit.reproduce --profile "$$PROFILE" --data "$$DATA" --device "$$DEVICE" \
+	--set "$$PARAMS"
 
 DAMAGE = $(addprefix tests/test_,$(addsuffix .py,soak killed damaged starved broken_inputs))
 SOAK = $(if $(filter voc,$(PROFILE)),tests/test_soak_voc.py,$(DAMAGE))
@@ -32,7 +33,7 @@ check: .venv/.installed  ## check the input; say what will be computed, and for 
 	$(STUDY) --check
 
 lab: .venv/.installed  ## open the notebooks in JupyterLab
-	$(PY) -m jupyterlab notebooks
+	JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab notebooks
 
 figures: .venv/.installed  ## redraw every figure from the table, and pictures, beside it
 	$(PY) -m ribkit.results.figures

@@ -9,6 +9,7 @@ train that are not in VOC's val.
 import argparse
 import http.client
 import os
+import shlex
 import shutil
 import sys
 import tarfile
@@ -23,7 +24,8 @@ from torchvision.datasets.utils import check_integrity, extract_archive
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from ribkit.data import voc
-from ribkit.runtime.errors import InputError, first_line
+from ribkit.runtime.errors import InputError, first_line, say
+from ribkit.runtime.files import resolved
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.progress import bar, shown
 
@@ -63,7 +65,7 @@ def get(url: str, md5: str, wanted: list[str], folder: Path) -> None:
     if not path.is_file():
         _fetch(url, folder / f"{path.name}.partial")
         (folder / f"{path.name}.partial").replace(path)
-    print(f"Checking and unpacking {path} ...", file=sys.stderr, flush=True)
+    say(f"Checking and unpacking {path} ...")
     if not check_integrity(path, md5):
         raise InputError(
             f"{path} has another MD5 checksum than {md5}; remove it and run the same command again."
@@ -155,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Fetch a data set and say which folder to give as DATA. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="ribkit.download", description=__doc__)
     parser.add_argument("set", choices=ARCHIVES)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=resolved)
     options = parser.parse_args(arguments)
     os.environ.setdefault("RIBKIT_PROGRESS", "1")
     root = options.folder
@@ -167,9 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
                 root = options.folder / "VOCdevkit" / "VOC2012"
                 add_train_aug(root, options.folder / SBD)
     except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
+        say(error)
         return 1
-    print(f"Run it with: make reproduce PROFILE={options.set} DATA={root}")
+    print(f"Run it with: make reproduce PROFILE={options.set} DATA={shlex.quote(str(root))}")
     return 0
 
 

@@ -21,10 +21,10 @@ import torch
 from ribkit import check
 from ribkit.results import claims, figures
 from ribkit.runtime import device, notebooks, parallel, progress
-from ribkit.runtime.errors import InputError, resource_errors
+from ribkit.runtime.errors import InputError, resource_errors, say
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
-from ribkit.study.command_line import opened, overrides, parser
+from ribkit.study.command_line import opened, parser
 from ribkit.study.inputs import ROOT
 from ribkit.study.study import Study
 
@@ -61,12 +61,10 @@ def notebook_key(source: Path, study: Study, parameters: dict) -> str:
 
 def record_of(study: Study, parameters: dict) -> dict:
     """Commit, versions, hardware, parameters and seeds of this run."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     where = device.device()
     cuda = torch.cuda.get_device_name(where) if where.type == "cuda" else None
     return {
-        "commit": commit or "unknown",
+        "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
@@ -77,6 +75,16 @@ def record_of(study: Study, parameters: dict) -> dict:
     }
 
 
+def _commit() -> str:
+    """The commit of this checkout, whoever owns it and whatever lies around it, or "unknown"."""
+    git = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}"]
+    git += ["describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git; no checkout
+        return "unknown"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for. Returns the exit status."""
     arguments = parser("ribkit.reproduce", __doc__)
@@ -85,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = arguments.parse_args(argv)
     try:
-        with resource_errors("ribkit"):
+        with resource_errors("ribkit"), progress.shown():
             study = opened(options)
             if options.check:
                 print(study.check(), flush=True)
@@ -95,25 +103,25 @@ def main(argv: list[str] | None = None) -> int:
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 busy = f"Process {{}} makes {study.folder} already: "
                 busy += "wait until it ends, or stop it (kill {})."
-                with locked(lock, busy, wait=False), progress.shown():
-                    run_all(study, overrides(options.set))
+                with locked(lock, busy, wait=False):
+                    run_all(study)
     except (InputError, RuntimeError) as error:
-        print(error, file=sys.stderr)
+        say(error)
         return 1
     except KeyboardInterrupt:
-        print("Stopped; the same command goes on from here.", file=sys.stderr)
+        say("Stopped; the same command goes on from here.")
         return 130
     return 0
 
 
-def run_all(study: Study, changes: dict[str, str]) -> None:
+def run_all(study: Study) -> None:
     """Check the input, run what must be run, publish the figures, print the claims."""
     started, folder = time.perf_counter(), study.folder
     print(study.check(), flush=True)
     data = str(study.data or "")
-    parameters = {"profile": study.profile.name, "data": data, "overrides": changes}
+    parameters = {"profile": study.profile.name, "data": data, "overrides": study.overrides}
     executed = reproduce(study, parameters)
-    if not changes:
+    if not study.overrides:
         figures.publish(folder / "figures", ROOT / "figures" / study.profile.name)
     table = pd.read_csv(folder / "figures" / "claims.csv", keep_default_na=False)
     print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")

@@ -12,7 +12,7 @@ import time
 from ribkit.networks.training import share
 from ribkit.runtime import distributed
 from ribkit.runtime.device import threads
-from ribkit.runtime.errors import InputError, resource_errors
+from ribkit.runtime.errors import InputError, resource_errors, say
 from ribkit.runtime.progress import shown
 from ribkit.study import pipeline
 from ribkit.study.command_line import opened, parser
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     except (InputError, RuntimeError) as error:
         if not distributed.is_main_process():
             time.sleep(10)  # torchrun ends this process first if rank 0 has an error to tell
-        print(error, file=sys.stderr)
+        say(error)
         return 1
     return 0
 

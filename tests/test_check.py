@@ -3,6 +3,7 @@
 import pytest
 
 from ribkit import check
+from ribkit.runtime.errors import InputError
 from ribkit.study import ablation_runs, profiles
 from ribkit.study.inputs import ROOT
 from ribkit.study.study import Study
@@ -70,3 +71,10 @@ def test_a_sample_adapts_with_as_many_others_as_the_study(name):
     small = check.shrunk(profile)
     assert small.n_others == profile.n_others
     assert small.train_images >= small.bank_images > 2 * profile.n_others[0]
+
+
+@pytest.mark.parametrize("count", ["-1", "1.5"])
+def test_hours_are_never_negative(monkeypatch, count):
+    monkeypatch.setenv("RIBKIT_WORKERS", count)
+    with pytest.raises(InputError, match=f"RIBKIT_WORKERS={count} is not a number"):
+        check.cost("cam", 7200, {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 0})

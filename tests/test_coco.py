@@ -22,6 +22,20 @@ COMPRESSED = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
 COMPRESSED[3] = 1
 
 
+def compressed(runs):
+    """Run lengths as other tools write them: any, also those of length 0 (COCO's own format)."""
+    text = ""
+    for number, run in enumerate(runs):
+        rest = run - (runs[number - 2] if number > 2 else 0)
+        while True:
+            five, rest = rest & 31, rest >> 5
+            ends = rest == (-1 if five & 16 else 0)
+            text += chr(48 + five + 32 * (not ends))
+            if ends:
+                break
+    return {"size": [HEIGHT, WIDTH], "counts": text}
+
+
 def encoded(mask):
     found = rle.encode(np.asfortranarray(mask))
     return found | {"counts": found["counts"].decode()}
@@ -105,6 +119,47 @@ def test_masks_and_labels_are_those_of_the_annotations(root, tmp_path):
     assert (images.image(0) == np.asarray(Image.open(photograph))).all()
 
 
+@pytest.mark.parametrize(
+    "runs", [[3, 0, 0, 2, 19], [0, 24, 0], [5, 5, 14, 0], [0, 0, 5, 5, 14], [1] * 24, [24]]
+)
+def test_run_lengths_are_painted_as_pycocotools_decodes_them(root, tmp_path, monkeypatch, runs):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+    change(root, first("annotations", segmentation=compressed(runs), image_id=3))
+    folder = coco.as_voc(root, tmp_path / "target")
+    mask = voc.read(folder, "train").mask(2)
+    expected = np.repeat(np.arange(len(runs)) % 2, runs).reshape(WIDTH, HEIGHT).T
+    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(rle.decode(compressed(runs)), expected)
+
+
+def test_long_run_lengths_are_read():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        mask = (random.random((300, 500)) < random.random() ** 4).astype(np.uint8)
+        mask[:, : random.integers(500)] = 1
+        runs = coco._runs(encoded(mask)["counts"])
+        assert sum(runs) == mask.size
+        assert sum(runs[1::2]) == mask.sum()
+    assert coco._runs("") == coco._runs("o") == coco._runs("1 2") == []
+
+
+def test_whole_floats_are_numbers(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+    plain = coco.as_voc(root, tmp_path / "plain")
+    for split in ("train", "val"):
+        path = root / f"annotations/instances_{split}2014.json"
+        content = json.loads(path.read_text(), parse_int=float)
+        path.write_text(json.dumps(content))
+        assert ".0" in path.read_text()
+    folder = coco.as_voc(root, tmp_path / "target")
+    assert folder.name != plain.name
+    for split in ("train", "val"):
+        ours, theirs = voc.read(folder, split), voc.read(plain, split)
+        assert (ours.labels == theirs.labels).all()
+        for index in range(len(ours)):
+            np.testing.assert_array_equal(ours.mask(index), theirs.mask(index))
+
+
 def test_one_split_is_enough(root, tmp_path):
     (root / "annotations/instances_train2014.json").unlink()
     folder = coco.as_voc(root, tmp_path / "target")
@@ -170,7 +225,7 @@ def first(part, **values):
     return lambda content: content[part][0].update(values)
 
 
-NAMED = "3 categories; give 1 to 254, each with a name of its own."
+NAMED = "3 categories; give 1 to 254, each with a name."
 
 
 @pytest.mark.parametrize(
@@ -183,11 +238,18 @@ NAMED = "3 categories; give 1 to 254, each with a name of its own."
         (first("images", file_name="x\n.jpg"), r"image 1 is 'x\n.jpg' of 6"),
         (first("images", file_name="x.jpg"), "image 1 is 'x.jpg' of 6 x 4 pixels; add this photo"),
         (first("images", height=0), "of 6 x 0 pixels; "),
-        (first("images", height=10**9, width=10**9), "or give its plain name and true size."),
+        (
+            first("images", height=10**9, width=10**9),
+            "or give its plain name, which ends in .jpg, and",
+        ),
         (first("images", id=2), "2 is there twice"),
-        (first("categories", name="ant"), NAMED),
-        (first("categories", id=2), NAMED),
+        (first("images", height="4"), "image 1 is 'COCO_train2014_000000000001.jpg' of 6 x '4'"),
+        (first("images", height=4.5), "of 6 x 4.5 pixels; "),
+        (first("categories", name="ant"), "category name 'ant' is there twice; give each its own."),
+        (first("categories", name="cow"), "category name 'cow' is there twice; give each its own."),
+        (first("categories", id=2), "category id 2 is there twice; give each its own."),
         (first("categories", name=""), NAMED),
+        (first("categories", name=None), NAMED),
     ],
 )
 def test_entries_that_do_not_suit_are_told(root, edit, words):
@@ -218,6 +280,12 @@ def test_entries_that_do_not_suit_are_told(root, edit, words):
         encoded(np.ones((2, 2), np.uint8)) | {"size": [4, 6]},
         encoded(np.ones((9, 9), np.uint8)) | {"size": [4, 6]},
         {"size": [4, 6], "counts": "o" * 9 + "0"},
+        compressed([3, 2]),  # pycocotools would leave the rest as it lies in memory
+        compressed([3, 21, 1]),
+        compressed([0, 4, 4, -1, 17]),
+        {"size": [4.5, 6], "counts": [0, 24]},
+        {"size": [4, 6], "counts": [0.5, 23.5]},
+        [4, 1],
     ],
 )
 def test_segmentations_that_cannot_be_painted_are_told(root, segmentation):
@@ -228,6 +296,20 @@ def test_segmentations_that_cannot_be_painted_are_told(root, segmentation):
         "listed, and polygons of three points or more inside the image or run lengths that add up "
         "to its pixels."
     )
+
+
+@pytest.mark.parametrize("outline", [LARGE[0], SMALL[0], [1.5, 1, 4, 1, 4, 3.25]])
+def test_a_flat_polygon_is_told_as_what_it_is(root, outline):
+    change(root, first("annotations", segmentation=outline))
+    assert problem(root).endswith(
+        "annotation 1 of image 1 and category 2 cannot be painted; its polygon is a flat list; put "
+        "it into a list of polygons: [[x, y, ...]]."
+    )
+
+
+def test_an_annotation_of_a_box_alone_is_told(root):
+    change(root, lambda content: content["annotations"][0].pop("segmentation"))
+    assert "annotation 1 of image 1 and category 2 cannot be painted; give" in problem(root)
 
 
 def test_annotations_are_told_all_at_once_before_anything_is_painted(root, monkeypatch):

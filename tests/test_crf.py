@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ribkit.refinement import crf
 from ribkit.runtime.errors import InputError
@@ -94,6 +95,117 @@ def test_what_does_not_fit_is_told_in_one_sentence():
         crf.refine_labels(halves(), np.full((12, 16), 255) * np.eye(12, 16, dtype=int), 2)
     with pytest.raises(InputError, match="does not fit its image"):
         crf.refine_scores(halves(), np.ones((2, 9, 16)), crf.PSA)
+
+
+# ---- arrays as people have them -----------------------------------------------------------------
+def edge():
+    """Labels one column short of the white half, and what they become."""
+    labels = np.zeros((12, 16), int)
+    labels[:, 9:] = 1
+    return labels, (np.arange(16) >= 8) * np.ones((12, 1), bool)
+
+
+def opened(array):
+    """The array as Pillow gives it to numpy: read-only."""
+    found = np.asarray(Image.fromarray(array))
+    assert not found.flags.writeable
+    return found
+
+
+with_alpha = np.dstack([halves(), np.full((12, 16), 255, np.uint8)])
+IMAGES = {
+    "read-only": opened(halves()),
+    "grey": opened(halves()[..., 0]),
+    "grey with a channel": halves()[..., :1],
+    "opaque": opened(with_alpha),
+    "long integers": halves().astype(np.int64),
+    "whole floats": halves().astype(np.float32),
+    "black": np.zeros((12, 16, 3)),
+    "a view": np.repeat(halves(), 2, axis=1)[:, ::2],
+    "from the right": np.ascontiguousarray(halves()[:, ::-1])[:, ::-1],
+    "big-endian": halves().astype(">u2"),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_an_image_of_clear_meaning_is_taken(kind):
+    (labels, _), before = edge(), IMAGES[kind].copy()
+    plain = np.zeros_like(halves()) if kind == "black" else halves()
+    found = crf.refine_labels(IMAGES[kind], labels, 2)
+    assert (found == crf.refine_labels(plain, labels, 2)).all()
+    scores = np.stack([labels == 0, labels == 1]) * 0.6 + 0.2
+    found = crf.refine_scores(IMAGES[kind], scores, crf.PSA)
+    assert (found == crf.refine_scores(plain, scores, crf.PSA)).all()
+    assert (IMAGES[kind] == before).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (halves() / 255, "an image of type float64 is not plainly of grey values 0 to 255; give"),
+        (halves() / np.float32(255) * 0.7, "an image of type float32 is not plainly"),
+        (halves() > 0, "an image of type bool is not plainly"),
+        (halves() * 257.0, "an image of type float64 is not"),
+        (halves().astype(np.int16) - 1, "an image of type int16 is not"),
+        (halves() + np.nan, "an image of type float64 is not"),
+        (halves().astype(str), "an image of type <U3 is not"),
+        (halves().astype(object), "an image of type object is not"),
+        (np.dstack([halves(), np.zeros((12, 16), np.uint8)]), r"of shape \(12, 16, 4\) is not"),
+        (halves().transpose(2, 0, 1), r"of shape \(3, 12, 16\) is not .*; convert it to RGB"),
+        (halves()[..., :2], r"of shape \(12, 16, 2\) is not"),
+        (halves()[None], r"of shape \(1, 12, 16, 3\) is not"),
+        (halves()[0, 0, 0], r"of shape \(\) is not"),
+    ],
+)
+def test_an_image_of_unclear_meaning_is_told_in_one_sentence(image, words):
+    for refine, arguments in ((crf.refine_labels, 2), (crf.refine_scores, crf.PSA)):
+        with pytest.raises(InputError, match=words):
+            refine(image, np.ones((2, 12, 16)), arguments)
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, ">i4", np.float32, np.float16, np.uint64])
+def test_labels_of_any_type_are_taken_and_keep_it(kind):
+    labels, expected = edge()
+    given = labels.astype(kind)
+    given.flags.writeable = False
+    found = crf.refine_labels(halves(), given, 2)
+    assert found.dtype == given.dtype
+    assert (found == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.full((12, 16), 0.5), "labels of type float64 are not all whole numbers"),
+        (np.full((12, 16), np.nan), "labels of type float64 are not all whole numbers"),
+        (np.full((12, 16), np.inf), "labels of type float64 are not all whole numbers"),
+        (np.full((12, 16), "1"), "labels of type <U1 are not all whole numbers"),
+        (np.full((12, 16), -1), "labels -1 to -1 are not all among"),
+        (np.zeros((12, 16, 1), int), r"labels of shape \(12, 16, 1\) are not \(H, W\)"),
+        (np.zeros((2, 12, 16), int), r"labels of shape \(2, 12, 16\) are not \(H, W\)"),
+        (np.zeros(12 * 16, int), r"labels of shape \(192,\) are not \(H, W\)"),
+    ],
+)
+def test_labels_that_are_none_are_told_in_one_sentence(labels, words):
+    with pytest.raises(InputError, match=words):
+        crf.refine_labels(halves(), labels, 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        (np.full((2, 12, 16), np.inf), "scores from inf to inf are not finite and 0 or more"),
+        (np.full((2, 12, 16), np.nan), "scores from nan to nan are not"),
+        (np.full((2, 12, 16), 1e300), "scores from inf to inf are not"),
+        (np.full((2, 12, 16), -2), "from -2.0 to -2.0 are not .* of logits their softmax"),
+        (np.ones((12, 16)), r"scores of shape \(12, 16\) are not \(labels, H, W\)"),
+        (np.ones((0, 12, 16)), r"scores of shape \(0, 12, 16\) are not"),
+        (np.ones((12, 16, 2)), "a map of 2 x 16 pixels does not fit its image of 16 x 12"),
+    ],
+)
+def test_scores_that_are_none_are_told_in_one_sentence(scores, words):
+    with np.errstate(over="ignore"), pytest.raises(InputError, match=words):
+        crf.refine_scores(halves(), scores, crf.PSA)
 
 
 def test_the_settings_are_the_papers():

@@ -77,6 +77,44 @@ def test_by_itself_a_process_is_the_first_of_one():
         assert not distributed.is_distributed()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "RANK": "0"},
+        {"WORLD_SIZE": "two", "RANK": "0", "LOCAL_RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"},
+        {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "-1"},
+        {"WORLD_SIZE": "0", "RANK": "0", "LOCAL_RANK": "0"},
+    ],
+)
+def test_what_torchrun_did_not_set_is_told_in_one_sentence(monkeypatch, capsys, given):
+    for name in distributed.TORCHRUN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(train.time, "sleep", lambda seconds: None)
+    assert train.main([*WORDS, "classifier"]) == 1
+    printed = capsys.readouterr()
+    told = ", ".join(f"{name}={given.get(name, '')}" for name in distributed.TORCHRUN)
+    assert printed.out == ""
+    assert printed.err == (
+        f"{told} are not what torchrun sets; start this with torchrun, or unset WORLD_SIZE.\n"
+    )
+
+
+@pytest.mark.parametrize("size", [None, "", "1"])
+def test_a_rank_without_others_is_that_of_the_only_process(monkeypatch, size):
+    monkeypatch.setenv("RANK", "1")  # left over from another program
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if size is not None:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    done = []
+    with distributed.joined():
+        distributed.main_process_first(lambda: done.append(1))
+    assert done == [1]
+
+
 def test_the_command_trains_what_the_study_looks_for(tmp_path):
     study = reproduce.Study("mini", "", {k: str(v) for k, v in QUICK.items()})
     study.store = Store(tmp_path)
@@ -100,7 +138,8 @@ def test_a_batch_that_two_processes_cannot_share_is_told_in_one_sentence():
      ("cuda", "1", "process 1 has no GPU, there are 1; lower --nproc-per-node")],
 )  # fmt: skip
 def test_a_process_without_a_gpu_of_its_own_is_told(monkeypatch, where, local, told):
-    for name, value in (("RIBKIT_DEVICE", where), ("WORLD_SIZE", "2"), ("LOCAL_RANK", local)):
+    given = {"RIBKIT_DEVICE": where, "WORLD_SIZE": "2", "RANK": local, "LOCAL_RANK": local}
+    for name, value in (given | {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match=told), distributed.joined():

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import pickle
+import shlex
 import shutil
 import struct
 import tarfile
@@ -454,3 +455,17 @@ def test_the_command_names_the_folder_to_go_on_with(serve, tmp_path, monkeypatch
     serve.handler.files.clear()
     assert download.main(["coco", str(tmp_path / "other")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "where"), [("my sets", "{}/my sets"), ("~/sets", "{}/home/sets"), (".", "{}")]
+)
+def test_a_folder_begins_where_the_user_stands(tmp_path, monkeypatch, capsys, folder, where):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    places = []
+    monkeypatch.setattr(download, "get", lambda *archive: places.append(archive[-1]))
+    assert download.main(["coco", folder]) == 0
+    assert set(map(str, places)) == {where.format(tmp_path)}
+    (word,) = shlex.split(capsys.readouterr().out.partition("DATA=")[2])
+    assert word == where.format(tmp_path)

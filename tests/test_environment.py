@@ -15,7 +15,6 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from jupyter_client.manager import KernelManager
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -294,8 +293,31 @@ def test_what_is_missing_is_told_before_anything_is_installed(fresh_clone, pytho
     assert not (fresh_clone / ".venv").exists()
 
 
-def test_notebooks_run_in_this_python():
-    assert KernelManager(kernel_name="python3").format_kernel_cmd()[0] == sys.executable
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"DATA": "/my photos/VOC", "PARAMS": "saliency=/my maps/of cats steps=5"},
+        {"DATA": "~/$5/it's", "PARAMS": 'lrs=1e-6,1e-5  digits=a$(shell echo)b "c"'},
+        {"PROFILE": "voc", "DEVICE": "cpu"},
+        {},
+    ],
+)
+@pytest.mark.parametrize("by", ["words", "variables"])
+def test_make_hands_on_what_is_typed(fresh_clone, given, by):
+    (fresh_clone / "my clone").mkdir()
+    shutil.move(fresh_clone / "Makefile", fresh_clone / "my clone")
+    tells = fresh_clone / "my clone/tells"
+    tells.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:], file=sys.stderr)")
+    tells.chmod(0o755)
+    words = [f"{name}={value}" for name, value in given.items()] if by == "words" else []
+    result = run(
+        shutil.which("make"), "-o", ".venv/.installed", "PY=./tells", "check", *words,
+        cwd=tells.parent, **({} if by == "words" else given),
+    )  # fmt: skip
+    command = ["-m", "ribkit.reproduce", "--profile", given.get("PROFILE", "mini")]
+    for option, name in (("--data", "DATA"), ("--device", "DEVICE"), ("--set", "PARAMS")):
+        command += [option, given.get(name, "")]
+    assert ast.literal_eval(result.stderr) == [*command, "--check"]
 
 
 def test_root_collects_no_executed_copy_and_checks_outputs(tmp_path):

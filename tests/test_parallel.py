@@ -2,12 +2,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,6 +237,35 @@ def test_there_are_as_many_workers_as_asked_for_or_as_there_are_cores(monkeypatc
     assert parallel.workers() == 7
     monkeypatch.delenv("RIBKIT_WORKERS")
     assert parallel.workers() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("text", ["-1", "auto", "1.5", "two", "1e1", "+2", "²", "0x2", "99999"])
+def test_what_is_no_number_of_workers_is_told(monkeypatch, text):
+    monkeypatch.setenv("RIBKIT_WORKERS", text)
+    says = rf"^RIBKIT_WORKERS={re.escape(text)} is not a number of workers; set it to 1 or more"
+    for count in (parallel.workers, lambda: parallel.map_images(square, [1, 2], "squares")):
+        with pytest.raises(InputError, match=says):
+            count()
+
+
+@pytest.mark.parametrize("asked", ["", "4"])
+def test_a_cluster_without_gpus_leaves_the_work_to_this_process(monkeypatch, asked):
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
+    monkeypatch.setenv("RIBKIT_WORKERS", asked)
+    cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 3.0})
+    monkeypatch.setattr(parallel, "_ray", lambda: cluster)
+    assert parallel.workers() == 1
+    assert parallel.workers(gpu=False) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "meta", "0"]
+)
+def test_a_device_that_is_none_is_told(monkeypatch, name):
+    monkeypatch.setenv("RIBKIT_DEVICE", name)
+    with pytest.raises(InputError, match=f"^RIBKIT_DEVICE={name} is unknown; set it to cuda, "):
+        device.device()
 
 
 @pytest.mark.parametrize(

@@ -66,12 +66,22 @@ def test_a_profile_that_is_like_another_differs_in_what_it_names():
         ("long_side", "320", 320),
         ("long_side", "None", None),
         ("long_side", None, None),
-        ("digits", "a/folder", "a/folder"),
+        ("digits", "a/folder", "{}/a/folder"),
+        ("digits", "~/folder", "{}/home/folder"),
+        ("digits", "", ""),
+        ("saliency", "u2netp", "u2netp"),
+        ("saliency", "scenes", "scenes"),
+        ("saliency", "./u2netp", "{}/u2netp"),
+        ("saliency", "my maps/../maps", "{}/maps"),
     ],
 )
-def test_a_setting_may_be_given_as_value_or_as_text(setting, text, value):
+def test_a_setting_may_be_given_as_value_or_as_text(setting, text, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     profile = profiles.load("mini", {setting: text})
-    assert getattr(profile, setting) == value
+    assert getattr(profile, setting) == (
+        value.format(tmp_path) if isinstance(value, str) else value
+    )
     assert type(getattr(profile, setting)) is type(value)
     assert (
         dataclasses.replace(profile, **{setting: getattr(PROFILES["mini"], setting)})
@@ -169,9 +179,9 @@ def test_training_takes_what_the_profile_says_and_the_papers_values_for_the_rest
 
 
 def test_a_named_file_of_weights_is_the_classifiers_backbone_and_no_other():
-    profile = profiles.load("voc", {"weights": "mine.pth"})
+    profile = profiles.load("voc", {"weights": "/mine.pth"})
     assert (profile.backbone, profile.network_backbone) == ("resnet50", "resnet101")
-    assert str(profile.imagenet_weights("resnet50").path) == "mine.pth"
+    assert str(profile.imagenet_weights("resnet50").path) == "/mine.pth"
     assert profile.imagenet_weights("resnet101").path.name.startswith("resnet101-")
     assert profile.imagenet_weights("small") is None
 

@@ -146,6 +146,44 @@ def test_a_closed_standard_error_ends_nothing(watched, asked, tmp_path):
     assert (done.stdout, done.returncode) == ("done\n", 0)
 
 
+COMMANDS = """
+import hashlib, pathlib, zipfile
+from ribkit import download, reproduce, train
+from ribkit.runtime import progress
+from ribkit.runtime.errors import say
+archive = pathlib.Path("set.zip")
+with zipfile.ZipFile(archive, "w") as file:
+    file.writestr("train2014/1.jpg", "1" * 3_000_000)
+md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+download.ARCHIVES["coco"] = ((archive.resolve().as_uri(), md5, ["train2014/*"]),)
+assert download.main(["coco", "got"]) == 0
+assert pathlib.Path("got/train2014/1.jpg").is_file()
+train.train = lambda study, name: [progress.line(name) for _ in progress.bar(range(2), name)]
+train.Study.check = lambda study: "all there"
+assert train.main(["classifier"]) == 0
+assert reproduce.main(["--profile", "none"]) == 1
+say("made anew")
+print("done")
+"""
+
+
+@pytest.mark.parametrize("kind", ["socket", "socket that is left", "pipe that is left", "closed"])
+def test_no_command_ends_for_what_its_standard_error_is(tmp_path, kind):
+    ends = os.pipe() if "pipe" in kind else map(socket.socket.detach, socket.socketpair())
+    ours, theirs = ends
+    if kind.endswith("left"):
+        os.close(ours)
+    code = "import os, sys; os.close(2); sys.stderr = None\n" if kind == "closed" else ""
+    asked = {"RIBKIT_PROGRESS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code + COMMANDS], cwd=tmp_path, env=os.environ | asked,
+        stdout=subprocess.PIPE, stderr=theirs, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1:] == ["all there", "classifier: trained.", "done"]
+    assert not (tmp_path / "1").exists()  # RIBKIT_PROGRESS's
+
+
 def test_a_place_that_cannot_be_opened_ends_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_PROGRESS", str(tmp_path / "no" / "such" / "terminal"))
     assert list(bar(range(3), "three")) == [0, 1, 2]

@@ -1,21 +1,27 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
 import pytest
 import torch
+from jupyter_client.kernelspec import KernelSpecManager
 
-from ribkit import check, reproduce
+from ribkit import check, reproduce, train
 from ribkit.data import scenes
 from ribkit.runtime import notebooks
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.notebooks import NotebookError
 from ribkit.study import command_line, profiles
+from ribkit.study.study import Study
 
 SMALL = [
     "--set",
@@ -88,6 +94,15 @@ def test_overrides_are_names_and_texts():
         "digits": "a=b",
         "lrs": "",
     }
+    assert command_line.overrides([""]) == {}
+    assert command_line.overrides(
+        [" steps=5  saliency=/my maps/of cats irn.epochs=3", "tau=1"]
+    ) == {
+        "steps": "5",
+        "saliency": "/my maps/of cats",
+        "irn.epochs": "3",
+        "tau": "1",
+    }
     with pytest.raises(InputError, match="'steps:5' is not of the form name=value"):
         command_line.overrides(["steps=5", "steps:5"])
 
@@ -97,10 +112,11 @@ def test_without_words_the_command_runs_the_embedded_default():
     assert (options.profile, options.data, options.device, options.set) == ("mini", "", "", [])
 
 
-@pytest.mark.parametrize(("name", "kept"), [("", "before"), ("cpu", "cpu"), ("cuda", "cuda")])
+@pytest.mark.parametrize(("name", "kept"), [("", "cuda:1"), ("cpu", "cpu"), ("cuda", "cuda")])
 def test_the_device_is_set_for_everything_that_follows(monkeypatch, name, kept):
-    monkeypatch.setenv("RIBKIT_DEVICE", "before")
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     command_line.set_device(name)
     assert os.environ["RIBKIT_DEVICE"] == kept
 
@@ -140,6 +156,66 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="'cuda' is not there"):
         command_line.set_device("cuda")
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
+    with pytest.raises(InputError, match="'cuda' is not there; use cpu"):
+        command_line.set_device("")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda:2")
+    with pytest.raises(InputError, match="'cuda:2' is not there; use cpu"):
+        command_line.set_device("")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("RIBKIT_WORKERS", "auto", "RIBKIT_WORKERS=auto is not a number of workers; set it to 1"),
+        ("RIBKIT_WORKERS", "-1", "RIBKIT_WORKERS=-1 is not a number of workers; set it to 1 or"),
+        ("RIBKIT_DEVICE", "gpu", "RIBKIT_DEVICE=gpu is unknown; set it to cuda, cuda:1 or cpu."),
+        ("RIBKIT_DEVICE", "mps", "RIBKIT_DEVICE=mps is unknown; set it to cuda, cuda:1 or cpu."),
+    ],
+)
+@pytest.mark.parametrize("words", [[], ["--check"]])
+@pytest.mark.usefixtures("nothing_computed")
+def test_a_wrong_variable_is_told_before_anything_is_computed(
+    words, variable, value, says, monkeypatch, capsys
+):
+    monkeypatch.setenv(variable, value)
+    for command in (reproduce, train):
+        if command is reproduce or not words:
+            assert command.main(words) == 1
+            printed = capsys.readouterr()
+            assert printed.out == ""
+            (line,) = printed.err.splitlines()
+            assert line.startswith(says)
+
+
+def test_paths_begin_where_the_user_stands_and_notebooks_get_them_whole(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    given = {}
+
+    def run_all(study):
+        monkeypatch.chdir("/")  # a notebook's process stands elsewhere
+        data = str(study.given)
+        again = Study(study.profile.name, data, study.overrides)
+        assert (again.folder, again.given) == (study.folder, study.given)
+        assert again.profile == study.profile
+        given.update(study.overrides, data=data)
+
+    monkeypatch.setattr(reproduce, "run_all", run_all)
+    words = ["--profile", "voc-lite", "--data", "my photos/../VOC"]
+    words += ["--set", "saliency=my maps digits=~/digits steps=3"]
+    assert reproduce.main(words) == 0
+    assert given == {
+        "data": f"{tmp_path}/VOC",
+        "saliency": f"{tmp_path}/my maps",
+        "digits": f"{tmp_path}/home/digits",
+        "steps": "3",
+    }
+    assert capsys.readouterr().err == ""
 
 
 # ---- notebooks --------------------------------------------------------------------------------
@@ -163,6 +239,7 @@ def study(tmp_path, monkeypatch):
     return SimpleNamespace(
         folder=tmp_path / "build" / "mini",
         inputs=lambda: ["images"],
+        overrides={},
         profile=profile,
     )
 
@@ -318,6 +395,164 @@ def test_the_reason_is_the_last_line_of_the_terminal(study, tmp_path, monkeypatc
     printed = capsys.readouterr()
     assert printed.out == "mini: all there\n"
     assert printed.err.splitlines()[-1].endswith("01_one.ipynb stopped: ValueError: one two")
+
+
+# ---- where a notebook runs ----------------------------------------------------------------------
+@pytest.fixture
+def another_python(tmp_path, monkeypatch):
+    """A kernel named python3 on the user's Jupyter path, of a Python that is not there any more."""
+    for variable in ("JUPYTER_PATH", "JUPYTER_DATA_DIR"):
+        kernel = tmp_path / variable / "kernels/python3/kernel.json"
+        kernel.parent.mkdir(parents=True)
+        argv = ["/removed/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel.write_text(json.dumps({"argv": argv, "display_name": "", "language": "python"}))
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+
+
+@pytest.mark.usefixtures("another_python")
+def test_a_notebook_runs_in_this_python_whatever_kernels_the_user_has(study, tmp_path):
+    assert KernelSpecManager().get_kernel_spec("python3").argv[0] == "/removed/bin/python"
+    write(tmp_path / "notebooks", "import sys; open('ran', 'w').write(sys.executable)")
+    reproduce.reproduce(study, PARAMETERS)
+    assert (tmp_path / "ran").read_text() == sys.executable
+
+
+def test_a_notebook_runs_without_the_users_startup_files_and_without_a_home(
+    study, tmp_path, monkeypatch
+):
+    startup = tmp_path / "ipython/profile_default/startup/mine.py"
+    startup.parent.mkdir(parents=True)
+    for path in (startup, tmp_path / "python.py"):
+        path.write_text("raise SystemExit('my startup'); mine = 1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "python.py"))
+    monkeypatch.setenv("HOME", "/proc/no/home")  # no one can write there
+    write(tmp_path / "notebooks", "assert 'mine' not in globals()")
+    reproduce.reproduce(study, PARAMETERS)
+    assert recorded(study)
+
+
+LISTS = """
+import json, os, pathlib
+from ipykernel.connect import get_connection_info
+ip = pathlib.Path(json.loads(get_connection_info())["ip"])
+places = {str(p): oct(p.parent.stat().st_mode)[-3:] for p in ip.parent.glob(ip.name + "-*")}
+open("places", "w").write(json.dumps(places))
+"""
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_notebooks_sockets_lie_in_a_short_private_folder(study, tmp_path, monkeypatch, long):
+    if long:
+        (folder := tmp_path / ("long" * 30)).mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    for number in range(1, 6):  # of another run, or of one that was killed
+        (tmp_path / f"kernel-ipc-{number}").touch()
+    write(tmp_path / "notebooks", LISTS)
+    reproduce.reproduce(study, PARAMETERS)
+    places = json.loads((tmp_path / "places").read_text())
+    assert len(places) == 5
+    assert set(places.values()) == {"700"}
+    (folder,) = {Path(place).parent for place in places}
+    assert tmp_path not in folder.parents
+    assert not folder.exists()
+    assert {p.name for p in tmp_path.glob("kernel-ipc-*")} == {
+        f"kernel-ipc-{n}" for n in range(1, 6)
+    }
+
+
+STARTS = """
+import sys, pathlib
+from ribkit.runtime import notebooks
+root = pathlib.Path(sys.argv[1])
+for folder in (root / "figures", root / "built"): folder.mkdir(exist_ok=True)
+notebooks.run(root / "notebooks/01_one.ipynb", root / "built" / sys.argv[2], root, {},
+              root / "figures", {})
+"""
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Run the notebook in a process group of its own, into a file of this name."""
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    processes = []
+
+    def start(name):
+        command = [sys.executable, "-c", STARTS, str(tmp_path), name]
+        environment = os.environ | {"PYTHONPATH": paths}
+        processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_two_notebooks_run_at_the_same_time_from_one_folder(tmp_path, started):
+    meet = "import os, time\nopen(f'{os.getpid()}.met', 'w').close()\n"
+    meet += "import glob\nwhile len(glob.glob('*.met')) < 2: time.sleep(0.05)"
+    write(tmp_path / "notebooks", meet)
+    both = [started("a.ipynb"), started("b.ipynb")]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["the run", "its process group"])
+def test_nothing_of_a_killed_notebook_stays(tmp_path, started, whole):
+    write(tmp_path / "notebooks", LISTS, "import time; time.sleep(60)")
+    run, deadline = started("a.ipynb"), time.monotonic() + 60
+    while not (tmp_path / "places").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    (folder,) = {Path(place).parent for place in json.loads((tmp_path / "places").read_text())}
+    assert folder.is_dir()
+    (os.killpg if whole else os.kill)(run.pid, signal.SIGKILL)
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not folder.exists()
+    assert not list(tmp_path.glob("kernel-ipc-*"))
+
+
+# ---- the commit ---------------------------------------------------------------------------------
+def git(folder, *words):
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(study, tmp_path, monkeypatch):
+    """A commit of ROOT; nothing of git's is inherited."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    git(tmp_path, "init")
+    (tmp_path / "file").touch()
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-m", "one")
+    return git(tmp_path, "rev-parse", "HEAD")
+
+
+def test_the_commit_is_recorded_whoever_owns_the_checkout(checkout, tmp_path, study, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # as in a container
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as in a hook
+    assert reproduce.record_of(study, {})["commit"] == checkout
+    (tmp_path / "file").write_text("changed")
+    assert reproduce.record_of(study, {})["commit"] == f"{checkout}-dirty"
+
+
+@pytest.mark.parametrize("fault", ["no git", "no checkout", "a git that fails"])
+def test_without_git_or_a_checkout_the_commit_is_unknown(
+    checkout, study, tmp_path, monkeypatch, fault
+):
+    if fault == "no checkout":  # the code was copied into another one
+        (tmp_path / "inner").mkdir()
+        monkeypatch.setattr(reproduce, "ROOT", tmp_path / "inner")
+    else:
+        monkeypatch.setenv("PATH", str(tmp_path / "tools"))
+        (tmp_path / "tools").mkdir()
+    if fault == "a git that fails":
+        (tmp_path / "tools/git").write_text("#!/bin/sh\necho lost; exit 1")
+        (tmp_path / "tools/git").chmod(0o755)
+    assert reproduce.record_of(study, {})["commit"] == "unknown"
 
 
 # ---- what was stored ----------------------------------------------------------------------------

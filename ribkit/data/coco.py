@@ -25,8 +25,12 @@ from ribkit.runtime.errors import InputError, Problems
 from ribkit.runtime.files import locked
 from ribkit.runtime.parallel import map_images
 
+REMEDY = (
+    "give ids that are listed, and polygons of three points or more inside the image or run "
+    "lengths that add up to its pixels"
+)
 NAME = re.compile(r"\w[\w.-]*\.jpg", re.ASCII)
-COUNTS = re.compile("([P-o]{0,6}[0-O])+")  # compressed run lengths; P to o carry a number on
+NUMBER = re.compile("[P-o]{0,6}[0-O]")  # of compressed run lengths; P to o carry it on
 
 
 def as_voc(root: str | Path, target: Path) -> Path:
@@ -121,22 +125,30 @@ def _read(path: Path, photographs: Path) -> COCO:
     """An annotation file, all of it checked but the pixels."""
     coco = COCO()
     with readable(path, "get COCO's annotations again"), redirect_stdout(None):  # it prints
-        coco.dataset = json.loads(path.read_bytes())
+        coco.dataset = json.loads(path.read_bytes(), parse_float=_number)
         coco.createIndex()
         Problems(_faults_of_lists(path, coco, photographs)).tell()
         Problems(_faults_of_annotations(path, coco)).tell()
     return coco
 
 
+def _number(text: str) -> int | float:
+    """A number of JSON; tools write whole ones as 640.0 too."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
 def _faults_of_lists(path: Path, coco: COCO, photographs: Path) -> Iterator[str]:
     """What is wrong with the categories and images."""
-    images, count = coco.dataset["images"], len(coco.dataset["categories"])
-    names = {each["name"] for each in coco.cats.values()}
-    if not 0 < len(names - {""}) == count <= voc.MOST or not all(isinstance(n, str) for n in names):
-        yield f"{path}: {count} categories; give 1 to {voc.MOST}, each with a name of its own."
-    for id, times in Counter(image["id"] for image in images).items():
-        if times > 1:
-            yield f"{path}: image {id!r} is there twice; give each an id of its own."
+    images, categories = coco.dataset["images"], coco.dataset["categories"]
+    names = [each["name"] for each in categories]
+    if not 0 < len(names) <= voc.MOST or not all(n and isinstance(n, str) for n in names):
+        yield f"{path}: {len(names)} categories; give 1 to {voc.MOST}, each with a name."
+    once = {"category name": names, "category id": [each["id"] for each in categories]}
+    for what, values in (once | {"image id": [each["id"] for each in images]}).items():
+        for value, times in Counter(values).items():
+            if times > 1:
+                yield f"{path}: {what} {value!r} is there twice; give each its own."
     there = set(os.listdir(photographs))
     for image in images:
         name, width, height = image["file_name"], image["width"], image["height"]
@@ -144,8 +156,9 @@ def _faults_of_lists(path: Path, coco: COCO, photographs: Path) -> Iterator[str]
         sized = all(isinstance(side, int) and side > 0 for side in (width, height))
         if not (known and sized and width * height <= Image.MAX_IMAGE_PIXELS):
             yield (
-                f"{path}: image {image['id']} is {name!r} of {width} x {height} pixels; add this "
-                f"photograph to {photographs.resolve()}, or give its plain name and true size."
+                f"{path}: image {image['id']} is {name!r} of {width!r} x {height!r} pixels; add "
+                f"this photograph to {photographs.resolve()}, or give its plain name, which ends "
+                "in .jpg, and true size."
             )
 
 
@@ -154,12 +167,15 @@ def _faults_of_annotations(path: Path, coco: COCO) -> Iterator[str]:
     for annotation in coco.dataset["annotations"]:
         image, category = annotation["image_id"], annotation["category_id"]
         known = image in coco.imgs and category in coco.cats
-        if not (known and _can_be_painted(annotation["segmentation"], coco.imgs[image])):
-            yield (
-                f"{path}: annotation {annotation['id']} of image {image!r} and category "
-                f"{category!r} cannot be painted; give ids that are listed, and polygons of three "
-                f"points or more inside the image or run lengths that add up to its pixels."
-            )
+        segmentation, remedy = annotation.get("segmentation"), REMEDY
+        if known and _can_be_painted(segmentation, coco.imgs[image]):
+            continue
+        if known and _can_be_painted([segmentation], coco.imgs[image]):
+            remedy = "its polygon is a flat list; put it into a list of polygons: [[x, y, ...]]"
+        yield (
+            f"{path}: annotation {annotation['id']} of image {image!r} and category "
+            f"{category!r} cannot be painted; {remedy}."
+        )
 
 
 def _can_be_painted(segmentation: list | dict, image: dict) -> bool:
@@ -178,10 +194,22 @@ def _can_be_painted(segmentation: list | dict, image: dict) -> bool:
         counts = segmentation["counts"]
         if list(segmentation["size"]) != [height, width]:
             return False
-        if isinstance(counts, list):
-            positive = all(isinstance(n, int) and n >= 0 for n in counts)
-            return positive and sum(counts) == height * width
-        unbroken = COUNTS.fullmatch(counts)
-        return bool(unbroken) and rle.encode(rle.decode(segmentation))["counts"].decode() == counts
+        runs = counts if isinstance(counts, list) else _runs(counts)
+        return all(isinstance(n, int) and n >= 0 for n in runs) and sum(runs) == height * width
     except (KeyError, TypeError, ValueError):
         return False
+
+
+def _runs(text: str) -> list[int]:
+    """Compressed run lengths as numbers; what is no such text adds up to no image.
+
+    Five bits a character, the lowest first, in two's complement; from the fourth number on the
+    difference to the one before the last.
+    """
+    runs, numbers = [], NUMBER.findall(text)
+    for number in numbers if "".join(numbers) == text else ():
+        bits = [ord(character) - 48 & 31 for character in number]
+        value = sum(five << 5 * place for place, five in enumerate(bits))
+        value -= (bits[-1] >> 4) << 5 * len(bits)
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+    return runs

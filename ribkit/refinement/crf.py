@@ -53,15 +53,15 @@ def refine_labels(
     Dense CRF (arXiv:1210.5644) with the kernels k of `Kernels`.
 
     Args:
-        image: ``(H, W, 3)`` uint8.
-        labels: l, ``(H, W)`` integers in ``0 .. n_labels - 1``; the result has their type.
+        image: ``(H, W, 3)``, grey values 0 to 255 of any type, or ``(H, W)``; alpha must be 255.
+        labels: l, ``(H, W)`` whole numbers in ``0 .. n_labels - 1``; the result has their type.
         n_labels: The image's classes and background, whether or not each occurs in the map. With
             one label there is nothing to do.
         gt_prob: Probability of a pixel's own label, in (0, 1).
         kernels: Kernels of the pairwise terms.
 
     Raises:
-        InputError: For sizes that differ, or labels out of range.
+        InputError: For arrays of another form, sizes that differ, or labels out of range.
 
     Example:
         >>> image = np.zeros((1, 6, 3), np.uint8)
@@ -69,8 +69,12 @@ def refine_labels(
         >>> refine_labels(image, np.array([[0, 0, 0, 1, 1, 1]]), 2).tolist()
         [[0, 0, 1, 1, 1, 1]]
     """
-    labels = np.asarray(labels)
-    _require_size(image, labels.shape)
+    image, labels = _grey_values(image), np.asarray(labels)
+    _require_size(image, labels, "labels", "(H, W)")
+    if not _whole(labels):
+        raise InputError(
+            f"labels of type {labels.dtype} are not all whole numbers; give each pixel one label."
+        )
     if labels.size and not 0 <= labels.min() <= labels.max() < n_labels:
         raise InputError(
             f"labels {labels.min()} to {labels.max()} are not all among the CRF's 0 to "
@@ -78,7 +82,8 @@ def refine_labels(
         )
     if n_labels == 1:
         return labels.copy()
-    unary = unary_from_labels(labels, n_labels, gt_prob=gt_prob, zero_unsure=False)
+    whole = labels.astype(np.int64)
+    unary = unary_from_labels(whole, n_labels, gt_prob=gt_prob, zero_unsure=False)
     return _infer(image, unary, kernels).argmax(axis=0).astype(labels.dtype)
 
 
@@ -92,14 +97,15 @@ def refine_scores(
     in the energy of `refine_labels`, as DeepLab (arXiv:1606.00915) uses the dense CRF.
 
     Args:
-        image: ``(H, W, 3)`` uint8.
+        image: As for `refine_labels`.
         scores: s, ``(L, H, W)``, not negative; where all are 0, each label is as likely.
         kernels: Kernels of the pairwise terms.
         min_score: Labels whose p is below it at every pixel are left out: they get 0, and cost
             nothing. 0: none is. In [0, 1).
 
     Raises:
-        InputError: For sizes that differ.
+        InputError: For arrays of another form, sizes that differ, or scores that are negative or
+            not finite.
 
     Example:
         >>> image = np.array([[[0] * 3, [255] * 3, [255] * 3]], np.uint8)
@@ -107,9 +113,14 @@ def refine_scores(
         >>> refine_scores(image, scores, PSA).argmax(axis=0).tolist()
         [[0, 1, 1]]
     """
-    scores = np.asarray(scores, np.float32)
-    _require_size(image, scores.shape[1:])
+    image, scores = _grey_values(image), np.asarray(scores, np.float32)
+    _require_size(image, scores, "scores", "(labels, H, W)")
     total = scores.sum(axis=0, keepdims=True)
+    if not (np.isfinite(total).all() and (scores >= 0).all()):
+        raise InputError(
+            f"scores from {scores.min()} to {scores.max()} are not finite and 0 or more; give "
+            "probabilities, of logits their softmax."
+        )
     probabilities = np.where(total > 0, scores / np.where(total > 0, total, 1), 1 / len(scores))
     found = np.zeros_like(scores)
     kept = probabilities.max(axis=(1, 2)) >= min(min_score, probabilities.max())
@@ -121,9 +132,43 @@ def refine_scores(
     return found
 
 
-def _require_size(image: np.ndarray, size: tuple[int, ...]) -> None:
-    if image.shape[:2] != tuple(size):
-        (h, w), (map_h, map_w) = image.shape[:2], size
+# ---- arrays as people have them -----------------------------------------------------------------
+def _whole(array: np.ndarray) -> bool:
+    """Whether these are finite numbers without a fraction, of any type."""
+    if array.dtype.kind == "f":
+        return bool((np.isfinite(array) & (array == np.rint(array))).all())
+    return array.dtype.kind in "biu"
+
+
+def _grey_values(image: np.ndarray) -> np.ndarray:
+    """The image as pydensecrf takes it: ``(H, W, 3)`` uint8, contiguous, its own to write to.
+
+    InputError: it has another shape, alpha that hides something, or values of unclear meaning.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2 or image.shape[2:] == (1,):
+        image = np.dstack([image] * 3)
+    if image.shape[2:] == (4,) and (image[..., 3] == 255).all():
+        image = image[..., :3]
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(
+            f"an image of shape {image.shape} is not (H, W, 3), or (H, W, 4) with alpha 255; "
+            "convert it to RGB."
+        )
+    fits = _whole(image) and ((image >= 0) & (image <= 255)).all()
+    if not fits or (image.dtype.kind in "bf" and image.max(initial=0) == 1):  # white, or black?
+        raise InputError(
+            f"an image of type {image.dtype} is not plainly of grey values 0 to 255; give uint8: "
+            "(255 * image).round().astype('uint8') of one from 0 to 1."
+        )
+    return np.require(image, np.uint8, ["C", "W"])
+
+
+def _require_size(image: np.ndarray, map: np.ndarray, name: str, shape: str) -> None:
+    if map.ndim != shape.count(",") + 1 or not len(map):
+        raise InputError(f"{name} of shape {map.shape} are not {shape}; give them so.")
+    if image.shape[:2] != map.shape[-2:]:
+        (h, w), (map_h, map_w) = image.shape[:2], map.shape[-2:]
         raise InputError(
             f"a map of {map_w} x {map_h} pixels does not fit its image of {w} x {h}; resize it."
         )
@@ -138,7 +183,7 @@ def _infer(image: np.ndarray, unary: np.ndarray, kernels: Kernels) -> np.ndarray
     crf.addPairwiseBilateral(
         sxy=kernels.bilateral_sxy,
         srgb=kernels.bilateral_srgb,
-        rgbim=np.ascontiguousarray(image),
+        rgbim=image,
         compat=kernels.bilateral_weight,
     )
     return np.array(crf.inference(kernels.iterations), np.float32).reshape(-1, height, width)

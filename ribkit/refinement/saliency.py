@@ -18,6 +18,7 @@ from PIL import Image
 from ribkit.data.images import ImageSet, LabelledImage, check_files, decode, hash_files
 from ribkit.data.views import IGNORE
 from ribkit.runtime.errors import InputError, Problems
+from ribkit.runtime.files import resolved
 from ribkit.runtime.per_image import per_image
 from ribkit.runtime.store import Arrays, Values, stage
 
@@ -145,7 +146,7 @@ def _model_path() -> Path:
     with suppress(importlib.metadata.PackageNotFoundError):
         packaged = importlib.metadata.files(PACKAGED) or []
     candidates = [Path(file.locate()) for file in packaged if file.name == "u2netp.onnx"]
-    candidates.append(Path.home() / ".u2net" / "u2netp.onnx")
+    candidates.append(resolved("~/.u2net/u2netp.onnx"))
     path = next(filter(Path.is_file, candidates), None)
     if path is None:
         raise InputError(f"the model u2netp.onnx is missing; install it: {EXTRA}.")

@@ -1,6 +1,7 @@
 """The device that computes, and with how many threads."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,16 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ribkit.runtime.errors import InputError
+
 _most = sys.maxsize  # threads, within `threads`
 
 
 def device() -> torch.device:
     """The device that computes: ``RIBKIT_DEVICE``, else CUDA where there is one, else CPU.
 
-    ``cuda`` stands for all GPUs of the machine, ``cuda:1`` for one.
+    ``cuda`` stands for all GPUs of the machine, ``cuda:1`` for one. Raises InputError for others.
     """
-    name = os.environ.get("RIBKIT_DEVICE")
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = os.environ.get("RIBKIT_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name, re.ASCII):
+        raise InputError(f"RIBKIT_DEVICE={name} is unknown; set it to cuda, cuda:1 or cpu.")
+    return torch.device(name)
 
 
 def send(tensor: Tensor, to: torch.device) -> Tensor:

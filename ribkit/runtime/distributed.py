@@ -17,6 +17,7 @@ from torch import Tensor
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 
+TORCHRUN = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it sets
 PATIENCE = timedelta(days=30)  # of those that wait for what rank 0 computes by itself
 _waiting: dist.ProcessGroup | None = None  # of those that have joined
 _together = False
@@ -26,17 +27,25 @@ _together = False
 def joined() -> Iterator[None]:
     """Join the others that torchrun started, if any: NCCL on CUDA, gloo on a CPU.
 
-    On CUDA each process computes on the GPU of its local rank. Raises InputError if there is none.
+    On CUDA each process computes on the GPU of its local rank. InputError: there is none, or
+    something else than torchrun says that there are others.
     """
     global _waiting
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _alone():
         yield
         return
-    cuda, local = device().type == "cuda", int(os.environ["LOCAL_RANK"])
+    given = {name: os.environ.get(name, "") for name in TORCHRUN}
+    size, rank, local = (int(text) if text.isdecimal() else -1 for text in [*given.values()][:3])
+    if not (0 <= rank < size and 0 <= local < size and given["MASTER_ADDR"]):
+        told = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise InputError(
+            f"{told} are not what torchrun sets; start this with torchrun, or unset WORLD_SIZE."
+        )
+    cuda = device().type == "cuda"
     if cuda:
         if device().index is not None:
             raise InputError(
-                f"RIBKIT_DEVICE={device()} is one GPU for {os.environ['WORLD_SIZE']} processes; "
+                f"RIBKIT_DEVICE={device()} is one GPU for {size} processes; "
                 "unset it, and name the GPUs in CUDA_VISIBLE_DEVICES."
             )
         if local >= torch.cuda.device_count():
@@ -61,7 +70,11 @@ def is_distributed() -> bool:
 
 def is_main_process() -> bool:
     """Whether this process is rank 0, which computes, writes and prints for all."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return _alone() or os.environ.get("RANK", "0") == "0"
+
+
+def _alone() -> bool:
+    return os.environ.get("WORLD_SIZE") in (None, "", "1")
 
 
 @contextmanager

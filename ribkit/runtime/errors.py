@@ -2,9 +2,10 @@
 
 import errno
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -91,6 +92,13 @@ def resource_errors(doing: str) -> Iterator[None]:
             raise
         again = "and run the same command again: it goes on from there."
         raise ResourceError(f"{doing}: {lack} {again}") from error
+
+
+def say(text: object) -> None:
+    """Print a line at standard error; it is lost where nobody reads that any more."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def is_final(error: BaseException) -> bool:

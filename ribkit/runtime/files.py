@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,7 +16,7 @@ from typing import IO, Any
 
 from filelock import lock_descriptor
 
-from ribkit.runtime.errors import InputError
+from ribkit.runtime.errors import InputError, say
 
 DIGITS = 64  # of a SHA-256 in hex
 NAME = 80  # characters of `safe_name`, at most
@@ -59,7 +58,7 @@ def locked(path: Path, waiting: str = "", wait: bool = True) -> Iterator[None]:
                 if not wait:
                     raise Busy(sentence)
                 if sentence:
-                    print(sentence, file=sys.stderr, flush=True)
+                    say(sentence)
                 _lock(file, blocking=True)
             if not _is_at(path, file):  # moved or removed by the process before
                 continue
@@ -89,6 +88,11 @@ def _is_at(path: Path, file: IO[str]) -> bool:
 
 
 # ---- names --------------------------------------------------------------------------------------
+def resolved(path: str | Path) -> Path:
+    """The absolute path; a relative one begins where the user stands, ``~`` is their home."""
+    return Path(os.path.expanduser(path)).resolve()
+
+
 def safe_name(text: str) -> str:
     """Make a name that every file system takes: the text, if it is one, else with part of its hash.
 

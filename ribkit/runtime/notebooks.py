@@ -8,11 +8,18 @@ that failed is kept, for reading; only one that ran to its end bears a record.
 import ast
 import json
 import os
+import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from IPython.core.inputtransformer2 import TransformerManager
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from traitlets import default
 from traitlets.config import Config
 
 from ribkit.runtime.errors import InputError, ResourceError, StudyError, resource_errors
@@ -22,6 +29,7 @@ from ribkit.runtime.keys import code
 RECORD = "ribkit"
 SUFFIXES = (".csv", ".png", ".pdf")
 START = 600  # seconds that a kernel may take to start, on a machine that is busy
+SHORT = 70  # characters of a folder; a socket's path has 107 at most
 OURS = (InputError.__name__, ResourceError.__name__)  # their sentence is enough
 
 
@@ -111,6 +119,24 @@ def _parsed(source: Path, text: str) -> ast.Module:
         raise NotebookError(f"{source} has a cell that is not Python ({error}).") from error
 
 
+class _Kernel(AsyncKernelManager):
+    """A notebook's process runs in this interpreter, whatever else the user calls python3."""
+
+    @default("kernel_spec_manager")
+    def _no_kernel_but_this_python(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+
+@contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder with a short path that nobody else may read; gone however this process ends."""
+    place = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="ribkit-", dir=place if len(place) < SHORT else "/tmp")
+    remove = ["/bin/sh", "-c", 'read -r _; rm -rf "$0"', folder]  # once this process's end is shut
+    with subprocess.Popen(remove, stdin=subprocess.PIPE, start_new_session=True):
+        yield Path(folder)
+
+
 def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
     """Have papermill execute a notebook into ``running``. Raises NotebookError."""
     import papermill  # takes seconds, which a run with nothing to do need not wait for
@@ -119,17 +145,22 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
     os.environ["RIBKIT_BARS"] = "1"  # that of the notebooks
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # else it has the last word
     try:
-        notebook = papermill.execute_notebook(
-            source,
-            running,
-            parameters,
-            cwd=root,
-            kernel_name="python3",
-            progress_bar=False,
-            start_timeout=START,
-            extra_arguments=["--log-level=50"],
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # no port for others to read
-        )
+        with _private_folder() as folder:
+            connection = {"ip": str(folder / "k"), "connection_file": str(folder / "kernel.json")}
+            connection["transport"] = "ipc"  # no port for others to read
+            startup = [f"--ipython-dir={folder}", "--InteractiveShellApp.exec_PYTHONSTARTUP=False"]
+            notebook = papermill.execute_notebook(
+                source,
+                running,
+                parameters,
+                cwd=root,
+                kernel_name="python3",
+                progress_bar=False,
+                start_timeout=START,
+                extra_arguments=["--log-level=50", *startup],  # the user's own are left out
+                kernel_manager_class=_Kernel,
+                config=Config({"KernelManager": connection}),
+            )
     except papermill.PapermillExecutionError as error:
         raise NotebookError(_one_line(error.ename, error.evalue)) from error
     except RuntimeError as error:  # a DeadKernelError, or what a start that fails raises

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import itertools
 import os
+import re
 import signal
 import socket
 import sys
@@ -50,19 +51,30 @@ def workers(gpu: bool = True) -> int:
     """Count the items that are computed at the same time, on this machine or on the cluster.
 
     One per GPU where the device is one and the items use it, else one per core that this process
-    may use; 0 on a cluster that has nothing of the kind. ``RIBKIT_WORKERS`` asks for another
-    number, also of more than there are GPUs, which then take turns.
+    may use; 1, this process, for a cluster that has nothing of the kind. `requested` asks for
+    another number, also of more than there are GPUs, which then take turns.
     """
-    requested = int(os.environ.get("RIBKIT_WORKERS") or 0)
-    if requested == 1:
+    asked = requested()
+    if asked == 1:
         return 1
     gpu = gpu and device().type == "cuda"
     if os.environ.get("RAY_ADDRESS"):
         available = int(_ray().cluster_resources().get("GPU" if gpu else "CPU", 0))
-        return min(requested or available, available)
+        return max(1, min(asked or available, available))
     if not gpu:
-        return requested or _cores()
-    return 1 if device().index is not None else requested or torch.cuda.device_count()
+        return asked or _cores()
+    return 1 if device().index is not None else asked or torch.cuda.device_count()
+
+
+def requested() -> int:
+    """``RIBKIT_WORKERS``, how many are asked for; 0 where that is left open. Raises InputError."""
+    text = os.environ.get("RIBKIT_WORKERS") or "0"
+    if not re.fullmatch(r"\d{1,4}", text, re.ASCII):
+        raise InputError(
+            f"RIBKIT_WORKERS={text} is not a number of workers; set it to 1 or more, or leave it "
+            "empty for one on each core or GPU."
+        )
+    return int(text)
 
 
 def _cores() -> int:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from ribkit.runtime.errors import InputError
+from ribkit.runtime.files import resolved
 
 T = TypeVar("T")
 FAULTS = {  # pydantic's name of an error in a value of the right type -> what is told of it
@@ -51,6 +52,12 @@ def _must(be: str, test: Callable[[Any], bool]) -> AfterValidator:
 def one_of(*names: str) -> AfterValidator:
     """The constraint that a text is one of some names."""
     return _must(f"one of {', '.join(names)}", names.__contains__)
+
+
+def path_or(*names: str) -> AfterValidator:
+    """A path, which is `resolved`; or empty, or one of some names."""
+    kept = {"", *names}
+    return AfterValidator(lambda value: value if value in kept else str(resolved(value)))
 
 
 def _refuse_bool(value: Any) -> Any:

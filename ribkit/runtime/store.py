@@ -10,7 +10,6 @@ import inspect
 import itertools
 import json
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -28,7 +27,7 @@ from safetensors.torch import save_file
 
 from ribkit.runtime import distributed
 from ribkit.runtime.device import threads
-from ribkit.runtime.errors import InputError, resource_errors
+from ribkit.runtime.errors import InputError, resource_errors, say
 from ribkit.runtime.files import checksum, digest, flush, known_digest, locked, state
 from ribkit.runtime.keys import key_of
 from ribkit.runtime.parallel import map_images
@@ -284,7 +283,7 @@ def _settled(result: Result) -> bool:
 
 def _compute(job: Job) -> None:
     if job.result.path.is_dir():
-        print(f"{job.result.damaged()} is damaged or missing; it is made anew.", file=sys.stderr)
+        say(f"{job.result.damaged()} is damaged or missing; it is made anew.")
     scratch = {}
     if job.call.func.resumes:
         scratch["scratch"] = _beside(job.result, "scratch")

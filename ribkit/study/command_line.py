@@ -2,10 +2,13 @@
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 import torch
 
+from ribkit.runtime import parallel
+from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
 from ribkit.study.study import Study
 
@@ -26,11 +29,16 @@ def opened(options: argparse.Namespace) -> Study:
     """Open the study that a command line names. Raises InputError."""
     set_device(options.device)
     require_driver()
+    parallel.requested()  # told before anything is computed
     return Study(options.profile, options.data, overrides(options.set))
 
 
-def overrides(pairs: list[str]) -> dict[str, str]:
-    """``["steps=5"]`` -> ``{"steps": "5"}``. Raises InputError for a pair without ``=``."""
+def overrides(texts: list[str]) -> dict[str, str]:
+    """``["steps=5 digits=my digits"]`` -> ``{"steps": "5", "digits": "my digits"}``.
+
+    Raises InputError for a text without ``=``.
+    """
+    pairs = [pair for text in texts for pair in re.split(r"\s+(?=[\w.]+=)", text.strip()) if pair]
     for pair in pairs:
         if "=" not in pair:
             raise InputError(f"'{pair}' is not of the form name=value, as in PARAMS=\"steps=5\".")
@@ -38,13 +46,16 @@ def overrides(pairs: list[str]) -> dict[str, str]:
 
 
 def set_device(name: str) -> None:
-    """Make everything compute on this device. Raises InputError if it is not there."""
+    """Make everything compute on this device, or on `device`; InputError if it is not there."""
     if name not in ("", "cpu", "cuda"):
         raise InputError(f"device '{name}' is unknown; use cuda or cpu.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' is not there; use cpu, or leave it out.")
     if name:
         os.environ["RIBKIT_DEVICE"] = name
+    chosen = device()
+    if chosen.type == "cuda" and (
+        not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()
+    ):
+        raise InputError(f"device '{chosen}' is not there; use cpu, or leave it out.")
 
 
 def require_driver() -> None:

@@ -12,6 +12,7 @@ from ribkit.data.images import ImageSet
 from ribkit.networks import architectures
 from ribkit.refinement import saliency
 from ribkit.runtime.errors import InputError, Problems
+from ribkit.runtime.files import resolved
 from ribkit.runtime.keys import describe
 from ribkit.study.profiles import Profile
 
@@ -32,7 +33,7 @@ class Inputs:
         if profile.data in NEEDED and not data:
             needed = NEEDED[profile.data].format(profile.name)
             raise InputError(f"profile {profile.name} needs {needed}.")
-        self.given = (ROOT / data).resolve() if data else None  # in VOC's layout or in COCO's
+        self.given = resolved(data) if data else None  # in VOC's layout or in COCO's
 
     @cached_property
     def data(self) -> Path | None:

@@ -37,6 +37,7 @@ from ribkit.runtime.settings import (
     Share,
     one_of,
     override,
+    path_or,
 )
 
 Backbone = Annotated[str, one_of(*BACKBONES)]
@@ -79,7 +80,9 @@ class Profile:
     replicas: Count = 3  # how often everything is trained, from as many seeds, for the claims
     # network and its training
     backbone: Backbone = "small"
-    weights: str = ""  # a ResNet's: a file of ImageNet weights; empty: torch's cache
+    weights: Annotated[str, path_or()] = (
+        ""  # a ResNet's: a file of ImageNet weights; empty: torch's cache
+    )
     pretext_scenes: CountOrZero = 0
     pretext_epochs: CountOrZero = 0
     epochs: Count = 5
@@ -109,7 +112,8 @@ class Profile:
     psa_alphas: Several[Positive] = (16.0,)  # of PSA's background
     psa_log2_steps: Several[Count] = (8,)  # of PSA's walk
     walk: Annotated[str, one_of(*WALKS)] = "official"  # difference 10
-    saliency: str = ""  # "u2netp", a folder of PNGs, "scenes" (`mini`); empty: none
+    # a folder of PNGs, "u2netp" or "scenes" (`mini`); empty: none
+    saliency: Annotated[str, path_or("u2netp", "scenes")] = ""
     ablations: Grid = Grid()  # what notebook 06 tries, and on how many images
     # the segmentation network
     network: DeepLabConfig = DeepLabConfig()
@@ -123,7 +127,9 @@ class Profile:
     toy_train: Count = 240
     toy_test: Count = 100
     toy_steps: Count = 100
-    digits: str = ""  # a folder that has MNIST/raw; empty: scikit-learn's bundled digits
+    digits: Annotated[str, path_or()] = (
+        ""  # a folder that has MNIST/raw; empty: scikit-learn's bundled digits
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -156,6 +162,7 @@ class Profile:
         return Settings(pooling=pooling, variant=VARIANTS[variant], **chosen, **given)
 
 
+PATHS = ("weights", "saliency", "digits")
 RENAMED = {  # a setting's name up to version 0.1 -> its name now, in a group too
     "factor": "displacement_lr_mult",
     "head_factor": "head_lr_mult",

@@ -73,7 +73,8 @@ class Study(Inputs):
     Args:
         profile: A name in `profiles.PROFILES`, or settings.
         data: A folder in VOC layout, or of MS COCO 2014.
-        overrides: Settings of the profile by name.
+        overrides: Settings of the profile by name; paths among them are kept absolute, for the
+            processes that are given them.
 
     Raises:
         InputError: One of them is wrong.
@@ -82,12 +83,15 @@ class Study(Inputs):
     def __init__(
         self, profile: str | Profile = "mini", data: str = "", overrides: dict | None = None
     ):
-        if not isinstance(overrides or {}, dict):
+        overrides = overrides or {}
+        if not isinstance(overrides, dict):
             raise InputError(f"overrides={overrides!r} must be a dictionary, setting -> value.")
         if isinstance(profile, str):
             profile = profiles.load(profile, overrides)
         super().__init__(profile, data)
-        changes = ",".join(f"{name}={value}" for name, value in sorted((overrides or {}).items()))
+        paths = {name: getattr(profile, name) for name in profiles.PATHS if name in overrides}
+        self.overrides = overrides | paths
+        changes = ",".join(f"{name}={value}" for name, value in sorted(self.overrides.items()))
         self.folder = ROOT / "build" / safe_name("-".join(filter(None, [profile.name, changes])))
         self.store = Store(ROOT / "build" / "store")
         self.first, self.number = self, 0
