@@ -51,7 +51,10 @@ class Size:
 
     @property
     def settings(self) -> Settings:
-        return dataclasses.replace(SETTINGS, steps=self.steps, n_others=self.n_others)
+        how = {"steps": self.steps, "n_others": self.n_others}
+        if self.backbone.startswith("resnet"):  # at the paper's rate a random one diverges
+            how["lr"] = 1e-12
+        return dataclasses.replace(SETTINGS, **how)
 
 
 VOC = Size("resnet50", (375, 500), (1.0, 0.5, 1.5, 2.0), (320, 640), 512)
