@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ribkit.data.images import ImageSet, check_files, decode, hash_files, verify
+from ribkit.data.images import SUFFIXES, ImageSet, check_files, decode, hash_files, verify
 from ribkit.runtime.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LONG_SIDE = 320  # pixels, at most: at 640 an ImageNet classifier is unsure
 SHIPPED = {  # file in its package -> class in torchvision's ImageNet, and whose it is
     "skimage/data/chelsea.png": "tiger cat",  # Stefan van der Walt, CC0

@@ -43,9 +43,8 @@ class ConvNorm(nn.Module):
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
         weight, bias = conv.weight * scale[:, None, None, None], norm.bias - mean * scale
-        if isinstance(conv, SameConv2d):
-            return conv._conv_forward(x, weight, bias)
-        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        own_padding = conv.padding_mode != "zeros" or isinstance(conv.padding, str)
+        if own_padding or isinstance(conv, SameConv2d):
             return conv._conv_forward(x, weight, bias)
         return convolve(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
@@ -75,9 +74,10 @@ def fold(traced: fx.GraphModule) -> None:
                 node.replace_all_uses_with(before)
                 traced.graph.erase_node(node)
         elif isinstance(own, nn.ReLU | nn.ReLU6) and isinstance(feeds, ConvNorm):
-            own.inplace = True
             if isinstance(own, nn.ReLU6):
                 traced.set_submodule(node.target, ReLU6())
+            else:
+                own.inplace = True
     traced.delete_all_unused_submodules()
     traced.recompile()
 
@@ -125,10 +125,10 @@ class _Pointwise(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         pixels, weight = ctx.saved_tensors
         changes = _pixels(gradient)
-        to_x = changes @ weight if ctx.needs_input_grad[0] else None
-        if to_x is not None:
+        to_x = None
+        if ctx.needs_input_grad[0]:
             shape = len(gradient), *gradient.shape[2:], -1
-            to_x = to_x.view(shape).permute(0, 3, 1, 2)
+            to_x = (changes @ weight).view(shape).permute(0, 3, 1, 2)
         to_weight = (changes.T @ pixels)[..., None, None]
         return to_x, to_weight, changes.sum(dim=0) if ctx.biased else None
 

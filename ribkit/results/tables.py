@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ribkit.data import photographs
-from ribkit.data.images import ImageSet, LabelledImage
+from ribkit.data.images import SUFFIXES, ImageSet, LabelledImage
 from ribkit.evaluation.intervals import Interval, bootstrap, gain
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import Pictures
@@ -128,7 +127,7 @@ def growth(images: ImageSet, grown: Result, outlines: bool = False) -> Pictures:
 def each_class(images: ImageSet) -> Iterator[tuple[str, LabelledImage, int]]:
     """A title, the image, and k for the k-th class that it shows; for all classes of all images."""
     for image in images:
-        photograph = image.name.endswith(photographs.SUFFIXES)
+        photograph = image.name.endswith(SUFFIXES)
         name = Path(image.name).stem if photograph else image.name
         for k, label in enumerate(image.classes):
             yield f"{name}, {images.classes[label]}", image, k
