@@ -21,7 +21,7 @@ from ribkit.runtime.device import device, threads
 from ribkit.runtime.store import MANIFEST, Store
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.profiles import Profile
-from ribkit.study.study import CAM, METHODS, Study
+from ribkit.study.study import CAM, RIBS, Study
 
 IMAGES, ITERATIONS = 3, 4  # of the shrunk run
 TRAININGS = ("pretext", *pipeline.TRAINED)
@@ -35,27 +35,28 @@ def counts(study: Study) -> dict[str, int]:
     p = study.profile
     n, tuning = len(study.scored), len(study.tuning)
     remaining = sum(map(len, study.remaining_images))
-    labelled = n + tuning + remaining
+    labelled, rounds = n + tuning + remaining, p.replicas * (1 + len(p.ablations.usual_textures))
     tried = len(p.lrs) + len(p.margins) + len(p.n_others) - 2
     example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
     runs = ablation_runs.grid(example, example, 1.0, 1.0, len(study.scored.classes), p.ablations)
     ablated = min(n, p.ablations.images or n) * sum(run.settings is not None for run in runs)
-    again = p.replicas * n + (p.replicas - 1) * tuning + remaining
-    networks = p.replicas * len(pipeline.sources(study)) + (p.saliency == "scenes")
-    psa_pairs = len(p.psa_alphas) * len(p.psa_log2_steps)
+    adapted = p.replicas * (len(RIBS) - 1) + rounds
+    networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")
+    walks = len(p.irn_log2_steps) + len(p.irn_betas) + len(p.irn_radii) - 2
+    pretexts = min(p.pretext_seeds, p.replicas) * p.pretext_epochs
     return {
-        "pretext": p.pretext_epochs * (p.pretext_scenes // 32) if "small" in p.backbone else 0,
-        "classifier": p.replicas * p.epochs * steps_per_epoch(len(study.train), p.batch),
-        "bank": p.replicas * min(p.bank_images, len(study.train)),
-        "cam": len(p.scale_sets) * tuning + again,
-        "rib": (len(METHODS) - 1) * (tried * tuning + again - remaining) + remaining + ablated,
-        "crf": 2 * n,
-        "irn-labels": 2 * labelled,
-        "psa-labels": 2 * labelled,
+        "pretext": pretexts * (p.pretext_scenes // 32) if "small" in p.backbone else 0,
+        "classifier": rounds * p.epochs * steps_per_epoch(len(study.train), p.batch),
+        "bank": rounds * min(p.bank_images, len(study.train)),
+        "cam": rounds * (len(p.scale_sets) * tuning + n) + remaining,
+        "rib": adapted * (tried * tuning + n) + remaining + ablated,
+        "crf": 2 * p.replicas * n,
+        "irn-labels": 2 * p.replicas * labelled,
+        "psa-labels": 2 * p.replicas * labelled,
         "irn": 2 * p.replicas * p.irn.epochs * steps_per_epoch(labelled, p.irn.batch),
-        "psa": 2 * p.psa.epochs * steps_per_epoch(labelled, p.psa.batch),
-        "irn-walk": 2 * p.replicas * labelled,
-        "psa-walk": 2 * (n + psa_pairs * tuning),
+        "psa": 2 * p.replicas * p.psa.epochs * steps_per_epoch(labelled, p.psa.batch),
+        "irn-walk": 2 * p.replicas * (n + remaining + walks * tuning),
+        "psa-walk": 2 * p.replicas * (n + len(p.psa_alphas + p.psa_log2_steps) * tuning),
         "network": networks * p.network.iterations,
         "predictions": networks * len(study.validation),
     }
@@ -82,6 +83,12 @@ def shrunk(p: Profile) -> Profile:
         n_others=p.n_others[:1],
         psa_alphas=p.psa_alphas[:1],
         psa_log2_steps=(max(p.psa_log2_steps),),
+        irn_log2_steps=(max(p.irn_log2_steps),),
+        irn_betas=p.irn_betas[:1],
+        irn_radii=(max(p.irn_radii),),
+        smoothings=p.smoothings[:1],
+        percentiles=p.percentiles[:1],
+        norms=(),
         irn=replace(p.irn, epochs=ITERATIONS),
         psa=replace(p.psa, epochs=ITERATIONS),
         network=replace(p.network, iterations=ITERATIONS),

@@ -20,7 +20,7 @@ CLASSES = ("cross", "ring", "square", "saltire", "bars", "corner", "wedge", "tee
 TEXTURES = ("stripes", "checks", "dots", "bricks")
 SIZE = 64
 HEAD_RADIUS = 6
-USUAL_TEXTURE = 0.7  # how often a body has its class's usual texture
+USUAL_TEXTURE = 0.7  # how often a body has its class's usual texture; else it has any
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ class Scenes:
 
     rng_seed: int
     size: int
+    usual_texture: float
 
     def _scene(self, id: str) -> Scene:
-        return draw(self.rng_seed, int(id), self.size)
+        return draw(self.rng_seed, int(id), self.size, self.usual_texture)
 
     def image(self, id: str) -> np.ndarray:
         return self._scene(id).image
@@ -75,9 +76,14 @@ class Pretext:
         return np.stack([s.image for s in drawn]), np.stack([s.attributes for s in drawn])
 
 
-def generate(rng_seed: int, count: int, size: int = SIZE) -> ImageSet:
-    """``count`` scenes of ``rng_seed``; objects fit into 48 pixels or more."""
-    source = Scenes(rng_seed, size)
+def generate(
+    rng_seed: int, count: int, size: int = SIZE, usual_texture: float = USUAL_TEXTURE
+) -> ImageSet:
+    """``count`` scenes of ``rng_seed``; objects fit into 48 pixels or more.
+
+    usual_texture: how much bodies tell of their class. 0: nothing; 1: which two of the eight it is.
+    """
+    source = Scenes(rng_seed, size, usual_texture)
     ids = tuple(str(i) for i in range(count))
     values = np.arange(1, len(CLASSES) + 1)
     labels = np.array([np.isin(values, source.mask(id)) for id in ids], bool)
@@ -85,7 +91,7 @@ def generate(rng_seed: int, count: int, size: int = SIZE) -> ImageSet:
 
 
 @lru_cache(maxsize=4096)
-def draw(rng_seed: int, index: int, size: int) -> Scene:
+def draw(rng_seed: int, index: int, size: int, usual_texture: float = USUAL_TEXTURE) -> Scene:
     """Scene ``index`` of ``rng_seed``: one to three objects of different classes, side by side."""
     random = np.random.default_rng([rng_seed, index])
     image = _background(random, size)
@@ -100,7 +106,7 @@ def draw(rng_seed: int, index: int, size: int) -> Scene:
                 break
         else:
             continue
-        usual = random.random() < USUAL_TEXTURE
+        usual = random.random() < usual_texture
         texture = label // 2 if usual else random.integers(len(TEXTURES))
         _paint(random, image, body, _texture(random, texture, size))
         _paint(random, image, head, _sign(random, label, head, size))

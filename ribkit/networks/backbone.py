@@ -68,11 +68,15 @@ class Network(nn.Module):
         with self._autocast(pixels):
             return self.frozen(views.normalise(pixels, self.mean, self.std))
 
-    def maps(self, features: Tensor) -> Tensor:
-        """Frozen features -> signed class maps ``(N, C, h, w)``."""
+    def last_features(self, features: Tensor) -> Tensor:
+        """Frozen features -> those ``(N, c, h, w)`` that the classifier weighs."""
         with self._autocast(features):
             x = self.adapted(features)
-        return self.classifier(x.to(self.classifier.weight.dtype))
+        return x.to(self.classifier.weight.dtype)
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Frozen features -> signed class maps ``(N, C, h, w)``."""
+        return self.classifier(self.last_features(features))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels ``(N, 3, H, W)`` in [0, 255] -> signed class maps ``(N, C, h, w)``."""

@@ -172,7 +172,10 @@ def propagate(
 
 @dataclass(frozen=True)
 class Walk:
-    """How IRN's walk is made: difference 10 of paper and official code, and what they share."""
+    """How IRN's walk is made: difference 10 of paper and official code, and what they share.
+
+    The last three are the authors' for a grid of about 94 x 125 positions.
+    """
 
     power: float  # the maps are raised to it before the walk
     one_maximum: bool  # the result is divided by that of all classes, else each by its own

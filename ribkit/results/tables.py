@@ -13,12 +13,12 @@ import pandas as pd
 from PIL import Image
 
 from ribkit.data.images import SUFFIXES, ImageSet, LabelledImage
-from ribkit.evaluation.intervals import Interval, bootstrap, gain
+from ribkit.evaluation.intervals import Interval, gain, replicated
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
 from ribkit.study.inputs import first
-from ribkit.study.study import CAM, METHODS, RIB, RIBS, Method, Study
+from ribkit.study.study import CAM, Method, Study
 
 COLUMNS = pd.read_csv(Path(__file__).with_name("columns.csv"), keep_default_na=False)
 
@@ -49,42 +49,90 @@ def with_interval(name: str, values: Interval) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
+# ---- what was chosen ----------------------------------------------------------------------------
+def tuning(study: Study) -> pd.DataFrame:
+    """All that was tried on the tuning images, a row each: see `ribkit.evaluation.tuning.Tuned`.
+
+    gain: over CAM as it was chosen, of the same training seed.
+    """
+    tables = {}
+    for one in study.replicas:
+        cam = one.tuned(CAM).table.query("chosen")["miou"].iloc[-1]
+        for method in study.methods:
+            table = one.tuned(method).table
+            tables[method.title, one.training_seed] = table.assign(gain=table["miou"] - cam)
+    return pd.concat(tables, names=["method", "seed"]).reset_index(["method", "seed"])
+
+
+def choices(study: Study) -> pd.DataFrame:
+    """What each training seed chose for each method, as text, and after how many trials."""
+    rows = []
+    for method in study.methods:
+        tuned = [one.tuned(method) for one in study.replicas]
+        chosen = {
+            name: "; ".join(_setting(one.chosen[name]) for one in tuned) for name in tuned[0].chosen
+        }
+        edges = [edge for one in tuned for edge in one.table["edge"] if edge]
+        row = {"method": method.title, "trials": "; ".join(str(one.trials) for one in tuned)}
+        text = ", ".join(f"{name} {values}" for name, values in chosen.items())
+        row |= {"chosen, by training seed": text, "at an edge": ", ".join(edges)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _setting(value: object) -> str:
+    return " ".join(map(_setting, value)) if isinstance(value, tuple) else format(value, "g")
+
+
 # ---- scores -------------------------------------------------------------------------------------
 @cache
-def seed_scores(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataFrame:
-    """Seed mIoU by method and choice of threshold; the gain over CAM is paired over images."""
-    plain, rows = study.seed(CAM), []
-    for method in methods:
-        seed = study.seed(method)
-        for choice in ("oracle", "held-out"):
-            counts = seed.at(choice)
+def seed_scores(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
+    """Seed mIoU by method (all, if none are named) and choice of threshold, over all replicas.
+
+    The gain over CAM is paired over images and training seeds; the threshold is their mean.
+    """
+    rows = []
+    for method in methods or study.methods:
+        seeds = [one.seed(method) for one in study.replicas]
+        for choice in seeds[0].chosen:
+            counts = [seed.at(choice) for seed in seeds]
             row = {"method": method.title, "threshold chosen": choice}
-            row |= {"threshold": seed.threshold(choice)}
-            row |= with_interval("miou", bootstrap(miou, counts))
+            row |= {"threshold": np.mean([seed.threshold(choice) for seed in seeds])}
+            row |= with_interval("miou", replicated(miou, [(each,) for each in counts]))
             if method != CAM:
-                row |= with_interval("over_cam", bootstrap(gain, counts, plain.at(choice)))
-            rows.append(row | {"images": len(counts)})
+                plain = [one.seed(CAM).at(choice) for one in study.replicas]
+                gains = replicated(gain, list(zip(counts, plain, strict=True)))
+                row |= with_interval("over_cam", gains)
+            rows.append(row | {"images": len(counts[0]), "seeds": len(counts)})
     return pd.DataFrame(rows)
 
 
 @cache
 def replicas(study: Study) -> pd.DataFrame:
-    """Seed mIoU (held out) of CAM, RIB with GAP and RIB, by training seed."""
+    """Seed mIoU (held out) of each method, by training seed."""
     rows = [
         (method.title, one.training_seed, miou(one.seed(method).at("held-out").sum(axis=0)))
         for one in study.replicas
-        for method in (CAM, RIBS[2], RIB)
+        for method in study.methods
     ]
     return pd.DataFrame(rows, columns=["method", "seed", "miou"])
 
 
-def coverage(study: Study, methods: tuple[Method, ...] = METHODS) -> pd.DataFrame:
-    """Shares of objects (of heads and bodies) and of all else that maps cover, by image."""
+@cache
+def coverage(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
+    """Shares of objects (of heads and bodies) and of all else that maps cover, by image.
+
+    By method (all, if none are named) and training seed.
+    """
     covered = {
-        m.title: study.coverage(m).drop(columns="class").groupby("image", sort=False).mean()
-        for m in methods
+        (method.title, one.training_seed): one.coverage(method)
+        .drop(columns="class")
+        .groupby("image", sort=False)
+        .mean()
+        for method in methods or study.methods
+        for one in study.replicas
     }
-    return pd.concat(covered, names=["method"]).swaplevel().reset_index()
+    return pd.concat(covered, names=["method", "seed"]).reset_index()
 
 
 # ---- pictures -----------------------------------------------------------------------------------

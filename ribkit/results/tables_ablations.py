@@ -1,6 +1,7 @@
 """Small tables and pictures of the ablations (notebook 06), see `ribkit.study.ablation_runs`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,6 +13,7 @@ from ribkit.evaluation.intervals import simultaneous
 from ribkit.evaluation.miou import miou
 from ribkit.evaluation.thresholds import best_threshold
 from ribkit.method.settings import NO_MARGIN
+from ribkit.refinement.random_walk import WALKS
 from ribkit.results.style import Pictures
 from ribkit.results.tables import each_class, object_of, replicas, shrunk, with_interval
 from ribkit.results.tables_toy import means
@@ -20,7 +22,7 @@ from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, runs
 from ribkit.study.ablations import PARTS
 from ribkit.study.inputs import first
 from ribkit.study.panels import GRADIENT_PANELS, gradient_region
-from ribkit.study.study import CAM, METHODS, RIB, Study
+from ribkit.study.study import CAM, RIB, Study
 
 
 @cache
@@ -147,7 +149,8 @@ def ledger(study: Study) -> pd.DataFrame:
 def _walked_both_ways(study: Study) -> tuple[np.ndarray, ...]:
     """Counts of RIB after IRN's walk, as the official code and as the paper has it."""
     rib, counts = pipeline.refinements(study)[1], []
-    for walk in ("official", "paper"):
+    for name in ("official", "paper"):
+        walk = replace(WALKS[name], **rib.irn_tuned.chosen)
         scored, tuned = (
             study.swept(images, rib.irn_maps(images, seeds, walk)) for images, seeds in rib.maps
         )
@@ -178,7 +181,7 @@ def interaction(study: Study) -> pd.DataFrame:
 # ---- protocol -----------------------------------------------------------------------------------
 def protocol(study: Study) -> pd.DataFrame:
     """What the way of measuring is worth, in points of mIoU: a row for each quantity."""
-    seeds = {method: study.seed(method) for method in METHODS}
+    seeds = {method: study.seed(method) for method in study.methods}
     optimism = [
         intervals.gain(*(seed.at(choice).sum(axis=0) for choice in ("oracle", "held-out")))
         for seed in seeds.values()

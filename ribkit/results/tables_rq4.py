@@ -9,9 +9,8 @@ import torch
 
 from ribkit.data.images import ImageSet
 from ribkit.data.views import resize_labels
-from ribkit.evaluation.intervals import bootstrap, gain, replicated
+from ribkit.evaluation.intervals import gain, replicated
 from ribkit.evaluation.miou import miou
-from ribkit.refinement.random_walk import WALKS
 from ribkit.results.style import KINDS, Pictures
 from ribkit.results.tables import each_class, shrunk, title_of, with_interval
 from ribkit.runtime.store import Result
@@ -20,44 +19,66 @@ from ribkit.study.inputs import first
 from ribkit.study.panels import WALK_LOG2_STEPS, irn_panels
 from ribkit.study.study import Study
 
+TITLES = ("CAM", "RIB")  # of what is refined
+
 
 # ---- seeds to pseudo ground truth ---------------------------------------------------------------
+def stage_counts(study: Study, title: str, stage: str, value: str = "counts") -> list[np.ndarray]:
+    """Counts ``(N, 3, n)`` of the labels of CAM or RIB after a stage, one for each replica.
+
+    value: ``counts``, or another field of `pipeline.Refined`.
+    """
+    pipeline.train(study.replicas, "irn", "psa", "saliency")
+    methods = [m for one in study.replicas for m in pipeline.refinements(one) if m.title == title]
+    return [getattr(method.stage(stage), value) for method in methods]
+
+
 @cache
 def refinement_scores(study: Study) -> pd.DataFrame:
-    """mIoU of each method's labels after each stage.
+    """mIoU of CAM's and RIB's labels after each stage, over all replicas.
 
     over_seed: gain over the method's own seed; over_cam: RIB's over CAM's after the same stage;
-    both paired over images. Where labels hold 255, once as errors and once as background
-    (difference 11).
+    both paired over images and replicas. Where labels hold 255, once as errors and once as
+    background (difference 11).
     """
-    pipeline.train((study,), "irn", "psa", "saliency")
-    rows, (cam, rib) = [], pipeline.refinements(study)
+    rows = []
     for stage in pipeline.available_stages(study):
-        plain = cam.stage(stage)
-        for method, refined in ((cam, plain), (rib, rib.stage(stage))):
-            seed = method.stage("seed").counts
+        for title in TITLES:
+            error = stage_counts(study, title, stage)
             for suffix, value in (("", "counts"), (", 255 as background", "background")):
-                counts = getattr(refined, value)
-                if suffix and (counts == refined.counts).all():
+                counts = stage_counts(study, title, stage, value)
+                if suffix and all(map(np.array_equal, counts, error)):
                     continue
-                row = {"method": method.title, "stage": stage + suffix}
-                row["threshold or alpha"] = refined.threshold
-                row |= with_interval("miou", bootstrap(miou, counts))
+                row = {"method": title, "stage": stage + suffix}
+                row |= with_interval("miou", replicated(miou, [(each,) for each in counts]))
                 if stage != "seed":
-                    row |= with_interval("over_seed", bootstrap(gain, counts, seed))
-                if method is rib:
-                    row |= with_interval("over_cam", bootstrap(gain, counts, getattr(plain, value)))
-                rows.append(row | {"images": len(counts)})
+                    pairs = zip(counts, stage_counts(study, title, "seed"), strict=True)
+                    row |= with_interval("over_seed", replicated(gain, list(pairs)))
+                if title == "RIB":
+                    pairs = zip(counts, stage_counts(study, "CAM", stage, value), strict=True)
+                    row |= with_interval("over_cam", replicated(gain, list(pairs)))
+                rows.append(row | {"images": len(counts[0]), "seeds": len(counts)})
     return pd.DataFrame(rows)
+
+
+def walk_choices(study: Study) -> pd.DataFrame:
+    """What was chosen of IRN's and of PSA's walk, by method and training seed."""
+    rows = []
+    for one in study.replicas:
+        for method in pipeline.refinements(one):
+            for walk, tuned in (("IRN", method.irn_tuned), ("PSA", method.psa_tuned)):
+                row = {"walk": walk, "method": method.title, "seed": one.training_seed}
+                rows.append(row | tuned.chosen | {"trials": tuned.trials})
+    return pd.DataFrame(rows).sort_values("walk", kind="stable")
 
 
 def errors(study: Study) -> pd.DataFrame:
     """What is wrong with each stage's labels, in % of all pixels: see `error_shares`."""
-    rows = [
-        {"method": method.title, "stage": stage} | error_shares(method.stage(stage).confusion)
-        for method in pipeline.refinements(study)
-        for stage in pipeline.available_stages(study)
-    ]
+    rows = []
+    for title in TITLES:
+        for stage in pipeline.available_stages(study):
+            total = sum(stage_counts(study, title, stage, "confusion"))
+            rows.append({"method": title, "stage": stage} | error_shares(total))
     return pd.DataFrame(rows)
 
 
@@ -115,7 +136,7 @@ def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.nda
 def walks(study: Study, count: int = 2) -> Pictures:
     """IRN's boundaries and displacements, and RIB's maps through its walk."""
     images, rib = first(study.scored, count), pipeline.refinements(study)[1]
-    walk, side = WALKS[study.profile.walk], study.profile.long_side
+    walk, side = rib.walk, study.profile.long_side
     shown = {"model": rib.irn, "images": images, "maps": rib.maps[0][1]}
     result = study.store.run(irn_panels, **shown, walk=walk, long_side=side)
     steps = ("map", *(f"{2**log2_steps} steps" for log2_steps in WALK_LOG2_STEPS))

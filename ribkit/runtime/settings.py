@@ -83,6 +83,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_refuse_bo
 NotNegative = Annotated[Finite, Field(ge=0)]
 Positive = Annotated[Finite, Field(gt=0)]
 Share = Annotated[NotNegative, Field(le=1)]
+Percentile = Annotated[Positive, Field(le=100)]
 Listed = Annotated[tuple[T, ...], BeforeValidator(_split)]
 Several = Annotated[Listed[T], Field(min_length=1)]
 Range = Annotated[tuple[T, T], BeforeValidator(_split), ORDERED]

@@ -128,7 +128,7 @@ def runs(study: Study) -> tuple[Run, ...]:
     """All that is tried, CAM first."""
     tried = study.profile.ablations
     unit, rows = study.margin_unit(PAPER_RIB), study.margin_rows(tried.scales)
-    rib, paper = (study.tune(method)[1] for method in (RIB, PAPER_RIB))
+    rib, paper = map(study.settings, (RIB, PAPER_RIB))
     if rib.margin < NO_MARGIN:
         rib = replace(rib, margin=rib.margin * rows / study.margin_rows(study.scales))
     return tuple(grid(rib, paper, unit, rows, len(study.scored.classes), tried))

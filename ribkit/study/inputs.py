@@ -130,7 +130,7 @@ class Inputs:
         """Images whose maps and labels are scored."""
         p = self.profile
         if p.data == "scenes":
-            return scenes.generate(self.stream(2), p.score_images)
+            return self._scenes(2, p.score_images)
         return some(self._outside(p.score_split), p.score_images, p.rng_seed)
 
     @cached_property
@@ -138,7 +138,7 @@ class Inputs:
         """Images that settings and held-out thresholds are chosen on; never scored."""
         p = self.profile
         if p.data == "scenes":
-            return scenes.generate(self.stream(3), p.tune_images)
+            return self._scenes(3, p.tune_images)
         free = self._outside(p.train_split, self.scored)
         if len(free) < p.tune_images:
             raise InputError(
@@ -170,8 +170,12 @@ class Inputs:
         """``count`` scenes of a stream, or images of a split."""
         p = self.profile
         if p.data == "scenes":
-            return scenes.generate(self.stream(stream), count)
+            return self._scenes(stream, count)
         return some(self._split(split), count, p.rng_seed)
+
+    def _scenes(self, stream: int, count: int) -> ImageSet:
+        usual_texture = self.profile.usual_texture
+        return scenes.generate(self.stream(stream), count, usual_texture=usual_texture)
 
     def _outside(self, split: str, *sets: ImageSet) -> ImageSet:
         """Images of a split that show a class, which CAM needs, and are in none of these sets."""

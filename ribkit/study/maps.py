@@ -22,6 +22,7 @@ from ribkit.method import cam
 from ribkit.method.adaptation import cam_maps, trajectory
 from ribkit.method.aggregation import Adapted, Step, aggregate
 from ribkit.method.others import OtherImageSampler, image_rng_seed
+from ribkit.method.rivals import Rival, altered
 from ribkit.method.settings import Settings
 from ribkit.networks.backbone import Network
 from ribkit.networks.trained import TrainedModel, loaded
@@ -166,6 +167,24 @@ def _seed(
         return np.zeros((0, *stored), np.float16), Adapted({}, "none")
     size, _, adapted = adapt_image(loaded(model), image, sizes, adaptation)
     return _stored(adapted.maps, size, sizes.map_stride), adapted
+
+
+@per_image("norm", "norms of the features", arrays=("norm",))
+def feature_norms(image: LabelledImage, model: TrainedModel, sizes: Sizes) -> Values:
+    """``norm`` ``(1, h, w)`` of the last features, merged and stored as `cam_seeds` does maps."""
+    network = loaded(model)
+    size, features = frozen_features(network, image, sizes)
+    with torch.no_grad():
+        norms = {s: network.last_features(f).norm(dim=1, keepdim=True) for s, f in features.items()}
+    raw = {scale: cam.flip_sum(norm) for scale, norm in norms.items()}
+    return {"norm": _stored(raw, size, sizes.map_stride)}
+
+
+@per_image("rival", "maps of a rival", arrays=("maps",), gpu=False)
+def rival_seeds(image: LabelledImage, maps: np.ndarray, norm: np.ndarray, rival: Rival) -> Values:
+    """CAM's ``maps``, changed as a rival of RIB's does it, which adapts nothing."""
+    changed = altered(maps.astype(np.float32), norm[0].astype(np.float32), rival)
+    return {"maps": changed.astype(np.float16)}
 
 
 def _stored(raw: Mapping[float, Tensor], size: tuple[int, int], stride: int = 1) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 Like `ribkit.study.study`, which it goes on from: each method returns stored results and computes
 what is missing. IRN and PSA learn from the labels of the scored, the tuning and the remaining
-images alike, in which no ground truth enters; thresholds, and PSA's alpha and steps, are chosen on
-the tuning images. Segmentation networks learn from the scored and the remaining images.
+images alike, in which no ground truth enters; thresholds, and what both walks must fit, are chosen
+on the tuning images. Segmentation networks learn from the scored and the remaining images.
 """
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou, thresholds
+from ribkit.evaluation import tuning
+from ribkit.evaluation.tuning import Axis, Tuned
 from ribkit.networks import deeplab
 from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, saliency, stages
-from ribkit.refinement.random_walk import WALKS
+from ribkit.refinement.random_walk import WALKS, Walk
 from ribkit.runtime.store import Result, StoredArrays
 from ribkit.study import predictions
 from ribkit.study.study import CAM, RIB, Method, Study
@@ -32,6 +32,7 @@ STAGES = ("seed", "+ CRF", "+ PSA", "+ IRN", "+ IRN + CRF", "+ IRN + saliency")
 PSEUDO = "+ IRN"  # what the network learns from, as in the paper's headline
 LEARNERS = {"irn": irn, "psa": psa, "network": deeplab}  # what learns from label maps
 TRAINED = ("classifier", *LEARNERS)
+FEW = "few masks"  # a network's source, a control: the masks of the tuning images, and nothing else
 SALIENT_SCENES = 400
 
 
@@ -87,7 +88,8 @@ class Refinement:
     def labels(self, name: str, images: ImageSet, maps: StoredArrays) -> tuple[Result, float]:
         """Label maps of images with these seeds after one of `STAGES`; the threshold, or alpha."""
         if name == "+ PSA":
-            return self.psa_labels(images, maps, *self.psa_choice), self.psa_choice[0]
+            chosen = self.psa_tuned.chosen
+            return self._psa_labels(images, maps, chosen), chosen["alpha"]
         threshold = self.threshold
         if "IRN" in name:
             maps, threshold = self.irn_maps(images, maps), self.irn_threshold
@@ -128,38 +130,51 @@ class Refinement:
     def psa(self) -> TrainedModel:
         return _trained(self.study, psa.build, self.training("psa"))
 
-    def irn_maps(self, images: ImageSet, maps: StoredArrays, walk: str = "") -> StoredArrays:
-        """Seeds after IRN's walk: one of `WALKS`, the profile's if none is named."""
-        how = {"model": self.irn, "walk": WALKS[walk or self.profile.walk]}
+    def irn_maps(
+        self, images: ImageSet, maps: StoredArrays, walk: Walk | None = None
+    ) -> StoredArrays:
+        """Seeds after IRN's walk: the one chosen, if none is given."""
+        how = {"model": self.irn, "walk": walk or self.walk}
         return self._sized(stages.irn_walk, images, maps, **how).arrays("maps")
 
     @cached_property
+    def irn_tuned(self) -> Tuned:
+        """What was tried of IRN's walk on the tuning images, and what was chosen."""
+        p = self.profile
+        axes = [("log2_steps", p.irn_log2_steps), ("beta", p.irn_betas), ("radius", p.irn_radii)]
+        return tuning.search([Axis(*axis) for axis in axes], self._walked)
+
+    @property
+    def walk(self) -> Walk:
+        """The walk chosen."""
+        return replace(WALKS[self.profile.walk], **self.irn_tuned.chosen)
+
+    @property
     def irn_threshold(self) -> float:
         """The walked maps' threshold, chosen on the tuning images."""
+        return self._walked(self.irn_tuned.chosen)[1]
+
+    def _walked(self, tried: Mapping[str, Any]) -> tuple[np.ndarray, float]:
+        """Counts of the tuning images after a walk at their best threshold, and that one."""
         images, maps = self.maps[1]
-        total = self.study.swept(images, self.irn_maps(images, maps)).total()
-        return float(thresholds.THRESHOLDS[thresholds.best_threshold(total)])
-
-    def psa_labels(
-        self, images: ImageSet, maps: StoredArrays, alpha: float, log2_steps: int
-    ) -> Result:
-        """Label maps after PSA's walk with this alpha, 2^log2_steps long."""
-        how = {"model": self.psa, "alpha": alpha, "log2_steps": log2_steps}
-        return self._sized(stages.psa_walk, images, maps, **how)
-
-    def psa_tried(self) -> dict[tuple[float, int], float]:
-        """mIoU on the tuning images with each alpha and number of steps."""
-        (images, maps), tried = self.maps[1], {}
-        for pair in itertools.product(self.profile.psa_alphas, self.profile.psa_log2_steps):
-            scores = self.score(images, self.psa_labels(images, maps, *pair).arrays("labels"))
-            tried[pair] = miou.miou(scores["error"].sum(axis=0))
-        return tried
+        walk = replace(WALKS[self.profile.walk], **tried)
+        return self.study.best(images, self.irn_maps(images, maps, walk))
 
     @cached_property
-    def psa_choice(self) -> tuple[float, int]:
-        """The best pair of `psa_tried`."""
-        tried = self.psa_tried()
-        return max(tried, key=tried.get)
+    def psa_tuned(self) -> Tuned:
+        """What was tried of PSA's walk on the tuning images, and what was chosen."""
+        (images, maps), p = self.maps[1], self.profile
+
+        def score(tried: Mapping[str, Any]) -> tuple[np.ndarray, float]:
+            labels = self._psa_labels(images, maps, tried).arrays("labels")
+            return self.score(images, labels)["error"], tried["alpha"]
+
+        axes = [Axis("alpha", p.psa_alphas), Axis("log2_steps", p.psa_log2_steps)]
+        return tuning.search(axes, score)
+
+    def _psa_labels(self, images: ImageSet, maps: StoredArrays, tried: Mapping[str, Any]) -> Result:
+        """Label maps after PSA's walk with this alpha, 2^log2_steps long."""
+        return self._sized(stages.psa_walk, images, maps, model=self.psa, **tried)
 
 
 @cache
@@ -207,6 +222,8 @@ def sources(study: Study) -> tuple[str, ...]:
 
 def labelled(study: Study, source: str) -> Labels:
     """Scored and remaining images with a source's label maps; None: their masks."""
+    if source == FEW:
+        return ((study.tuning, None),)
     if source == "ground truth":
         return tuple((images, None) for images in (study.scored, *study.remaining_images))
     cam, rib = refinements(study)
@@ -238,6 +255,21 @@ def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]
     return counts
 
 
+def few_masks_counts(study: Study) -> list[np.ndarray]:
+    """Counts ``(N, 3, n)`` of the scored images, one for each replica, of a network that learned
+    from the masks that everything else is only tuned on. It is told the images' classes, as CAM is.
+    """
+    train(study.replicas, FEW)
+    p, counts = study.profile, []
+    for replica in study.replicas:
+        seen = {"model": network(replica, FEW), "images": study.scored}
+        how = {"scales": p.test_scales, "long_side": p.long_side}
+        labels = study.store.run(predictions.predict_present, **seen, **how).arrays("labels")
+        scores = study.store.run(stages.score, images=study.scored, labels=labels)
+        counts.append(scores.arrays("scores")["error"])
+    return counts
+
+
 # ---- trainings ----------------------------------------------------------------------------------
 def _training(study: Study, name: str, parts: Labels, n_labels: int = 0) -> partial:
     """The call that trains one of `LEARNERS` on label maps, of all classes or of ``n_labels``."""
@@ -260,7 +292,7 @@ def _trained(study: Study, build: Callable, call: partial, *more: str) -> Traine
 
 
 def trainings(studies: Sequence[Study], name: str) -> list[Callable[[], partial]]:
-    """All trainings of one of `TRAINED`, or those of "saliency" where the study has one of its own.
+    """All trainings of one of `TRAINED`, of `FEW`, or of "saliency" where the study has its own.
 
     Each computes what it learns from, and gives its call.
     """
@@ -269,6 +301,8 @@ def trainings(studies: Sequence[Study], name: str) -> list[Callable[[], partial]
     if name == "saliency":
         (own,) = {one.first for one in studies}
         return [partial(_saliency_training, own)] if own.profile.saliency == "scenes" else []
+    if name == FEW:
+        return [partial(_network_training, one, FEW) for one in studies]
     if name == "network":
         return [partial(_network_training, one, own) for one in studies for own in sources(one)]
     return [partial(own.training, name) for one in studies for own in refinements(one)]

@@ -28,6 +28,16 @@ def predict(
     return {value: s.argmax(axis=0).astype(np.uint8) for value, s in both.items()}
 
 
+@per_image("predictions-present", "prediction", arrays=("labels",))
+def predict_present(
+    image: LabelledImage, model: TrainedModel, scales: tuple[float, ...], long_side: int | None
+) -> Values:
+    """``labels`` of an image at scale 1, of the classes that it is known to show."""
+    scores = probabilities(loaded(model), image.pixels(), scales, long_side).cpu().numpy()
+    labels = np.append(0, image.classes + 1)
+    return {"labels": labels[scores[labels].argmax(axis=0)].astype(np.uint8)}
+
+
 # ---- a network that knows objects, of whatever class -------------------------------------------
 @per_image("objects", "objects", arrays=("labels",), gpu=False)
 def objects(image: LabelledImage) -> Values:

@@ -1,12 +1,16 @@
 """Typed settings of the study. Their values in each profile stand in ``profiles.toml``.
 
-What must fit the network is chosen on *tuning images*, which are never scored, by mIoU at the best
-threshold there; of equals the first wins. `Study.scales` chooses CAM's scales; every RIB uses them.
-Then `Study.tune` chooses for each RIB its rate, with the first margin and the first B; with this
-rate its margin; and with both its B. The candidates stand in `scale_sets`, `lrs`, `margins` and
-`n_others`; where there is one of each, as in `voc` and `coco`, nothing is left to choose. All
-replicas take what the first one chose. PSA takes the best pair of `psa_alphas` and `psa_log2_steps`
-on the same images (`Refinement.psa_tried`).
+What must fit network and images is chosen on *tuning images*, which are never scored, by the one
+rule of `ribkit.evaluation.tuning`, by each replica for itself. CAM chooses among `scale_sets`,
+`smoothings` and `percentiles`, in this order; each rival (`ribkit.method.rivals`) among its own of
+the last two, or of `norms`, on CAM's scales; each RIB, on the same scales, among `lrs`, `margins`
+and `n_others`; IRN's walk among `irn_log2_steps`, `irn_betas` and `irn_radii`, and PSA's among
+`psa_alphas` and `psa_log2_steps`, for CAM's maps and for RIB's. Each list starts with what is most
+careful; only that of the rates goes on beyond its ends. A list of one leaves nothing to choose: so
+it is in `voc` and `coco`.
+
+How many tuning images: paired differences of RIB and CAM spread by about 7 points over the square
+root of their number (`mini`, 24 scenes, rates of 1e-6 to 3e-5), so 200 tell half a point.
 """
 
 import tomllib
@@ -16,6 +20,7 @@ from typing import Annotated, Any, Self
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
+from ribkit.data.scenes import USUAL_TEXTURE
 from ribkit.method.settings import VARIANTS, Settings
 from ribkit.networks.architectures import Weights, imagenet_weights
 from ribkit.networks.backbone import PRECISIONS
@@ -29,6 +34,7 @@ from ribkit.runtime.settings import (
     LongSide,
     MustBe,
     NotNegative,
+    Percentile,
     Positive,
     Range,
     Scales,
@@ -58,6 +64,7 @@ class Grid:
     lrs: Listed[NotNegative] = (0.1, 0.3, 1.0, 3.0, 10.0)  # times the chosen one
     margins: Listed[NotNegative] = (0.0, 2.0, 4.0, 8.0)  # times CAM's mean target logit; 0: none
     n_others: Listed[CountOrZero] = (0, 2, 4, 10, 20)
+    usual_textures: Listed[Share] = ()  # of other scenes: RIB's gain by what bodies tell
 
 
 @dataclass(frozen=True, config={"extra": "forbid"})
@@ -73,6 +80,7 @@ class Profile:
     train_images: CountOrZero = 0  # how many; 0: all
     score_images: CountOrZero = 0
     tune_images: Count = 40  # of train_split, none of them scored
+    usual_texture: Share = USUAL_TEXTURE  # of scenes: how much bodies tell of their class
     label_split: str = ""  # pseudo ground truth is made of these too, for networks to learn from
     bank_images: Count = 256  # of train_split: what the others of an adaptation are drawn from
     bank_side: Count = 64  # and how wide they are seen, in pixels
@@ -85,6 +93,7 @@ class Profile:
     )
     pretext_scenes: CountOrZero = 0
     pretext_epochs: CountOrZero = 0
+    pretext_seeds: Count = 1  # how often the pretext task is learned; replicas take them in turns
     epochs: Count = 5
     batch: Count = 16
     lr: NotNegative = 0.1
@@ -94,6 +103,9 @@ class Profile:
     # maps
     long_side: LongSide = None  # of an image as it is seen at scale 1; None: as it is
     scale_sets: ScaleSets = ((1.0,), (0.5, 1.0, 1.5, 2.0))
+    smoothings: Several[NotNegative] = (0.0,)  # of CAM's maps, shares of the longer side; 0: none
+    percentiles: Several[Percentile] = (100.0,)  # that become 1 in CAM's maps; 100: the maximum
+    norms: Listed[Positive] = ()  # how much of the features' norm a rival adds to CAM's maps
     map_stride: Count = 1  # maps are stored at ceil(size / stride); 4 as in the official code
     # adaptation
     steps: Count = 10
@@ -109,6 +121,9 @@ class Profile:
     psa: AffinityConfig = AffinityConfig(  # PSA's own, for VOC
         stride=8, radius=5, epochs=8, batch=8, crop=448, weight_decay=5e-4
     )
+    irn_log2_steps: Several[Count] = (8,)  # of IRN's walk
+    irn_betas: Several[Positive] = (10.0,)
+    irn_radii: Several[Count] = (5,)  # in positions of IRN's grid
     psa_alphas: Several[Positive] = (16.0,)  # of PSA's background
     psa_log2_steps: Several[Count] = (8,)  # of PSA's walk
     walk: Annotated[str, one_of(*WALKS)] = "official"  # difference 10

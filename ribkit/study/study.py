@@ -15,8 +15,10 @@ import pandas as pd
 
 from ribkit.data import photographs, scenes
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import miou, thresholds
+from ribkit.evaluation import thresholds, tuning
 from ribkit.evaluation.thresholds import Swept
+from ribkit.evaluation.tuning import Axis, Tuned
+from ribkit.method.rivals import Rival
 from ribkit.method.settings import NO_MARGIN, OFFICIAL, Settings
 from ribkit.networks import architectures, classifier
 from ribkit.networks.configs import TrainingConfig
@@ -34,11 +36,12 @@ PHOTOGRAPHS = ("chelsea.png", "coffee.png", "camera.png", "flower.jpg")  # with 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to make seeds. variant and pooling are empty for plain CAM."""
+    """A way to make seeds: a RIB has a variant and a pooling, a rival what it changes of CAM."""
 
     title: str
     variant: str = ""
     pooling: str = ""
+    rival: str = ""  # a field of `Rival`
 
 
 CAM = Method("CAM")
@@ -47,8 +50,12 @@ RIBS = tuple(
     for variant in ("paper", "official")
     for pooling in ("gap", "gndrp")
 )
-METHODS = (CAM, *RIBS)
 RIB = RIBS[-1]  # the authors' own: official, GNDRP
+RIVALS = {  # the setting of the profile that has its candidates -> the rival
+    "smoothings": Method("CAM, smoothed", rival="smoothing"),
+    "percentiles": Method("CAM, percentile", rival="percentile"),
+    "norms": Method("CAM + feature norm", rival="norm"),
+}
 
 
 @dataclass(frozen=True)
@@ -95,17 +102,18 @@ class Study(Inputs):
         self.folder = ROOT / "build" / safe_name("-".join(filter(None, [profile.name, changes])))
         self.store = Store(ROOT / "build" / "store")
         self.first, self.number = self, 0
+        self._tuned: dict[Method, Tuned] = {}
 
     # ---- replicas -----------------------------------------------------------------------------
     @cached_property
     def replicas(self) -> tuple["Study", ...]:
         """The same study as often as the profile says, all trained from other seeds; itself first.
 
-        Images, scales and settings are the first's; thresholds are chosen anew.
+        Images are the first's; settings, scales and thresholds are chosen anew.
         """
         others = [copy.copy(self) for _ in range(1, self.profile.replicas)]
         for number, other in enumerate(others, start=1):
-            other.number = number
+            other.number, other._tuned = number, {}
         return self, *others
 
     @property
@@ -137,7 +145,8 @@ class Study(Inputs):
     def pretext(self) -> Result:
         """`mini`: the small network's pretext task."""
         p = self.profile
-        how = {"epochs": p.pretext_epochs, "rng_seed": p.rng_seed}
+        turn = self.number % p.pretext_seeds
+        how = {"epochs": p.pretext_epochs, "rng_seed": p.rng_seed + turn}
         images = scenes.Pretext(self.stream(0), p.pretext_scenes)
         return self.store.run(classifier.pretrain, scenes=images, **how)
 
@@ -200,61 +209,96 @@ class Study(Inputs):
         return Adaptation(settings, self.bank(), self.profile.rng_seed)
 
     def seeds(self, method: Method, *sets: ImageSet) -> list[StoredArrays]:
-        """Maps of sets of images by a method with the scales and settings chosen for it."""
-        settings = self.tune(method)[1] if method.pooling else None
-        return [self.maps(images, self.scales, settings).arrays("maps") for images in sets]
+        """Maps of sets of images by a method with the settings chosen for it."""
+        chosen = self.tuned(method).chosen
+        return [self._maps(method, images, chosen).arrays("maps") for images in sets]
+
+    def _maps(self, method: Method, images: ImageSet, chosen: Mapping[str, Any]) -> Result:
+        """Maps of a set of images by a method with one candidate of each of its settings."""
+        if method.pooling:
+            return self.maps(images, self.scales, self._settings(method, chosen))
+        changes = {name: value for name, value in chosen.items() if name != "scales"}
+        scales, rival = chosen.get("scales") or self.scales, Rival(**changes)
+        plain = self.maps(images, scales, None)
+        if rival == Rival():
+            return plain
+        sizes = Sizes(scales, self.profile.long_side, self.profile.map_stride)
+        norms = self.store.run(maps.feature_norms, model=self.model, images=images, sizes=sizes)
+        both = {"maps": plain.arrays("maps"), "norm": norms.arrays("norm")}
+        return self.store.run(maps.rival_seeds, images=images, **both, rival=rival)
 
     def swept(self, images: ImageSet, seeds: StoredArrays) -> Swept:
         rows = self.store.run(maps.score, images=images, maps=seeds).arrays("rows")
         return Swept(len(images), len(images.classes) + 1, **rows)
 
-    def _tried(self, scales: tuple, settings: Settings | None) -> dict:
-        """mIoU of the first replica at the best threshold on the tuning images, and that one."""
-        seeds = self.first.maps(self.tuning, scales, settings).arrays("maps")
-        total = self.swept(self.tuning, seeds).total()
-        index = thresholds.best_threshold(total)
-        return {"miou": miou.miou(total[index]), "threshold": thresholds.THRESHOLDS[index]}
+    # ---- what is chosen on the tuning images --------------------------------------------------
+    @property
+    def rivals(self) -> tuple[Method, ...]:
+        """The rivals of which the profile has candidates."""
+        return tuple(rival for setting, rival in RIVALS.items() if self._candidates(setting))
 
-    @cached_property
-    def scales(self) -> tuple[float, ...]:
-        """CAM's best scales on the tuning images; RIB uses the same."""
-        return max(self.profile.scale_sets, key=lambda s: self._tried(s, None)["miou"])
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """All ways to make seeds, CAM first."""
+        return CAM, *self.rivals, *RIBS
 
-    def tried_scales(self) -> pd.DataFrame:
-        """CAM on the tuning images with each set of scales, a row each."""
-        rows = [
-            {"method": CAM.title, "stage": "scales", "scales": ", ".join(map(str, scales))}
-            | self._tried(scales, None)
-            | {"chosen": scales == self.scales}
-            for scales in self.profile.scale_sets
-        ]
-        return pd.DataFrame(rows)
+    def tuned(self, method: Method) -> Tuned:
+        """What was tried for a method on the tuning images, and what was chosen.
 
-    def tune(self, method: Method) -> tuple[pd.DataFrame, Settings]:
-        """What was tried for a RIB on the tuning images, a row each, and the settings chosen.
-
-        The rule stands in `ribkit.study.profiles`.
+        The rule stands in `ribkit.evaluation.tuning`, what is tried in `ribkit.study.profiles`.
         """
+        if method not in self._tuned:
+            score = partial(self._tried, method)
+            self._tuned[method] = tuning.search(self._axes(method), score)
+        return self._tuned[method]
+
+    def _axes(self, method: Method) -> list[Axis]:
         p = self.profile
-        unit = p.margin_unit or self.margin_unit(method)
-        candidates = {"lr": p.lrs, "margin": p.margins, "n_others": p.n_others}
-        best = {name: values[0] for name, values in candidates.items()}
-        rows: dict[Settings, dict] = {}
-        for stage, values in candidates.items():
-            for value in values:
-                row = best | {stage: value}
-                margin = row["margin"] * unit if row["margin"] else NO_MARGIN
-                settings = p.settings(
-                    method.pooling, method.variant, row["lr"], margin, row["n_others"]
-                )
-                if settings not in rows:
-                    tried = self._tried(self.scales, settings)
-                    rows[settings] = {"method": method.title, "stage": stage} | row | tried
-            chosen = max(rows, key=lambda settings: rows[settings]["miou"])
-            best = {name: rows[chosen][name] for name in candidates}
-        table = pd.DataFrame(rows.values())
-        table["chosen"] = [settings is chosen for settings in rows]
-        return table, chosen
+        if method.pooling:
+            rates = Axis("lr", p.lrs, goes_on=True)
+            return [rates, Axis("margin", p.margins), Axis("n_others", p.n_others)]
+        if method.rival:
+            (setting,) = (name for name, rival in RIVALS.items() if rival == method)
+            return [Axis(method.rival, self._candidates(setting))]
+        axes = [Axis("scales", p.scale_sets), Axis("smoothing", p.smoothings)]
+        return [*axes, Axis("percentile", p.percentiles)]
+
+    def _candidates(self, setting: str) -> tuple[float, ...]:
+        """A rival's candidates: the profile's, but for what changes nothing."""
+        unchanged = getattr(Rival(), RIVALS[setting].rival)
+        return tuple(value for value in getattr(self.profile, setting) if value != unchanged)
+
+    def _tried(self, method: Method, chosen: Mapping[str, Any]) -> tuple[np.ndarray, float]:
+        return self.best(self.tuning, self._maps(method, self.tuning, chosen).arrays("maps"))
+
+    def best(self, images: ImageSet, seeds: StoredArrays) -> tuple[np.ndarray, float]:
+        """Counts of maps at the threshold that is best on these images, and that one."""
+        swept = self.swept(images, seeds)
+        index = thresholds.best_threshold(swept.total())
+        return swept.at(index), float(thresholds.THRESHOLDS[index])
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """CAM's scales; RIB and all rivals use the same."""
+        return self.tuned(CAM).chosen["scales"]
+
+    def settings(self, method: Method) -> Settings:
+        """What was chosen for a RIB."""
+        return self._settings(method, self.tuned(method).chosen)
+
+    def _settings(self, method: Method, chosen: Mapping[str, Any]) -> Settings:
+        """An adaptation with these candidates; a margin is so many units, and 0 is none."""
+        p, margin = self.profile, NO_MARGIN
+        if chosen["margin"]:
+            margin = chosen["margin"] * (p.margin_unit or self.margin_unit(method))
+        return p.settings(method.pooling, method.variant, **chosen | {"margin": margin})
+
+    @property
+    def best_rival(self) -> Method:
+        """Of CAM and its rivals the one that the rule chooses on the tuning images."""
+        rivals = (CAM, *self.rivals)
+        counts = [self._tried(method, self.tuned(method).chosen)[0] for method in rivals]
+        return rivals[tuning.careful(counts)[0]]
 
     def margin_rows(self, scales: tuple[float, ...]) -> float:
         """Over how many rows and target classes `official` sums an image's logits, on average."""
@@ -264,11 +308,11 @@ class Study(Inputs):
     def margin_unit(self, method: Method) -> float:
         """CAM's mean target logit (GAP); `official` sums it over rows and classes.
 
-        Read at step 0 of the GAP adaptation with the first rate, which is tried anyway.
+        Read at step 0 of an adaptation of one step.
         """
-        p = self.profile
-        settings = p.settings("gap", method.variant, p.lrs[0], NO_MARGIN, p.n_others[0])
-        images = self.first.maps(self.tuning, self.scales, settings).table("images")
+        settings = self.profile.settings("gap", method.variant, 0.0, NO_MARGIN, 0)
+        settings = replace(settings, steps=1)
+        images = self.maps(self.tuning, self.scales, settings).table("images")
         mean = float(images["logit_first"].mean())
         return mean if settings.variant.clamp_at_margin else mean * self.margin_rows(self.scales)
 
@@ -291,7 +335,7 @@ class Study(Inputs):
         """The first scored images, and their maps through a method's process."""
         images, sizes = first(self.scored, 3), Sizes(self.scales, self.profile.long_side)
         seen = {"model": self.model, "images": images, "sizes": sizes}
-        adaptation = self.adaptation(self.tune(method)[1])
+        adaptation = self.adaptation(self.settings(method))
         return images, self.store.run(maps.growth, **seen, adaptation=adaptation)
 
     def photographs(self) -> tuple[ImageSet, Result]:
