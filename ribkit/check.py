@@ -38,7 +38,8 @@ def counts(study: Study) -> dict[str, int]:
     labelled, rounds = n + tuning + remaining, p.replicas * (1 + len(p.ablations.usual_textures))
     tried = len(p.lrs) + len(p.margins) + len(p.n_others) - 2
     example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
-    runs = ablation_runs.grid(example, example, 1.0, 1.0, len(study.scored.classes), p.ablations)
+    size = len(study.scored.classes)
+    runs = ablation_runs.grid(example, example, 1.0, 1.0, size, p.ablations, relu6=True)
     ablated = min(n, p.ablations.images or n) * sum(run.settings is not None for run in runs)
     adapted = p.replicas * (len(RIBS) - 1) + rounds
     networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")

@@ -30,7 +30,7 @@ def test_counts_by_hand(study):
     # both sets of scales on the tuning images; then scored, and tuned again in the second replica
     assert counts["cam"] == 2 * 4 + 2 * 6 + 4
     example = study.profile.settings("gndrp", "official", 1e-6, 1.0, 2)
-    runs = ablation_runs.grid(example, example, 1.0, 1.0, 8, study.profile.ablations)
+    runs = ablation_runs.grid(example, example, 1.0, 1.0, 8, study.profile.ablations, relu6=True)
     adapted = sum(run.settings is not None for run in runs)
     # four RIBs: two rates, one more margin, one more B
     assert counts["rib"] == 4 * ((2 + 1 + 1) * 4 + 2 * 6 + 4) + 3 * adapted

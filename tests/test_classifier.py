@@ -53,6 +53,22 @@ def test_1000_classes_keep_the_imagenet_head_and_others_get_a_new_one():
     assert float(head.detach().std()) > 2 * float(new.detach().std())
 
 
+def test_without_saturation_what_is_above_6_gets_a_gradient_and_what_is_below_the_same():
+    """In the adapted part alone: the frozen one stays as it was trained."""
+    own, other = (
+        classifier.trained_network("efficientnet_lite0", 3, saturates=saturates)
+        for saturates in (True, False)
+    )
+    other.load_state_dict(own.state_dict())
+    kinds = [{type(m).__name__ for m in part.modules()} for part in (other.frozen, other.adapted)]
+    assert [kind & {"ReLU", "ReLU6"} for kind in kinds] == [{"ReLU6"}, {"ReLU"}]
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 255
+    small = own.features(pixels) / 10  # no activation reaches 6
+    assert torch.allclose(own.maps(small), other.maps(small), atol=1e-5)
+    large = own.features(pixels) * 1000
+    assert not torch.allclose(own.maps(large), other.maps(large), atol=1e-2)
+
+
 def test_training_moves_the_upper_parts_and_leaves_frozen_part_and_statistics(
     images, held_out, tmp_path
 ):

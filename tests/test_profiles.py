@@ -31,12 +31,21 @@ def test_a_profile_without_overrides_is_the_named_one(name):
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_file_of_profiles_names_only_settings(name):
     table = tomllib.loads(files("ribkit.study").joinpath("profiles.toml").read_text())[name]
-    assert table.pop("like", "voc") == "voc"
+    assert table.pop("like", "") in {"coco": ["voc"], "mini-large": ["mini"]}.get(name, [""])
     for setting, value in table.items():
         own = getattr(PROFILES[name], setting)
         if isinstance(value, dict):
             own = {part: getattr(own, part) for part in value}
         assert json.loads(json.dumps(own)) == value
+
+
+def test_the_large_run_is_the_default_measured_on_more():
+    mini, large = PROFILES["mini"], PROFILES["mini-large"]
+    assert (large.irn, large.network, large.epochs) == (mini.irn, mini.network, mini.epochs)
+    assert large.replicas == large.pretext_seeds >= 6
+    assert large.score_images >= 480
+    for name in ("scale_sets", "lrs", "margins", "norms", "irn_log2_steps", "psa_log2_steps"):
+        assert set(getattr(large, name)) >= set(getattr(mini, name))
 
 
 def test_a_profile_that_is_like_another_differs_in_what_it_names():
@@ -240,6 +249,15 @@ def test_every_profile_can_do_what_its_settings_say(profile):
         ("test_scales", ""),
         ("psa_alphas", "inf"),
         ("psa_log2_steps", "0"),
+        ("irn_log2_steps", "0"),
+        ("irn_betas", "-1"),
+        ("smoothings", "-0.1"),
+        ("percentiles", "0"),
+        ("percentiles", "101"),
+        ("norms", "0"),
+        ("usual_texture", 1.5),
+        ("pretext_seeds", 0),
+        ("ablations.usual_textures", "2"),
         ("scale_sets", ""),
         ("scale_sets", "1.0;0.5,2.0"),
         ("scale_sets", "1.0,-2.0"),

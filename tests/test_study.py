@@ -1,5 +1,6 @@
 """The chain of the study: which images, and the rule that chooses the settings."""
 
+import dataclasses
 import shutil
 from itertools import permutations
 
@@ -15,7 +16,7 @@ from ribkit.method.others import OtherImageSampler
 from ribkit.results import tables
 from ribkit.runtime.errors import InputError
 from ribkit.study.inputs import some
-from ribkit.study.study import CAM, METHODS, RIB, Seed, Study
+from ribkit.study.study import CAM, RIB, Seed, Study
 
 
 def test_scenes_to_train_tune_score_and_pretrain_on_are_others():
@@ -75,16 +76,20 @@ def test_some_images_are_drawn_once_and_kept_in_order():
     assert some(images, 0, rng_seed=1) is images
 
 
+def hits(points):
+    """Counts of one class on four images: so many of 100 pixels are hit, and no others."""
+    return np.tile(np.array([points, 100, points])[:, None], (4, 1, 1))
+
+
 @pytest.fixture
 def chosen(monkeypatch):
     """A study whose scores on the tuning images are made up; what was asked for, in order."""
     asked = []
 
-    def tried(self, scales, settings):
-        asked.append(settings)
-        miou = {1e-6: 1.0, 1e-5: 3.0, 1e-4: 2.0}[settings.lr]
-        miou += 0.5 * (settings.margin < 1e6) + 0.25 * (settings.n_others == 8)
-        return {"miou": miou, "threshold": 0.3}
+    def tried(self, method, setting):
+        asked.append(dict(setting))
+        points = {1e-6: 10, 1e-5: 30, 1e-4: 20}[setting["lr"]]
+        return hits(points + 4 * (setting["margin"] > 0) + 2 * (setting["n_others"] == 8)), 0.3
 
     monkeypatch.setattr(Study, "_tried", tried)
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 2.0)
@@ -95,32 +100,59 @@ def chosen(monkeypatch):
 
 def test_first_the_rate_then_the_margin_then_the_others(chosen):
     study, asked = chosen
-    table, settings = study.tune(RIB)
+    settings, table = study.settings(RIB), study.tuned(RIB).table
     assert (settings.lr, settings.margin, settings.n_others) == (1e-5, 6.0, 8)
     assert (settings.pooling, settings.variant.gndrp) == ("gndrp", "official")
-    assert table["stage"].tolist() == ["lr"] * 3 + ["margin", "n_others"]
-    assert len(asked) == 5  # nothing is tried twice
-    assert table["chosen"].tolist() == [False] * 4 + [True]
+    assert table["stage"].tolist() == ["lr"] * 3 + ["margin"] * 2 + ["n_others"] * 2
+    assert len(asked) == study.tuned(RIB).trials == 5  # nothing is tried twice
 
 
-def test_the_first_of_equals_wins(chosen, monkeypatch):
+def test_each_training_seed_chooses_for_itself(chosen, monkeypatch):
     study, _ = chosen
-    same = {"miou": 1.0, "threshold": 0.3}
-    monkeypatch.setattr(Study, "_tried", lambda self, scales, settings: same)
-    _, settings = study.tune(RIB)
-    assert (settings.lr, settings.n_others) == (1e-6, 4)
-    assert settings.margin > 1e6
+    best = {0: 1e-5, 1: 1e-4}
+
+    def tried(self, method, setting):
+        return hits(50 - 10 * (setting["lr"] != best[self.number])), 0.3
+
+    monkeypatch.setattr(Study, "_tried", tried)
+    study.profile = dataclasses.replace(study.profile, lrs=(1e-5, 1e-4, 1e-3))
+    one, other = study.replicas
+    assert (one.settings(RIB).lr, other.settings(RIB).lr) == (1e-5, 1e-4)
+    assert (one.training_seed, other.training_seed) == (0, 1)
+    assert one.tuning is other.tuning
 
 
 def test_a_profile_with_one_candidate_of_each_tries_one_setting_once(tmp_path, monkeypatch):
-    asked, same = [], {"miou": 1.0, "threshold": 0.3}
-    monkeypatch.setattr(Study, "_tried", lambda self, scales, own: asked.append(own) or same)
-    monkeypatch.setattr(Study, "scales", (1.0,))
+    asked = []
+    monkeypatch.setattr(Study, "_tried", lambda self, *own: asked.append(own) or (hits(5), 0.3))
     monkeypatch.setattr(Study, "margin_unit", None)  # an absolute margin: nothing is measured
     for name, expected in (("voc", (8e-6, 600.0, 20, 0.4)), ("coco", (5e-6, 1000.0, 15, 0.5))):
-        _, settings = Study(name, str(tmp_path)).tune(RIB)
+        study = Study(name, str(tmp_path))
+        settings = study.settings(RIB)
         assert (settings.lr, settings.margin, settings.n_others, settings.tau) == expected
-    assert len(asked) == 2
+        assert study.scales == (0.5, 1.0, 1.5, 2.0)
+        assert study.rivals == ()
+    assert len(asked) == 2 * 2  # of RIB and of CAM
+
+
+def test_cam_chooses_as_a_rib_does_and_each_rival_what_changes_something(monkeypatch):
+    study, asked = Study("mini-large"), []
+
+    def tried(self, method, setting):
+        asked.append((method.title, dict(setting)))
+        return hits(20 + 5 * (setting.get("scales") == (1.0, 1.5))), 0.3
+
+    monkeypatch.setattr(Study, "_tried", tried)
+    assert study.tuned(CAM).chosen == {
+        "scales": (1.0, 1.5), "smoothing": 0.0, "percentile": 100.0,
+    }  # fmt: skip
+    assert study.tuned(CAM).trials == len(asked) == 4 + 3 + 3
+    titles = ["CAM, smoothed", "CAM, percentile", "CAM + feature norm"]
+    assert [rival.title for rival in study.rivals] == titles
+    assert study.tuned(study.rivals[0]).chosen == {"smoothing": 0.01}
+    assert study.tuned(study.rivals[1]).chosen == {"percentile": 99.0}
+    assert study.tuned(study.rivals[2]).chosen == {"norm": 0.1}
+    assert study.best_rival == CAM  # level with all of them, and the most careful
 
 
 def test_data_that_is_needed_is_asked_for():
@@ -269,7 +301,7 @@ def fabricated(monkeypatch):
 
 def test_scores_are_paired_with_cam_on_the_same_images(fabricated):
     table = tables.seed_scores(fabricated)
-    assert list(table["method"].unique()) == [m.title for m in METHODS]
+    assert list(table["method"].unique()) == [m.title for m in fabricated.methods]
     ribs = table[table["method"] != CAM.title]
     assert (ribs["over_cam_low"] > 0).all()  # every image gains the same, so the pair tells
     spread = (ribs["miou_high"] - ribs["miou_low"]).min()

@@ -109,8 +109,9 @@ def search(axes: Sequence[Axis], score: Score) -> Tuned:
             tried = [chosen | {axis.name: value} for value in values]
             results = [scored(each) for each in tried]
             index, behind, error = careful([counts for counts, _ in results])
-            more = _beyond(values, int(np.argmin(behind)))
-            if not axis.goes_on or more is None or len(values) == len(axis.values) + MORE:
+            best, most = int(np.argmin(behind)), len(axis.values) + MORE
+            more = _beyond(values, best) if axis.goes_on and len(values) < most else None
+            if more is None:
                 break
             values = sorted([*values, more])
         ends = {0: "lowest", len(values) - 1: "highest"} if axis.goes_on else {}
@@ -125,7 +126,7 @@ def search(axes: Sequence[Axis], score: Score) -> Tuned:
 
 def _beyond(values: list, best: int) -> float | None:
     """The next value of a geometric grid beyond its end, where the best is there."""
-    if len(values) < 2 or 0 < best < len(values) - 1:
+    if len(values) < 2 or values[0] <= 0 or 0 < best < len(values) - 1:
         return None
     end, before = (values[-1], values[-2]) if best else (values[0], values[1])
     return float(f"{end * end / before:.2g}")

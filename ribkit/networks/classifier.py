@@ -7,13 +7,14 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet
 from ribkit.networks.architectures import SmallResNet, Weights, efficientnet_lite0, resnet
 from ribkit.networks.backbone import PRECISIONS, Network, from_classifier, seeded
 from ribkit.networks.configs import BACKBONES, ClassifierConfig, TrainingConfig
+from ribkit.networks.convolutions import ReLU6
 from ribkit.networks.training import Objective, epoch_history, fit, sgd, steps_per_epoch
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
@@ -57,15 +58,24 @@ def build(
 
 
 def trained_network(
-    backbone: str, n_classes: int, precision: str = "float32", weights: Weights | None = None
+    backbone: str,
+    n_classes: int,
+    precision: str = "float32",
+    weights: Weights | None = None,
+    saturates: bool = True,
 ) -> Network:
     """Build the network that a `TrainedModel` of `train` loads its weights into.
 
     It runs with ``precision``, one of `backbone.PRECISIONS`; its memory is in the order that is
-    faster on CPUs and on GPUs.
+    faster on CPUs and on GPUs. Without ``saturates`` the part that RIB adapts has ReLU where it was
+    trained with ReLU6, which is flat on both sides: no activation above 6 gets a gradient.
     """
     network = build(backbone, n_classes, weights=weights)
     network.precision = PRECISIONS[precision]
+    if not saturates:
+        for name, module in list(network.adapted.named_modules()):
+            if isinstance(module, ReLU6 | nn.ReLU6):
+                network.adapted.set_submodule(name, nn.ReLU(inplace=True))
     return network.to(memory_format=torch.channels_last)
 
 

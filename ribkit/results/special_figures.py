@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ribkit.results import plots
 from ribkit.results.claims import VERDICTS
-from ribkit.results.plots import REGION_STYLES, right_legend
+from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend
 from ribkit.results.style import KINDS, PALETTE, Pictures
 
 GAIN = "gain over CAM (points),\nsimultaneous 95 % band"
@@ -65,17 +65,46 @@ def toy_last_drop(drawn: Figure, table: pd.DataFrame) -> None:
     drawn.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
 
 
-# ---- tuning -------------------------------------------------------------------------------------
-def tuning(drawn: Figure, table: pd.DataFrame) -> None:
-    """mIoU on the tuning images against the learning rate, by method; the dashed line is CAM."""
-    ribs = table[(table["method"] != "CAM") & (table["stage"] == "lr")]
-    names = {"xlabel": "learning rate of the adaptation", "ylabel": "tuning mIoU (%)"}
-    look = {"x": "lr", "y": "miou", "markers": True, "dashes": False}
-    look["palette"] = dict(zip(table["method"].unique(), PALETTE, strict=False))
-    plots.lines(drawn, ribs, "method", names | {"xscale": "log"}, **look)
-    cam = table.loc[table["method"] == "CAM", "miou"].max()
-    drawn.axes[0].axhline(cam, color="black", ls="--", label="CAM")
-    drawn.axes[0].legend(fontsize=7)
+# ---- tuning and controls ------------------------------------------------------------------------
+def tuning(drawn: Figure, table: pd.DataFrame, size: Sequence[float]) -> None:
+    """Gain over CAM on the tuning images against the rate, by method; a line for each training.
+
+    Ringed: the rate that each training chose. size: of a panel, in inches.
+    """
+    rates = table[table["stage"] == "lr"]
+    methods = dict(list(rates.groupby("method", sort=False)))
+    columns = min(2, len(methods))
+    rows = -(-len(methods) // columns)
+    drawn.set_size_inches(size[0] * columns, size[1] * rows)
+    axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis, (method, part) in zip(axes.ravel(), methods.items(), strict=False):
+        for k, (seed, line) in enumerate(part.groupby("seed")):
+            look = {"color": PALETTE[k % len(PALETTE)], "ls": LINES[k % len(LINES)], "lw": 1}
+            axis.plot(line["lr"], line["gain"], marker=".", label=seed, **look)
+            chosen = line[line["chosen"]]
+            axis.plot(chosen["lr"], chosen["gain"], "o", color=look["color"], mfc="none", ms=9)
+        axis.axhline(0, color="black", lw=1)
+        axis.set(title=method, xscale="log")
+    drawn.supxlabel("learning rate of the adaptation (ringed: chosen)", fontsize=9)
+    drawn.supylabel("gain over CAM, tuning images (points)", fontsize=9)
+    handles = axes[0, 0].get_legend_handles_labels()[0]
+    drawn.legend(handles=handles, loc="outside right center", title="training\nseed", fontsize=7)
+
+
+def doses(drawn: Figure, table: pd.DataFrame) -> None:
+    """RIB's gain by how much bodies tell of their class; and what CAM and RIB cover of bodies."""
+    left, right = drawn.subplots(1, 2, sharex=True)
+    points(left, table, "usual texture", "gain", color=PALETTE[0], marker="o", ls="-")
+    left.axhline(0, color="black", lw=1)
+    left.set(ylabel="RIB's gain over CAM\n(points of seed mIoU), 95 % interval")
+    for k, name in enumerate(("CAM", "RIB")):
+        look = {"color": PALETTE[k], "marker": MARKERS[k], "ls": LINES[k], "label": name}
+        right.plot(table["usual texture"], table[f"{name} covers"], **look)
+    right.set(ylabel="bodies covered (%)", ylim=(0, 100))
+    right.legend(fontsize=7)
+    drawn.supxlabel(
+        "bodies with their class's usual texture (share; the rest have any)", fontsize=9
+    )
 
 
 # ---- shares -------------------------------------------------------------------------------------

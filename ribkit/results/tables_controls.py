@@ -1,5 +1,7 @@
 """Small tables of the controls: rivals without a bottleneck, few masks, scenes of other kinds."""
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -11,44 +13,44 @@ from ribkit.evaluation.miou import miou
 from ribkit.results import tables
 from ribkit.results.tables import with_interval
 from ribkit.study import controls, pipeline
-from ribkit.study.study import CAM, RIB, Study
+from ribkit.study.study import CAM, RIB, Method, Study
 
 
 @cache
 def compared(study: Study) -> pd.DataFrame:
-    """Seed mIoU, held out, of CAM, of what adapts nothing, of the RIBs, and of few masks.
+    """Seed mIoU, held out, and gain over CAM of what adapts nothing, of the RIBs, of few masks.
 
-    gain: over CAM, paired over images and training seeds; kind: what a row stands for.
+    Gains are paired over images and training seeds; kind: what a row stands for.
     """
     held_out = tables.seed_scores(study).query("`threshold chosen` == 'held-out'")
-    kinds = {"": "CAM"} | {method.title: "rival" for method in study.rivals}
-    rows = held_out.rename(columns=lambda name: name.replace("over_cam", "gain"))
-    rows = rows.assign(
-        kind=["CAM" if m == CAM.title else kinds.get(m, "RIB") for m in rows["method"]]
-    )
-    few = pipeline.few_masks_counts(study)
-    plain = [one.seed(CAM).at("held-out") for one in study.replicas]
-    title = f"network from {len(study.tuning)} masks"
-    row = {"method": title, "kind": "few masks", "images": len(few[0]), "seeds": len(few)}
+    rows = held_out[held_out["method"] != CAM.title]
+    rows = rows.rename(columns=lambda name: name.replace("over_cam", "gain"))
+    titles = {method.title for method in study.rivals}
+    rows = rows.assign(kind=["rival" if method in titles else "RIB" for method in rows["method"]])
+    few, plain = pipeline.few_masks_counts(study), _counts(study, CAM)
+    row = {"method": f"network from {len(study.tuning)}", "kind": "few masks"}
     row |= with_interval("miou", replicated(miou, [(counts,) for counts in few]))
-    pairs = list(zip(few, plain, strict=True))
-    row |= with_interval("gain", replicated(intervals.gain, pairs))
-    columns = ["method", "kind", "images", "seeds"]
+    row |= with_interval("gain", replicated(intervals.gain, list(zip(few, plain, strict=True))))
+    row |= {"images": len(few[0]), "seeds": len(few)}
+    columns = ["kind", "method", "images", "seeds"]
     columns += [f"{name}{end}" for name in ("miou", "gain") for end in ("", "_low", "_high")]
     return pd.concat([rows, pd.DataFrame([row])], ignore_index=True)[columns]
 
 
-def best_rivals(study: Study) -> list[str]:
-    """The best of CAM and its rivals on the tuning images, by training seed."""
-    return [one.best_rival.title for one in study.replicas]
+def _counts(study: Study, method: Method) -> list[np.ndarray]:
+    """Counts of a method's seeds, held out, of each training seed."""
+    return [one.seed(method).at("held-out") for one in study.replicas]
 
 
-def over_rival(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Counts, held out, of RIB and of each training seed's best rival: a pair for each."""
-    return [
-        tuple(one.seed(method).at("held-out") for method in (RIB, one.best_rival))
-        for one in study.replicas
-    ]
+def rib_and_cam(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Counts of RIB's and of CAM's seeds, held out, of each training seed."""
+    return list(zip(_counts(study, RIB), _counts(study, CAM), strict=True))
+
+
+def rib_and_rival(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The same of RIB and of each training seed's best rival."""
+    rivals = [one.seed(one.best_rival).at("held-out") for one in study.replicas]
+    return list(zip(_counts(study, RIB), rivals, strict=True))
 
 
 @cache
@@ -59,21 +61,14 @@ def dose_response(study: Study) -> pd.DataFrame:
     """
     rows = []
     for dose, other in controls.doses(study).items():
-        plain = [(one.seed(CAM).at("held-out"),) for one in other.replicas]
+        plain = [(counts,) for counts in _counts(other, CAM)]
         row = {"usual texture": dose, "images": len(plain[0][0]), "seeds": len(plain)}
-        row |= with_interval("gain", replicated(intervals.gain, gains(other)))
+        row |= with_interval("gain", replicated(intervals.gain, rib_and_cam(other)))
         row |= with_interval("miou", replicated(miou, plain))
         covered = tables.coverage(other, (CAM, RIB)).groupby("method")["body"].mean()
         row |= {f"{m.title[:3]} covers": 100 * covered[m.title] for m in (CAM, RIB)}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def gains(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Counts, held out, of RIB and of CAM: a pair for each training seed."""
-    return [
-        tuple(one.seed(method).at("held-out") for method in (RIB, CAM)) for one in study.replicas
-    ]
 
 
 def dose_gain(study: Study) -> Interval:
@@ -86,3 +81,52 @@ def dose_gain(study: Study) -> Interval:
     point = most["gain"] - least["gain"]
     half = np.hypot(*(row["gain_high"] - row["gain"] for row in (least, most)))
     return float(point), float(point - half), float(point + half)
+
+
+def meaning(study: Study) -> str:
+    """What the controls say of RIB's gain, in words that follow from the numbers."""
+    own = replicated(intervals.gain, rib_and_cam(study))
+    beyond = replicated(intervals.gain, rib_and_rival(study))
+    chosen = Counter(one.best_rival.title for one in study.replicas).most_common()
+    rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
+    few = compared(study).iloc[-1]
+    text = [
+        f"RIB gains {_points(own)} over CAM. The best rival on the tuning images, by training "
+        f"seed, is {rivals}; RIB gains {_points(beyond)} over it: " + _told(beyond, *RIVAL_WORDS),
+        f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
+        f"{_points(few[['gain', 'gain_low', 'gain_high']])} over CAM"
+        + (": the masks that tune are worth more than RIB." if few["gain"] > own[0] else "."),
+    ]
+    if len(controls.doses(study)) > 1:
+        first, last = dose_response(study).iloc[[0, -1]].to_dict("records")
+        both = [
+            f"{_points([row['gain'], row['gain_low'], row['gain_high']])} where they do so in "
+            f"{100 * row['usual texture']:.0f} %"
+            for row in (first, last)
+        ]
+        text.append(
+            f"By how often bodies have their class's usual texture, RIB gains {both[0]} and "
+            f"{both[1]}: " + _told(dose_gain(study), *DOSE_WORDS)
+        )
+    return " ".join(text)
+
+
+RIVAL_WORDS = (
+    "no rival without an adaptation has all of its gain.",
+    "what adapts nothing is as good, so the gain is no evidence for a bottleneck.",
+    "what adapts nothing is better.",
+)
+DOSE_WORDS = (
+    "its gain follows what there is to be set free.",
+    "its gain cannot be told to follow what there is to be set free.",
+    "its gain is larger where there is less to be set free.",
+)
+
+
+def _points(gain: Sequence[float]) -> str:
+    return "{:+.2f} points ({:+.2f} to {:+.2f})".format(*gain)
+
+
+def _told(gain: Interval, above: str, spans: str, below: str) -> str:
+    """The words for where an interval lies."""
+    return above if gain[1] > 0 else below if gain[2] < 0 else spans

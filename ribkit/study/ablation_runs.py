@@ -26,7 +26,8 @@ PAPER_RIB = RIBS[1]
 class Run:
     """One line of an ablation: what is changed, and to what, in words and as a number if it is one.
 
-    settings: None for CAM; once: one adaptation for the whole set.
+    settings: None for CAM; once: one adaptation for the whole set; saturates: with the ReLU6 that
+    the adapted part was trained with, or with ReLU.
     """
 
     question: str
@@ -36,21 +37,23 @@ class Run:
     scales: tuple[float, ...]
     x: float = float("nan")
     once: bool = False
+    saturates: bool = True
 
 
 # ---- what is tried ------------------------------------------------------------------------------
 def grid(
-    rib: Settings, paper: Settings, unit: float, rows: float, size: int, tried: Grid
+    rib: Settings, paper: Settings, unit: float, rows: float, size: int, tried: Grid, relu6: bool
 ) -> list[Run]:
     """All runs of RQ1 to RQ3 and of the ledger; CAM is the first, RIB the second.
 
     rib, paper: the settings chosen for RIB official and paper, GNDRP. unit: CAM's mean target logit
     (GAP), which ``official`` sums over so many rows and target classes. size: how many classes.
+    relu6: whether the network has activations inside that saturate on both sides.
     """
     runs: list[Run] = []
 
-    def add(question: str, factor: str, value, settings, x=float("nan"), once=False) -> None:
-        runs.append(Run(question, factor, str(value), settings, tried.scales, x, once))
+    def add(question: str, factor: str, value, settings, x=float("nan"), **other) -> None:
+        runs.append(Run(question, factor, str(value), settings, tried.scales, x, **other))
 
     add("all", "baseline", "CAM", None)
     add("all", "baseline", "RIB", rib)
@@ -59,6 +62,8 @@ def grid(
     for name in list(ACTIVATIONS)[1:]:
         match_first_update = replace(rib, activation=name, match_first_update=True)
         add("RQ1", "activation, rate matched", name, match_first_update)
+    for value, settings in (("CAM", None), ("RIB", rib)) if relu6 else ():
+        add("RQ1", "inside, ReLU for ReLU6", value, settings, saturates=False)
     add("RQ2", "pooling", "GAP", replace(rib, pooling="gap"))
     add("RQ2", "pooling", "maximum", replace(rib, pooling="gmp"))
     for kind in ("paper", "official"):
@@ -131,7 +136,8 @@ def runs(study: Study) -> tuple[Run, ...]:
     rib, paper = map(study.settings, (RIB, PAPER_RIB))
     if rib.margin < NO_MARGIN:
         rib = replace(rib, margin=rib.margin * rows / study.margin_rows(study.scales))
-    return tuple(grid(rib, paper, unit, rows, len(study.scored.classes), tried))
+    relu6 = study.profile.backbone == "efficientnet_lite0"
+    return tuple(grid(rib, paper, unit, rows, len(study.scored.classes), tried, relu6))
 
 
 def run_named(study: Study, value: str, factor: str = "") -> Run:
@@ -156,6 +162,8 @@ def run_result(study: Study, run: Run) -> RunResult:
     p, images, model = study.profile, ablated_images(study), study.model
     seen = {"images": images, "sizes": Sizes(run.scales, p.long_side)}
     adaptation = study.adaptation(run.settings)
+    if not run.saturates:
+        model = replace(model, options=(*model.options, ("saturates", False)))
     if run.once:
         once = study.store.run(ablations.adapt_once, model=model, **seen, adaptation=adaptation)
         model, adaptation = replace(model, weights=once.tensors("weights")), None

@@ -255,7 +255,7 @@ class Study(Inputs):
     def _axes(self, method: Method) -> list[Axis]:
         p = self.profile
         if method.pooling:
-            rates = Axis("lr", p.lrs, goes_on=True)
+            rates = Axis("lr", tuple(sorted(set(p.lrs))), goes_on=True)
             return [rates, Axis("margin", p.margins), Axis("n_others", p.n_others)]
         if method.rival:
             (setting,) = (name for name, rival in RIVALS.items() if rival == method)
