@@ -119,7 +119,7 @@ def test_each_training_seed_chooses_for_itself(chosen, monkeypatch):
     one, other = study.replicas
     assert (one.settings(RIB).lr, other.settings(RIB).lr) == (1e-5, 1e-4)
     assert (one.training_seed, other.training_seed) == (0, 1)
-    assert one.tuning is other.tuning
+    assert one.tuning.checksum() == other.tuning.checksum()
 
 
 def test_a_profile_with_one_candidate_of_each_tries_one_setting_once(tmp_path, monkeypatch):
