@@ -2,7 +2,7 @@
 
 A true gain moves a study's point estimate and not its interval's width. So the smallest gain that
 is found 8 times in 10 is the 0.8 quantile, over studies, of how far the interval reaches below the
-point less how far the point lies above the truth.
+point less how far the point lies above the truth. The errors are those that the study estimated.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def detectable(statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]])
 def detectable_once(statistic: Statistic, counts: tuple[np.ndarray, ...], reach: float) -> float:
     r"""The same for one training, whose interval reaches so far below its point estimate.
 
-    .. math:: q_{0.8}( \mathrm{reach} - (\theta^* - \theta) )
+    .. math:: \max\big(0, \; q_{0.8}( \mathrm{reach} - (\theta^* - \theta) ) \big)
 
     The point's noise is that of the bootstrap's draws :math:`\theta^*`.
 
@@ -52,7 +52,7 @@ def detectable_once(statistic: Statistic, counts: tuple[np.ndarray, ...], reach:
         0.5
     """
     point, values = resample(statistic, *counts)
-    return float(reach + np.nanquantile(point - values, POWER))
+    return max(0.0, float(reach + np.nanquantile(point - values, POWER)))
 
 
 def detectable_by_t(parts: np.ndarray, freedoms: np.ndarray) -> float:

@@ -9,11 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ribkit.results import plots
-from ribkit.results.claims import VERDICTS
+from ribkit.results.claims import VERDICTS, plain
 from ribkit.results.plots import REGION_STYLES, right_legend
 from ribkit.results.style import KINDS, PALETTE, Pictures
 
 GAIN = "gain over CAM (points),\nsimultaneous 95 % band"
+NAVY, PALE, GREY = (0, 0.2, 0.36), (0.74, 0.88, 0.97), (0.85, 0.85, 0.85)
+# holds: the darker the larger
+COLOURS = (NAVY, PALETTE[0], PALETTE[9], PALE, PALETTE[8], PALETTE[1], PALETTE[3], GREY)
+VERDICT_COLOURS = dict(zip(VERDICTS, COLOURS, strict=True))
 REGION_NAMES = {
     "irrelevant": "irrelevant (rest)",
     "discriminative": "discriminative (digit)",
@@ -103,12 +107,11 @@ def refinement_errors(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 def claims(drawn: Figure, table: pd.DataFrame) -> None:
-    """How many claims of each question hold, do not hold, are undecided or not measured."""
-    counts = pd.crosstab(table["question"], table["verdict"])
-    counts = counts.reindex(columns=VERDICTS, fill_value=0)
-    colours = (PALETTE[2], PALETTE[3], PALETTE[8], (0.8, 0.8, 0.8))
+    """How many claims of each question have which verdict, the best on the left."""
+    counts = pd.crosstab(table["question"], table["verdict"].map(plain))
+    counts = counts[sorted(counts, key=VERDICTS.index)]
     axis = drawn.subplots()
-    _stacked(axis, counts, colours)
+    _stacked(axis, counts, [VERDICT_COLOURS[verdict] for verdict in counts])
     axis.set(xlabel="claims", xticks=range(int(counts.sum(axis=1).max()) + 1))
     right_legend(axis)
 
