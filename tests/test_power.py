@@ -84,6 +84,10 @@ def test_without_noise_every_gain_is_found():
     assert detectable(gain, [(same, same)]) == 0
 
 
+def test_one_seed_alone_says_nothing_of_others():
+    assert np.isnan(detectable_by_t(np.array([np.nan]), np.array([0])))
+
+
 def test_it_is_seeded():
     assert detectable(mean, replicas(3)) == detectable(mean, replicas(3))
 

@@ -12,6 +12,7 @@ import pytest
 from fabricated import swept_from
 from nbconvert import HTMLExporter
 
+from ribkit.evaluation import power
 from ribkit.evaluation.miou import counts
 from ribkit.results import claims, report, reported, tables, tables_rq4
 from ribkit.results.claims import CLAIMS
@@ -146,6 +147,21 @@ def test_every_verdict_says_on_what_and_knows_what_could_have_been_found(fabrica
         assert 0 <= value.detectable < np.inf, name
         # more than the interval reaches below its point: that much is found every other time
         assert value.detectable >= value.difference - value.low - 1e-9, name
+
+
+def test_one_toy_network_has_no_interval_and_no_verdict():
+    one = pd.Series({"mean": 0.1, "low": np.nan, "high": np.nan, "n": 1.0})
+    found = report._over_seeds(one, "bundled digits, 1 seed")
+    assert np.isnan(found.detectable)
+    words = claims.table({"activation-removed": found}, "01")["verdict"]
+    assert set(words) == {"not measured"}
+
+
+def test_a_toys_interval_gives_its_error():
+    # three seeds with error 1: the t quantile of 2 degrees of freedom either way
+    three = pd.Series({"mean": 0.0, "low": -4.302653, "high": 4.302653, "n": 3.0})
+    found = report._over_seeds(three, "").detectable
+    assert found == pytest.approx(power.detectable_by_t(np.array([1.0]), np.array([2])), rel=1e-6)
 
 
 def test_photographs_are_called_so():

@@ -68,12 +68,14 @@ def detectable_by_t(parts: np.ndarray, freedoms: np.ndarray) -> float:
 
     Args:
         parts: ``(k,)``, squared standard errors, such as over images and over seeds.
-        freedoms: ``(k,)``, how many degrees of freedom each was estimated with.
+        freedoms: ``(k,)``, how many degrees of freedom each was estimated with; none: NaN.
 
     Example:
         >>> round(detectable_by_t(np.array([0.01**2]), np.array([10**6])), 3)  # 1.96 + 0.84 errors
         0.028
     """
+    if (freedoms < 1).any():
+        return float("nan")
     if parts.sum() == 0:
         return 0.0
     random = np.random.default_rng(RNG_SEED)

@@ -84,7 +84,7 @@ def verdict(low: float, high: float, reported: tuple[float, float] | None = None
     if math.isnan(low) or math.isnan(high):
         return "not measured"
     if low > high or (reported and not 0 < reported[0] <= reported[1]):
-        raise ValueError(f"no interval and positive gain: {low} to {high}, reported {reported}.")
+        raise ValueError(f"{low} to {high} is no interval, or {reported} no positive gain.")
     if high < 0:
         return "opposite"
     if not reported:
