@@ -1,54 +1,143 @@
+"""Claims: a verdict for every way an interval can lie, and the table that shows it."""
+
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ribkit.results import claims
-from ribkit.results.claims import CLAIMS, VERDICTS, Measured, table, verdict
+from ribkit.results.claims import CLAIMS, VERDICTS, Measured, plain, table, verdict
+
+RANGE = (2.7, 3.0)  # COCO's
+FOUND = [  # low, high, reported, verdict
+    (0.1, 3.0, None, "holds"),
+    (1.0, 3.5, (2.0, 2.0), "holds, as large as reported"),
+    (1.0, 2.0, (2.0, 2.0), "holds, as large as reported"),
+    (2.0, 3.0, (2.0, 2.0), "holds, as large as reported"),
+    (1.0, 1.9, (2.0, 2.0), "holds, smaller than reported"),
+    (2.1, 3.0, (2.0, 2.0), "holds, larger than reported"),
+    (-1.0, 1.9, (2.0, 2.0), "no effect of the reported size"),
+    (0.0, 0.0, (2.0, 2.0), "no effect of the reported size"),
+    (-1.0, 2.0, (2.0, 2.0), "undecided"),
+    (0.0, 9.0, (2.0, 2.0), "undecided"),
+    (-math.inf, math.inf, (2.0, 2.0), "undecided"),
+    (-1.0, 2.0, None, "undecided"),
+    (0.0, 2.0, None, "undecided"),
+    (-2.0, 0.0, None, "undecided"),
+    (0.0, 0.0, None, "undecided"),
+    (-3.0, -0.1, None, "opposite"),
+    (-3.0, -0.1, (2.0, 2.0), "opposite"),
+    (math.nan, math.nan, None, "not measured"),
+    (math.nan, 1.0, (2.0, 2.0), "not measured"),
+    (1.0, math.nan, (2.0, 2.0), "not measured"),
+    # a range is contained as soon as it is touched
+    (0.1, 2.7, RANGE, "holds, as large as reported"),
+    (2.8, 2.9, RANGE, "holds, as large as reported"),
+    (3.0, 9.0, RANGE, "holds, as large as reported"),
+    (0.1, 2.6, RANGE, "holds, smaller than reported"),
+    (3.1, 3.2, RANGE, "holds, larger than reported"),
+    (-0.1, 2.6, RANGE, "no effect of the reported size"),
+    (-0.1, 2.7, RANGE, "undecided"),
+]
 
 
-def measured(low, high):
-    return Measured((low + high) / 2, low, high, "points", "mini, 200 images")
+@pytest.mark.parametrize(("low", "high", "reported", "expected"), FOUND)
+def test_the_verdict_follows_from_where_the_interval_lies(low, high, reported, expected):
+    assert verdict(low, high, reported) == expected
+
+
+def test_every_word_is_given_above():
+    assert {row[-1] for row in FOUND} == set(VERDICTS)
+
+
+ENDS = st.floats(-100, 100)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(st.tuples(ENDS, ENDS).map(sorted), st.floats(0.01, 100), st.floats(0, 5))
+def test_one_verdict_at_a_time_and_it_is_what_the_rule_says(ends, start, width):
+    (low, high), reported = ends, (start, start + width)
+    contains = {0: low <= 0 <= high, "it": low <= reported[1] and high >= reported[0]}
+    rule = {
+        "holds, as large as reported": low > 0 and contains["it"],
+        "holds, smaller than reported": low > 0 and high < reported[0],
+        "holds, larger than reported": low > reported[1],
+        "no effect of the reported size": contains[0] and high < reported[0],
+        "undecided": contains[0] and contains["it"],
+        "opposite": high < 0,
+    }
+    assert [word for word, so in rule.items() if so] == [verdict(low, high, reported)]
+    # what was reported changes the second half alone
+    assert verdict(low, high, reported).startswith("holds") == (verdict(low, high) == "holds")
+
+
+@pytest.mark.parametrize("wrong", [(2, 1), (1, 2, (0, 1)), (1, 2, (-3, -1)), (1, 2, (3, 2))])
+def test_what_is_no_interval_or_no_positive_gain_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"is no interval, or .* no positive gain"):
+        verdict(*wrong)
+
+
+def measured(low, high, detectable=1.3, on="scenes"):
+    return Measured((low + high) / 2, low, high, detectable, "mIoU", "mini, 200 images", on)
+
+
+def words(name, value):
+    """What the table says of a claim."""
+    found = dict(zip([c.name for c in CLAIMS], table({name: value})["verdict"], strict=True))
+    return found[name]
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("name", "value", "expected"),
     [
-        (measured(0.1, 3.0), "holds"),
-        (measured(-3.0, -0.1), "does not hold"),
-        (measured(-1.0, 2.0), "undecided"),
-        (measured(0.0, 2.0), "undecided"),
-        (measured(-2.0, 0.0), "undecided"),
-        (measured(0.0, 0.0), "undecided"),
-        (measured(math.nan, math.nan), "not measured"),
-        (None, "not measured"),
+        ("rib-seed", measured(1, 2), "holds on scenes"),
+        ("rib-seed", measured(1, 2, on="photographs"), "holds on photographs"),
+        ("rib-seed-oracle", measured(1, 2), "holds on scenes, smaller than reported"),
+        ("rib-seed-oracle", measured(7, 9), "holds on scenes, as large as reported"),
+        ("rib-seed-oracle", measured(8, 9), "holds on scenes, larger than reported"),
+        ("rib-seed-oracle", measured(-2, -1), "opposite on scenes"),
+        ("rib-seed-oracle", measured(math.nan, math.nan), "not measured"),
+        ("rib-seed-coco", measured(0.1, 2.8), "holds on scenes, as large as reported"),
     ],
 )
-def test_the_verdict_follows_from_where_the_interval_lies(found, expected):
-    assert verdict(found) == expected
+def test_the_table_says_on_what(name, value, expected):
+    assert words(name, value) == expected
 
 
-def test_all_four_verdicts_can_come_out_of_one_run():
-    found = table(
-        {
-            "last-layer-bottleneck": measured(0.1, 0.3),
-            "gndrp-seed": measured(-2.0, -1.0),
-            "rib-seed": measured(-1.0, 1.0),
-        }
-    )
-    assert set(found["verdict"]) == set(VERDICTS)
-    assert len(found) == len(CLAIMS)
-    given = dict(zip([c.name for c in CLAIMS], found["verdict"], strict=True))
-    assert given["last-layer-bottleneck"] == "holds"
-    assert given["gndrp-seed"] == "does not hold"
-    assert given["rib-seed"] == "undecided"
-    assert given["rib-seed-oracle"] == "not measured"
+@pytest.mark.parametrize(
+    ("detectable", "shown"),
+    [(1.3, "1.3"), (0.0531, "0.053"), (12.34, "12"), (2, "2"), (123, "120")],
+)
+def test_where_no_effect_was_found_it_says_what_could_have_been(detectable, shown):
+    found = f"; a gain of {shown} would have been found 8 times in 10"
+    undecided = words("rib-seed-oracle", measured(-2, 9, detectable))
+    assert undecided == f"undecided on scenes{found}"
+    none = words("rib-seed-oracle", measured(-2, 3, detectable))
+    assert none == f"no effect of the reported size on scenes{found}"
 
 
-def test_a_claim_stands_beside_what_the_paper_reports_and_how_it_was_measured():
-    found = table({"rib-seed-oracle": Measured(1.234, -0.5, 3.0, "points", "mini, 200 images")})
-    row = found[found["paper"].str.contains("48.8 to 56.5")].iloc[0]
+@pytest.mark.parametrize("on", ["scenes", "photographs", "digits"])
+@pytest.mark.parametrize(("low", "high", "reported", "word"), FOUND)
+def test_the_plain_verdict_is_read_back_from_the_words(low, high, reported, word, on):
+    effect = claims.Effect(*reported, "mIoU", "") if reported else None
+    claim = SimpleNamespace(name="made", reported=effect)
+    assert plain(claims._in_words(claim, measured(low, high, on=on))) == word
+
+
+def test_a_number_in_another_unit_is_not_compared():
+    with pytest.raises(ValueError, match="rib-seed-oracle: reported in mIoU, measured in HGR"):
+        table({"rib-seed-oracle": replace(measured(1, 2), unit="HGR")})
+
+
+def test_a_claim_stands_beside_what_was_reported_and_how_it_was_measured():
+    value = Measured(1.234, -0.5, 3.0, 2.5, "mIoU", "mini, 200 images", "scenes")
+    found = table({"rib-seed-oracle": value})
+    row = found[found["reported"].str.contains("48.8 .* to 56.5")].iloc[0]
     assert row["question"] == "RQ3"
-    assert row["measured here (95 % interval)"] == "+1.23 points (-0.50 to +3.00)"
+    assert row["measured here (95 % interval)"] == "+1.23 mIoU (-0.50 to +3.00)"
     assert row["setting"] == "mini, 200 images"
 
 
@@ -63,17 +152,23 @@ def test_a_measurement_of_no_claim_is_refused():
         table({"rib-sead": measured(0, 1)})
 
 
-def test_claims_have_names_of_their_own_and_cover_the_first_three_questions():
+def test_claims_have_names_of_their_own_and_cover_all_questions():
     names = [claim.name for claim in CLAIMS]
     assert len(set(names)) == len(names)
-    assert {"RQ1", "RQ2", "RQ3"} <= {claim.question for claim in CLAIMS}
-    assert all(claim.text and claim.reported for claim in CLAIMS)
+    assert {"RQ1", "RQ2", "RQ3", "RQ4"} == {claim.question for claim in CLAIMS}
+    assert all(claim.text and bool(claim.after) != bool(claim.no_number) for claim in CLAIMS)
+
+
+def test_what_is_claimed_in_numbers_is_a_gain():
+    effects = [claim.reported for claim in CLAIMS if claim.reported]
+    assert len(effects) == 10
+    assert all(0 < effect.low <= effect.high for effect in effects)
 
 
 def test_the_table_as_markdown_has_a_line_for_each_claim():
     lines = claims.markdown(table({"rib-seed": measured(1, 2)})).splitlines()
     assert len(lines) == 2 + len(CLAIMS)
-    assert lines[0].startswith("| question | claim | paper |")
+    assert lines[0].startswith("| question | claim | reported |")
     columns = lines[0].count("|")
     assert {line.count("|") for line in lines} == {columns}
-    assert any("+1.50 points (+1.00 to +2.00)" in line and "| holds |" in line for line in lines)
+    assert any("+1.50 mIoU (+1.00 to +2.00)" in x and "| holds on scenes |" in x for x in lines)

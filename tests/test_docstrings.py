@@ -20,9 +20,12 @@ FORMULAS = {
     "refinement.saliency": ("combine",),
 }
 STATISTICS = ("bootstrap", "combined", "simultaneous", "images_needed")
+POWER = ("detectable_once", "detectable_by_t")
 EXPLAINED = {
     f"{module}.{name}": getattr(import_module(f"ribkit.{module}"), name)
-    for module, names in (FORMULAS | {"evaluation.intervals": STATISTICS}).items()
+    for module, names in (
+        FORMULAS | {"evaluation.intervals": STATISTICS, "evaluation.power": POWER}
+    ).items()
     for name in names
 }
 
@@ -39,7 +42,7 @@ def test_the_args_section_names_every_argument(name):
     assert documented(formula.__doc__) == set(inspect.signature(formula).parameters)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPLAINED if "intervals" not in name])
+@pytest.mark.parametrize("name", [f"{m}.{n}" for m, names in FORMULAS.items() for n in names])
 def test_a_formula_has_its_source_its_latex_and_an_example(name):
     docstring = EXPLAINED[name].__doc__
     assert re.search(r"arXiv:\d{4}\.\d{4,5}", docstring)
@@ -47,9 +50,11 @@ def test_a_formula_has_its_source_its_latex_and_an_example(name):
     assert ">>> " in docstring
 
 
-@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize(
+    "name", [name for name in EXPLAINED if name.rpartition(".")[2] in STATISTICS + POWER]
+)
 def test_a_statistic_has_its_latex_and_an_example(name):
-    docstring = EXPLAINED[f"evaluation.intervals.{name}"].__doc__
+    docstring = EXPLAINED[name].__doc__
     assert ".. math::" in docstring
     assert ">>> " in docstring
 

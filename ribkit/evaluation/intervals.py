@@ -6,7 +6,8 @@ a grid of comparisons of which the reader will pick the most striking: all of th
 the truth 95 times in 100.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -27,21 +28,32 @@ def gain(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     return miou(after) - miou(before)
 
 
-def _drawn(count: int) -> Iterator[np.ndarray]:
-    """How often each image is in each draw, ``(b, count)``: in blocks, which change no number."""
+def mean(sums: np.ndarray) -> np.ndarray:
+    """Mean over images of one value each, from the summed `countable` ``(..., 2)``."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def countable(values: np.ndarray) -> np.ndarray:
+    """One value per image ``(N,)``, and the image itself: the "counts" ``(N, 2)`` of `mean`."""
+    return np.stack([values, np.ones(len(values))], axis=-1)
+
+
+@lru_cache(maxsize=4)
+def _drawn(count: int) -> tuple[np.ndarray, ...]:
+    """How often each image is in each draw: blocks ``(b, count)``, which change no number."""
     random, most = np.random.default_rng(RNG_SEED), max(1, BLOCK // count)
-    for start in range(0, DRAWS, most):
-        size = min(most, DRAWS - start)
-        yield random.multinomial(count, np.full(count, 1 / count), size=size).astype(float)
+    share = np.full(count, 1 / count)
+    sizes = [min(most, DRAWS - start) for start in range(0, DRAWS, most)]
+    return tuple(random.multinomial(count, share, size).astype(np.uint16) for size in sizes)
 
 
 def resample(statistic: Statistic, *counts: np.ndarray) -> tuple[float, np.ndarray]:
-    """A statistic of all images of counts ``(N, 3, n)``, and of each draw with replacement.
+    """A statistic of all images of counts ``(N, ...)``, and of each draw with replacement.
 
     A draw takes the same images of all counts (paired).
     """
     flat = np.concatenate([c.reshape(len(c), -1) for c in counts], axis=1).astype(float)
-    sums = np.concatenate([drawn @ flat for drawn in _drawn(len(flat))])
+    sums = np.concatenate([drawn.astype(float) @ flat for drawn in _drawn(len(flat))])
     sums = sums.reshape(DRAWS, len(counts), *counts[0].shape[1:])
     point = statistic(*(c.sum(axis=0) for c in counts))
     return float(point), statistic(*np.moveaxis(sums, 1, 0))
@@ -70,9 +82,7 @@ def bootstrap(statistic: Statistic, *counts: np.ndarray) -> Interval:
 
 def bootstrap_mean(values: np.ndarray) -> Interval:
     """As `bootstrap`, of the mean of one value per image ``(N,)``."""
-    count = len(values)
-    means = np.concatenate([drawn @ values / count for drawn in _drawn(count)])
-    return _with_point(float(np.mean(values)), *np.percentile(means, [2.5, 97.5]))
+    return bootstrap(mean, countable(values))
 
 
 def _with_point(point: float, low: float, high: float) -> Interval:
@@ -91,10 +101,17 @@ def replicated(statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]])
     """
     if len(replicas) == 1:
         return bootstrap(statistic, *replicas[0])
+    return combined(*errors_of(statistic, replicas))
+
+
+def errors_of(
+    statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]]
+) -> tuple[np.ndarray, float, int]:
+    """What `combined` takes: a point for each seed, their mean's error over images, and N."""
     resampled = [resample(statistic, *counts) for counts in replicas]
     points = np.array([point for point, _ in resampled])
     values = np.mean([values for _, values in resampled], axis=0)
-    return combined(points, float(np.nanstd(values, ddof=1)), len(replicas[0][0]))
+    return points, float(np.nanstd(values, ddof=1)), len(replicas[0][0])
 
 
 def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
@@ -116,14 +133,23 @@ def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
         >>> [round(value, 2) for value in combined(np.array([1.0, 2.0, 3.0]), 0.0, 50)]
         [2.0, -0.48, 4.48]
     """
+    parts, freedoms = parts_of(points, image_error, images)
+    half = 0.0 if parts.sum() == 0 else half_width(parts, freedoms)
+    return float(points.mean()), float(points.mean() - half), float(points.mean() + half)
+
+
+def parts_of(points: np.ndarray, image_error: float, images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors over images and over seeds ``(k,)``, and their degrees of freedom ``(k,)``."""
     parts = np.array([image_error**2, points.var(ddof=1) / len(points)])
     freedoms = np.array([images - 1, len(points) - 1])
-    parts, freedoms = parts[freedoms > 0], freedoms[freedoms > 0]
-    if parts.sum() == 0:
-        return (float(points.mean()),) * 3
-    freedom = parts.sum() ** 2 / (parts**2 / freedoms).sum()
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(parts.sum())
-    return float(points.mean()), float(points.mean() - half), float(points.mean() + half)
+    return parts[freedoms > 0], freedoms[freedoms > 0]
+
+
+def half_width(parts: np.ndarray, freedoms: np.ndarray) -> np.ndarray:
+    """Half the width of `combined`, from squared errors ``(..., k)`` and degrees of freedom."""
+    total = parts.sum(axis=-1)
+    freedom = total**2 / (parts**2 / freedoms).sum(axis=-1)
+    return stats.t.ppf(0.975, freedom) * np.sqrt(total)
 
 
 def simultaneous(statistic: Statistic, family: Sequence[tuple[np.ndarray, ...]]) -> list[Interval]:

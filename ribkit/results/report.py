@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ribkit.data.images import ImageSet
-from ribkit.evaluation import intervals
-from ribkit.results import claims, tables, tables_ablations, tables_rq4, tables_toy
+from ribkit.evaluation import intervals, power
+from ribkit.evaluation.intervals import gain
+from ribkit.results import claims, reported, tables, tables_ablations, tables_rq4, tables_toy
 from ribkit.results.claims import Measured
 from ribkit.study import ablation_runs, pipeline
-from ribkit.study.ablation_runs import ablated_images, run_named, runs
+from ribkit.study.ablation_runs import ablated_images, run_named
 from ribkit.study.study import CAM, RIB, RIBS, Method, Study
 
 CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
@@ -25,6 +27,17 @@ CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "network": tables_rq4.network_scores,
 }
 """Figure that decides a claim -> its table, in the claims' order."""
+COMPARED_RUNS = {
+    "activation-seed": (("none", "activation"), ("sigmoid (BCE)", "activation")),
+    "activation-seed-matched": (
+        ("none", "activation"), ("sigmoid (BCE)", "activation, rate matched"),
+    ),
+    "per-image": (("each image, summed maps", "adaptation"), ("once for the set", "adaptation")),
+    "summed-maps": (
+        ("each image, summed maps", "adaptation"), ("each image, last map", "adaptation"),
+    ),
+}  # fmt: skip
+"""Claim -> two runs of the ablations, each by its value and factor: after, before."""
 
 
 # ---- what was measured of each claim ------------------------------------------------------------
@@ -49,9 +62,23 @@ def _setting(study: Study, images: ImageSet, kind: str = "images") -> str:
     return f"{study.profile.name}, {len(images)} {kind}, {seeds}"
 
 
-def _gain(pairs: list[tuple[np.ndarray, np.ndarray]], setting: str) -> Measured:
-    """The gain of counts over others, a pair for each replica."""
-    return Measured(*intervals.replicated(intervals.gain, pairs), "mIoU", setting)
+def _found(
+    study: Study,
+    statistic: intervals.Statistic,
+    replicas: list[tuple[np.ndarray, ...]],
+    unit: str,
+    setting: str,
+) -> Measured:
+    """A statistic of what each replica counted, as a gain is of a pair of counts."""
+    detectable = power.detectable(statistic, replicas)
+    return Measured(
+        *intervals.replicated(statistic, replicas), detectable, unit, setting, _on(study)
+    )
+
+
+def _on(study: Study) -> str:
+    """What a study is of."""
+    return "scenes" if study.profile.data == "scenes" else "photographs"
 
 
 def _toy(study: Study) -> dict[str, Measured]:
@@ -60,12 +87,20 @@ def _toy(study: Study) -> dict[str, Measured]:
     setting = f"{study.digits().name}, sigmoid, {hgr['seed'].nunique()} seeds"
     drop = tables_toy.last_drop(hgr).set_index(tables_toy.KEYS)
     drop = drop.loc[("sigmoid", "trained", "sum", "after")]
-    removal, ends = tables_toy.removal_beyond_control(hgr), ["mean", "low", "high"]
+    removal = tables_toy.removal_beyond_control(hgr)
     beyond = f"{setting}, beyond what a meaningless shape gets back"
     return {
-        "last-layer-bottleneck": Measured(*drop[ends], "HGR", f"{setting}, outputs summed"),
-        "activation-removed": Measured(*removal[ends], "HGR", beyond),
+        "last-layer-bottleneck": _over_seeds(drop, f"{setting}, outputs summed"),
+        "activation-removed": _over_seeds(removal, beyond),
     }
+
+
+def _over_seeds(hgr: pd.Series, setting: str) -> Measured:
+    """A mean, low and high of n toy networks, see `tables_toy.interval`."""
+    freedom = hgr["n"] - 1
+    error = (hgr["high"] - hgr["mean"]) / stats.t.ppf(0.975, freedom)
+    detectable = power.detectable_by_t(np.array([error**2]), np.array([freedom]))
+    return Measured(*hgr[["mean", "low", "high"]], detectable, "HGR", setting, "digits")
 
 
 def _seeds(study: Study) -> dict[str, Measured]:
@@ -78,42 +113,33 @@ def _seeds(study: Study) -> dict[str, Measured]:
     ):
         setting = f"{_setting(study, study.scored)}, {RIB.title} against {before.title}, {choice}"
         pairs = [(r.seed(RIB).at(choice), r.seed(before).at(choice)) for r in study.replicas]
-        values[seed] = _gain(pairs, f"{setting} threshold")
+        values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold")
         if coverage and hasattr(study.scored.source, "heads"):
-            gain = _coverage_gain(study, before)
-            values[coverage] = Measured(*gain, "points of bodies covered", f"{setting} thresholds")
+            covered = [(_coverage_gains(replica, before),) for replica in study.replicas]
+            how = ("points of bodies covered", f"{setting} thresholds")
+            values[coverage] = _found(study, intervals.mean, covered, *how)
     return values
 
 
-def _coverage_gain(study: Study, before: Method) -> intervals.Interval:
-    """RIB's gain in the mean share of bodies covered, in points, over images and replicas."""
-    each = []
-    for replica in study.replicas:
-        table = tables.coverage(replica, (before, RIB))
-        table = table.pivot(index="image", columns="method", values="body")
-        each.append(100 * (table[RIB.title] - table[before.title]).dropna().to_numpy())
-    if len(each) == 1:
-        return intervals.bootstrap_mean(each[0])
-    over_images = np.mean(each, axis=0)
-    error = over_images.std(ddof=1) / np.sqrt(len(over_images))
-    return intervals.combined(np.mean(each, axis=1), error, len(over_images))
+def _coverage_gains(replica: Study, before: Method) -> np.ndarray:
+    """RIB's gain in the share of bodies covered, in points, of each image: `countable`."""
+    after, before = (tables.shares(replica, method)["body"] for method in (RIB, before))
+    return intervals.countable(100 * (after - before).dropna().to_numpy())
 
 
 def _refinement(study: Study) -> dict[str, Measured]:
     """Gains of RIB's labels after a stage, over its seed and over CAM's."""
-    scores = tables_rq4.refinement_scores(study).set_index(["method", "stage"])
-    images, values = f"{study.profile.name}, {len(study.scored)} images", {}
-    for name, stage in (("crf-seed", "+ CRF"), ("psa-seed", "+ PSA"), ("irn-seed", "+ IRN")):
-        gain = scores.loc[("RIB", stage), ["over_seed", "over_seed_low", "over_seed_high"]]
-        setting = f"{images}, RIB {stage} against RIB, thresholds held out"
-        values[name] = Measured(*map(float, gain), "mIoU", setting)
-    pipeline.train(study.replicas, "irn")
-    pairs = []
-    for replica in study.replicas:
-        cam, rib = pipeline.refinements(replica)
-        pairs.append((rib.stage(pipeline.PSEUDO).counts, cam.stage(pipeline.PSEUDO).counts))
-    setting = f"{_setting(study, study.scored)}, RIB + IRN against CAM + IRN, thresholds held out"
-    return values | {"rib-pseudo": _gain(pairs, setting)}
+    setting, values = _setting(study, study.scored), {}
+    for name, stage, other in (
+        ("crf-seed", "+ CRF", ("RIB", "seed")),
+        ("psa-seed", "+ PSA", ("RIB", "seed")),
+        ("irn-seed", "+ IRN", ("RIB", "seed")),
+        ("rib-pseudo", pipeline.PSEUDO, ("CAM", pipeline.PSEUDO)),
+    ):
+        both = (tables_rq4.stage_counts(study, *of) for of in (("RIB", stage), other))
+        how = f"{setting}, RIB {stage} against {' '.join(other)}, thresholds held out"
+        values[name] = _found(study, gain, list(zip(*both, strict=True)), "mIoU", how)
+    return values
 
 
 def _networks(study: Study) -> dict[str, Measured]:
@@ -125,27 +151,20 @@ def _networks(study: Study) -> dict[str, Measured]:
     ):
         if after in pipeline.sources(study):
             counts = (pipeline.network_counts(study, source, True) for source in (after, before))
-            values[name] = _gain(list(zip(*counts, strict=True)), setting)
+            values[name] = _found(study, gain, list(zip(*counts, strict=True)), "mIoU", setting)
     return values
 
 
 def _ablations(study: Study) -> dict[str, Measured]:
     """Gains over the sigmoid, over one adaptation for the whole set, and over the last map."""
-    setting = f"{study.profile.name}, {len(ablated_images(study))} images, one training seed"
-    sigmoids = [run for run in runs(study) if run.value.startswith("sigmoid")]
-    others = [run_named(study, value) for value in ("once for the set", "each image, last map")]
-    none = run_named(study, "none", "activation")
-    official = run_named(study, "each image, summed maps")
-    put_back = "sigmoid (BCE) put back, same rate and rate matched"
-    values = {}
-    for names, after, before, how in (
-        (("activation-seed", "activation-seed-matched"), none, sigmoids, put_back),
-        (("per-image", "summed-maps"), official, others, "RIB official, GNDRP"),
-    ):
-        counts, *family = (ablation_runs.run_result(study, run).counts for run in (after, *before))
-        gains = intervals.simultaneous(intervals.gain, [(counts, other) for other in family])
-        for name, gain in zip(names, gains, strict=True):
-            values[name] = Measured(*gain, "mIoU", f"{setting}, {how}")
+    setting, values = _setting(study, ablated_images(study)), {}
+    for name, ((after, own), (before, factor)) in COMPARED_RUNS.items():
+        pairs = []
+        for one in study.replicas:
+            both = run_named(one, after, own), run_named(one, before, factor)
+            pairs.append(tuple(ablation_runs.run_result(one, run).counts for run in both))
+        how = f"{setting}, RIB official, GNDRP, {factor}: {after} against {before}"
+        values[name] = _found(study, gain, pairs, "mIoU", how)
     return values
 
 
@@ -159,7 +178,8 @@ def _layers(study: Study) -> dict[str, Measured]:
     drop = by_layer.xs(before, level="layer") - by_layer.xs("sigmoid", level="layer")
     values = (drop["non-discriminative"] - drop["discriminative"]).dropna().to_numpy()
     setting = f"{study.profile.name}, {len(values)} images, classifier's last level to its sigmoids"
-    return {"real-bottleneck": Measured(*intervals.bootstrap_mean(values), "HGR", setting)}
+    counts = [(intervals.countable(values),)]
+    return {"real-bottleneck": _found(study, intervals.mean, counts, "HGR", setting)}
 
 
 MEASURED = (
@@ -171,18 +191,21 @@ MEASURED = (
 
 # ---- the report ---------------------------------------------------------------------------------
 def headline(study: Study) -> pd.DataFrame:
-    """This run's numbers in the columns of `claims.REPORTED`; its setting in every row's name."""
+    """This run's numbers in the columns of `reported.pivot`; its setting in every row's name."""
     setting = (
         f"{study.profile.name}, {len(study.scored)} images, {len(study.scored.classes)} classes"
     )
     stages = tables_rq4.refinement_scores(study).set_index(["method", "stage"])["miou"]
     networks = tables_rq4.network_scores(study).set_index(["CRF", "trained on"])["miou"]
     networks = networks.loc["with CRF"].map("{:.1f}".format)
+    names = {"seed": "seed, train", "+ CRF": "+ CRF, train", "+ IRN": "pseudo ground truth, train"}
     rows = []
     for method in ("CAM", "RIB"):
-        shown = [f"{stages[method, stage]:.1f}" for stage in ("seed", "+ CRF", "+ IRN")]
-        rows.append([f"{method} + IRN ({setting})", *shown, networks[method]])
+        shown = {title: f"{stages[method, stage]:.1f}" for stage, title in names.items()}
+        row = {"method": f"{method} + IRN ({setting})", "network, val": networks[method]}
+        rows.append(row | shown)
     for source, title in (("RIB + saliency",) * 2, ("ground truth", "true masks, the ceiling")):
         if source in networks:
-            rows.append([f"{title} ({setting})", "", "", "", networks[source]])
-    return pd.DataFrame(rows, columns=claims.REPORTED.columns)
+            rows.append({"method": f"{title} ({setting})", "network, val": networks[source]})
+    columns = [name for name in reported.pivot("VOC") if name != "network, test"]
+    return pd.DataFrame(rows, columns=columns).fillna("")

@@ -1,19 +1,22 @@
 """The figures that need code of their own, each drawn from its table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ribkit.results import plots
-from ribkit.results.claims import VERDICTS
+from ribkit.results.claims import VERDICTS, plain
 from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend
 from ribkit.results.style import KINDS, PALETTE, Pictures
 
 GAIN = "gain over CAM (points),\nsimultaneous 95 % band"
+NAVY, PALE, GREY = (0, 0.2, 0.36), (0.74, 0.88, 0.97), (0.85, 0.85, 0.85)
+# holds: the darker the larger
+COLOURS = (NAVY, PALETTE[0], PALETTE[9], PALE, PALETTE[8], PALETTE[1], PALETTE[3], GREY)
+VERDICT_COLOURS = dict(zip(VERDICTS, COLOURS, strict=True))
 REGION_NAMES = {
     "irrelevant": "irrelevant (rest)",
     "discriminative": "discriminative (digit)",
@@ -108,18 +111,6 @@ def doses(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 # ---- shares -------------------------------------------------------------------------------------
-def coverage(drawn: Figure, table: pd.DataFrame, labels: Mapping[str, str]) -> None:
-    """Share of heads, bodies and all else that a map covers, by method; 95 % intervals."""
-    shares = table.set_index(["method", "image"]).rename(columns=labels).mul(100)
-    axis = sns.barplot(
-        shares.melt(ignore_index=False).reset_index(), x="variable", y="value", hue="method",
-        palette=PALETTE[: table["method"].nunique()], errorbar=("ci", 95), seed=0,
-        err_kws={"linewidth": 1}, ax=drawn.subplots(),
-    )  # fmt: skip
-    axis.set(xlabel="", ylabel="covered by the class's map (%)", ylim=(0, 100))
-    axis.legend(title=None, fontsize=7)
-
-
 def refinement_errors(drawn: Figure, table: pd.DataFrame) -> None:
     """What is wrong with the labels after each stage, in % of all pixels, by method."""
     methods = table.set_index("stage").groupby("method", sort=False)
@@ -132,12 +123,11 @@ def refinement_errors(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 def claims(drawn: Figure, table: pd.DataFrame) -> None:
-    """How many claims of each question hold, do not hold, are undecided or not measured."""
-    counts = pd.crosstab(table["question"], table["verdict"])
-    counts = counts.reindex(columns=VERDICTS, fill_value=0)
-    colours = (PALETTE[2], PALETTE[3], PALETTE[8], (0.8, 0.8, 0.8))
+    """How many claims of each question have which verdict, the best on the left."""
+    counts = pd.crosstab(table["question"], table["verdict"].map(plain))
+    counts = counts[sorted(counts, key=VERDICTS.index)]
     axis = drawn.subplots()
-    _stacked(axis, counts, colours)
+    _stacked(axis, counts, [VERDICT_COLOURS[verdict] for verdict in counts])
     axis.set(xlabel="claims", xticks=range(int(counts.sum(axis=1).max()) + 1))
     right_legend(axis)
 

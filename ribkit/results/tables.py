@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from ribkit.data.images import SUFFIXES, ImageSet, LabelledImage
-from ribkit.evaluation.intervals import Interval, gain, replicated
+from ribkit.evaluation.intervals import Interval, countable, gain, mean, replicated
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
@@ -118,21 +118,27 @@ def replicas(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "miou"])
 
 
-@cache
-def coverage(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
-    """Shares of objects (of heads and bodies) and of all else that maps cover, by image.
+def shares(one: Study, method: Method) -> pd.DataFrame:
+    """Shares of an image's heads and bodies (or objects) and of all else that maps cover.
 
-    By method (all, if none are named) and training seed.
+    Of one training's seeds by a method: a row for each image, in their order.
     """
-    covered = {
-        (method.title, one.training_seed): one.coverage(method)
-        .drop(columns="class")
-        .groupby("image", sort=False)
-        .mean()
-        for method in methods or study.methods
-        for one in study.replicas
-    }
-    return pd.concat(covered, names=["method", "seed"]).reset_index()
+    table = one.coverage(method).drop(columns="class")
+    return table.groupby("image", sort=False).mean()
+
+
+@cache
+def coverage(study: Study) -> pd.DataFrame:
+    """Mean shares of each part that the maps of each method cover, in %, over all replicas."""
+    rows = []
+    for method in study.methods:
+        each = [100 * shares(one, method) for one in study.replicas]
+        for part in each[0]:
+            values = [(countable(table[part].dropna().to_numpy()),) for table in each]
+            if len(values[0][0]):
+                row = {"method": method.title, "part": part}
+                rows.append(row | with_interval("covered", replicated(mean, values)))
+    return pd.DataFrame(rows)
 
 
 # ---- pictures -----------------------------------------------------------------------------------

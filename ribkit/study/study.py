@@ -105,12 +105,16 @@ class Study(Inputs):
         self._tuned: dict[Method, Tuned] = {}
 
     # ---- replicas -----------------------------------------------------------------------------
-    @cached_property
+    @property
     def replicas(self) -> tuple["Study", ...]:
         """The same study as often as the profile says, all trained from other seeds; itself first.
 
         Images are the first's; settings, scales and thresholds are chosen anew.
         """
+        return self.first._replicas
+
+    @cached_property
+    def _replicas(self) -> tuple["Study", ...]:
         others = [copy.copy(self) for _ in range(1, self.profile.replicas)]
         for number, other in enumerate(others, start=1):
             other.number, other._tuned = number, {}
