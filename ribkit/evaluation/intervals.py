@@ -133,16 +133,35 @@ def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
         >>> [round(value, 2) for value in combined(np.array([1.0, 2.0, 3.0]), 0.0, 50)]
         [2.0, -0.48, 4.48]
     """
-    parts, freedoms = parts_of(points, image_error, images)
-    half = 0.0 if parts.sum() == 0 else half_width(parts, freedoms)
-    return float(points.mean()), float(points.mean() - half), float(points.mean() + half)
+    return by_t(float(points.mean()), *parts_of(points, image_error, images))
+
+
+def unpaired(
+    statistic: Statistic,
+    after: Sequence[tuple[np.ndarray, ...]],
+    before: Sequence[tuple[np.ndarray, ...]],
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """A statistic's difference on two sets of images: point, squared errors, degrees of freedom.
+
+    For `by_t`. after, before: as for `replicated`, other images and other trainings each.
+    """
+    both = [errors_of(statistic, replicas) for replicas in (after, before)]
+    parts, freedoms = zip(*(parts_of(*errors) for errors in both), strict=True)
+    point = float(both[0][0].mean() - both[1][0].mean())
+    return point, np.concatenate(parts), np.concatenate(freedoms)
 
 
 def parts_of(points: np.ndarray, image_error: float, images: int) -> tuple[np.ndarray, np.ndarray]:
     """Squared errors over images and over seeds ``(k,)``, and their degrees of freedom ``(k,)``."""
-    parts = np.array([image_error**2, points.var(ddof=1) / len(points)])
-    freedoms = np.array([images - 1, len(points) - 1])
+    seed_error = points.var(ddof=1) / len(points) if len(points) > 1 else 0.0
+    parts, freedoms = np.array([image_error**2, seed_error]), np.array([images, len(points)]) - 1
     return parts[freedoms > 0], freedoms[freedoms > 0]
+
+
+def by_t(point: float, parts: np.ndarray, freedoms: np.ndarray) -> Interval:
+    """A point and its `combined` interval, from squared errors and their degrees of freedom."""
+    half = 0.0 if parts.sum() == 0 else float(half_width(parts, freedoms))
+    return point, point - half, point + half
 
 
 def half_width(parts: np.ndarray, freedoms: np.ndarray) -> np.ndarray:

@@ -9,7 +9,15 @@ from scipy import stats
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import intervals, power
 from ribkit.evaluation.intervals import gain
-from ribkit.results import claims, reported, tables, tables_ablations, tables_rq4, tables_toy
+from ribkit.results import (
+    claims,
+    reported,
+    tables,
+    tables_ablations,
+    tables_controls,
+    tables_rq4,
+    tables_toy,
+)
 from ribkit.results.claims import Measured
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.ablation_runs import ablated_images, run_named
@@ -22,6 +30,8 @@ CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "activations": tables_ablations.activations,
     "coverage": tables.coverage,
     "replicas": tables.replicas,
+    "controls": tables_controls.compared,
+    "doses": tables_controls.dose_response,
     "adaptations": tables_ablations.adaptations,
     "refinement": tables_rq4.refinement_scores,
     "network": tables_rq4.network_scores,
@@ -168,6 +178,21 @@ def _ablations(study: Study) -> dict[str, Measured]:
     return values
 
 
+def _controls(study: Study) -> dict[str, Measured]:
+    """RIB's gain over the best rival; and over CAM, where bodies tell more less where less."""
+    setting = f"{_setting(study, study.scored)}, {RIB.title}, thresholds held out"
+    pairs = tables_controls.rib_and_rival(study)
+    found = {"rib-over-rivals": _found(study, gain, pairs, "mIoU", f"{setting}, tuned alike")}
+    doses = tables_controls.dose_pairs(study)
+    if len(doses) > 1:
+        least, most = min(doses), max(doses)
+        point, *errors = intervals.unpaired(gain, doses[most], doses[least])
+        interval, detectable = intervals.by_t(point, *errors), power.detectable_by_t(*errors)
+        how = f"{setting}, bodies' usual texture {most:g} against {least:g}"
+        found["dose-response"] = Measured(*interval, detectable, "mIoU", how, _on(study))
+    return found
+
+
 def _layers(study: Study) -> dict[str, Measured]:
     """The drop of HGR into the last layer, bodies' beyond heads', paired over images."""
     table = tables_ablations.layer_ratios(study)
@@ -184,7 +209,7 @@ def _layers(study: Study) -> dict[str, Measured]:
 
 MEASURED = (
     ("01", _toy), ("03", _seeds), ("04", _refinement), ("05", _networks), ("06", _ablations),
-    ("06", _layers),
+    ("06", _controls), ("06", _layers),
 )  # fmt: skip
 """Notebook that decides claims, and what measures these."""
 

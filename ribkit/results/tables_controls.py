@@ -61,10 +61,10 @@ def dose_response(study: Study) -> pd.DataFrame:
     """
     rows = []
     for dose, other in controls.doses(study).items():
-        plain = [(counts,) for counts in _counts(other, CAM)]
-        row = {"usual texture": dose, "images": len(plain[0][0]), "seeds": len(plain)}
-        row |= with_interval("gain", replicated(intervals.gain, rib_and_cam(other)))
-        row |= with_interval("miou", replicated(miou, plain))
+        pairs = rib_and_cam(other)
+        row = {"usual texture": dose, "images": len(pairs[0][0]), "seeds": len(pairs)}
+        row |= with_interval("gain", replicated(intervals.gain, pairs))
+        row |= with_interval("miou", replicated(miou, [(plain,) for _, plain in pairs]))
         for method in (CAM, RIB):
             shares = [tables.shares(one, method)["body"].mean() for one in other.replicas]
             row[f"{method.title[:3]} covers"] = 100 * np.mean(shares)
@@ -72,16 +72,9 @@ def dose_response(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def dose_gain(study: Study) -> Interval:
-    """RIB's gain where bodies tell most of their class less that where they tell least.
-
-    Two sets of scenes: their errors add up, and the intervals' halves with them.
-    """
-    table = dose_response(study)
-    least, most = table.iloc[0], table.iloc[-1]
-    point = most["gain"] - least["gain"]
-    half = np.hypot(*(row["gain_high"] - row["gain"] for row in (least, most)))
-    return float(point), float(point - half), float(point + half)
+def dose_pairs(study: Study) -> dict[float, list[tuple[np.ndarray, np.ndarray]]]:
+    """Usual texture -> counts of RIB's and of CAM's seeds, of each training seed."""
+    return {dose: rib_and_cam(other) for dose, other in controls.doses(study).items()}
 
 
 def meaning(study: Study) -> str:
@@ -98,21 +91,19 @@ def meaning(study: Study) -> str:
         f"{_points(few[['gain', 'gain_low', 'gain_high']])} over CAM"
         + (": the masks that tune are worth more than RIB." if few["gain"] > own[0] else "."),
     ]
-    if len(controls.doses(study)) > 1:
-        first, last = dose_response(study).iloc[[0, -1]].to_dict("records")
-        both = [
-            f"{_points([row['gain'], row['gain_low'], row['gain_high']])} where they do so in "
-            f"{100 * row['usual texture']:.0f} %"
-            for row in (first, last)
-        ]
+    doses = dose_pairs(study)
+    if len(doses) > 1:
+        least, most = (doses[dose] for dose in (min(doses), max(doses)))
+        gains = [_points(replicated(intervals.gain, pairs)) for pairs in (least, most)]
+        more = intervals.by_t(*intervals.unpaired(intervals.gain, most, least))
         text.append(
-            f"By how often bodies have their class's usual texture, RIB gains {both[0]} and "
-            f"{both[1]}: " + _told(dose_gain(study), *DOSE_WORDS)
+            f"Where bodies tell least of their class RIB gains {gains[0]} over CAM, where they "
+            f"tell most {gains[1]}: {_told(more, *DOSE_WORDS)}"
         )
     return " ".join(text)
 
 
-RIVAL_WORDS = (
+RIVAL_WORDS = (  # where the interval lies above zero, spans it, lies below it
     "no rival without an adaptation has all of its gain.",
     "what adapts nothing is as good, so the gain is no evidence for a bottleneck.",
     "what adapts nothing is better.",
