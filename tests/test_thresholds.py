@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from skimage.filters import threshold_otsu
 
 from ribkit.evaluation.miou import confusion, counts, miou
 from ribkit.evaluation.thresholds import (
@@ -10,7 +11,9 @@ from ribkit.evaluation.thresholds import (
     Swept,
     best_threshold,
     concat_rows,
+    exceeded,
     image_rows,
+    otsu,
     sweep,
 )
 
@@ -99,3 +102,21 @@ def test_what_is_stored_of_sweeps_gives_back_the_counts_of_each_image_and_of_all
     which = np.array([True, False, True, False])
     assert (swept.total(which) == dense[which].sum(axis=0)).all()
     assert miou(swept.total()).shape == (100,)
+
+
+def test_otsus_threshold_separates_two_heaps_of_levels():
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(0.2, 0.05, 900), random.normal(0.7, 0.05, 300)])
+    levels = exceeded(torch.from_numpy(values.clip(0, 1)))
+    found = otsu(np.bincount(levels, minlength=101))
+    expected = threshold_otsu(levels.numpy(), nbins=levels.max().item() - levels.min().item() + 1)
+    assert found == pytest.approx(expected, abs=1)
+    assert ((values > THRESHOLDS[found]) == (values > 0.45)).all()
+
+
+@pytest.mark.parametrize("level", [None, 0, 40, 100])
+def test_maps_whose_pixels_are_all_equal_have_the_first_threshold(level):
+    levels = np.zeros(101, int)
+    if level is not None:
+        levels[level] = 7
+    assert otsu(levels) == 0
