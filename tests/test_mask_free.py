@@ -5,7 +5,6 @@ import pytest
 from fabricated import stored
 
 from ribkit.data.images import ImageSet
-from ribkit.evaluation.thresholds import THRESHOLDS
 from ribkit.runtime.store import Store
 from ribkit.study import mask_free
 
@@ -36,11 +35,10 @@ def chosen(folder, maps):
     return mask_free.threshold(Store(folder / "store"), images, made.arrays("maps"))
 
 
-def test_the_threshold_parts_all_images_highest_maps_and_no_mask_is_read(tmp_path):
-    low, high = np.full((3, 4), 0.2), np.full((2, 2), 0.6)
-    maps = {"1": np.stack([low, low / 2]), "2": high[None], "unlabelled": np.zeros((0, 9, 9))}
-    found = chosen(tmp_path, maps)
-    assert 0.2 <= THRESHOLDS[found] < 0.6
+def test_the_threshold_is_the_mean_of_what_parts_each_images_highest_map(tmp_path):
+    first, second = np.full((4, 4), 0.2), np.full((2, 2), 0.4)
+    first[:, 2:], second[1] = 0.6, 0.8
+    assert chosen(tmp_path, {"1": np.stack([first / 2, first]), "2": second[None]}) == 30
 
 
 def test_an_image_without_a_map_changes_nothing(tmp_path):

@@ -53,12 +53,12 @@ def _measures(seed: Seed) -> dict[tuple[str, str], Measure]:
     of_set = {("mIoU", choice): partial(_pooled, each) for choice, each in counts.items()}
     own = {choice: miou(counts[choice]) for choice in ("held-out", OWN)}
     means = {
-        ("mean over images", choice): partial(measures.over_images, values)
+        ("mean IoU over images", choice): partial(measures.over_images, values)
         for choice, values in own.items()
     }
     worst = partial(measures.worst_tenth, own["held-out"])
     whole = partial(measures.pxap, seed.swept)
-    return of_set | means | {("worst tenth", "held-out"): worst, ("PxAP", "none"): whole}
+    return of_set | means | {("worst tenth of images", "held-out"): worst, ("PxAP", "no threshold"): whole}
 
 
 def _pooled(counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
