@@ -59,7 +59,9 @@ def test_every_measure_is_the_mean_over_trainings_of_its_own_formula(study):
             ("mIoU", "mask-free"): [miou(one.total()[50]) for one in swept],
             ("mIoU", "each image's own"): [miou(s.at(own_best(s)).sum(axis=0)) for s in swept],
             ("mean IoU over images", "held-out"): [miou(one.at(35)).mean() for one in swept],
-            ("worst tenth of images", "held-out"): [np.sort(miou(one.at(35)))[:2].mean() for one in swept],
+            ("worst tenth of images", "held-out"): [
+                np.sort(miou(one.at(35)))[:2].mean() for one in swept
+            ],
             ("PxAP", "no threshold"): [measures.pxap(one) for one in swept],
         }
         for row, values in expected.items():

@@ -58,7 +58,11 @@ def _measures(seed: Seed) -> dict[tuple[str, str], Measure]:
     }
     worst = partial(measures.worst_tenth, own["held-out"])
     whole = partial(measures.pxap, seed.swept)
-    return of_set | means | {("worst tenth of images", "held-out"): worst, ("PxAP", "no threshold"): whole}
+    return (
+        of_set
+        | means
+        | {("worst tenth of images", "held-out"): worst, ("PxAP", "no threshold"): whole}
+    )
 
 
 def _pooled(counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
