@@ -10,8 +10,7 @@ from ribkit.evaluation.miou import iou, miou
 from ribkit.evaluation.thresholds import own_best
 from ribkit.results import figures, tables, tables_measures
 from ribkit.study import pipeline
-from ribkit.study.pipeline import Refined
-from ribkit.study.study import CAM, METHODS, RIB, Seed, Study
+from ribkit.study.study import CAM, RIB, Seed, Study
 
 COUNT, CHOICES = 20, {"oracle": 40, "held-out": 35, "mask-free": 50}
 
@@ -34,11 +33,10 @@ def made(level, rng_seed):
 @pytest.fixture
 def study(monkeypatch):
     """RIB beats CAM by 5 pixels in a hundred of every object, in two trainings."""
-    level = {method: 5 * (method != CAM) + k for k, method in enumerate(METHODS)}
-    level[RIB] = 5
 
     def seed(self, method):
-        return Seed(None, made(level[method], self.number), CHOICES)
+        level = {CAM: 0, RIB: 5}.get(method, len(method.title))
+        return Seed(None, made(level, self.number), CHOICES)
 
     monkeypatch.setattr(intervals, "DRAWS", 200)
     monkeypatch.setattr(Study, "seed", seed)
@@ -102,7 +100,7 @@ def test_precision_and_recall_are_means_over_classes_and_trainings(study):
         expected = np.mean([np.nanmean(score(each)) for each in counts])
         assert row[name] == pytest.approx(expected)
         assert row[f"{name}_low"] < expected < row[f"{name}_high"]
-    assert len(table) == len(METHODS) * len(CHOICES)
+    assert len(table) == len(study.methods) * len(CHOICES)
 
 
 def test_classes_have_their_names_and_those_that_do_not_occur_no_score(study):
@@ -119,17 +117,11 @@ def test_classes_have_their_names_and_those_that_do_not_occur_no_score(study):
 def test_labels_and_networks_are_scored_by_stage(study, monkeypatch):
     counts = made(0, 0).at(40)
 
-    class Refinement:
-        title = "CAM"
-
-        def stage(self, name):
-            return Refined(None, counts, None, None, 0.3)
-
-    monkeypatch.setattr(pipeline, "train", lambda *names: None)
-    monkeypatch.setattr(pipeline, "refinements", lambda study: (Refinement(),))
+    monkeypatch.setattr(tables_measures, "stage_counts", lambda *asked: [counts])
     monkeypatch.setattr(pipeline, "network_counts", lambda *asked: [counts, counts])
     table = tables_measures.precision_recall(study, "labels")
-    assert table["stage"].tolist() == list(pipeline.available_stages(study))
+    assert table["stage"].unique().tolist() == list(pipeline.available_stages(study))
+    assert set(table["method"]) == {"CAM", "RIB"}
     networks = tables_measures.precision_recall(study, "networks")
     assert len(networks) == 2 * len(pipeline.sources(study))
     assert networks["seeds"].unique() == [2]
@@ -155,7 +147,7 @@ def test_scores_of_seeds_labels_and_networks_are_matched_by_method(study, monkey
     )
     monkeypatch.setattr(tables_measures, "_label_miou", lambda study, source: 50.0)
     table = tables_measures._all_scores(study)
-    assert set(table.index) == {*(m.title for m in METHODS[:-1]), "RIB", "RIB + saliency"}
+    assert set(table.index) == {*(m.title for m in study.methods[:-1]), "RIB", "RIB + saliency"}
     assert set(table["network mIoU"].dropna().index) == {"CAM", "RIB", "RIB + saliency"}
     assert table.loc["RIB + saliency"].isna().tolist() == [True, True, False, False]
     assert table.loc["RIB", "seed mIoU"] > table.loc["CAM", "seed mIoU"]

@@ -18,8 +18,9 @@ from ribkit.evaluation.miou import iou, miou
 from ribkit.evaluation.thresholds import own_best
 from ribkit.refinement import stages
 from ribkit.results.tables import with_interval
+from ribkit.results.tables_rq4 import TITLES, stage_counts
 from ribkit.study import pipeline
-from ribkit.study.study import CAM, METHODS, RIB, Seed, Study
+from ribkit.study.study import CAM, RIB, Seed, Study
 
 Measure = Callable[[np.ndarray], np.ndarray]
 """How often each image is drawn ``(..., N)`` -> ``(...)``."""
@@ -43,6 +44,7 @@ def measured_gains(study: Study) -> pd.DataFrame:
 
 
 def _gain(after: Measure, before: Measure, drawn: np.ndarray) -> np.ndarray:
+    """One measure beyond another, of the same draw."""
     return after(drawn) - before(drawn)
 
 
@@ -66,7 +68,7 @@ def _measures(seed: Seed) -> dict[tuple[str, str], Measure]:
 
 
 def _pooled(counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """MIoU of the set."""
+    """The mIoU of the images drawn."""
     return miou(np.tensordot(drawn, counts, 1))
 
 
@@ -94,17 +96,16 @@ SCORES = {"precision": measures.precision, "recall": measures.recall, "iou": iou
 
 
 def _seeds(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
-    for method in METHODS:
+    for method in study.methods:
         seeds = [one.seed(method) for one in study.replicas]
         for choice in seeds[0].chosen:
             yield method.title, f"seed, {choice} threshold", [seed.at(choice) for seed in seeds]
 
 
 def _stages(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
-    pipeline.train((study,), "irn", "psa", "saliency")
     for stage in pipeline.available_stages(study):
-        for method in pipeline.refinements(study):
-            yield method.title, stage, [method.stage(stage).counts]
+        for title in TITLES:
+            yield title, stage, stage_counts(study, title, stage)
 
 
 def _networks(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
@@ -181,7 +182,7 @@ def _all_scores(study: Study) -> pd.DataFrame:
 
 
 def _label_miou(study: Study, source: str) -> float:
-    """MIoU of the labels that a network learned from, of the scored images."""
+    """The mIoU of the labels that a network learned from, of the scored images."""
     found = []
     for one in study.replicas:
         images, labels = pipeline.labelled(one, source)[0]
