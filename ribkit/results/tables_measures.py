@@ -52,19 +52,13 @@ def _measures(seed: Seed) -> dict[tuple[str, str], Measure]:
     """All measures of seeds, by name and by how the threshold was chosen."""
     counts = {choice: seed.at(choice) for choice in seed.chosen}
     counts[OWN] = seed.swept.at(own_best(seed.swept))
-    of_set = {("mIoU", choice): partial(_pooled, each) for choice, each in counts.items()}
-    own = {choice: miou(counts[choice]) for choice in ("held-out", OWN)}
-    means = {
-        ("mean IoU over images", choice): partial(measures.over_images, values)
-        for choice, values in own.items()
-    }
-    worst = partial(measures.worst_tenth, own["held-out"])
-    whole = partial(measures.pxap, seed.swept)
-    return (
-        of_set
-        | means
-        | {("worst tenth of images", "held-out"): worst, ("PxAP", "no threshold"): whole}
-    )
+    found = {("mIoU", choice): partial(_pooled, each) for choice, each in counts.items()}
+    for choice in ("held-out", OWN):
+        mean = partial(measures.over_images, miou(counts[choice]))
+        found["mean IoU over images", choice] = mean
+    worst = partial(measures.worst_tenth, miou(counts["held-out"]))
+    found["worst tenth of images", "held-out"] = worst
+    return found | {("PxAP", "no threshold"): partial(measures.pxap, seed.swept)}
 
 
 def _pooled(counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -182,7 +176,7 @@ def _all_scores(study: Study) -> pd.DataFrame:
 
 
 def _label_miou(study: Study, source: str) -> float:
-    """The mIoU of the labels that a network learned from, of the scored images."""
+    """The mIoU of the labels that a network learned from, of the scored images; 255 is an error."""
     found = []
     for one in study.replicas:
         images, labels = pipeline.labelled(one, source)[0]
