@@ -126,6 +126,28 @@ def toy_last_drop():
     return pd.DataFrame(rows)
 
 
+def measures():
+    rows = [
+        {"measure": measure, "threshold chosen": choice, "CAM": 40.0, "RIB": 41.0}
+        | {"gain": 1.0, "gain_low": 0.2, "gain_high": 1.8}
+        for measure, choice in (("mIoU", "oracle"), ("mIoU", "mask-free"), ("PxAP", "no threshold"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def precision_recall():
+    rows = [
+        {"method": method, "stage": f"seed, {choice} threshold"}
+        | {f"{name}{end}": 50 + at for name in ("precision", "recall") for end, at in ENDS.items()}
+        for method in METHODS
+        for choice in ("oracle", "held-out")
+    ]
+    return pd.DataFrame(rows)
+
+
+ENDS = {"": 0, "_low": -3, "_high": 2}
+
+
 def refinement():
     rows = [
         {"method": method, "stage": stage, "miou": 50 + k}
@@ -238,6 +260,8 @@ TABLES = {
     "thresholds": thresholds,
     "tuning": tuning,
     "seed_scores": seed_scores,
+    "measures": measures,
+    "precision_recall": precision_recall,
     "coverage": coverage,
     "claims": verdicts,
     "refinement": refinement,

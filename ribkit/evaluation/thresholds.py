@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from skimage.filters import threshold_yen
 from torch import Tensor
 
 from ribkit.evaluation.miou import IGNORE, counts, miou
@@ -63,9 +64,7 @@ def _histogram(maps: Tensor, target: np.ndarray) -> np.ndarray:
     if not len(maps):
         maps = maps.new_zeros(1, *target.shape)  # nothing exceeds a threshold
     best, winner = maps.max(dim=0)  # the first of equals
-    # s > i / 100 for ceil(100 s) of the i >= 0. Exactly: float64 has room for 100 s (24 and 5
-    # bits), and no float32 lies between i / 100 and its float64.
-    above = (100 * best.double()).ceil_().clamp_(0, len(THRESHOLDS)).int()
+    above = exceeded(best)
     truth = torch.tensor(target).to(maps.device, non_blocking=True).int()
     shape = (LABELS, len(maps), len(THRESHOLDS) + 1)
     flat = ((truth * shape[1] + winner.int()) * shape[2] + above).flatten()
@@ -73,6 +72,13 @@ def _histogram(maps: Tensor, target: np.ndarray) -> np.ndarray:
     pixels = torch.zeros(shape, dtype=torch.int32, device=maps.device)
     pixels.view(-1).index_add_(0, flat, torch.ones_like(flat))
     return pixels.cpu().numpy()  # the only time that it waits for the device
+
+
+def exceeded(best: Tensor) -> Tensor:
+    """How many of the thresholds, 0 to 100, each value of a highest map exceeds; int32."""
+    # s > i / 100 for ceil(100 s) of the i >= 0. Exactly: float64 has room for 100 s (24 and 5
+    # bits), and no float32 lies between i / 100 and its float64.
+    return (100 * best.double()).ceil_().clamp_(0, len(THRESHOLDS)).int()
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +129,63 @@ def concat_rows(images: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray
 def best_threshold(counts: np.ndarray) -> int:
     """Index of the highest mIoU of counts ``(100, 3, n)``, the first of equals."""
     return int(np.nanargmax(miou(counts)))
+
+
+def yen(levels: np.ndarray) -> int:
+    r"""Index of a threshold that is chosen without any mask: Yen's, from the maps' own values.
+
+    .. math:: \mathrm{argmax}_k \; 2 \log (P_k (1 - P_k)) -
+        \log \big( \textstyle\sum_{j \le k} p_j^2 \sum_{j > k} p_j^2 \big)
+
+    Yen, Chang and Chang 1995, as in scikit-image, with p the shares of an image's pixels by level
+    and P their sum up to k; then the mean over images. RIB (arXiv:2110.06530) chooses on masks.
+
+    Args:
+        levels: ``(N, 101)``, how many pixels of an image exceed so many thresholds: `exceeded`.
+
+    Returns:
+        An integer in 0 .. 99. Images whose pixels are all equal, which no threshold tells apart,
+        are left out; 0 where all are such.
+
+    Example:
+        >>> levels = np.zeros((1, 101), int)
+        >>> levels[0, [10, 20, 80, 90]] = 5
+        >>> yen(levels)
+        20
+    """
+    found = []
+    for pixels in levels:
+        at = np.flatnonzero(pixels)
+        if len(at) > 1:  # no empty level at an end, of which the logarithm is not defined
+            inside = np.arange(at[0], at[-1] + 1)
+            found.append(threshold_yen(hist=(pixels[inside], inside)))
+    return round(float(np.mean(found))) if found else 0
+
+
+def own_best(swept: Swept) -> np.ndarray:
+    r"""For each image the index ``(N,)`` of the threshold that is best for it alone.
+
+    .. math:: s_i = \mathrm{argmax}_s \, \mathrm{mIoU}_i(s)
+
+    AMN (arXiv:2203.16045) asks whether one threshold for all images is the bottleneck. No choice
+    of thresholds has a higher mean over images of their own mIoU. The mIoU of the whole set is not
+    bound by that: what is best for each image may be worse for a class's pixels taken together.
+
+    Args:
+        swept: Counts at all thresholds.
+
+    Returns:
+        Integers in 0 .. 99, the first of equals; 0 for an image of which no pixel counts.
+
+    Example:
+        >>> one = {"image": [0, 0], "label": [0, 1], "target": [1, 1]}  # 2 pixels, 1 background
+        >>> right = [0] * 30 + [1] * 70  # from 0.3 on the background is found
+        >>> at = {"hits": [right, [1] * 100], "predicted": [right, [2] * 30 + [1] * 70]}
+        >>> own_best(Swept(1, 2, **{name: np.array(v) for name, v in (one | at).items()})).tolist()
+        [30]
+    """
+    scores = np.stack([miou(swept.at(index)) for index in range(len(THRESHOLDS))])
+    return np.nan_to_num(scores, nan=-1).argmax(axis=0)
 
 
 def cross_fitted(swept: Swept, folds: int = 5) -> np.ndarray:

@@ -26,7 +26,7 @@ from ribkit.networks.trained import TrainedModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
-from ribkit.study import maps, profiles, toy
+from ribkit.study import mask_free, maps, profiles, toy
 from ribkit.study.inputs import PICTURED, ROOT, Inputs, first
 from ribkit.study.maps import Adaptation, Sizes
 from ribkit.study.profiles import PHOTOGRAPH_SCALES, PHOTOGRAPH_SETTINGS, Profile
@@ -326,7 +326,9 @@ class Study(Inputs):
         seeds = self.seeds(method, *sets)
         swept = list(map(self.swept, sets, seeds))
         best = [thresholds.best_threshold(one.total()) for one in swept]
-        return Seed(seeds[0].result, swept[0], {"oracle": best[0], "held-out": best[1]})
+        chosen = {"oracle": best[0], "held-out": best[1]}
+        chosen["mask-free"] = mask_free.threshold(self.store, self.tuning, seeds[1])
+        return Seed(seeds[0].result, swept[0], chosen)
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""

@@ -1,0 +1,185 @@
+"""Small tables of what critics of the field ask for beside mIoU, see `ribkit.evaluation.measures`.
+
+RIB's gain by measure, precision and recall by stage and by class, and how scores of seeds, labels
+and networks go together. What is over all training seeds says so in its column ``seeds``.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from ribkit.evaluation import measures
+from ribkit.evaluation.intervals import Interval, bootstrap, combined, replicated, resample
+from ribkit.evaluation.miou import iou, miou
+from ribkit.evaluation.thresholds import own_best
+from ribkit.refinement import stages
+from ribkit.results.tables import with_interval
+from ribkit.results.tables_rq4 import TITLES, stage_counts
+from ribkit.study import pipeline
+from ribkit.study.study import CAM, RIB, Seed, Study
+
+Measure = Callable[[np.ndarray], np.ndarray]
+"""How often each image is drawn ``(..., N)`` -> ``(...)``."""
+FEWEST = 3  # methods, of which a rank correlation says anything
+OWN = "each image's own"
+
+
+# ---- the gain by measure ------------------------------------------------------------------------
+@cache
+def measured_gains(study: Study) -> pd.DataFrame:
+    """RIB's gain over CAM by measure, paired over images; all are means over training seeds."""
+    both = [(_measures(one.seed(RIB)), _measures(one.seed(CAM))) for one in study.replicas]
+    count, rows = len(study.scored), []
+    for measure, chosen in both[0][0]:
+        pairs = [(after[measure, chosen], before[measure, chosen]) for after, before in both]
+        rib, cam = np.mean([[each(np.ones(count)) for each in pair] for pair in pairs], axis=0)
+        row = {"measure": measure, "threshold chosen": chosen, "CAM": cam, "RIB": rib}
+        row |= with_interval("gain", _interval([partial(_gain, *pair) for pair in pairs], count))
+        rows.append(row | {"seeds": len(pairs), "images": count})
+    return pd.DataFrame(rows)
+
+
+def _gain(after: Measure, before: Measure, drawn: np.ndarray) -> np.ndarray:
+    """One measure beyond another, of the same draw."""
+    return after(drawn) - before(drawn)
+
+
+def _measures(seed: Seed) -> dict[tuple[str, str], Measure]:
+    """All measures of seeds, by name and by how the threshold was chosen."""
+    counts = {choice: seed.at(choice) for choice in seed.chosen}
+    counts[OWN] = seed.swept.at(own_best(seed.swept))
+    found = {("mIoU", choice): partial(_pooled, each) for choice, each in counts.items()}
+    for choice in ("held-out", OWN):
+        mean = partial(measures.over_images, miou(counts[choice]))
+        found["mean IoU over images", choice] = mean
+    worst = partial(measures.worst_tenth, miou(counts["held-out"]))
+    found["worst tenth of images", "held-out"] = worst
+    return found | {("PxAP", "no threshold"): partial(measures.pxap, seed.swept)}
+
+
+def _pooled(counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """The mIoU of the images drawn."""
+    return miou(np.tensordot(drawn, counts, 1))
+
+
+def _interval(statistics: Sequence[Measure], count: int) -> Interval:
+    """As `replicated`, of a statistic for each training seed that is no function of summed counts.
+
+    What is summed over the images drawn is which they are.
+    """
+    images = np.eye(count)
+    if len(statistics) == 1:
+        return bootstrap(statistics[0], images)
+    resampled = [resample(statistic, images) for statistic in statistics]
+    points = np.array([point for point, _ in resampled])
+    values = np.mean([values for _, values in resampled], axis=0)
+    return combined(points, float(np.nanstd(values, ddof=1)), count)
+
+
+# ---- precision and recall -----------------------------------------------------------------------
+def _mean(score: Callable[[np.ndarray], np.ndarray], counts: np.ndarray) -> np.ndarray:
+    """Mean over the classes that have the score, background included."""
+    return np.nanmean(score(counts), axis=-1)
+
+
+SCORES = {"precision": measures.precision, "recall": measures.recall, "iou": iou}
+
+
+def _seeds(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
+    for method in study.methods:
+        seeds = [one.seed(method) for one in study.replicas]
+        for choice in seeds[0].chosen:
+            yield method.title, f"seed, {choice} threshold", [seed.at(choice) for seed in seeds]
+
+
+def _stages(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
+    for stage in pipeline.available_stages(study):
+        for title in TITLES:
+            yield title, stage, stage_counts(study, title, stage)
+
+
+def _networks(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
+    for crf in (False, True):
+        for source in pipeline.sources(study):
+            stage = "network, with CRF" if crf else "network, without CRF"
+            yield source, stage, pipeline.network_counts(study, source, crf)
+
+
+PARTS = {"seeds": _seeds, "labels": _stages, "networks": _networks}
+"""Name -> method, stage and counts ``(N, 3, n)``, one for each training seed."""
+
+
+@cache
+def precision_recall(study: Study, part: str) -> pd.DataFrame:
+    """Precision and recall of one of `PARTS`, by method and stage: means over classes."""
+    rows = []
+    for method, stage, counts in PARTS[part](study):
+        row, replicas = {"method": method, "stage": stage}, [(each,) for each in counts]
+        for name in ("precision", "recall"):
+            row |= with_interval(name, replicated(partial(_mean, SCORES[name]), replicas))
+        row["miou"] = float(np.mean([miou(each.sum(axis=0)) for each in counts]))
+        rows.append(row | {"seeds": len(counts), "images": len(counts[0])})
+    return pd.DataFrame(rows)
+
+
+@cache
+def class_scores(study: Study, part: str) -> pd.DataFrame:
+    """Precision, recall and IoU of one of `PARTS`, by method, stage and class."""
+    classes, rows = ("background", *study.scored.classes), []
+    for method, stage, counts in PARTS[part](study):
+        values = [
+            np.mean([score(each.sum(axis=0)) for each in counts], axis=0)
+            for score in SCORES.values()
+        ]
+        for name, *own in zip(classes, *values, strict=True):
+            row = {"method": method, "stage": stage, "class": name}
+            rows.append(row | dict(zip(SCORES, map(float, own), strict=True)))
+    return pd.DataFrame(rows)
+
+
+# ---- what goes together -------------------------------------------------------------------------
+@cache
+def rank_correlations(study: Study) -> pd.DataFrame:
+    """Spearman's rank correlation of each two scores, over the methods that have both.
+
+    A score is the mean over training seeds. Of fewer than three methods the order says nothing, and
+    the table says so.
+    """
+    scores, rows = _all_scores(study), []
+    for first, second in combinations(scores, 2):
+        both = scores[[first, second]].dropna()
+        row = {"score": first, "against": second, "methods": len(both)}
+        row["rank correlation"] = f"fewer than {FEWEST} methods"
+        if len(both) >= FEWEST:
+            row["rank correlation"] = f"{spearmanr(both[first], both[second]).statistic:+.2f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _all_scores(study: Study) -> pd.DataFrame:
+    """Scores by method; NaN where this run has none."""
+    parts = [precision_recall(study, part) for part in ("seeds", "networks")]
+    table = pd.concat(parts).replace({"method": {RIB.title: "RIB"}}).set_index(["stage", "method"])
+    seeds, networks = table.loc["seed, held-out threshold"], table.loc["network, with CRF"]
+    sources = pipeline.sources(study)[:-1]  # all but the ceiling
+    scores = {
+        "seed mIoU": seeds["miou"],
+        "seed precision": seeds["precision"],
+        "label mIoU": pd.Series({source: _label_miou(study, source) for source in sources}),
+        "network mIoU": networks["miou"].loc[list(sources)],
+    }
+    return pd.DataFrame(scores)
+
+
+def _label_miou(study: Study, source: str) -> float:
+    """The mIoU of the labels that a network learned from, of the scored images; 255 is an error."""
+    found = []
+    for one in study.replicas:
+        images, labels = pipeline.labelled(one, source)[0]
+        scores = one.store.run(stages.score, images=images, labels=labels).arrays("scores")
+        found.append(miou(scores["error"].sum(axis=0)))
+    return float(np.mean(found))
