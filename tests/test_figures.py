@@ -124,6 +124,27 @@ def toy_last_drop():
     return pd.DataFrame(rows)
 
 
+def toy_doses():
+    rows = [
+        {"dose": dose, "condition": condition, "quantity": quantity}
+        | {"mean": dose, "low": dose - 0.1, "high": dose + 0.1}
+        for dose in (0.1, 1.0)
+        for condition in ("trained", "random shapes")
+        for quantity in ("shape_only", "drop shape", "drop digit")
+    ]
+    return pd.DataFrame(rows)
+
+
+def toy_masking():
+    rows = [
+        {"layer": layer, "share": share, "blanked": kind, "mean": 5.0, "low": -1.0, "high": 9.0}
+        for layer in ("G5", "G6")
+        for share in (0.25, 0.5)
+        for kind in ("high", "low", "random")
+    ]
+    return pd.DataFrame(rows)
+
+
 def refinement():
     rows = [
         {"method": method, "stage": stage, "miou": 50 + k}
@@ -229,6 +250,8 @@ TABLES = {
     "toy_gradients": lambda: digits("image", "G1, none", "G6, none"),
     "toy_hgr": toy_hgr,
     "toy_last_drop": toy_last_drop,
+    "toy_doses": toy_doses,
+    "toy_masking": toy_masking,
     "samples": gallery,
     "growth": gallery,
     "photographs": gallery,
