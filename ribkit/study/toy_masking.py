@@ -32,14 +32,14 @@ KINDS = ("high", "low", "random")
 def mask(images: np.ndarray, values: np.ndarray, share: float, lowest: bool = False) -> np.ndarray:
     """``(N, H, W)`` bool: a share of each image's pixels that are not black.
 
-    Those of the highest ``values``, or of the lowest, ``round(share * count)`` of each image; up to
-    a share of 1/2 the two never meet, also where values are equal.
+    Those of the highest ``values``, or of the lowest, their number rounded down; up to a share of
+    1/2 the two never meet, also where values are equal.
     """
     flat = images.reshape(len(images), -1) > 0
     ranked = np.where(flat, -values.reshape(flat.shape), np.inf).argsort(axis=1, kind="stable")
     rank = ranked.argsort(axis=1)  # 0: the highest of its image; the black ones last
     count = flat.sum(axis=1, keepdims=True)
-    chosen = np.rint(share * count)
+    chosen = np.floor(share * count)
     where = (count - chosen <= rank) & (rank < count) if lowest else rank < chosen
     return where.reshape(images.shape)
 
