@@ -202,7 +202,7 @@ def test_the_doses_sentence_follows_the_numbers():
     assert "knows the shape at 100 %" in told
     assert "right from the shape alone 0.91 (0.89 to 0.93)" in told
     assert "loses 0.34 (0.32 to 0.36) more HGR" in told
-    assert "(the paper: 0.53), of which 0.25 (0.25 to 0.25) is not lost" in told
+    assert "(the paper: 0.53). Less the same of a shape that says nothing: 0.25 (0.25 to" in told
     assert "none of the doses (10, 100 %)" in tables_toy.dose_answer(dosed(False, 0.25))
 
 

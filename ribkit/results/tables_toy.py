@@ -21,6 +21,7 @@ PAPER_MORE = sum(
     sign * (PAPER_HGR[region][-2] - PAPER_HGR[region][-1])
     for region, sign in (("non-discriminative", 1), ("discriminative", -1))
 )
+"""How much more the shape loses than the digit from G5 to G6 in the paper's curve."""
 # label and whether its shape is there -> title
 EXAMPLES = {
     (0, False): "2",
@@ -203,8 +204,8 @@ def dose_answer(table: pd.DataFrame) -> str:
         f"Of the doses {every} %, the network knows the shape at {known} %. At {100 * best:g} % it "
         f"is right from the shape alone {_text(interval(own['trained']))} of the time, and from G5 "
         f"to G6 the shape loses {_text(interval(more['trained']))} more HGR than the digit (the "
-        f"paper: {PAPER_MORE:.2f}), of which {_text(interval(beyond))} is not lost where the shape "
-        "says nothing."
+        f"paper: {PAPER_MORE:.2f}). Less the same of a shape that says nothing: "
+        f"{_text(interval(beyond))}."
     )
 
 
