@@ -15,6 +15,7 @@ SMALL = {
     "n_others": 2, "irn.epochs": 1, "irn.batch": 4, "psa.epochs": 1, "psa.batch": 4,
     "network.iterations": 4, "network.batch": 2, "network.aspp_rates": "1,2",
     "toy_seeds": 2, "toy_train": 24, "toy_test": 12, "toy_steps": 4,
+    "toy_dose_seeds": 2, "toy_doses": 1.0, "toy_masks": 0.5,
     "ablations.images": 3, "ablations.taus": 0.4, "ablations.steps": 1, "ablations.lrs": 3.0,
     "ablations.margins": 0.0, "ablations.n_others": 1,
 }  # fmt: skip

@@ -1,5 +1,7 @@
 """Gradient maps and HGR by hand, what cancels, and the stage end to end on few images."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -177,6 +179,52 @@ def test_further_tables_of_an_experiment(result):
     assert len(found) == 2 * 9
     assert all(picture.shape == (28, 28) for picture in found.values())
     np.testing.assert_allclose(found["2", "G1"], result["example"]["maps"][0, 0])
+
+
+def dosed(knows, drop):
+    """Doses 0.1 and 1.0, three seeds: at 1.0 the shape is known if so, and loses ``drop`` more."""
+    rows = [
+        {"dose": dose, "condition": condition, "seed": seed, "shape_only": 0.5 + 0.01 * seed}
+        | {"G5 shape": 0.9, "G6 shape": 0.2, "drop shape": 0.3, "drop digit": 0.2 + 0.01 * seed}
+        for dose in (0.1, 1.0)
+        for condition in ("trained", "random shapes")
+        for seed in (0, 1, 2)
+    ]
+    table = pd.DataFrame(rows)
+    at = (table["dose"] == 1) & (table["condition"] == "trained")
+    table.loc[at, "shape_only"] += 0.4 * knows
+    table.loc[at, "drop shape"] += drop
+    return table
+
+
+def test_the_doses_sentence_follows_the_numbers():
+    told = tables_toy.dose_answer(dosed(True, 0.25))
+    assert "knows the shape at 100 %" in told
+    assert "right from the shape alone 0.91 (0.89 to 0.93)" in told
+    assert "loses 0.34 (0.32 to 0.36) more HGR" in told
+    assert "(the paper: 0.53). Less the same of a shape that says nothing: 0.25 (0.25 to" in told
+    assert "none of the doses (10, 100 %)" in tables_toy.dose_answer(dosed(False, 0.25))
+
+
+def test_doses_of_an_experiment(result):
+    found = SimpleNamespace(table=result.__getitem__)
+    table = tables_toy.doses({0.1: found, 0.3: found})
+    assert len(table) == 2 * 2 * 2  # doses, conditions, seeds; one activation, none untrained
+    drops = tables_toy.region_drops(result["hgr"]).query("output == 'sum' and reading == 'after'")
+    drops = drops.set_index(["activation", "condition", "region"])["mean"]
+    own = table[(table["condition"] == "trained") & (table["dose"] == 0.3)]
+    expected = drops["sigmoid", "trained", "non-discriminative"]
+    assert own["drop shape"].mean() == pytest.approx(expected)
+    np.testing.assert_allclose(own["G5 digit"] - own["G6 digit"], own["drop digit"])
+    points = tables_toy.dose_points(table)
+    assert len(points) == 2 * 2 * 3
+    assert tables_toy.dose_text(table).shape == (4, 5)
+
+
+def test_an_experiment_has_the_controls_that_are_asked_for(data, tmp_path):
+    how = {"steps": 1, "thresholds": (0.3,), "scratch": tmp_path}
+    found = toy.experiment(data, ("sigmoid",), (0,), controls=("random shapes",), **how)
+    assert list(found["networks"]["condition"]) == ["trained", "random shapes"]
 
 
 def test_pictures_of_the_examples(data):

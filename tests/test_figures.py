@@ -54,11 +54,30 @@ def thresholds():
 
 
 def tuning():
-    rows = [{"method": "CAM", "stage": "scales", "lr": np.nan, "miou": 38.0}]
+    rates = (1e-5, 3e-5, 1e-4)
+    rows = [{"method": "CAM", "seed": 0, "stage": "scales", "gain": 0.0, "chosen": True}]
     rows += [
-        {"method": method, "stage": stage, "lr": lr, "miou": 38 + lr * 1e4}
+        {"method": method, "seed": seed, "stage": "lr", "lr": lr, "gain": k, "chosen": k == seed}
         for method in METHODS[1:]
-        for stage, lr in (("lr", 1e-5), ("lr", 3e-5), ("lr", 1e-4), ("margin", 3e-5))
+        for seed in (0, 1)
+        for k, lr in enumerate(rates)
+    ]
+    return pd.DataFrame(rows)
+
+
+def controls():
+    rows = [
+        {"kind": kind, "method": method, "gain": 1.0, "gain_low": -0.5, "gain_high": 2.5}
+        for kind, method in (("rival", "CAM, smoothed"), ("RIB", METHODS[2]), ("few masks", "40"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def doses():
+    rows = [
+        {"usual texture": dose, "gain": dose, "gain_low": dose - 1, "gain_high": dose + 1}
+        | {"CAM covers": 40.0, "RIB covers": 50.0}
+        for dose in (0.0, 0.7, 1.0)
     ]
     return pd.DataFrame(rows)
 
@@ -77,9 +96,9 @@ def seed_scores():
 
 def coverage():
     rows = [
-        {"method": method, "image": str(i), "head": 0.9, "body": 0.1 * i, "outside": 0.05}
+        {"method": method, "part": part, "covered": 50.0, "covered_low": 45, "covered_high": 55}
         for method in METHODS
-        for i in range(5)
+        for part in ("head", "body", "outside")
     ]
     return pd.DataFrame(rows)
 
@@ -122,6 +141,27 @@ def toy_last_drop():
         for output in ("sum", "target")
         for reading in ("after", "before")
         for region in REGIONS[:2]
+    ]
+    return pd.DataFrame(rows)
+
+
+def toy_doses():
+    rows = [
+        {"dose": dose, "condition": condition, "quantity": quantity}
+        | {"mean": dose, "low": dose - 0.1, "high": dose + 0.1}
+        for dose in (0.1, 1.0)
+        for condition in ("trained", "random shapes")
+        for quantity in ("shape_only", "drop shape", "drop digit")
+    ]
+    return pd.DataFrame(rows)
+
+
+def toy_masking():
+    rows = [
+        {"layer": layer, "share": share, "blanked": kind, "mean": 5.0, "low": -1.0, "high": 9.0}
+        for layer in ("G5", "G6")
+        for share in (0.25, 0.5)
+        for kind in ("high", "low", "random")
     ]
     return pd.DataFrame(rows)
 
@@ -260,6 +300,10 @@ TABLES = {
     "thresholds": thresholds,
     "tuning": tuning,
     "seed_scores": seed_scores,
+    "toy_doses": toy_doses,
+    "toy_masking": toy_masking,
+    "controls": controls,
+    "doses": doses,
     "measures": measures,
     "precision_recall": precision_recall,
     "coverage": coverage,

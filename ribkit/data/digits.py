@@ -18,7 +18,7 @@ CLASSES = (2, 8)  # behind label 0, which comes with a disc, and behind label 1,
 REGIONS = ("irrelevant", "discriminative", "non-discriminative")  # the rest, digit, shape
 FRAME = 28
 INK = 64  # from this grey value on a pixel belongs to the digit; a fainter rim is irrelevant
-SHARE = 0.1  # of the training images of each digit that get a shape
+SHARE = 0.1  # of the training images of each digit that get a shape, in the paper
 SIZE = 7  # side of the square and diameter of the disc, in pixels
 
 
@@ -38,8 +38,9 @@ class DigitSet:
 class Digits:
     """All that the toy experiment needs.
 
-    In ``train`` a tenth of the images have a shape, disc with 2, square with 8; in ``control`` the
-    same ones at the same places, but any shape with any digit; in ``test`` each has its own.
+    In ``train`` a share of the images have a shape, disc with 2, square with 8; in ``control`` the
+    same ones at the same places, but of each digit's shapes half are discs and half squares, which
+    says nothing of the digit; in ``test`` each has its own.
     """
 
     name: str  # of the digits' source
@@ -58,12 +59,15 @@ class Digits:
         return total.hexdigest()
 
 
-def load(root: str = "", n_train: int = 240, n_test: int = 100, rng_seed: int = 0) -> Digits:
+def load(
+    root: str = "", n_train: int = 240, n_test: int = 100, rng_seed: int = 0, share: float = SHARE
+) -> Digits:
     """Digits 2 and 8 with their shapes, as in Figure 1 of arXiv:2110.06530.
 
     The folder ``root`` holds ``MNIST/raw``; "" takes the bundled digits. The seed decides which
-    images are taken, which get a shape, and where. InputError: MNIST is missing or broken, there
-    are fewer images than asked for, or a digit leaves no room for its shape.
+    images are taken, which get a shape, and where. ``share`` is the dose: of the training images of
+    each digit that get one; ``test`` is the same at any. InputError: MNIST is missing or broken,
+    there are fewer images than asked for, or a digit leaves no room for its shape.
     """
     if root:
         name, pools = "MNIST", [_mnist(Path(root), train) for train in (True, False)]
@@ -82,15 +86,13 @@ def load(root: str = "", n_train: int = 240, n_test: int = 100, rng_seed: int = 
         (images[order[:n]], labels[order[:n]])
         for (images, labels), order, n in zip(pools, orders, (n_train, n_test), strict=True)
     )
-    shaped = np.zeros(n_train, bool)
+    shaped, random_shapes = np.zeros(n_train, bool), labels.copy()
     for label in (0, 1):
-        members = np.flatnonzero(labels == label)
-        shaped[rng.permutation(members)[: round(SHARE * len(members))]] = True
+        members = rng.permutation(np.flatnonzero(labels == label))
+        members = members[: round(share * len(members))]
+        shaped[members] = True
+        random_shapes[members] = np.arange(len(members)) % 2
     place_seeds = rng.integers(2**32, size=2)
-    random_shapes = labels.copy()
-    random_shapes[shaped] = rng.permutation(
-        np.repeat([0, 1], [shaped.sum() // 2, (shaped.sum() + 1) // 2])
-    )
     return Digits(
         name,
         _draw(train, labels, labels, shaped, place_seeds[0]),

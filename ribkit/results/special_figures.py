@@ -22,6 +22,7 @@ REGION_NAMES = {
     "discriminative": "discriminative (digit)",
     "non-discriminative": "non-discriminative (shape)",
 }
+NOTHING = {"mfc": "white", "alpha": 0.6}  # of a shape that says nothing of the digit
 
 
 # ---- the toy experiment: the paper's Figure 1 ----------------------------------------------------
@@ -66,6 +67,50 @@ def toy_last_drop(drawn: Figure, table: pd.DataFrame) -> None:
     drawn.supxlabel("HGR of G5 - HGR of G6, with 95 % interval over seeds", fontsize=9)
     handles = axes[0].get_legend_handles_labels()[0]
     drawn.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+
+
+def toy_doses(drawn: Figure, table: pd.DataFrame) -> None:
+    """What a network knows of the shape, and what it and the digit lose, by the share with one."""
+    table = table.rename(columns={"mean": "y", "low": "y_low", "high": "y_high"})
+    left, right = drawn.subplots(1, 2)
+    doses, drops = sorted(table["dose"].unique()), {"shape": 0.76, "digit": 0.23}
+    shape, digit = (REGION_STYLES[f"{kind}discriminative"] for kind in ("non-", ""))
+    looks = {  # quantity, condition -> where, how far beside its dose, as what
+        ("shape_only", "trained"): (left, -0.1, "shape of its digit", shape),
+        ("shape_only", "random shapes"): (left, 0.1, "shape that says nothing", shape | NOTHING),
+        ("drop shape", "trained"): (right, -0.2, "shape of its digit", shape),
+        ("drop shape", "random shapes"): (right, 0, "shape that says nothing", shape | NOTHING),
+        ("drop digit", "trained"): (right, 0.2, "digit", digit),
+    }
+    for (quantity, condition), (axis, beside, label, look) in looks.items():
+        part = table[(table["quantity"] == quantity) & (table["condition"] == condition)]
+        at = part["dose"].map(doses.index) + beside
+        plots.points(axis, part.assign(x=at), "x", "y", label=label, **look)
+    left.axhline(0.5, color="black", lw=1, label="chance")
+    for kind, look in (("shape", shape), ("digit", digit)):
+        label = f"{kind}, the paper at 10 %"
+        right.axhline(drops[kind], color=look["color"], ls="--", lw=1, label=label)
+    left.set(ylabel="right from the shape alone (share)", ylim=(0, 1.02))
+    right.set(ylabel="HGR of G5 - HGR of G6")
+    for axis in (left, right):
+        axis.set(xticks=range(len(doses)), xticklabels=[f"{100 * dose:g} %" for dose in doses])
+    left.legend(fontsize=7)
+    right_legend(right)
+    drawn.supxlabel("training images with a shape; 95 % intervals over seeds", fontsize=9)
+
+
+def toy_masking(drawn: Figure, table: pd.DataFrame) -> None:
+    """Accuracy that blanking pixels of high, random and low gradient costs, by layer and share."""
+    table = table.rename(columns={"mean": "fall", "low": "fall_low", "high": "fall_high"})
+    table = table.assign(share=table["share"].map("{:.0%}".format).str.replace("%", " %"))
+    axes = drawn.subplots(1, table["layer"].nunique(), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (layer, part) in zip(axes, table.groupby("layer", sort=False), strict=True):
+        plots.point_rows(axis, part, "fall", "share", "blanked")
+        axis.axvline(0, color="black", lw=1)
+        axis.set_title(f"gradient of {layer}")
+    axes[0].set_ylabel("pixels blanked")
+    right_legend(axes[-1])
+    drawn.supxlabel("points of accuracy lost, with 95 % interval over seeds", fontsize=9)
 
 
 # ---- tuning and controls ------------------------------------------------------------------------

@@ -1,9 +1,11 @@
-"""Small tables and pictures of the toy experiment: curves and drops of HGR.
+"""Small tables and pictures of the toy experiment: curves and drops of HGR, doses, masking.
 
-Tables are made of the table "hgr" of `ribkit.study.toy.experiment`, and end in mean, low, high and
-n: a 95 % interval, Student's t over the seeds, which differ in initial weights and batches but
-share the images.
+Tables are made of the table "hgr" of `ribkit.study.toy.experiment`, unless they say of what, and
+end in mean, low, high and n: a 95 % interval, Student's t over the seeds, which differ in initial
+weights and batches but share the images.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,15 @@ from scipy import stats
 
 from ribkit.data.digits import Digits
 from ribkit.results.style import Pictures
+from ribkit.runtime.store import Result
 from ribkit.study.toy import EXAMPLE_MAPS, PAPER_HGR
 
 KEYS = ["activation", "condition", "output", "reading"]
+PAPER_MORE = sum(
+    sign * (PAPER_HGR[region][-2] - PAPER_HGR[region][-1])
+    for region, sign in (("non-discriminative", 1), ("discriminative", -1))
+)
+"""How much more the shape loses than the digit from G5 to G6 in the paper's curve."""
 # label and whether its shape is there -> title
 EXAMPLES = {
     (0, False): "2",
@@ -91,10 +99,8 @@ def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
     """`last_drop` as text for every scale and threshold: one row per network and reading."""
     columns = {}
     for (scale, threshold), rows in hgr.groupby(["scale", "threshold"], sort=False):
-        table = last_drop(rows, scale, threshold).set_index(KEYS).round(2) + 0.0  # no -0.00
-        columns[f"{scale}, {threshold}"] = [
-            f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f})" for row in table.itertuples()
-        ]
+        table = last_drop(rows, scale, threshold).set_index(KEYS)
+        columns[f"{scale}, {threshold}"] = table.apply(_text, axis=1)
     return pd.DataFrame(columns, index=table.index)
 
 
@@ -141,6 +147,114 @@ def transmitted(hgr: pd.DataFrame) -> pd.DataFrame:
     return shares.drop(columns="n").rename(columns=names)
 
 
+# ---- the dose: how many training images have their shape -----------------------------------------
+def doses(found: Mapping[float, Result]) -> pd.DataFrame:
+    """A row for each network of the first activation, by ``Study.toy_doses``.
+
+    Columns dose, condition, seed, shape_only (accuracy from the shape alone), and, outputs summed,
+    "G5 digit", "G6 digit", "drop digit" and the same of the shape: HGR, and what it loses.
+    """
+    regions = {"discriminative": "digit", "non-discriminative": "shape"}
+    network, tables = ["activation", "condition", "seed"], []
+    for dose, result in found.items():
+        hgr, known = result.table("hgr"), result.table("networks").set_index(network)
+        rows = _drops(_at(hgr)).query("output == 'sum' and reading == 'after'")
+        rows = rows.rename(columns={"fifth": "G5", "hgr": "G6"}).replace({"region": regions})
+        wide = rows.pivot(index=network, columns="region", values=["G5", "G6", "drop"])
+        wide.columns = wide.columns.map(" ".join)
+        wide = known[["shape_only"]].join(wide).loc[hgr.activation.iloc[0]].reset_index()
+        tables.append(wide.assign(dose=dose))
+    return pd.concat(tables)[lambda table: table["condition"] != "untrained"]
+
+
+def dose_points(table: pd.DataFrame) -> pd.DataFrame:
+    """Means of `doses`, by dose, condition and quantity: shape_only, and the two drops."""
+    quantities = ["shape_only", "drop shape", "drop digit"]
+    rows = table.melt(["dose", "condition", "seed"], quantities, "quantity")
+    return means(rows, ["dose", "condition", "quantity"], "value")
+
+
+def dose_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Means of `doses` as text, a row for each dose and condition."""
+    keys, columns = ["dose", "condition"], ["shape_only", "G5 shape", "G6 shape"]
+    columns += ["drop shape", "drop digit"]
+    return table.groupby(keys, sort=False)[columns].agg(lambda values: _text(interval(values)))
+
+
+def dose_answer(table: pd.DataFrame) -> str:
+    """From `doses`: does the shape lose more than the digit where the network knows it?
+
+    It knows the shape where it is right from it alone more often than half of the time, and than a
+    network whose shapes say nothing.
+    """
+    table = table.assign(more=table["drop shape"] - table["drop digit"])
+    wide = table.pivot(index=["dose", "seed"], columns="condition", values=["shape_only", "more"])
+    known = []
+    for dose, rows in wide.groupby("dose"):
+        right, own = (rows["shape_only"] - 0.5)["trained"], rows["shape_only"]
+        if min(interval(right).low, interval(own["trained"] - own["random shapes"]).low) > 0:
+            known.append(dose)
+    doses, best = wide.index.unique("dose"), max(known, default=None)
+    every, known = (", ".join(f"{100 * d:g}" for d in found) for found in (doses, known))
+    if not known:
+        return f"At none of the doses ({every} %) does the network know the shape from it alone."
+    own, more = wide.loc[best, "shape_only"], wide.loc[best, "more"]
+    beyond = more["trained"] - more["random shapes"]
+    return (
+        f"Of the doses {every} %, the network knows the shape at {known} %. At {100 * best:g} % it "
+        f"is right from the shape alone {_text(interval(own['trained']))} of the time, and from G5 "
+        f"to G6 the shape loses {_text(interval(more['trained']))} more HGR than the digit (the "
+        f"paper: {PAPER_MORE:.2f}). Less the same of a shape that says nothing: "
+        f"{_text(interval(beyond))}."
+    )
+
+
+# ---- the masking test ----------------------------------------------------------------------------
+def masking(table: pd.DataFrame) -> pd.DataFrame:
+    """Points of accuracy that blanking costs, by layer, share and what is blanked.
+
+    Made of ``Study.toy_masking``, as are the next two.
+    """
+    return means(_falls(table), ["layer", "share", "blanked"], "fall")
+
+
+def masking_gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """How much more blanking the high pixels costs than ``others``, paired by seed, in points."""
+    rows = _falls(table)
+    gaps = [
+        _gains(rows, ["layer", "share"], "blanked", "high", other, "fall").assign(others=other)
+        for other in ("random", "low")
+    ]
+    return pd.concat(gaps, ignore_index=True)
+
+
+def masking_answer(table: pd.DataFrame) -> str:
+    """One sentence for each layer and each of random and low: is high what a network needs?"""
+    sentences = []
+    for (layer, other), rows in masking_gaps(table).groupby(["layer", "others"], sort=False):
+        if (rows["low"] > 0).all():
+            verdict = "what it calls high is needed more"
+        elif (rows["high"] < 0).all():
+            verdict = "what it calls high is needed less"
+        else:
+            verdict = "undecided"
+        costs = ", ".join(
+            f"{row.mean:+.1f} ({row.low:+.1f} to {row.high:+.1f}) at {100 * row.share:g} %"
+            for row in rows.itertuples()
+        )
+        sentences.append(f"{layer}, high against {other}: {costs}: {verdict}.")
+    return "Points of accuracy that blanking costs more. " + " ".join(sentences)
+
+
+def _falls(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(fall=100 * (table["whole"] - table["accuracy"]))
+
+
+def _text(found: pd.Series) -> str:
+    return "{mean:.2f} ({low:.2f} to {high:.2f})".format(**(found.round(2) + 0.0))  # no -0.00
+
+
+# ---- pictures ------------------------------------------------------------------------------------
 def example_pictures(digits: Digits) -> Pictures:
     """Panel (a): a 2 and an 8 without and with their shape, and their regions.
 

@@ -198,10 +198,13 @@ class Inputs:
         """The seed of one of the study's sets of scenes."""
         return 1000 * self.profile.rng_seed + number
 
-    def digits(self) -> Digits:
-        """2 and 8 with their shapes: MNIST if the profile names a folder, else the bundled ones."""
+    def digits(self, dose: float = digits.SHARE) -> Digits:
+        """2 and 8 with their shapes: MNIST if the profile names a folder, else the bundled ones.
+
+        dose: the share of the training images that have a shape.
+        """
         p = self.profile
-        return digits.load(p.digits, p.toy_train, p.toy_test, p.rng_seed)
+        return digits.load(p.digits, p.toy_train, p.toy_test, p.rng_seed, dose)
 
 
 def first(images: ImageSet, count: int) -> ImageSet:

@@ -142,6 +142,9 @@ class Profile:
     toy_train: Count = 240
     toy_test: Count = 100
     toy_steps: Count = 100
+    toy_doses: Listed[Share] = (0.3, 0.5, 1.0)  # of images with a shape, beside the paper's 0.1
+    toy_masks: Several[Share] = (0.25, 0.5)  # of an image's pixels that the masking test blanks
+    toy_dose_seeds: Count = 3  # of the other doses
     digits: Annotated[str, path_or()] = (
         ""  # a folder that has MNIST/raw; empty: scikit-learn's bundled digits
     )

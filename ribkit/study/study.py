@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ribkit.data import photographs, scenes
+from ribkit.data.digits import SHARE
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import thresholds, tuning
 from ribkit.evaluation.thresholds import Swept
@@ -26,7 +27,7 @@ from ribkit.networks.trained import TrainedModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
-from ribkit.study import mask_free, maps, profiles, toy
+from ribkit.study import maps, mask_free, profiles, toy, toy_masking
 from ribkit.study.inputs import PICTURED, ROOT, Inputs, first
 from ribkit.study.maps import Adaptation, Sizes
 from ribkit.study.profiles import PHOTOGRAPH_SCALES, PHOTOGRAPH_SETTINGS, Profile
@@ -143,6 +144,28 @@ class Study(Inputs):
         """The toy experiment: high gradient ratios of digits and shapes, layer by layer."""
         how = {"seeds": tuple(range(self.profile.toy_seeds)), "steps": self.profile.toy_steps}
         return self.store.run(toy.experiment, digits=self.digits(), **how)
+
+    def toy_doses(self) -> dict[float, Result]:
+        """The toy experiment by the share of training images that have their shape.
+
+        Other shares than the paper's with the sigmoid alone.
+        """
+        p = self.profile
+        how = {"activations": ("sigmoid",), "controls": ("random shapes",), "steps": p.toy_steps}
+        how["seeds"] = tuple(range(p.toy_dose_seeds))
+        digits = {dose: self.digits(dose) for dose in p.toy_doses}
+        calls = [partial(toy.experiment, digits=part, **how) for part in digits.values()]
+        others = self.store.run_all(calls, "doses of the shape")
+        return {SHARE: self.toy()} | dict(zip(digits, others, strict=True))
+
+    def toy_masking(self) -> pd.DataFrame:
+        """The masking test: accuracies of networks trained anew, over all seeds of the toy."""
+        p = self.profile
+        how = {"digits": self.digits(), "steps": p.toy_steps, "shares": p.toy_masks}
+        seeds = range(p.toy_seeds)
+        calls = [partial(toy_masking.masking, rng_seed=seed, **how) for seed in seeds]
+        found = self.store.run_all(calls, "masking tests")
+        return pd.concat([one.table("accuracies") for one in found], ignore_index=True)
 
     # ---- the classifier -----------------------------------------------------------------------
     @property

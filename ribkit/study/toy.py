@@ -149,6 +149,12 @@ def gradient_maps(
     return {key: slope.abs()[:, 0].numpy() for key, slope in slopes.items()}
 
 
+@torch.no_grad()
+def predicted(network: Network, images: np.ndarray) -> np.ndarray:
+    """``(N,)`` uint8: the label of the larger logit."""
+    return network(as_input(images)).argmax(1).numpy().astype(np.uint8)
+
+
 def scaled(maps: np.ndarray, per: str = "image") -> np.ndarray:
     """``(N, H, W)`` >= 0 divided by the maximum of each "image", or of the whole "set".
 
@@ -178,12 +184,13 @@ def experiment(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     steps: int = 100,
     thresholds: Sequence[float] = (0.3, 0.2, 0.6),
+    controls: Sequence[str] = ("untrained", "random shapes"),
     *,
     scratch: Path,
 ) -> dict:
     """The whole toy experiment: a network for each activation and seed, read on ``digits.test``.
 
-    Beside them, for the first activation, two controls: "untrained", and "random shapes", trained
+    Beside them, for the first activation, the controls: "untrained", and "random shapes", trained
     where the shape says nothing of the digit. Returns
 
     - "hgr": columns NETWORK, READING, hgr, magnitude (mean absolute gradient in the region, not
@@ -197,7 +204,7 @@ def experiment(
     """
     first, test = activations[0], digits.test
     jobs = [(a, "trained", s) for a, s in product(activations, seeds)]
-    jobs += [(first, c, s) for c, s in product(("untrained", "random shapes"), seeds)]
+    jobs += [(first, c, s) for c, s in product(controls, seeds)]
     rows, networks, example = [], [], {}
     for job in bar(jobs, "toy networks"):
         activation, condition, rng_seed = job
@@ -232,18 +239,22 @@ def _rows(maps: Maps, regions: np.ndarray, thresholds: Sequence[float]) -> list[
     ]
 
 
-@torch.no_grad()
 def _accuracies(network: Network, test: DigitSet, activation: str) -> dict[str, float]:
     """What the network gets right with both parts, with one of them; and where it saturates."""
-    labels, logits = torch.from_numpy(test.labels).long(), network(as_input(test.images))
-    own = ACTIVATIONS[activation][0](logits)[torch.arange(len(labels)), labels]
-    where = {
-        "accuracy": logits.argmax(1) == labels,
-        "digit_only": network(as_input(digits_only(test))).argmax(1) == labels,
-        "shape_only": network(as_input(shapes_only(test))).argmax(1) == labels,
-        "vanished": own == 1,
+    right = {
+        "accuracy": predicted(network, test.images) == test.labels,
+        "digit_only": predicted(network, digits_only(test)) == test.labels,
+        "shape_only": predicted(network, shapes_only(test)) == test.labels,
+        "vanished": _own_output(network, test, activation) == 1,
     }
-    return {name: float(true.float().mean()) for name, true in where.items()}
+    return {name: float(true.mean()) for name, true in right.items()}
+
+
+@torch.no_grad()
+def _own_output(network: Network, test: DigitSet, activation: str) -> np.ndarray:
+    """``(N,)``: the output at each image's own label, after the last activation."""
+    outputs = ACTIVATIONS[activation][0](network(as_input(test.images))).numpy()
+    return outputs[np.arange(len(test)), test.labels]
 
 
 def _example(test: DigitSet, maps: Maps) -> dict[str, np.ndarray]:
