@@ -13,7 +13,8 @@ SMALL = {
     "epochs": 3, "batch": 8, "scale_sets": "1.0;1.0,1.5", "lrs": "1e-6,1e-5", "margins": "0,3",
     "n_others": "2,4", "steps": 2, "pretext_scenes": 64, "pretext_epochs": 2, "val_images": 7,
     "irn.epochs": 2, "irn.batch": 4, "psa.epochs": 1, "psa.batch": 5, "network.iterations": 9,
-    "psa_log2_steps": 4, "ablations.images": 3,
+    "psa_log2_steps": 4, "irn_log2_steps": "3,4", "ablations.images": 3,
+    "ablations.usual_textures": "0.0",
 }  # fmt: skip
 
 
@@ -25,18 +26,20 @@ def study():
 def test_counts_by_hand(study):
     counts = check.counts(study)
     assert counts["pretext"] == 2 * 64 // 32
-    assert counts["classifier"] == 2 * 3 * (40 // 8)  # replicas, epochs, batches
-    assert counts["bank"] == 2 * 5
-    # both sets of scales on the tuning images; then scored, and tuned again in the second replica
-    assert counts["cam"] == 2 * 4 + 2 * 6 + 4
+    # each of two replicas, on scenes of two kinds: epochs, batches
+    assert counts["classifier"] == 2 * 2 * 3 * (40 // 8)
+    assert counts["bank"] == 2 * 2 * 5
+    assert counts["cam"] == 2 * 2 * (2 * 4 + 6)  # both sets of scales on the tuning images
     example = study.profile.settings("gndrp", "official", 1e-6, 1.0, 2)
     runs = ablation_runs.grid(example, example, 1.0, 1.0, 8, study.profile.ablations, relu6=True)
     adapted = sum(run.settings is not None for run in runs)
-    # four RIBs: two rates, one more margin, one more B
-    assert counts["rib"] == 4 * ((2 + 1 + 1) * 4 + 2 * 6 + 4) + 3 * adapted
+    # two rates, one more margin, one more B: four RIBs on the study's scenes, one on the others
+    assert counts["rib"] == 2 * (4 + 1) * ((2 + 1 + 1) * 4 + 6) + 3 * adapted
     assert counts["irn"] == 2 * 2 * 2 * (10 // 4)  # CAM's and RIB's, replicas, epochs, batches
-    assert counts["psa"] == 2 * 1 * (10 // 5)
-    networks = 2 * 4 + 1  # CAM, RIB, with saliency, true masks; and saliency's own
+    assert counts["psa"] == 2 * 2 * 1 * (10 // 5)
+    assert counts["irn-walk"] == 2 * 2 * (6 + 2 * 4)
+    # CAM, RIB, with saliency, true masks, few masks; and saliency's own
+    networks = 2 * 5 + 1
     assert counts["network"] == networks * 9
     assert counts["predictions"] == networks * 7
 

@@ -386,7 +386,7 @@ def test_names_of_digits_keep_their_zeros(tmp_path):
     drawn = figures.save("growth", named, tmp_path)
     assert drawn.axes[0].get_ylabel() == "000000000139\n007"
     figures.save("coverage", coverage().assign(image="0012"), tmp_path)
-    assert "\nCAM,0012," in (tmp_path / "coverage.csv").read_text()
+    assert ",55,0012\n" in (tmp_path / "coverage.csv").read_text()
     seen = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(figures, "draw", lambda _, table: seen.append(table) or Figure())

@@ -65,13 +65,8 @@ def fabricated(request, monkeypatch):
         made = swept_from(np.repeat(confusions(ranks[method], self.number)[:, None], 100, axis=1))
         return Seed(None, made, {"oracle": 20, "held-out": 30})
 
-    def coverage(study, methods):
-        rows = [
-            {"method": m.title, "image": str(i), "body": 0.5 + 0.01 * ranks[m] + 0.001 * i}
-            for m in methods
-            for i in range(IMAGES)
-        ]
-        return pd.DataFrame(rows)
+    def shares(study, method):
+        return pd.DataFrame({"body": 0.5 + 0.01 * ranks[method] + 0.001 * np.arange(IMAGES)})
 
     def refinement(title, level):
         levels = {"seed": 0, "+ IRN + saliency": 9}
@@ -104,14 +99,14 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(Study, "seed", seed)
     monkeypatch.setattr(Study, "toy", lambda self: SimpleNamespace(table=lambda v: toy_hgr(sign)))
     monkeypatch.setattr(Study, "model", None)
-    monkeypatch.setattr(tables, "coverage", coverage)
+    monkeypatch.setattr(tables, "shares", shares)
     pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
     monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
     monkeypatch.setattr(pipeline, "train", lambda *_: None)
     monkeypatch.setattr(pipeline, "network_counts", networks)
     monkeypatch.setattr(ablation_runs, "run_result", run_result)
     settings = ablation_runs.Settings()
-    monkeypatch.setattr(Study, "tune", lambda self, method: (None, settings))
+    monkeypatch.setattr(Study, "settings", lambda self, method: settings)
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
     monkeypatch.setattr("ribkit.runtime.store.Store.run", stored)

@@ -38,7 +38,7 @@ def study(monkeypatch):
         return RunResult(every.at(40), parts, parts, every, 10.0)
 
     monkeypatch.setattr(ablation_runs, "run_result", run_result)
-    monkeypatch.setattr(Study, "tune", lambda self, method: (None, Settings(margin=1e9)))
+    monkeypatch.setattr(Study, "settings", lambda self, method: Settings(margin=1e9))
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
     return Study("mini", "", {"score_images": COUNT, "tune_images": 4})

@@ -39,11 +39,11 @@ def countable(values: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _drawn(count: int) -> tuple[np.ndarray, ...]:
+def _drawn(count: int, draws: int, rng_seed: int) -> tuple[np.ndarray, ...]:
     """How often each image is in each draw: blocks ``(b, count)``, which change no number."""
-    random, most = np.random.default_rng(RNG_SEED), max(1, BLOCK // count)
+    random, most = np.random.default_rng(rng_seed), max(1, BLOCK // count)
     share = np.full(count, 1 / count)
-    sizes = [min(most, DRAWS - start) for start in range(0, DRAWS, most)]
+    sizes = [min(most, draws - start) for start in range(0, draws, most)]
     return tuple(random.multinomial(count, share, size).astype(np.uint16) for size in sizes)
 
 
@@ -53,7 +53,9 @@ def resample(statistic: Statistic, *counts: np.ndarray) -> tuple[float, np.ndarr
     A draw takes the same images of all counts (paired).
     """
     flat = np.concatenate([c.reshape(len(c), -1) for c in counts], axis=1).astype(float)
-    sums = np.concatenate([drawn.astype(float) @ flat for drawn in _drawn(len(flat))])
+    sums = np.concatenate(
+        [drawn.astype(float) @ flat for drawn in _drawn(len(flat), DRAWS, RNG_SEED)]
+    )
     sums = sums.reshape(DRAWS, len(counts), *counts[0].shape[1:])
     point = statistic(*(c.sum(axis=0) for c in counts))
     return float(point), statistic(*np.moveaxis(sums, 1, 0))

@@ -27,6 +27,8 @@ CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "toy_hgr": lambda study: tables_toy.curve(study.toy().table("hgr")),
     "layers": tables_ablations.layers,
     "toy_last_drop": lambda study: tables_toy.region_drops(study.toy().table("hgr")),
+    "toy_doses": lambda study: tables_toy.dose_points(tables_toy.doses(study.toy_doses())),
+    "toy_masking": lambda study: tables_toy.masking(study.toy_masking()),
     "activations": tables_ablations.activations,
     "coverage": tables.coverage,
     "replicas": tables.replicas,
@@ -92,25 +94,33 @@ def _on(study: Study) -> str:
 
 
 def _toy(study: Study) -> dict[str, Measured]:
-    """The drop from G5 to G6, and what removing the activation gives back."""
-    hgr = study.toy().table("hgr")
-    setting = f"{study.digits().name}, sigmoid, {hgr['seed'].nunique()} seeds"
+    """What the last layer loses, whether it matters, and whether a high gradient is used."""
+    hgr, p = study.toy().table("hgr"), study.profile
+    setting = f"{study.digits().name}, sigmoid, {p.toy_seeds} seeds"
     drop = tables_toy.last_drop(hgr).set_index(tables_toy.KEYS)
     drop = drop.loc[("sigmoid", "trained", "sum", "after")]
-    removal = tables_toy.removal_beyond_control(hgr)
     beyond = f"{setting}, beyond what a meaningless shape gets back"
-    return {
+    found = {
         "last-layer-bottleneck": _over_seeds(drop, f"{setting}, outputs summed"),
-        "activation-removed": _over_seeds(removal, beyond),
+        "activation-removed": _over_seeds(tables_toy.removal_beyond_control(hgr), beyond),
     }
+    doses = tables_toy.doses(study.toy_doses())
+    if doses["dose"].nunique() > 1:
+        known = f"{study.digits().name}, sigmoid, {p.toy_dose_seeds} seeds"
+        known += f", {100 * doses['dose'].max():g} % of the images with their shape"
+        found["known-shape-drop"] = _over_seeds(tables_toy.beyond_nothing(doses), known)
+    gaps = tables_toy.masking_gaps(study.toy_masking())
+    gap = gaps.query("layer == 'G6' and others == 'low'").iloc[0]
+    masked = f"{setting}, {100 * gap['share']:g} % of what is not black blanked, by G6"
+    return found | {"high-gradient-used": _over_seeds(gap, masked, "points of accuracy")}
 
 
-def _over_seeds(hgr: pd.Series, setting: str) -> Measured:
+def _over_seeds(values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
     """A mean, low and high of n toy networks, see `tables_toy.interval`."""
-    freedom = hgr["n"] - 1
-    error = (hgr["high"] - hgr["mean"]) / stats.t.ppf(0.975, freedom)
+    freedom = values["n"] - 1
+    error = (values["high"] - values["mean"]) / stats.t.ppf(0.975, freedom)
     detectable = power.detectable_by_t(np.array([error**2]), np.array([freedom]))
-    return Measured(*hgr[["mean", "low", "high"]], detectable, "HGR", setting, "digits")
+    return Measured(*values[["mean", "low", "high"]], detectable, unit, setting, "digits")
 
 
 def _seeds(study: Study) -> dict[str, Measured]:

@@ -181,6 +181,16 @@ def dose_text(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(keys, sort=False)[columns].agg(lambda values: _text(interval(values)))
 
 
+def beyond_nothing(table: pd.DataFrame) -> pd.Series:
+    """From `doses`, at the highest: how much more a shape loses than the digit, and than the same
+    of a shape that says nothing; paired by seed.
+    """
+    table = table[table["dose"] == table["dose"].max()]
+    more = table.assign(more=table["drop shape"] - table["drop digit"])
+    wide = more.pivot(index="seed", columns="condition", values="more")
+    return interval(wide["trained"] - wide["random shapes"])
+
+
 def dose_answer(table: pd.DataFrame) -> str:
     """From `doses`: does the shape lose more than the digit where the network knows it?
 
