@@ -13,7 +13,7 @@ from ribkit.evaluation.miou import miou
 from ribkit.results import tables
 from ribkit.results.tables import with_interval
 from ribkit.study import controls, pipeline
-from ribkit.study.study import CAM, RIB, Method, Study
+from ribkit.study.study import CAM, RIB, RIBS, Method, Study
 
 
 @cache
@@ -79,14 +79,17 @@ def dose_pairs(study: Study) -> dict[float, list[tuple[np.ndarray, np.ndarray]]]
 
 def meaning(study: Study) -> str:
     """What the controls say of RIB's gain, in words that follow from the numbers."""
-    own = replicated(intervals.gain, rib_and_cam(study))
+    gaps, own = _counts(study, RIBS[2]), replicated(intervals.gain, rib_and_cam(study))
+    gndrp = replicated(intervals.gain, list(zip(_counts(study, RIB), gaps, strict=True)))
     beyond = replicated(intervals.gain, rib_and_rival(study))
     chosen = Counter(one.best_rival.title for one in study.replicas).most_common()
     rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
     few = compared(study).iloc[-1]
     text = [
-        f"RIB gains {_points(own)} over CAM. The best rival on the tuning images, by training "
-        f"seed, is {rivals}; RIB gains {_points(beyond)} over it: " + _told(beyond, *RIVAL_WORDS),
+        f"RQ2. Of RIB's gain over CAM, {_points(own)}, GNDRP in place of GAP has {_points(gndrp)}: "
+        + _told(gndrp, *POOLING_WORDS),
+        f"RQ3. The best rival on the tuning images, by training seed, is {rivals}; RIB gains "
+        f"{_points(beyond)} over it: {_told(beyond, *RIVAL_WORDS)}",
         f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
         f"{_points(few[['gain', 'gain_low', 'gain_high']])} over CAM"
         + (": the masks that tune are worth more than RIB." if few["gain"] > own[0] else "."),
@@ -103,6 +106,11 @@ def meaning(study: Study) -> str:
     return " ".join(text)
 
 
+POOLING_WORDS = (
+    "the pooling matters, whatever the cause of the gain.",
+    "what RIB gains does not hang on its pooling.",
+    "the pooling takes from it.",
+)
 RIVAL_WORDS = (  # where the interval lies above zero, spans it, lies below it
     "no rival without an adaptation has all of its gain.",
     "what adapts nothing is as good, so the gain is no evidence for a bottleneck.",

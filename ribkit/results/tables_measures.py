@@ -24,7 +24,7 @@ from ribkit.study.study import CAM, RIB, Seed, Study
 
 Measure = Callable[[np.ndarray], np.ndarray]
 """How often each image is drawn ``(..., N)`` -> ``(...)``."""
-FEWEST = 3  # methods, of which a rank correlation says anything
+FEWEST = 3  # points, of which a rank correlation says anything
 OWN = "each image's own"
 
 
@@ -144,16 +144,16 @@ def class_scores(study: Study, part: str) -> pd.DataFrame:
 # ---- what goes together -------------------------------------------------------------------------
 @cache
 def rank_correlations(study: Study) -> pd.DataFrame:
-    """Spearman's rank correlation of each two scores, over the methods that have both.
+    """Spearman's rank correlation of each two scores, over all methods and training seeds.
 
-    A score is the mean over training seeds. Of fewer than three methods the order says nothing, and
-    the table says so.
+    Of fewer than three points the order says nothing, and the table says so.
     """
     scores, rows = _all_scores(study), []
     for first, second in combinations(scores, 2):
         both = scores[[first, second]].dropna()
-        row = {"score": first, "against": second, "methods": len(both)}
-        row["rank correlation"] = f"fewer than {FEWEST} methods"
+        row = {"score": first, "against": second, "points": len(both)}
+        row["methods"] = both.index.get_level_values("method").nunique()
+        row["rank correlation"] = f"fewer than {FEWEST} points"
         if len(both) >= FEWEST:
             row["rank correlation"] = f"{spearmanr(both[first], both[second]).statistic:+.2f}"
         rows.append(row)
@@ -161,25 +161,26 @@ def rank_correlations(study: Study) -> pd.DataFrame:
 
 
 def _all_scores(study: Study) -> pd.DataFrame:
-    """Scores by method; NaN where this run has none."""
-    parts = [precision_recall(study, part) for part in ("seeds", "networks")]
-    table = pd.concat(parts).replace({"method": {RIB.title: "RIB"}}).set_index(["stage", "method"])
-    seeds, networks = table.loc["seed, held-out threshold"], table.loc["network, with CRF"]
-    sources = pipeline.sources(study)[:-1]  # all but the ceiling
-    scores = {
-        "seed mIoU": seeds["miou"],
-        "seed precision": seeds["precision"],
-        "label mIoU": pd.Series({source: _label_miou(study, source) for source in sources}),
-        "network mIoU": networks["miou"].loc[list(sources)],
-    }
-    return pd.DataFrame(scores)
+    """Scores by method and training seed; NaN where this run has none."""
+    found: dict[str, dict] = {"seed mIoU": {}, "seed precision": {}}
+    for method in study.methods:
+        title = "RIB" if method == RIB else method.title
+        for one in study.replicas:
+            counts = one.seed(method).at("held-out").sum(axis=0)
+            found["seed mIoU"][title, one.number] = miou(counts)
+            found["seed precision"][title, one.number] = _mean(measures.precision, counts)
+    for source in pipeline.sources(study)[:-1]:  # all but the ceiling
+        networks = pipeline.network_counts(study, source, True)
+        for one, counts in zip(study.replicas, networks, strict=True):
+            at = (source, one.number)
+            found.setdefault("label mIoU", {})[at] = _label_miou(one, source)
+            found.setdefault("network mIoU", {})[at] = miou(counts.sum(axis=0))
+    table = pd.DataFrame({name: pd.Series(values) for name, values in found.items()})
+    return table.rename_axis(["method", "seed"])
 
 
-def _label_miou(study: Study, source: str) -> float:
+def _label_miou(one: Study, source: str) -> float:
     """The mIoU of the labels that a network learned from, of the scored images; 255 is an error."""
-    found = []
-    for one in study.replicas:
-        images, labels = pipeline.labelled(one, source)[0]
-        scores = one.store.run(stages.score, images=images, labels=labels).arrays("scores")
-        found.append(miou(scores["error"].sum(axis=0)))
-    return float(np.mean(found))
+    images, labels = pipeline.labelled(one, source)[0]
+    scores = one.store.run(stages.score, images=images, labels=labels).arrays("scores")
+    return miou(scores["error"].sum(axis=0))
