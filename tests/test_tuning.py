@@ -88,7 +88,7 @@ def test_a_grid_goes_on_while_the_best_is_at_its_edge_and_no_further_than_told(r
     assert len(table) == len(rates) + MORE
     assert table["lr"].is_monotonic_increasing
     assert table["edge"].tolist().count("") == len(table) - 1
-    assert table.loc[table["chosen"], "edge"].item() == ("highest" if rising else "lowest")
+    assert table.loc[table["chosen"], "edge"].item() == ("last lr" if rising else "first lr")
     assert chosen == (table["lr"].max() if rising else table["lr"].min())
     beyond = [3.3e-4, 1.1e-3, 3.7e-3] if rising else [3.3e-6, 1.1e-6, 3.7e-7]
     assert sorted(set(table["lr"]) - set(rates)) == pytest.approx(sorted(beyond))
@@ -113,7 +113,7 @@ def test_a_grid_with_a_rate_of_zero_or_of_one_rate_has_no_next(rates):
 def test_a_careful_choice_at_the_low_end_of_a_flat_curve_is_told():
     table, chosen = table_of(lambda rate: 400, Axis("lr", (1.0, 10.0, 100.0), goes_on=True))
     assert chosen == table["lr"].min() < 1
-    assert table.loc[table["chosen"], "edge"].item() == "lowest"
+    assert table.loc[table["chosen"], "edge"].item() == "first lr"
 
 
 def test_settings_are_chosen_in_turn_and_nothing_is_tried_twice():
@@ -134,6 +134,7 @@ def test_settings_are_chosen_in_turn_and_nothing_is_tried_twice():
     assert tuned.table["stage"].tolist() == ["rate", "rate", "others", "others"]
     assert tuned.table["chosen"].tolist() == [False, True, False, True]
     assert tuned.table["miou"].tolist() == pytest.approx([14, 24, 24, 28])
+    assert tuned.table["edge"].tolist() == ["", "last rate", "", "last others"]
 
 
 def test_one_candidate_of_each_is_tried_once():

@@ -37,8 +37,8 @@ class Tuned:
 
     The table's columns: ``stage``, the setting that was varied; a column for each setting; miou,
     threshold; behind and error, how far the best of the stage is ahead, with its standard error;
-    chosen, of this stage; and edge, where the choice is at the ``lowest`` or the ``highest`` end of
-    a grid that goes on.
+    chosen, of this stage; and edge, where that is the last candidate, or the first of a grid that
+    goes on: beyond it there may be a better one.
     """
 
     table: pd.DataFrame
@@ -114,7 +114,8 @@ def search(axes: Sequence[Axis], score: Score) -> Tuned:
             if more is None:
                 break
             values = sorted([*values, more])
-        ends = {0: "lowest", len(values) - 1: "highest"} if axis.goes_on else {}
+        ends = {len(values) - 1: "last"} | ({0: "first"} if axis.goes_on else {})
+        ends = {k: f"{which} {axis.name}" for k, which in ends.items() if len(values) > 1}
         for k, (setting, (counts, threshold)) in enumerate(zip(tried, results, strict=True)):
             row = {"stage": axis.name} | setting
             row |= {"miou": miou(counts.sum(axis=0)), "threshold": threshold}
