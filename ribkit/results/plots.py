@@ -121,6 +121,25 @@ def layer_points(
     right_legend(axis)
 
 
+def heatmaps(
+    drawn: Figure, table: pd.DataFrame, rows: Sequence[str], columns: str, values: Mapping[str, str]
+) -> None:
+    """Numbers from 0 to 100 on a grid, side by side for each value: column -> title.
+
+    The columns rows name the rows together.
+    """
+    table = table.assign(row=table[rows].agg(", ".join, axis=1))
+    names, across = table["row"].unique(), table[columns].unique()
+    drawn.set_size_inches(1.6 + 0.32 * len(across) * len(values), 1.1 + 0.22 * len(names))
+    axes = drawn.subplots(1, len(values), sharey=True, squeeze=False)[0]
+    for axis, (value, title) in zip(axes, values.items(), strict=True):
+        grid = table.pivot(index="row", columns=columns, values=value).loc[names, across]
+        look = {"vmin": 0, "vmax": 100, "cmap": "viridis", "cbar": False}
+        sns.heatmap(grid, annot=True, fmt=".0f", annot_kws={"size": 7}, ax=axis, **look)
+        axis.set(title=title, xlabel="", ylabel="")
+        axis.tick_params(axis="x", rotation=90)
+
+
 # ---- curves -------------------------------------------------------------------------------------
 def band(axis: Axes, table: pd.DataFrame, value: str, k: int = 0, label: str | None = None) -> None:
     """A curve over the column ``x`` with its band, in the k-th colour."""
