@@ -35,10 +35,10 @@ def chosen(folder, maps):
     return mask_free.threshold(Store(folder / "store"), images, made.arrays("maps"))
 
 
-def test_the_threshold_is_the_mean_of_what_parts_each_images_highest_map(tmp_path):
-    first, second = np.full((4, 4), 0.2), np.full((2, 2), 0.4)
-    first[:, 2:], second[1] = 0.6, 0.8
-    assert chosen(tmp_path, {"1": np.stack([first / 2, first]), "2": second[None]}) == 30
+def test_the_threshold_parts_the_highest_maps_of_all_images(tmp_path):
+    first, second = np.full((4, 4), 0.125), np.full((2, 2), 0.25)
+    first[:, 2:], second[1] = 0.7, 0.8
+    assert chosen(tmp_path, {"1": np.stack([first / 2, first]), "2": second[None]}) == 25
 
 
 def test_an_image_without_a_map_changes_nothing(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from skimage.filters import threshold_yen
+from skimage.filters import threshold_otsu
 
 from ribkit.evaluation.miou import confusion, counts, miou
 from ribkit.evaluation.thresholds import (
@@ -13,8 +13,8 @@ from ribkit.evaluation.thresholds import (
     concat_rows,
     exceeded,
     image_rows,
+    otsu,
     sweep,
-    yen,
 )
 
 
@@ -104,32 +104,25 @@ def test_what_is_stored_of_sweeps_gives_back_the_counts_of_each_image_and_of_all
     assert miou(swept.total()).shape == (100,)
 
 
-def test_yens_threshold_is_scikit_images_of_each_image_and_then_the_mean():
-    random, levels, expected = np.random.default_rng(0), [], []
-    for share in (200, 500):
-        values = [random.normal(0.2, 0.05, 900), random.normal(0.7, 0.05, share), [0.0, 1.0]]
-        values = np.concatenate(values).clip(0, 1)
-        own = exceeded(torch.from_numpy(values)).numpy()
-        levels.append(np.bincount(own, minlength=101))
-        expected.append(threshold_yen(own))  # integers: a bin for each, from the least to the most
-    assert expected[0] != expected[1]
-    assert yen(np.stack(levels)) == round(np.mean(expected))
+def test_otsus_threshold_is_scikit_images():
+    random = np.random.default_rng(0)
+    values = [random.normal(0.2, 0.05, 900), random.normal(0.7, 0.05, 300), [0.0, 1.0]]
+    own = exceeded(torch.from_numpy(np.concatenate(values).clip(0, 1))).numpy()
+    # integers: a bin for each, from the least to the most
+    assert otsu(np.bincount(own, minlength=101)) == threshold_otsu(own)
 
 
-def test_empty_levels_below_and_above_change_nothing():
-    levels = np.zeros((1, 101), int)
-    levels[0, 30:70] = np.random.default_rng(0).integers(1, 50, 40)
-    cut = yen(levels)
-    assert cut == threshold_yen(np.repeat(np.arange(101), levels[0]))
-    levels[0, [0, 100]] = 1
-    assert 29 < yen(levels) < 70
+def test_it_parts_the_means_most_by_hand():
+    levels = np.zeros(101, int)
+    levels[[10, 50, 60]] = 3, 1, 2
+    # up to 10: 3 of 6 pixels, means 10 and 170 / 3: 9 x 46.7^2; up to 50: 4 and 2 of 20 and 60
+    assert 3 * 3 * (170 / 3 - 10) ** 2 > 4 * 2 * (60 - 20) ** 2
+    assert otsu(levels) == 10
 
 
 @pytest.mark.parametrize("level", [None, 0, 40, 100])
-def test_an_image_whose_pixels_are_all_equal_is_left_out(level):
-    levels = np.zeros((2, 101), int)
+def test_pixels_that_are_all_equal_have_the_first_threshold(level):
+    levels = np.zeros(101, int)
     if level is not None:
-        levels[0, level] = 7
-    assert yen(levels) == 0
-    levels[1, [20, 60]] = 5
-    assert yen(levels) == 20
+        levels[level] = 7
+    assert otsu(levels) == 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from skimage.filters import threshold_yen
+from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from ribkit.evaluation.miou import IGNORE, counts, miou
@@ -131,35 +131,31 @@ def best_threshold(counts: np.ndarray) -> int:
     return int(np.nanargmax(miou(counts)))
 
 
-def yen(levels: np.ndarray) -> int:
-    r"""Index of a threshold that is chosen without any mask: Yen's, from the maps' own values.
+def otsu(levels: np.ndarray) -> int:
+    r"""Index of a threshold that is chosen without any mask: Otsu's, from the maps' own values.
 
-    .. math:: \mathrm{argmax}_k \; 2 \log (P_k (1 - P_k)) -
-        \log \big( \textstyle\sum_{j \le k} p_j^2 \sum_{j > k} p_j^2 \big)
+    .. math:: \mathrm{argmax}_k \; P_k (1 - P_k) (\mu_{\le k} - \mu_{> k})^2
 
-    Yen, Chang and Chang 1995, as in scikit-image, with p the shares of an image's pixels by level
-    and P their sum up to k; then the mean over images. RIB (arXiv:2110.06530) chooses on masks.
+    Otsu 1979, as in scikit-image, with P the share of pixels up to level k and the means of both
+    sides: they lie furthest apart. RIB (arXiv:2110.06530) chooses on masks.
 
     Args:
-        levels: ``(N, 101)``, how many pixels of an image exceed so many thresholds: `exceeded`.
+        levels: ``(101,)``, how many pixels exceed so many thresholds: `exceeded`.
 
     Returns:
-        An integer in 0 .. 99. Images whose pixels are all equal, which no threshold tells apart,
-        are left out; 0 where all are such.
+        An integer in 0 .. 99; 0 where all pixels are equal, which no threshold tells apart.
 
     Example:
-        >>> levels = np.zeros((1, 101), int)
-        >>> levels[0, [10, 20, 80, 90]] = 5
-        >>> yen(levels)
+        >>> levels = np.zeros(101, int)
+        >>> levels[[10, 20, 80, 90]] = 5
+        >>> otsu(levels)
         20
     """
-    found = []
-    for pixels in levels:
-        at = np.flatnonzero(pixels)
-        if len(at) > 1:  # no empty level at an end, of which the logarithm is not defined
-            inside = np.arange(at[0], at[-1] + 1)
-            found.append(threshold_yen(hist=(pixels[inside], inside)))
-    return round(float(np.mean(found))) if found else 0
+    at = np.flatnonzero(levels)
+    if len(at) < 2:
+        return 0
+    inside = np.arange(at[0], at[-1] + 1)
+    return int(threshold_otsu(hist=(levels[inside], inside)))
 
 
 def own_best(swept: Swept) -> np.ndarray:

@@ -127,7 +127,7 @@ def search(axes: Sequence[Axis], score: Score) -> Tuned:
 
 def _beyond(values: list, best: int) -> float | None:
     """The next value of a geometric grid beyond its end, where the best is there."""
-    if len(values) < 2 or values[0] <= 0 or 0 < best < len(values) - 1:
+    if len(values) < 2 or 0 < best < len(values) - 1:
         return None
     end, before = (values[-1], values[-2]) if best else (values[0], values[1])
-    return float(f"{end * end / before:.2g}")
+    return float(f"{end * end / before:.2g}") if min(end, before) > 0 else None

@@ -295,8 +295,9 @@ class Study(Inputs):
             return [rates, Axis("margin", p.margins), Axis("n_others", p.n_others)]
         if method.rival:
             (setting,) = (name for name, rival in RIVALS.items() if rival == method)
-            return [Axis(method.rival, self._candidates(setting))]
-        axes = [Axis("scales", p.scale_sets), Axis("smoothing", p.smoothings)]
+            goes_on = setting != "percentiles"  # which end at 0
+            return [Axis(method.rival, self._candidates(setting), goes_on)]
+        axes = [Axis("scales", p.scale_sets), Axis("smoothing", p.smoothings, goes_on=True)]
         return [*axes, Axis("percentile", p.percentiles)]
 
     def _candidates(self, setting: str) -> tuple[float, ...]:
