@@ -168,23 +168,16 @@ class Study(Inputs):
         return pd.concat([one.table("accuracies") for one in found], ignore_index=True)
 
     # ---- the classifier -----------------------------------------------------------------------
-    @cached_property
-    def pretexts(self) -> list[Result]:
-        """`mini`: the small network's pretext task, from as many seeds as the profile says."""
-        p = self.profile
-        images = scenes.Pretext(self.stream(0), p.pretext_scenes)
-        calls = [
-            partial(classifier.pretrain, scenes=images, epochs=p.pretext_epochs, rng_seed=seed)
-            for seed in range(p.rng_seed, p.rng_seed + min(p.pretext_seeds, p.replicas))
-        ]
-        if len(calls) == 1:  # which alone has all cores
-            return [self.store.run(calls[0].func, **calls[0].keywords)]
-        return self.store.run_all(calls, "pretext tasks")
-
     @property
     def pretext(self) -> Result:
-        """The pretext task that this replica starts from."""
-        return self.first.pretexts[self.number % self.profile.pretext_seeds]
+        """`mini`: the small network's pretext task; replicas take turns with its seeds.
+
+        With both threads, one after another: side by side, with one, its bytes would be others.
+        """
+        p = self.profile
+        how = {"epochs": p.pretext_epochs, "rng_seed": p.rng_seed + self.number % p.pretext_seeds}
+        images = scenes.Pretext(self.stream(0), p.pretext_scenes)
+        return self.store.run(classifier.pretrain, scenes=images, **how)
 
     def pretext_of(self, backbone: str) -> StoredTensors | None:
         """The pretext task's weights for ``small``; other backbones start from ImageNet's."""
