@@ -10,7 +10,7 @@ from ribkit.data import scenes
 from ribkit.evaluation.miou import miou
 from ribkit.networks.configs import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
-from ribkit.results import figures, report, tables, tables_rq4
+from ribkit.results import figures, report, tables, tables_ablations, tables_rq4
 from ribkit.runtime.store import Store, stage
 from ribkit.study import pipeline, predictions
 from ribkit.study.pipeline import FEW, Refinement
@@ -110,6 +110,14 @@ def test_another_walk_makes_other_maps_than_the_chosen_one(study):
     paper = dataclasses.replace(WALKS["paper"], **rib.irn_tuned.chosen)
     other = rib.irn_maps(images, maps, paper)
     assert any((other[name] != chosen[name]).any() for name in images.ids)
+
+
+def test_the_walks_of_both_codes_are_as_long_as_the_tuned_one(study):
+    official, paper = tables_ablations._walked_both_ways(study)
+    walked = pipeline.refinements(study)[1].stage("+ IRN").counts
+    assert (official == walked).all()  # the walk that was chosen, at the threshold chosen
+    assert paper.shape == walked.shape
+    assert (paper != walked).any()
 
 
 def test_few_masks_teach_a_network_of_each_training_seed_that_knows_the_classes(study):
