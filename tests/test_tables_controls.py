@@ -12,7 +12,7 @@ from ribkit.evaluation.intervals import gain, replicated
 from ribkit.evaluation.miou import counts, miou
 from ribkit.results import figures, tables, tables_controls
 from ribkit.study import controls, pipeline
-from ribkit.study.study import CAM, RIB, RIVALS, Seed, Study
+from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
 IMAGES = 30
 NORM, SMOOTHED = RIVALS["norms"], RIVALS["smoothings"]
@@ -121,6 +121,13 @@ def test_the_gain_is_told_by_dose(study, levels):
     figures.draw("doses", table.reset_index())
 
 
+def test_photographs_have_no_bodies_but_objects(study, monkeypatch):
+    covered = pd.DataFrame({"object": [0.5] * IMAGES, "outside": 0.1})
+    monkeypatch.setattr(tables, "shares", lambda one, method: covered)
+    table = tables_controls.dose_response(study)
+    assert (table[["CAM covers", "RIB covers"]] == 50).all(axis=None)
+
+
 def test_pairs_are_by_training_seed(study, levels):
     pairs = tables_controls.dose_pairs(study)
     assert list(pairs) == [0.0, 0.7, 1.0]
@@ -143,7 +150,16 @@ def test_what_rivals_say_follows_from_the_interval(study, levels, level, words):
     said = [sentence in text for sentence in tables_controls.RIVAL_WORDS]
     assert said == [k == words for k in range(3)]
     assert f"{NORM.title} (1 of 2), {SMOOTHED.title} (1 of 2)" in text
-    assert f"RIB gains {over_seeds(6, 0):+.2f} points" in text
+    assert f"Of RIB's gain over CAM, {over_seeds(6, 0):+.2f} points" in text
+
+
+@pytest.mark.parametrize(("level", "words"), [(0, 0), (6, 1), (12, 2)])
+def test_what_the_pooling_has_of_the_gain_follows_from_the_interval(study, levels, level, words):
+    levels[RIBS[2]] = level
+    text = tables_controls.meaning(study)
+    said = [sentence in text for sentence in tables_controls.POOLING_WORDS]
+    assert said == [k == words for k in range(3)]
+    assert f"GNDRP in place of GAP has {over_seeds(6, level):+.2f} points" in text
 
 
 @pytest.mark.parametrize(("most", "words"), [(8, 0), (0, 1), (-8, 2)])
