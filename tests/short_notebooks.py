@@ -15,10 +15,12 @@ SHORT = {
     "pretext_scenes": 320, "pretext_epochs": 1, "epochs": 1, "scale_sets": [[1.0]], "lrs": [1e-5],
     "margins": [0.0], "replicas": 2, "psa_alphas": [8.0], "psa_log2_steps": [4], "val_images": 12,
     "irn.epochs": 1, "psa.epochs": 1, "network.iterations": 10, "network.batch": 4,
+    "smoothings": [0.0], "percentiles": [100.0], "norms": [0.4], "irn_log2_steps": [3],
     "toy_seeds": 2, "toy_steps": 10, "toy_dose_seeds": 2,
     "ablations.images": 4, "ablations.taus": [0.4],
     "ablations.steps": [1], "ablations.lrs": [3.0], "ablations.margins": [0.0],
     "ablations.n_others": [1],
+    "ablations.usual_textures": [1.0],
 }  # fmt: skip
 
 

@@ -15,13 +15,14 @@ SMALL = {
     "n_others": 2, "irn.epochs": 1, "irn.batch": 4, "psa.epochs": 1, "psa.batch": 4,
     "network.iterations": 4, "network.batch": 2, "network.aspp_rates": "1,2",
     "toy_seeds": 2, "toy_train": 24, "toy_test": 12, "toy_steps": 4,
-    "toy_dose_seeds": 2, "toy_doses": 1.0, "toy_masks": 0.5,
+    "toy_dose_seeds": 2, "toy_doses": 1.0, "toy_masks": 0.5, "irn_log2_steps": 3,
     "ablations.images": 3, "ablations.taus": 0.4, "ablations.steps": 1, "ablations.lrs": 3.0,
     "ablations.margins": 0.0, "ablations.n_others": 1,
 }  # fmt: skip
 MINI = SMALL | {
     "train_images": 24, "margins": 0.0, "replicas": 2, "psa_alphas": 8, "psa_log2_steps": 4,
-    "val_images": 4,
+    "val_images": 4, "smoothings": 0.0, "percentiles": 100.0, "norms": 0.4,
+    "ablations.usual_textures": 1.0,
 }  # fmt: skip
 
 

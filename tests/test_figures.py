@@ -85,7 +85,7 @@ def doses():
 def seed_scores():
     rows = []
     for k, method in enumerate(METHODS):
-        for choice in ("oracle", "held-out"):
+        for choice in ("oracle", "held-out", "mask-free"):
             row = {"method": method, "threshold chosen": choice, "miou": 38 + k}
             row |= {"miou_low": 36.0 + k, "miou_high": 41.0 + k}
             if k:
@@ -171,6 +171,16 @@ def measures():
         {"measure": measure, "threshold chosen": choice, "CAM": 40.0, "RIB": 41.0}
         | {"gain": 1.0, "gain_low": 0.2, "gain_high": 1.8}
         for measure, choice in (("mIoU", "oracle"), ("mIoU", "mask-free"), ("PxAP", "no threshold"))
+    ]
+    return pd.DataFrame(rows)
+
+
+def class_scores():
+    rows = [
+        {"method": method, "stage": "+ CRF", "class": name}
+        | {"precision": 10.0 * k, "recall": 50.0, "iou": 5.0 * k + j}
+        for k, name in enumerate(("background", "cat", "tram"))
+        for j, method in enumerate(("RIB", "CAM"))
     ]
     return pd.DataFrame(rows)
 
@@ -306,6 +316,9 @@ TABLES = {
     "doses": doses,
     "measures": measures,
     "precision_recall": precision_recall,
+    "classes": class_scores,
+    "classes_labels": class_scores,
+    "classes_networks": class_scores,
     "coverage": coverage,
     "claims": verdicts,
     "refinement": refinement,
@@ -341,6 +354,17 @@ def test_a_figure_is_drawn_from_its_table_and_nothing_else(name, tmp_path):
 
 def test_every_registered_figure_is_drawn_above():
     assert set(FIGURES) == set(TABLES)
+
+
+def test_a_heatmap_says_each_number_in_its_row_and_column():
+    axes = figures.draw("classes_labels", class_scores()).axes
+    assert [axis.get_title() for axis in axes] == ["precision (%)", "recall (%)", "IoU (%)"]
+    rows = [label.get_text() for label in axes[0].get_yticklabels()]
+    assert rows == ["RIB, + CRF", "CAM, + CRF"]  # in the table's order
+    columns = [label.get_text() for label in axes[2].get_xticklabels()]
+    assert columns == ["background", "cat", "tram"]
+    said = [text.get_text() for text in axes[2].texts]
+    assert said == ["0", "5", "10", "1", "6", "11"]
 
 
 def test_drawing_leaves_the_style_as_it_was(tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,10 @@ from fabricated import last_unlabelled, run_stage, stored, trained_classifier
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import miou, thresholds
+from ribkit.method import cam
 from ribkit.method.others import OtherImageSampler
-from ribkit.method.settings import Settings
+from ribkit.method.rivals import Rival, altered
+from ribkit.method.settings import NO_MARGIN, VARIANTS, Settings
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.runtime import store
@@ -189,6 +192,148 @@ def test_bfloat16_passes_give_nearly_the_same_maps(model, bank, images, tmp_path
 def test_maps_have_the_size_seen_at_scale_1(model, images, tmp_path):
     made = plain(model, images.take([0]), tmp_path / "s", (1.0,), 32)
     assert made["maps"]["0"].shape[1:] == (32, 32)
+
+
+# ---- rate 0 -----------------------------------------------------------------------------------
+def rate_0(model, bank, images, scratch, steps, variant="official", pooling="gndrp"):
+    """RIB that never moves: ``steps`` equal maps are summed, one more by ``paper``."""
+    how = {"steps": steps, "lr": 0.0, "n_others": 2, "margin": NO_MARGIN}
+    settings = Settings(pooling=pooling, variant=VARIANTS[variant], **how)
+    return compute(model, bank, images, scratch, settings)
+
+
+@pytest.mark.parametrize("pooling", ["gap", "gndrp"])
+def test_at_rate_0_one_map_is_cams_byte_for_byte(model, bank, images, tmp_path, pooling):
+    still = rate_0(model, bank, images, tmp_path / "rib", 1, pooling=pooling)
+    assert set(still["images"]["steps"]) == {0, 1}  # 0: the image without a label
+    same = plain(model, images, tmp_path / "cam")["maps"]
+    for name, maps in still["maps"].items():
+        assert maps.tobytes() == same[name].tobytes()
+
+
+@pytest.mark.parametrize(("variant", "steps"), [("official", 2), ("official", 4), ("paper", 3)])
+def test_at_rate_0_rib_gains_exactly_0_but_for_what_is_added_to_the_maximum(
+    model, bank, images, tmp_path, monkeypatch, variant, steps
+):
+    # M / (max M + 1e-5) is not quite K M / (K max M + 1e-5). Without the 1e-5, and of 2 or 4 maps,
+    # whose sums round nothing, all counts at all thresholds are CAM's.
+    monkeypatch.setattr(cam, "EPSILON", 0.0)
+    still = rate_0(model, bank, images, tmp_path / "rib", steps, variant)
+    same = swept(images, plain(model, images, tmp_path / "cam")["maps"], tmp_path / "c")
+    moved = swept(images, still["maps"], tmp_path / "r")
+    for threshold in range(100):
+        assert (moved.at(threshold) == same.at(threshold)).all()
+
+
+def test_at_rate_0_the_sum_of_many_maps_moves_only_pixels_that_stand_at_a_threshold(
+    model, bank, images, tmp_path
+):
+    still = rate_0(model, bank, images, tmp_path / "rib", 10)
+    same = plain(model, images, tmp_path / "cam")["maps"]
+    crossed = 0
+    for name, maps in same.items():
+        before, after = (each.astype(float) for each in (maps, still["maps"][name]))
+        assert (after >= before).all()  # the sum's maximum stands further above the 1e-5
+        assert (after - before <= 2 * np.spacing(maps)).all()  # two steps of float16
+        k = np.arange(100)[:, None, None, None] / 100
+        crossed += ((after > k) & (before <= k)).sum()
+    counts = swept(images, same, tmp_path / "c"), swept(images, still["maps"], tmp_path / "r")
+    gain = np.subtract(*(miou.miou(each.total()) for each in reversed(counts)))
+    assert abs(gain).max() < 0.1  # points; mostly 0
+    assert np.median(abs(gain)) == 0
+    predicted = [each.total()[:, 2, 1:].sum() for each in counts]
+    assert abs(predicted[1] - predicted[0]) <= crossed < 100  # of a million
+
+
+# ---- rivals -----------------------------------------------------------------------------------
+class Painted:
+    """A source of one image, given as pixels."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def image(self, id):
+        return self.pixels
+
+    def mask(self, id):
+        return np.zeros(self.pixels.shape[:2], np.uint8)
+
+    def fingerprint(self, ids):
+        return {"pixels": self.pixels.tolist()}
+
+
+def norms(images, monkeypatch, folder, sizes):
+    """Norms of a network whose features are the pixels; whose last ones twice as much."""
+    network = SimpleNamespace(features=lambda x: x, last_features=lambda x: 2 * x)
+    monkeypatch.setattr(seeds, "loaded", lambda model: network)
+    (norm,) = run_stage(seeds.feature_norms, images, folder, model=None, sizes=sizes)[
+        "norm"
+    ].values()
+    return norm
+
+
+def test_the_norm_of_the_features_by_hand(monkeypatch, tmp_path):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[2, 3], pixels[5, 7] = (30, 40, 0), (60, 80, 0)  # norms 50 and 100
+    images = ImageSet(("a",), ("cat",), np.ones((1, 1), bool), Painted(pixels))
+    norm = norms(images, monkeypatch, tmp_path / "one", Sizes((1.0,)))
+    expected = np.zeros((1, 16, 16))
+    expected[0, 2, 3], expected[0, 5, 7] = 0.5, 1  # the flip, turned back, adds the same
+    assert norm.dtype == np.float16
+    assert norm == pytest.approx(expected, abs=1e-3)
+    # two scales are summed before the maximum is taken, as a map's are; stored at a quarter
+    pixels[:] = (30, 40, 0)
+    norm = norms(images, monkeypatch, tmp_path / "two", Sizes((1.0, 0.5), map_stride=4))
+    assert norm.shape == (1, 4, 4)
+    assert norm == pytest.approx(1, abs=1e-3)
+
+
+def test_an_image_without_label_has_a_norm_too(model, images, tmp_path):
+    found = run_stage(
+        seeds.feature_norms, images, tmp_path / "n", model=model, sizes=Sizes(SCALES)
+    )["norm"]
+    assert list(found) == list(images.ids)
+    for norm in found.values():
+        assert norm.shape == (1, 48, 48)
+        assert 0.99 < norm.max() <= 1
+        assert norm.min() >= 0
+
+
+def changed(images, maps, norm, rival, folder):
+    given = {"maps": saved(maps, folder), "norm": stored(folder, "norm", norm=norm).arrays("norm")}
+    made = run_stage(seeds.rival_seeds, images, folder / "scratch", **given, rival=rival)
+    return made["maps"]
+
+
+def test_a_rivals_maps_by_hand(tmp_path):
+    images = scenes.generate(0, 2, size=48)
+    shown = [int(count) for count in images.labels.sum(axis=1)]
+    ramp = np.array([[0, 0.25, 0.5, 1.0]], np.float16)
+    maps = {n: np.stack([ramp] * k) for n, k in zip(images.ids, shown, strict=True)}
+    norm = {n: np.ones((1, 1, 4), np.float16) for n in images.ids}
+    # (M + 1) / 2, of every class of every image
+    found = changed(images, maps, norm, Rival(norm=1.0), tmp_path / "norm")
+    for name, count in zip(images.ids, shown, strict=True):
+        assert found[name].dtype == np.float16
+        assert found[name].shape == (count, 1, 4)
+        assert found[name] == pytest.approx(np.stack([[[0.5, 0.625, 0.75, 1]]] * count), abs=1e-3)
+    # the third of four values is two thirds of the way up; the norm does not matter
+    found = changed(images, maps, norm, Rival(percentile=200 / 3), tmp_path / "clipped")
+    assert found[images.ids[0]][0] == pytest.approx(np.array([[0, 0.5, 1, 1]]), abs=1e-3)
+    found = changed(images, maps, norm, Rival(), tmp_path / "plain")
+    assert all(found[name].tobytes() == maps[name].tobytes() for name in images.ids)
+
+
+def test_a_rival_changes_each_images_own_maps_by_its_own_norm(model, images, tmp_path):
+    maps = plain(model, images, tmp_path / "cam")["maps"]
+    sizes = Sizes(SCALES)
+    norm = run_stage(seeds.feature_norms, images, tmp_path / "n", model=model, sizes=sizes)["norm"]
+    rival = Rival(norm=0.5, smoothing=0.02, percentile=95.0)
+    found = changed(images, maps, norm, rival, tmp_path)
+    for name in images.ids:
+        own = maps[name].astype(np.float32), norm[name][0].astype(np.float32)
+        assert found[name].tobytes() == altered(*own, rival).astype(np.float16).tobytes()
+    assert found[images.ids[-1]].shape == (0, 48, 48)  # no label: no map
 
 
 # ---- the others -------------------------------------------------------------------------------

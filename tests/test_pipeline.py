@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from ribkit.data import scenes
+from ribkit.evaluation.miou import miou
 from ribkit.networks.configs import AffinityConfig
-from ribkit.results import figures, report, tables, tables_rq4
+from ribkit.refinement.random_walk import WALKS
+from ribkit.results import figures, report, tables, tables_ablations, tables_rq4
 from ribkit.runtime.store import Store, stage
-from ribkit.study import pipeline
-from ribkit.study.pipeline import Refinement
+from ribkit.study import pipeline, predictions
+from ribkit.study.pipeline import FEW, Refinement
 from ribkit.study.study import CAM, RIB, Study
 
 HEADS = AffinityConfig(stride=4, radius=3, epochs=1, batch=4, lr=0.05, crop=48)
@@ -28,7 +30,12 @@ def study(tmp_path_factory):
     found.store = Store(tmp_path_factory.mktemp("store"))
     network = dataclasses.replace(found.profile.network, iterations=2, batch=2, crop=48)
     found.profile = dataclasses.replace(
-        found.profile, irn=HEADS, psa=HEADS, network=network, psa_alphas=(4.0, 16.0)
+        found.profile,
+        irn=HEADS,
+        psa=HEADS,
+        network=network,
+        psa_alphas=(4.0, 16.0),
+        irn_log2_steps=(3, 4),
     )
 
     def maps(self):
@@ -69,8 +76,81 @@ def test_scores_are_of_each_stage_and_paired(study):
     text = tables.readable(table.reset_index())
     assert text["gain over the seed"][0] == ""
     assert re.fullmatch(r"100\.0 \(\d+\.\d to 100\.0\)", text["mIoU (%)"][1])
-    tried = [method.psa_tried() for method in pipeline.refinements(study)]
-    assert [len(one) for one in tried] == [2 * 3, 2 * 3]
+
+
+def test_both_walks_are_tuned_one_setting_after_another(study):
+    for method in pipeline.refinements(study):
+        table = method.psa_tuned.table
+        assert table["stage"].tolist() == ["alpha"] * 2 + ["log2_steps"] * 3
+        assert method.psa_tuned.trials == 2 + 2
+        assert method.stage("+ PSA").threshold == method.psa_tuned.chosen["alpha"] in (4, 16)
+        table, chosen = method.irn_tuned.table, method.irn_tuned.chosen
+        assert table["stage"].tolist() == ["log2_steps"] * 2
+        assert table["log2_steps"].tolist() == [3, 4]
+        assert method.walk == dataclasses.replace(WALKS["official"], **chosen)
+        row = table[table["log2_steps"] == chosen["log2_steps"]].iloc[0]
+        assert row["chosen"]
+        assert row["threshold"] == method.irn_threshold == method.stage("+ IRN").threshold
+        assert row["miou"] >= table["miou"].max() - row["error"]
+        images, maps = method.maps[1]
+        counts, threshold = study.best(images, method.irn_maps(images, maps))
+        assert miou(counts.sum(axis=0)) == pytest.approx(row["miou"])
+        assert threshold == row["threshold"]
+    choices = tables_rq4.walk_choices(study)
+    assert choices["walk"].tolist() == ["IRN"] * 4 + ["PSA"] * 4
+    assert choices["trials"].tolist() == [2] * 4 + [4] * 4
+    assert set(choices["seed"]) == {0, 1}
+
+
+def test_another_walk_makes_other_maps_than_the_chosen_one(study):
+    rib = pipeline.refinements(study)[1]
+    images, maps = rib.maps[1]
+    chosen = rib.irn_maps(images, maps)
+    assert rib.irn_maps(images, maps, rib.walk) == chosen
+    paper = dataclasses.replace(WALKS["paper"], **rib.irn_tuned.chosen)
+    other = rib.irn_maps(images, maps, paper)
+    assert any((other[name] != chosen[name]).any() for name in images.ids)
+
+
+def test_the_walks_of_both_codes_are_as_long_as_the_tuned_one(study):
+    official, paper = tables_ablations._walked_both_ways(study)
+    walked = pipeline.refinements(study)[1].stage("+ IRN").counts
+    assert (official == walked).all()  # the walk that was chosen, at the threshold chosen
+    assert paper.shape == walked.shape
+    assert (paper != walked).any()
+
+
+def test_few_masks_teach_a_network_of_each_training_seed_that_knows_the_classes(study):
+    counts = pipeline.few_masks_counts(study)
+    assert len(counts) == len(study.replicas) == 2
+    assert pipeline.labelled(study, FEW) == ((study.tuning, None),)
+    trained = [pipeline.network(one, FEW).weights.fingerprint() for one in study.replicas]
+    assert trained[0] != trained[1]
+    assert trained[0] != pipeline.network(study, "ground truth").weights.fingerprint()
+    n_labels = len(study.scored.classes) + 1
+    for one, replica in zip(counts, study.replicas, strict=True):
+        assert one.shape == (4, 3, n_labels)
+        masks = [study.scored.mask(i) for i in range(4)]
+        there = [np.bincount(mask.ravel(), minlength=n_labels) for mask in masks]
+        assert (one[:, 1] == there).all()
+        # no class that an image does not show is predicted
+        shown = np.pad(study.scored.labels, ((0, 0), (1, 0)), constant_values=True)
+        seen = {"model": pipeline.network(replica, FEW), "images": study.scored}
+        how = {"scales": study.profile.test_scales, "long_side": None}
+        made = study.store.run(predictions.predict_present, **seen, **how).arrays("labels")
+        for i, name in enumerate(study.scored.ids):
+            labels = made[name]
+            assert labels.shape == (64, 64)
+            assert shown[i][np.unique(labels)].all()
+            assert (one[i] == counted(labels, masks[i], n_labels)).all()
+
+
+def counted(labels, mask, n_labels):
+    """Counts of one image, by hand: hits, true and predicted pixels of each label."""
+    every = np.arange(n_labels)[:, None, None]
+    return np.stack([((labels == every) & (mask == every)), mask == every, labels == every]).sum(
+        axis=(2, 3)
+    )
 
 
 def test_errors_of_a_confusion_by_hand():

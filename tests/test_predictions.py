@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from fabricated import run_stage, stored
 
 from ribkit.data import scenes
@@ -44,6 +45,29 @@ def test_predictions_are_scored_against_the_masks(images, model, tmp_path):
     hits, target, predicted = counts.sum(axis=(0, 2))
     assert target == predicted == 2 * 64 * 64
     assert hits > 0.9 * target
+
+
+def test_a_network_that_is_told_the_classes_predicts_no_others(images, monkeypatch, tmp_path):
+    some = images.take([1, 3])
+    # by hand: the background in the upper half; below, classes by number, the last one most likely
+    likely = np.zeros((9, 64, 64), np.float32)
+    likely[:, 32:] = np.linspace(0.1, 0.9, 9)[:, None, None]
+    likely[0, :32] = 1
+    asked = []
+
+    def probabilities(network, pixels, scales, long_side):
+        asked.append((network, scales, long_side))
+        return torch.from_numpy(likely)
+
+    monkeypatch.setattr(predictions, "loaded", lambda model: model)
+    monkeypatch.setattr(predictions, "probabilities", probabilities)
+    seen = {"model": "network", "scales": (1.0, 0.5), "long_side": 64}
+    found = run_stage(predictions.predict_present, some, tmp_path, **seen)["labels"]
+    assert asked == [("network", (1.0, 0.5), 64)] * 2
+    for i, name in enumerate(some.ids):
+        assert found[name].dtype == np.uint8
+        assert (found[name][:32] == 0).all()
+        assert (found[name][32:] == 1 + np.flatnonzero(some.labels[i]).max()).all()
 
 
 def test_objects_and_their_saliency(images, model, tmp_path):

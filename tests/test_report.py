@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,13 +14,13 @@ from fabricated import swept_from
 from nbconvert import HTMLExporter
 
 from ribkit.evaluation import power
-from ribkit.evaluation.miou import counts
+from ribkit.evaluation.miou import counts, miou
 from ribkit.results import claims, report, reported, tables, tables_rq4
 from ribkit.results.claims import CLAIMS
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.ablation_runs import RunResult
 from ribkit.study.pipeline import Refined
-from ribkit.study.study import CAM, RIB, RIBS, Seed, Study
+from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 IMAGES = 40
@@ -32,6 +33,11 @@ def confusions(level, rng_seed=0):
     made = np.zeros((IMAGES, 2, 2), int)
     made[:, 1, 1], made[:, 1, 0], made[:, 0, 0] = base + level, 100 - base - level, 100
     return made
+
+
+def pooled(level, rng_seed):
+    """The mIoU of `confusions`."""
+    return miou(counts(confusions(level, rng_seed)).sum(axis=0))
 
 
 def toy_hgr(sign):
@@ -55,15 +61,40 @@ def toy_hgr(sign):
     return pd.DataFrame(rows)
 
 
+def toy_result(sign):
+    """A result of the toy experiment: `toy_hgr`, and networks that are all right from the shape."""
+    hgr = toy_hgr(sign)
+    networks = hgr[["activation", "condition", "seed"]].drop_duplicates().assign(shape_only=1.0)
+    tables = {"hgr": hgr, "networks": networks}
+    return SimpleNamespace(table=tables.__getitem__)
+
+
+def toy_masking(sign):
+    """Accuracies after blanking: by G6 at the first share for the claim (1), else against it."""
+    rows = []
+    for share, layer in product((0.25, 0.5), ("G5", "G6")):
+        side = sign if (share, layer) == (0.25, "G6") else -sign
+        lost = {"high": 0.2 + 0.1 * side, "low": 0.2 - 0.1 * side, "random": 0.2}
+        for rng_seed, (kind, fall) in product(range(3), lost.items()):
+            made = {"share": share, "layer": layer, "blanked": kind, "seed": rng_seed, "ink": share}
+            fall += 0.01 * rng_seed * (kind == "high")
+            rows.append(made | {"accuracy": 0.9 - fall, "whole": 0.9})
+    return pd.DataFrame(rows)
+
+
 @pytest.fixture(params=[1, -1], ids=["for", "against"])
 def fabricated(request, monkeypatch):
     """A study whose stored results are made up, all for the claims or all against them."""
     sign = request.param
-    ranks = {CAM: -4 * sign, RIBS[2]: 0, RIB: 4 * sign}
+    rival = RIVALS["norms"]
+    ranks = {CAM: -4 * sign, rival: 2 * sign, RIBS[2]: 0, RIB: 4 * sign}
+    below = {0.0: 1, 0.7: 4, 1.0: 8}  # usual texture -> how far CAM is
 
     def seed(self, method):
-        made = swept_from(np.repeat(confusions(ranks[method], self.number)[:, None], 100, axis=1))
-        return Seed(None, made, {"oracle": 20, "held-out": 30})
+        far = below[self.profile.usual_texture]
+        rank = -far * sign if method == CAM else ranks[method]
+        made = swept_from(np.repeat(confusions(rank, self.number)[:, None], 100, axis=1))
+        return Seed(None, made, {"oracle": 20, "held-out": 30, "mask-free": 40})
 
     def shares(study, method):
         return pd.DataFrame({"body": 0.5 + 0.01 * ranks[method] + 0.001 * np.arange(IMAGES)})
@@ -97,7 +128,11 @@ def fabricated(request, monkeypatch):
         return SimpleNamespace(table=lambda value: pd.DataFrame(rows))
 
     monkeypatch.setattr(Study, "seed", seed)
-    monkeypatch.setattr(Study, "toy", lambda self: SimpleNamespace(table=lambda v: toy_hgr(sign)))
+    monkeypatch.setattr(Study, "best_rival", rival)
+    monkeypatch.setattr(Study, "toy", lambda self: toy_result(sign))
+    doses = {0.1: toy_result(-sign), 1.0: toy_result(sign)}  # the highest decides
+    monkeypatch.setattr(Study, "toy_doses", lambda self: doses)
+    monkeypatch.setattr(Study, "toy_masking", lambda self: toy_masking(sign))
     monkeypatch.setattr(Study, "model", None)
     monkeypatch.setattr(tables, "shares", shares)
     pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
@@ -134,7 +169,8 @@ def test_every_verdict_is_computed_from_stored_results_and_can_be_either(fabrica
 def test_every_verdict_says_on_what_and_knows_what_could_have_been_found(fabricated):
     study, _ = fabricated
     found = report.measured(study)
-    digits = {"last-layer-bottleneck", "activation-removed"}
+    digits = {"last-layer-bottleneck", "activation-removed", "known-shape-drop"}
+    digits |= {"high-gradient-used"}
     assert {name: value.on for name, value in found.items()} == {
         name: "digits" if name in digits else "scenes" for name in found
     }
@@ -142,6 +178,38 @@ def test_every_verdict_says_on_what_and_knows_what_could_have_been_found(fabrica
         assert 0 <= value.detectable < np.inf, name
         # more than the interval reaches below its point: that much is found every other time
         assert value.detectable >= value.difference - value.low - 1e-9, name
+
+
+def test_rib_is_held_against_the_rival_that_each_training_seed_chose(fabricated, monkeypatch):
+    study, sign = fabricated
+    chosen = (RIVALS["norms"], CAM)
+    monkeypatch.setattr(Study, "best_rival", property(lambda self: chosen[self.number]))
+    found = report.measured(study, "06")["rib-over-rivals"]
+    # two points beyond the norm's in one replica, eight beyond CAM's in the other
+    gains = [pooled(4 * sign, 0) - pooled(2 * sign, 0), pooled(4 * sign, 1) - pooled(-4 * sign, 1)]
+    assert found.difference == pytest.approx(np.mean(gains))
+    assert found.setting.startswith("mini, 40 images, 2 training seeds, RIB official, GNDRP")
+
+
+def test_rib_gains_at_the_highest_dose_less_at_the_lowest(fabricated):
+    study, sign = fabricated
+    found = report.measured(study, "06")["dose-response"]
+
+    more = [pooled(-sign, k) - pooled(-8 * sign, k) for k in (0, 1)]
+    assert found.difference == pytest.approx(np.mean(more))
+    assert found.setting.endswith("bodies' usual texture 1 against 0")
+
+
+def test_one_dose_alone_measures_no_dose_response(fabricated, monkeypatch):
+    study, sign = fabricated
+    one = Study("mini", "", {"score_images": IMAGES, "ablations.usual_textures": ()})
+    monkeypatch.setattr(Study, "toy_doses", lambda self: {0.1: toy_result(sign)})
+    assert "dose-response" in report.measured(study, "06")
+    assert report._controls(one).keys() == {"rib-over-rivals"}
+    assert "known-shape-drop" not in report.measured(one, "01")
+    row = report.answer(one, "01").set_index("claim")["verdict"]
+    (claim,) = (claim for claim in CLAIMS if claim.name == "known-shape-drop")
+    assert row[claim.text] == "not measured"
 
 
 def test_one_toy_network_has_no_interval_and_no_verdict():

@@ -15,13 +15,14 @@ from fabricated import last_unlabelled, run_stage, stored, trained_classifier
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
 from ribkit.method import settings
+from ribkit.method.rivals import Rival
 from ribkit.networks import classifier, configs, deeplab
 from ribkit.networks.configs import AffinityConfig
 from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.store import StoredArrays
-from ribkit.study import ablations, information, predictions
+from ribkit.study import ablations, information, mask_free, predictions
 from ribkit.study import maps as seeds
 from ribkit.study.maps import Adaptation, Sizes
 
@@ -68,6 +69,7 @@ def given(images, tmp_path_factory) -> dict:
     kept["adaptation"] = Adaptation(SETTINGS, bank)
     adapted = {"model": model, "adaptation": kept["adaptation"]}
     maps = arrays("maps", seeds.rib_seeds, "maps", **SEEN, **adapted)
+    arrays("norm", seeds.feature_norms, "norm", **SEEN, model=model)
     arrays("labels", stages.threshold_labels, "labels", maps=maps, threshold=0.5, long_side=56)
 
     def untrained(name: str, build: Callable, **options) -> TrainedModel:
@@ -83,6 +85,7 @@ def given(images, tmp_path_factory) -> dict:
     return kept
 
 
+RIVAL = Rival(norm=0.4, smoothing=0.02, percentile=95.0)
 HALF = {"threshold": 0.5, "long_side": 56}
 OF_MODEL = {"model": "model"}
 OF_RIB = OF_MODEL | {"adaptation": "adaptation"}
@@ -93,7 +96,10 @@ STAGES = {
     "cam": (seeds.cam_seeds, SEEN, OF_MODEL),
     "rib": (seeds.rib_seeds, {"sizes": Sizes(SCALES, 56, map_stride=4)}, OF_RIB),
     "growth": (seeds.growth, SEEN, OF_RIB),
+    "norm": (seeds.feature_norms, {"sizes": Sizes(SCALES, 56, map_stride=4)}, OF_MODEL),
+    "rival": (seeds.rival_seeds, {"rival": RIVAL}, OF_MAPS | {"norm": "norm"}),
     "score": (seeds.score, {}, OF_MAPS),
+    "levels": (mask_free.levels, {}, OF_MAPS),
     "cover": (seeds.cover, {"threshold": 0.4}, OF_MAPS),
     "plain": (stages.threshold_labels, HALF, OF_MAPS),
     "crf": (stages.crf_labels, HALF, OF_MAPS),
@@ -112,6 +118,11 @@ STAGES = {
     "saliency": (stages.salient_labels, {}, {"labels": "labels", "salient": "salient"}),
     "score-labels": (stages.score, {}, {"labels": "labels"}),
     "predict": (predictions.predict, {"scales": SCALES, "long_side": 56}, {"model": "network"}),
+    "predict-present": (
+        predictions.predict_present,
+        {"scales": SCALES, "long_side": 56},
+        {"model": "network"},
+    ),
     "foreground": (predictions.foreground, {"long_side": 56}, {"model": "network"}),
     "objects": (predictions.objects, {}, {}),
     "ablation": (ablations.measure, SEEN, OF_RIB),

@@ -11,6 +11,7 @@ import shutil
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -19,25 +20,34 @@ from test_study import voc_folder
 
 from ribkit import reproduce
 from ribkit.data import photographs
-from ribkit.method.settings import NO_MARGIN
+from ribkit.evaluation import tuning
+from ribkit.evaluation.tuning import Tuned
 from ribkit.refinement import stages
 from ribkit.runtime import keys
 from ribkit.runtime.store import Result, Store
 from ribkit.study import maps as seeds
-from ribkit.study import pipeline
+from ribkit.study import mask_free, pipeline, predictions
 from ribkit.study.inputs import ROOT
-from ribkit.study.pipeline import Refinement
-from ribkit.study.study import RIB, Study
+from ribkit.study.maps import Sizes
+from ribkit.study.pipeline import FEW, Refinement
+from ribkit.study.study import CAM, RIB, RIVALS, Study
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 TINY = {"train_images": 16, "score_images": 2, "tune_images": 2, "val_images": 2}
+
+
+class Key(Result):
+    """A result of which only its key is known, which is all that its tables hold."""
+
+    def table(self, value):
+        return pd.DataFrame({"key": [self.key]})
 
 
 class Keys(Store):
     """A store that has every result: it takes keys, computes nothing and reads nothing."""
 
     def run(self, stage, **parameters):
-        return Result(stage.stage, keys.key_of(stage.stage, stage, parameters)[0], self.root)
+        return Key(stage.stage, keys.key_of(stage.stage, stage, parameters)[0], self.root)
 
     def run_all(self, calls, label):
         return [self.run(call.func, **call.keywords) for call in calls]
@@ -45,14 +55,12 @@ class Keys(Store):
 
 @pytest.fixture(autouse=True)
 def _chosen(monkeypatch):
-    """What a study reads off its results: scales, settings and thresholds, the first ones here."""
+    """What a study reads off its results: settings and thresholds, the first candidates here."""
 
-    def tune(self, method):
-        p = self.profile
-        return None, p.settings(method.pooling, method.variant, p.lrs[0], NO_MARGIN, p.n_others[0])
+    def search(axes, score):
+        return Tuned(pd.DataFrame(), {axis.name: axis.values[0] for axis in axes})
 
-    monkeypatch.setattr(Study, "tune", tune)
-    monkeypatch.setattr(Study, "scales", property(lambda self: self.profile.scale_sets[0]))
+    monkeypatch.setattr(tuning, "search", search)
     monkeypatch.setattr(Refinement, "threshold", 0.4)
     monkeypatch.setattr(Refinement, "irn_threshold", 0.3)
     monkeypatch.setattr(pipeline, "SALIENT_SCENES", 2)
@@ -65,16 +73,22 @@ def all_keys(profile="mini", data="", overrides=TINY):
     study.store, p = Keys(study.store.root), study.profile
     rib = Refinement(study, RIB)
     images, maps = rib.maps[0]
-    walk = p.psa_alphas[0], p.psa_log2_steps[0]
+    sizes = Sizes(study.scales, p.long_side, p.map_stride)
+    seen = {"images": images, "scales": p.test_scales, "long_side": p.long_side}
+    few = pipeline.network(study, FEW)
     predicted = pipeline.network_labels(study, "RIB")
     scored = {"images": study.validation, "labels": predicted.arrays("labels")}
     results = {
         "classifier": study.classifier,
         "bank": study.bank(),
         "CAM seeds": study.maps(images, study.scales, None),
+        "CAM as chosen": study.seeds(CAM, images)[0],
+        "norm": study.store.run(seeds.feature_norms, model=study.model, images=images, sizes=sizes),
+        "rival": study.seeds(RIVALS["norms"], images)[0],
         "RIB seeds": maps,
         "growth": study.growth(RIB)[1],
         "score": study.store.run(seeds.score, images=images, maps=maps),
+        "levels": study.store.run(mask_free.levels, images=images, maps=maps),
         "labels": rib.labels("seed", images, maps)[0],
         "crf": rib.labels("+ CRF", images, maps)[0],
         "irn-labels": rib.training_labels("irn")[0][1],
@@ -82,18 +96,22 @@ def all_keys(profile="mini", data="", overrides=TINY):
         "irn-walk": rib.irn_maps(images, maps),
         "psa-labels": rib.training_labels("psa")[0][1],
         "psa": rib.psa.weights,
-        "psa-walk": rib.psa_labels(images, maps, *walk),
+        "psa-walk": rib.labels("+ PSA", images, maps)[0],
         "saliency": pipeline.saliency_maps(study, images),
         "saliency-labels": rib.labels("+ IRN + saliency", images, maps)[0],
         "network": pipeline.network(study, "RIB").weights,
         "predictions": predicted,
         "score-network": study.store.run(stages.score, **scored),
+        "few masks": few.weights,
+        "predictions-present": study.store.run(predictions.predict_present, model=few, **seen),
         "toy": study.toy(),
+        "toy-dose": list(study.toy_doses().values())[-1],
     }
     if p.backbone == "small":
         results["pretext"] = study.pretext
     found = {name: result.fingerprint()["key"] for name, result in results.items()}
     parameters = {"profile": profile, "data": str(data), "overrides": overrides}
+    found["toy-masking"] = study.toy_masking()["key"][0]  # of the first seed
     return found | {"notebooks": reproduce.notebook_key(NOTEBOOKS[0], study, parameters)}
 
 
@@ -113,12 +131,16 @@ def changed(before, after):
 END = {"network", "predictions", "score-network", "notebooks"}
 IRN_ON = {"irn", "irn-walk", "saliency-labels"} | END
 SEEDS_ON = {"RIB seeds", "growth", "score", "labels", "crf", "irn-labels", "psa-labels", "psa"}
-SEEDS_ON |= {"psa-walk"} | IRN_ON
-CLASSIFIER_ON = {"classifier", "bank", "CAM seeds"} | SEEDS_ON
-SCENES_ON = {"pretext", "saliency"} | CLASSIFIER_ON
-ALL = {"toy"} | SCENES_ON
+SEEDS_ON |= {"psa-walk", "levels"} | IRN_ON
+CAMS = {"CAM seeds", "CAM as chosen", "norm", "rival"}
+CLASSIFIER_ON = {"classifier", "bank"} | CAMS | SEEDS_ON
+FEW_ON = {"few masks", "predictions-present"}
+SCENES_ON = {"pretext", "saliency"} | CLASSIFIER_ON | FEW_ON
+TOYS = {"toy", "toy-dose", "toy-masking"}
+ALL = TOYS | SCENES_ON
 TRAINED = {"pretext", "classifier"}
-SEEDS = {"bank", "CAM seeds", "RIB seeds"}
+SEEDS = {"bank", "RIB seeds"} | CAMS
+OTHERS = {"irn", "irn-walk", "psa", "psa-walk"}
 
 
 # ---- code -------------------------------------------------------------------------------------
@@ -145,70 +167,99 @@ def edit(package, module, old, new):
 CODE = {
     "a formula of CAM": (
         "method/cam", "maps[0] + maps[1].flip(-1)", "maps[0]",
-        {"CAM seeds"} | SEEDS_ON, TRAINED | {"toy"},
+        CAMS | SEEDS_ON, TRAINED | TOYS,
     ),
     "a constant of CAM": (
         "method/cam", "EPSILON = 1e-5", "EPSILON = 1e-4",
-        {"CAM seeds"} | SEEDS_ON, TRAINED | {"toy"},
+        CAMS | SEEDS_ON, TRAINED | TOYS,
     ),
-    "a formula of pooling": ("method/pooling", "< tau", "<= tau", SEEDS_ON, {"toy"}),
+    "a formula of pooling": ("method/pooling", "< tau", "<= tau", SEEDS_ON, TOYS),
     "a formula of the loss": (
-        "method/losses", "-(ACTIVATIONS", "(ACTIVATIONS", SEEDS_ON, TRAINED | {"toy"},
+        "method/losses", "-(ACTIVATIONS", "(ACTIVATIONS", SEEDS_ON, TRAINED | TOYS,
     ),
     "a formula of the adaptation": (
-        "method/adaptation", "1 - step / settings.steps", "1", SEEDS_ON, TRAINED | {"toy"},
+        "method/adaptation", "1 - step / settings.steps", "1", SEEDS_ON, TRAINED | TOYS,
     ),
     "a default of the adaptation": (
         "method/settings", "area_level: Share = 0.3", "area_level: Share = 0.4",
-        SEEDS_ON, TRAINED | {"toy"},
+        SEEDS_ON, TRAINED | TOYS,
     ),
     "a formula of the walk": (
         "refinement/random_walk", "weights / sums[rows]", "weights",
-        {"irn-walk", "psa-walk"} | END, TRAINED | SEEDS | {"score", "toy"},
+        {"irn-walk", "psa-walk"} | END, TRAINED | SEEDS | TOYS | {"score"},
     ),
     "a constant of the walk": (
         "refinement/random_walk", "beta: float = 10.0", "beta: float = 9.0",
-        {"irn-walk"} | END, TRAINED | SEEDS | {"score", "toy"},
+        {"irn-walk"} | END, TRAINED | SEEDS | TOYS | {"score"},
     ),
     "a decorator": (
         "refinement/psa", "@torch.no_grad()\ndef predict", "def predict",
-        {"psa-walk", "notebooks"}, TRAINED | SEEDS | {"score", "toy"},
+        {"psa-walk", "notebooks"}, TRAINED | SEEDS | TOYS | {"score"},
     ),
     "a formula of PSA's background": (
         "refinement/psa", "clamp(min=0) ** alpha", "clamp(min=0)",
-        {"psa-labels", "psa", "psa-walk", "notebooks"}, TRAINED | SEEDS | {"score", "toy"},
+        {"psa-labels", "psa", "psa-walk", "notebooks"}, TRAINED | SEEDS | TOYS | {"score"},
     ),
     "a formula of the CRF": (
         "refinement/crf", "bilateral_sxy: float = 50", "bilateral_sxy: float = 49",
-        {"crf", "psa-labels", "irn-labels"} | IRN_ON, TRAINED | SEEDS | {"score", "toy"},
+        {"crf", "psa-labels", "irn-labels"} | IRN_ON, TRAINED | SEEDS | TOYS | {"score"},
     ),
     "a formula of the score": (
         "evaluation/miou", "target + predicted - hits", "target + predicted",
-        {"score", "score-network", "notebooks"}, TRAINED | {"toy"},
+        {"score", "score-network", "notebooks"}, TRAINED | TOYS,
     ),
     "a formula of IRN": (
         "refinement/irn", "class Heads", "DELTA = 1\n\n\nclass Heads",
-        IRN_ON, TRAINED | SEEDS | {"score", "toy"},
+        IRN_ON, TRAINED | SEEDS | TOYS | {"score"},
     ),
     "a formula of IRN's and PSA's labels": (
         "refinement/affinity", "def confident", "DELTA = 1\n\n\ndef confident",
-        {"irn-labels", "psa-labels", "psa", "psa-walk"} | IRN_ON, TRAINED | SEEDS | {"toy"},
+        {"irn-labels", "psa-labels", "psa", "psa-walk"} | IRN_ON, TRAINED | SEEDS | TOYS,
     ),
     "a formula of the network": (
         "networks/deeplab", "sum(means) / 2", "sum(means)",
-        {"saliency"} | END, TRAINED | SEEDS | {"score", "irn", "psa", "irn-walk", "toy"},
+        {"saliency"} | FEW_ON | END,
+        TRAINED | SEEDS | TOYS | {"score", "irn", "psa", "irn-walk"},
     ),
     "a formula of the saliency": (
         "refinement/saliency", "saliency > threshold", "saliency >= threshold",
-        {"saliency-labels", "notebooks"}, TRAINED | SEEDS | {"score", "toy"},
+        {"saliency-labels", "notebooks"}, TRAINED | SEEDS | TOYS | {"score"},
     ),
     "a formula of scenes": ("data/scenes", "USUAL_TEXTURE = 0.7", "USUAL_TEXTURE = 0.8", SCENES_ON,
-        {"toy"},
+        TOYS,
     ),
-    "a formula of views": ("data/views", ".clamp(0, 255)", ".clamp(0, 254)", SCENES_ON, {"toy"}),
+    "a formula of views": ("data/views", ".clamp(0, 255)", ".clamp(0, 254)", SCENES_ON, TOYS),
     "a formula of the toy": (
         "study/toy", "maps > threshold", "maps >= threshold",
-        {"toy", "notebooks"}, ALL - {"toy", "notebooks"},
+        TOYS | {"notebooks"}, ALL - TOYS - {"notebooks"},
+    ),
+    "a formula of the masking test": (
+        "study/toy_masking", "np.floor", "np.ceil",
+        {"toy-masking", "notebooks"}, ALL - {"toy-masking", "notebooks"},
+    ),
+    "a formula of a rival": (
+        "method/rivals", "maps + weight * norm", "maps - weight * norm",
+        {"rival", "notebooks"}, TRAINED | TOYS | FEW_ON | {"saliency"},
+    ),
+    "a formula of the norm": (
+        "study/maps", "norm(dim=1, keepdim=True)", "norm(dim=1, keepdim=True) ** 2",
+        {"norm", "rival", "notebooks"}, TRAINED | TOYS | FEW_ON | {"saliency"},
+    ),
+    "a formula of the mask-free threshold": (
+        "study/mask_free", "amax(dim=0)", "amin(dim=0)",
+        {"levels", "notebooks"}, ALL - {"levels", "notebooks"},
+    ),
+    "a formula of predictions of the classes that are shown": (
+        "study/predictions", "np.append(0, image.classes + 1)", "np.append(0, image.classes)",
+        {"predictions-present", "notebooks"}, TRAINED | SEEDS | TOYS | OTHERS | {"few masks"},
+    ),
+    "the rule that chooses settings": (
+        "evaluation/tuning", "behind <= error", "behind < error",
+        {"notebooks"}, ALL - {"notebooks"},
+    ),
+    "the scenes of another dose": (
+        "study/controls", "set(study.profile.ablations.usual_textures) - {own}", "set()",
+        {"notebooks"}, ALL - {"notebooks"},
     ),
     "a formula of an interval": (
         "evaluation/intervals", "[2.5, 97.5]", "[5, 95]", {"notebooks"}, ALL - {"notebooks"},
@@ -272,35 +323,51 @@ def test_comments_docstrings_and_layout_make_nothing_anew(change, package, befor
 
 
 # ---- parameters -------------------------------------------------------------------------------
-OTHERS = {"irn", "irn-walk", "psa", "psa-walk"}
 PARAMETERS = {
     "rng_seed=1": (ALL, set()),
-    "pretext_epochs=11": ({"pretext"} | CLASSIFIER_ON, {"toy"}),
-    "lr=0.02": (CLASSIFIER_ON, {"pretext", "saliency", "toy"}),
-    "epochs=4": (CLASSIFIER_ON, {"pretext", "saliency", "toy"}),
-    "bank_side=48": ({"bank"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
-    "bank_images=8": ({"bank"} | SEEDS_ON, TRAINED | {"CAM seeds", "toy"}),
-    "precision=bfloat16": ({"bank", "CAM seeds"} | SEEDS_ON, TRAINED | {"toy"}),
-    "scale_sets=1.0,1.5": ({"CAM seeds"} | SEEDS_ON, TRAINED | {"bank", "toy"}),
-    "map_stride=4": ({"CAM seeds"} | SEEDS_ON - {"growth"}, TRAINED | {"bank", "growth", "toy"}),
-    "long_side=48": ({"CAM seeds"} | SEEDS_ON, TRAINED | {"bank", "toy"}),
-    "tau=0.5": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
-    "steps=5": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
-    "lrs=2e-6": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
-    "n_others=5": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
-    "area_ratio=0.8": (SEEDS_ON, TRAINED | {"bank", "CAM seeds", "saliency", "toy"}),
-    "irn.epochs=11": (IRN_ON, TRAINED | SEEDS | {"irn-labels", "psa", "psa-walk", "crf", "toy"}),
+    "pretext_epochs=11": ({"pretext"} | CLASSIFIER_ON | FEW_ON, TOYS),
+    "lr=0.02": (CLASSIFIER_ON, TOYS | FEW_ON | {"pretext", "saliency"}),
+    "epochs=4": (CLASSIFIER_ON, TOYS | FEW_ON | {"pretext", "saliency"}),
+    "bank_side=48": ({"bank"} | SEEDS_ON, TRAINED | TOYS | CAMS | FEW_ON),
+    "bank_images=8": ({"bank"} | SEEDS_ON, TRAINED | TOYS | CAMS | FEW_ON),
+    "precision=bfloat16": ({"bank"} | CAMS | SEEDS_ON, TRAINED | TOYS),
+    "scale_sets=1.0,1.5": (CAMS | SEEDS_ON, TRAINED | TOYS | {"bank"}),
+    "map_stride=4": (CAMS | SEEDS_ON - {"growth"}, TRAINED | TOYS | {"bank", "growth"}),
+    "long_side=48": (CAMS | SEEDS_ON, TRAINED | TOYS | {"bank"}),
+    "tau=0.5": (SEEDS_ON, TRAINED | TOYS | CAMS | {"bank", "saliency"}),
+    "steps=5": (SEEDS_ON, TRAINED | TOYS | CAMS | {"bank", "saliency"}),
+    "lrs=2e-6": (SEEDS_ON, TRAINED | TOYS | CAMS | {"bank", "saliency"}),
+    "n_others=5": (SEEDS_ON, TRAINED | TOYS | CAMS | {"bank", "saliency"}),
+    "area_ratio=0.8": (SEEDS_ON, TRAINED | TOYS | CAMS | {"bank", "saliency"}),
+    "smoothings=0.05": (
+        {"CAM as chosen", "notebooks"}, ALL - {"CAM as chosen", "notebooks"},
+    ),
+    "percentiles=90": ({"CAM as chosen", "notebooks"}, ALL - {"CAM as chosen", "notebooks"}),
+    "norms=0.3": ({"rival", "notebooks"}, ALL - {"rival", "notebooks"}),
+    "irn_log2_steps=5": (IRN_ON - {"irn"}, ALL - IRN_ON | {"irn"}),
+    "irn_betas=5.0": (IRN_ON - {"irn"}, ALL - IRN_ON | {"irn"}),
+    "irn_radii=3": (IRN_ON - {"irn"}, ALL - IRN_ON | {"irn"}),
+    "irn.epochs=11": (IRN_ON, TRAINED | SEEDS | TOYS | {"irn-labels", "psa", "psa-walk", "crf"}),
     "psa.lr=0.05": (
         {"psa", "psa-walk", "notebooks"}, ALL - {"psa", "psa-walk", "notebooks"},
     ),
     "psa_alphas=5.0": ({"psa-walk", "notebooks"}, ALL - {"psa-walk", "notebooks"}),
     "psa_log2_steps=5": ({"psa-walk", "notebooks"}, ALL - {"psa-walk", "notebooks"}),
-    "walk=paper": (IRN_ON - {"irn"}, TRAINED | SEEDS | {"irn", "psa", "psa-walk", "toy"}),
-    "network.lr=0.001": ({"saliency"} | END, TRAINED | SEEDS | OTHERS | {"toy"}),
-    "test_scales=1.0,1.5": (END - {"network"}, ALL - END | {"network"}),
+    "walk=paper": (IRN_ON - {"irn"}, TRAINED | SEEDS | TOYS | {"irn", "psa", "psa-walk"}),
+    "network.lr=0.001": ({"saliency"} | FEW_ON | END, TRAINED | SEEDS | OTHERS | TOYS),
+    "test_scales=1.0,1.5": (
+        END - {"network"} | {"predictions-present"},
+        ALL - END - {"predictions-present"} | {"network"},
+    ),
     "val_images=3": (END - {"network"}, ALL - END | {"network"}),
-    "toy_steps=50": ({"toy", "notebooks"}, ALL - {"toy", "notebooks"}),
-    "toy_train=100": ({"toy", "notebooks"}, ALL - {"toy", "notebooks"}),
+    "toy_steps=50": (TOYS | {"notebooks"}, ALL - TOYS - {"notebooks"}),
+    "toy_train=100": (TOYS | {"notebooks"}, ALL - TOYS - {"notebooks"}),
+    "toy_doses=0.5": ({"toy-dose", "notebooks"}, ALL - {"toy-dose", "notebooks"}),
+    "toy_dose_seeds=4": ({"toy-dose", "notebooks"}, ALL - {"toy-dose", "notebooks"}),
+    "toy_masks=0.3": ({"toy-masking", "notebooks"}, ALL - {"toy-masking", "notebooks"}),
+    "tune_images=3": ({"few masks", "predictions-present"} | IRN_ON, TOYS | {"pretext"}),
+    "usual_texture=0.0": (CLASSIFIER_ON | FEW_ON, TOYS | {"pretext"}),
+    "ablations.usual_textures=0.5": ({"notebooks"}, ALL - {"notebooks"}),
     "replicas=4": ({"notebooks"}, ALL - {"notebooks"}),
 }  # fmt: skip
 
@@ -335,7 +402,7 @@ def given(folder, **overrides):
     chosen = {
         "tune_images": 2, "toy_train": 40, "toy_test": 10, "batch": 2, "backbone": "resnet50",
         "network_backbone": "resnet50", "weights": str(folder / "resnet.pth"),
-        "saliency": str(folder / "saliency"), "digits": str(folder / "digits"),
+        "saliency": str(folder / "saliency"), "digits": str(folder / "digits"), "norms": (0.2,),
     } | overrides  # fmt: skip
     return all_keys("voc-lite", folder / "voc", chosen)
 
@@ -378,18 +445,18 @@ def ignore(path):
 
 VALIDATED = END - {"network"}
 INPUTS = {
-    "a pixel of a scored image": (pixel, "voc/JPEGImages/0.jpg", CLASSIFIER_ON, {"toy"}),
-    "a pixel of a training image": (pixel, "voc/JPEGImages/5.jpg", CLASSIFIER_ON, {"toy"}),
+    "a pixel of a scored image": (pixel, "voc/JPEGImages/0.jpg", CLASSIFIER_ON, TOYS),
+    "a pixel of a training image": (pixel, "voc/JPEGImages/5.jpg", CLASSIFIER_ON, TOYS),
     "a pixel of a validation image": (pixel, "voc/JPEGImages/6.jpg", VALIDATED, "the rest"),
-    "a pixel of a mask": (ignore, "voc/SegmentationClass/0.png", {"score", "notebooks"}, {"toy"}),
+    "a pixel of a mask": (ignore, "voc/SegmentationClass/0.png", {"score", "notebooks"}, TOYS),
     "a pixel of a validation mask": (ignore, "voc/SegmentationClass/7.png", VALIDATED, "the rest"),
-    "a label": (relabel, "voc/Annotations/1.xml", CLASSIFIER_ON, {"toy"}),
+    "a label": (relabel, "voc/Annotations/1.xml", CLASSIFIER_ON, TOYS),
     "the order of the training list": (
-        reverse, "voc/ImageSets/Segmentation/train_aug.txt", CLASSIFIER_ON, {"toy"},
+        reverse, "voc/ImageSets/Segmentation/train_aug.txt", CLASSIFIER_ON, TOYS,
     ),
     "the order of the scored list": (
         reverse, "voc/ImageSets/Segmentation/train.txt",
-        {"CAM seeds"} | SEEDS_ON, {"classifier", "bank", "toy"},
+        CAMS | SEEDS_ON, TOYS | {"classifier", "bank"},
     ),
     "the order of the validation list": (
         reverse, "voc/ImageSets/Segmentation/val.txt", VALIDATED, "the rest",
@@ -397,9 +464,9 @@ INPUTS = {
     "a pixel of a saliency map": (
         pixel, "saliency/1.png", {"saliency", "saliency-labels", "notebooks"}, "the rest",
     ),
-    "the weights": (flip_byte, "resnet.pth", CLASSIFIER_ON, {"saliency", "toy"}),
+    "the weights": (flip_byte, "resnet.pth", CLASSIFIER_ON, TOYS | {"saliency"}),
     "a digit": (
-        digit, "digits/MNIST/raw/train-images-idx3-ubyte", {"toy", "notebooks"}, "the rest",
+        digit, "digits/MNIST/raw/train-images-idx3-ubyte", TOYS | {"notebooks"}, "the rest",
     ),
 }  # fmt: skip
 
@@ -423,7 +490,7 @@ def test_a_label_in_a_json_file_counts_too(folder):
     path.write_text(json.dumps(content | {"labels": labels | {"5": ["cat", "dog"]}}))
     found = changed(before, given(folder))
     assert CLASSIFIER_ON <= found
-    assert "toy" not in found
+    assert not TOYS & found
 
 
 def test_files_that_are_touched_or_elsewhere_are_the_same_files(folder):
@@ -459,7 +526,7 @@ def test_an_edit_of_how_a_folder_is_read_makes_anew_what_is_made_of_its_images(f
     edit(package, "data/voc", "chosen.get(name, 0)", "chosen.get(name, IGNORE)")
     found = changed(known, given(folder))
     assert CLASSIFIER_ON <= found
-    assert "toy" not in found
+    assert not TOYS & found
 
 
 def test_an_edit_of_how_photographs_are_read_counts_too(folder, package):

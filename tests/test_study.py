@@ -146,13 +146,73 @@ def test_cam_chooses_as_a_rib_does_and_each_rival_what_changes_something(monkeyp
     assert study.tuned(CAM).chosen == {
         "scales": (1.0, 1.5), "smoothing": 0.0, "percentile": 100.0,
     }  # fmt: skip
-    assert study.tuned(CAM).trials == len(asked) == 4 + 3 + 3
+    p = study.profile
+    others = len(p.smoothings) - 1 + len(p.percentiles) - 1  # the first of each is tried before
+    assert study.tuned(CAM).trials == len(asked) == len(p.scale_sets) + others
     titles = ["CAM, smoothed", "CAM, percentile", "CAM + feature norm"]
     assert [rival.title for rival in study.rivals] == titles
     assert study.tuned(study.rivals[0]).chosen == {"smoothing": 0.01}
     assert study.tuned(study.rivals[1]).chosen == {"percentile": 99.0}
     assert study.tuned(study.rivals[2]).chosen == {"norm": 0.1}
     assert study.best_rival == CAM  # level with all of them, and the most careful
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ({"CAM": 50, "CAM, smoothed": 60, "CAM + feature norm": 62}, "CAM + feature norm"),
+        ({"CAM": 70, "CAM, smoothed": 60, "CAM + feature norm": 62}, "CAM"),
+        ({"CAM": 50, "CAM, smoothed": 62, "CAM + feature norm": 62}, "CAM, smoothed"),
+    ],
+)
+def test_the_best_rival_is_the_first_that_none_beats_on_the_tuning_images(
+    monkeypatch, points, expected
+):
+    def tried(self, method, setting):
+        # all but the first candidate of a method are worse
+        later = setting not in ({"smoothing": 0.02}, {"percentile": 95.0}, {"norm": 0.2})
+        return hits(points.get(method.title, 40) - 5 * (later and bool(method.rival))), 0.3
+
+    monkeypatch.setattr(Study, "_tried", tried)
+    study = Study("mini")
+    assert study.best_rival.title == expected
+    assert study.best_rival in (CAM, *study.rivals)
+
+
+def test_a_rival_that_is_ahead_by_less_than_its_standard_error_is_not_the_best(monkeypatch):
+    ahead = np.array([20, -18, 4, 0])[:, None, None] * np.array([1, 0, 1])[:, None]
+
+    def tried(self, method, setting):
+        return hits(50) + (ahead if method.rival == "norm" else 0), 0.3
+
+    monkeypatch.setattr(Study, "_tried", tried)
+    study = Study("mini")
+    norm = study.rivals[-1]
+    gains = [evaluation.miou(c.sum(axis=0)) for c in (hits(50), hits(50) + ahead)]
+    assert gains[1] > gains[0]
+    assert norm.rival == "norm"
+    assert study.best_rival == CAM
+
+
+def test_each_training_seed_has_its_own_best_rival(monkeypatch):
+    best = ("norm", "smoothing")
+
+    def tried(self, method, setting):
+        return hits(50 + 20 * (method.rival == best[self.number])), 0.3
+
+    monkeypatch.setattr(Study, "_tried", tried)
+    study = Study("mini")
+    assert [one.best_rival.rival for one in study.replicas] == ["norm", "smoothing"]
+
+
+def test_a_study_without_rivals_is_held_against_cam(monkeypatch):
+    monkeypatch.setattr(Study, "_tried", lambda self, *own: (hits(50), 0.3))
+    plain = {"norms": (), "smoothings": (0.0,), "percentiles": (100.0,)}
+    study = Study("mini", "", plain)
+    assert study.rivals == ()
+    assert study.best_rival == CAM
+    assert study.methods[0] == CAM
+    assert all(method.pooling for method in study.methods[1:])
 
 
 def test_data_that_is_needed_is_asked_for():
@@ -293,7 +353,7 @@ def fabricated(monkeypatch):
         confusions[:, :, 0, 0] = 100
         confusions[:, :, 1, 1] = right[:, None]
         confusions[:, :, 1, 0] = 100 - right[:, None]
-        return Seed(None, swept_from(confusions), {"oracle": 20, "held-out": 30})
+        return Seed(None, swept_from(confusions), {"oracle": 20, "held-out": 30, "mask-free": 40})
 
     monkeypatch.setattr(Study, "seed", seed)
     return Study("mini")
@@ -302,6 +362,9 @@ def fabricated(monkeypatch):
 def test_scores_are_paired_with_cam_on_the_same_images(fabricated):
     table = tables.seed_scores(fabricated)
     assert list(table["method"].unique()) == [m.title for m in fabricated.methods]
+    assert list(table["threshold chosen"].unique()) == ["oracle", "held-out", "mask-free"]
+    assert table["threshold"].unique().tolist() == pytest.approx([0.2, 0.3, 0.4])
+    assert set(table["seeds"]) == {2}
     ribs = table[table["method"] != CAM.title]
     assert (ribs["over_cam_low"] > 0).all()  # every image gains the same, so the pair tells
     spread = (ribs["miou_high"] - ribs["miou_low"]).min()

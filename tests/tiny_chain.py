@@ -8,6 +8,7 @@ import numpy as np
 from fabricated import trained_classifier
 
 from ribkit.data import digits, scenes
+from ribkit.method.rivals import Rival
 from ribkit.method.settings import Settings
 from ribkit.networks import classifier, configs, deeplab
 from ribkit.networks.configs import AffinityConfig
@@ -15,7 +16,7 @@ from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.store import Result, Store, stage
-from ribkit.study import ablations, information, predictions
+from ribkit.study import ablations, information, mask_free, predictions, toy_masking
 from ribkit.study import maps as seeds
 from ribkit.study import toy as bottleneck
 from ribkit.study.maps import Adaptation, Sizes
@@ -25,6 +26,7 @@ SIZES = {"long_sides": (40, 56), "crop": 48}
 CLASSIFIER = configs.ClassifierConfig(epochs=2, batch=4, lr=0.01, momentum=0.9, **SIZES)
 HEADS = AffinityConfig(stride=4, radius=3, epochs=2, batch=4, lr=0.05, crop=48)
 NETWORK = configs.DeepLabConfig(aspp_rates=(1, 2), iterations=3, batch=4, lr=0.01, crop=48)
+RIVAL = Rival(norm=0.4, smoothing=0.02, percentile=95.0)
 RIB = Settings(steps=2, lr=1e-3, n_others=2, margin=1e9)
 
 
@@ -43,11 +45,15 @@ def run(store: Store) -> Iterator[Result]:
     yield (made := store.run(seeds.feature_bank, model=model, images=others, **view))
     seen = sets | {"model": model, "sizes": Sizes((1.0, 0.5))}
     adapted = seen | {"adaptation": Adaptation(RIB, made.tensors("features"))}
-    yield store.run(seeds.cam_seeds, **seen)
+    yield (made := store.run(seeds.cam_seeds, **seen))
+    changed = {"maps": made.arrays("maps"), "rival": RIVAL}
+    yield (made := store.run(seeds.feature_norms, **seen))
+    yield store.run(seeds.rival_seeds, **sets, **changed, norm=made.arrays("norm"))
     yield (made := store.run(seeds.rib_seeds, **adapted))
     maps = made.arrays("maps")
     yield store.run(seeds.growth, **adapted)
     yield store.run(seeds.score, **sets, maps=maps)
+    yield store.run(mask_free.levels, **sets, maps=maps)
     yield store.run(ablations.measure, **adapted)
     yield store.run(ablations.adapt_once, **adapted)
     yield store.run(information.layers, model=model, **sets)
@@ -78,8 +84,10 @@ def run(store: Store) -> Iterator[Result]:
     seen = {"model": network, "scales": (1.0, 0.5), "long_side": None}
     yield (made := store.run(predictions.predict, **sets, **seen))
     yield store.run(stages.score, **sets, labels=made.arrays("refined"))
-    toy = {"digits": digits.load(n_train=40, n_test=8), "seeds": (0,), "steps": 5}
-    yield store.run(bottleneck.experiment, **toy, activations=("sigmoid",))
+    yield store.run(predictions.predict_present, **sets, **seen)
+    toy = {"digits": digits.load(n_train=40, n_test=8), "steps": 5}
+    yield store.run(bottleneck.experiment, **toy, seeds=(0,), activations=("sigmoid",))
+    yield store.run(toy_masking.masking, **toy, shares=(0.5,))
     yield store.run(projection)
 
 

@@ -1,0 +1,197 @@
+"""The controls' tables and words, from made-up seeds, rivals and doses."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from fabricated import swept_from
+
+from ribkit.evaluation import intervals
+from ribkit.evaluation.intervals import gain, replicated
+from ribkit.evaluation.miou import counts, miou
+from ribkit.results import figures, tables, tables_controls
+from ribkit.study import controls, pipeline
+from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
+
+IMAGES = 30
+NORM, SMOOTHED = RIVALS["norms"], RIVALS["smoothings"]
+CHANGES = {"score_images": IMAGES, "tune_images": 4}
+
+
+def confusions(level, rng_seed=0):
+    """Confusions ``(30, 2, 2)`` whose object is found more the higher the level."""
+    base = np.random.default_rng(rng_seed).integers(30, 50, IMAGES)
+    made = np.zeros((IMAGES, 2, 2), int)
+    made[:, 1, 1], made[:, 1, 0], made[:, 0, 0] = base + level, 100 - base - level, 100
+    return made
+
+
+@pytest.fixture
+def levels():
+    """How good each method is; "few": the network; by dose: how far CAM is below that."""
+    ranks = {CAM: 0, NORM: 0, SMOOTHED: 0, RIB: 6, "few": 3}
+    return ranks | {"below": {0.0: 0, 0.7: 0, 1.0: 0}}
+
+
+@pytest.fixture
+def study(levels, monkeypatch):
+    """Two training seeds, whose best rivals are the norm's and the smoothing's."""
+
+    def seed(self, method):
+        level = levels.get(method, 1)
+        if method == CAM:
+            level -= levels["below"][self.profile.usual_texture]
+        other = np.repeat(confusions(-20)[:, None], 100, axis=1)
+        other[:, 30] = confusions(level, self.number)  # only the threshold held out is any good
+        return Seed(None, swept_from(other), {"oracle": 20, "held-out": 30, "mask-free": 40})
+
+    def few(study):
+        return [counts(confusions(levels["few"], one.number)) for one in study.replicas]
+
+    def shares(one, method):
+        covered = 0.25 if method == CAM else 0.5 + 0.1 * one.profile.usual_texture
+        return pd.DataFrame({"body": [covered + 0.2 * one.number] * IMAGES})
+
+    monkeypatch.setattr(Study, "seed", seed)
+    monkeypatch.setattr(pipeline, "few_masks_counts", few)
+    monkeypatch.setattr(tables, "shares", shares)
+    best = property(lambda self: (NORM, SMOOTHED)[self.number])
+    monkeypatch.setattr(Study, "best_rival", best)
+    return Study("mini", "", CHANGES)
+
+
+def pooled(level, rng_seed):
+    return miou(counts(confusions(level, rng_seed)).sum(axis=0))
+
+
+def over_seeds(after, before):
+    """The gain of one level over another, a mean over two training seeds."""
+    return np.mean([pooled(after, k) - pooled(before, k) for k in (0, 1)])
+
+
+# ---- what is compared ---------------------------------------------------------------------------
+def test_rivals_ribs_and_few_masks_are_compared_with_cam_at_the_held_out_threshold(study):
+    table = tables_controls.compared(study)
+    assert table["kind"].tolist() == ["rival"] * 3 + ["RIB"] * 4 + ["few masks"]
+    titles = [method.title for method in study.methods if method != CAM]
+    assert table["method"].tolist() == [*titles, "network from 4"]
+    assert set(table["images"]) == {IMAGES}
+    assert set(table["seeds"]) == {2}
+    rows = table.set_index("method")
+    for name, level in ((NORM.title, 0), (RIB.title, 6), ("network from 4", 3)):
+        assert rows.loc[name, "gain"] == pytest.approx(over_seeds(level, 0))
+        assert rows.loc[name, "miou"] == pytest.approx(np.mean([pooled(level, k) for k in (0, 1)]))
+        assert rows.loc[name, "gain_low"] <= rows.loc[name, "gain"] <= rows.loc[name, "gain_high"]
+    assert rows.loc[NORM.title, ["gain", "gain_low", "gain_high"]].tolist() == [0, 0, 0]
+    assert not table.isna().any(axis=None)
+    figures.draw("controls", table)
+
+
+def test_without_rivals_there_are_the_ribs_and_few_masks(levels, study):
+    plain = Study("mini", "", CHANGES | {"norms": (), "smoothings": (0,), "percentiles": (100,)})
+    assert set(tables_controls.compared(plain)["kind"]) == {"RIB", "few masks"}
+
+
+# ---- doses --------------------------------------------------------------------------------------
+def test_doses_are_of_the_same_study_on_scenes_of_another_kind(study):
+    doses = controls.doses(study)
+    assert list(doses) == [0.0, 0.7, 1.0]
+    assert doses[0.7] is study
+    for dose, other in doses.items():
+        assert other.profile == dataclasses.replace(study.profile, usual_texture=dose)
+        assert other.store is study.store
+        assert other.scored.source.usual_texture == dose
+        assert other.train.source.usual_texture == dose
+    alone = Study("mini", "", CHANGES | {"ablations.usual_textures": ()})
+    assert controls.doses(alone) == {0.7: alone}
+
+
+def test_the_gain_is_told_by_dose(study, levels):
+    levels["below"] = {0.0: 1, 0.7: 2, 1.0: 8}
+    table = tables_controls.dose_response(study).set_index("usual texture")
+    assert table.index.tolist() == [0.0, 0.7, 1.0]
+    for dose, below in levels["below"].items():
+        assert table.loc[dose, "gain"] == pytest.approx(over_seeds(6, -below))
+        plain = np.mean([pooled(-below, k) for k in (0, 1)])
+        assert table.loc[dose, "miou"] == pytest.approx(plain)
+    assert table["CAM covers"].tolist() == pytest.approx([35] * 3)  # 25 and 45 %
+    assert table["RIB covers"].tolist() == pytest.approx([60, 67, 70])
+    assert set(table["seeds"]) == {2}
+    figures.draw("doses", table.reset_index())
+
+
+def test_photographs_have_no_bodies_but_objects(study, monkeypatch):
+    covered = pd.DataFrame({"object": [0.5] * IMAGES, "outside": 0.1})
+    monkeypatch.setattr(tables, "shares", lambda one, method: covered)
+    table = tables_controls.dose_response(study)
+    assert (table[["CAM covers", "RIB covers"]] == 50).all(axis=None)
+
+
+def test_pairs_are_by_training_seed(study, levels):
+    pairs = tables_controls.dose_pairs(study)
+    assert list(pairs) == [0.0, 0.7, 1.0]
+    for rng_seed, (after, before) in enumerate(pairs[0.7]):
+        assert (after == counts(confusions(6, rng_seed))).all()
+        assert (before == counts(confusions(0, rng_seed))).all()
+    levels[NORM], levels[SMOOTHED] = 2, 5  # each training seed's own rival
+    beyond = replicated(gain, tables_controls.rib_and_rival(study))
+    expected = pooled(6, 0) - pooled(2, 0) + pooled(6, 1) - pooled(5, 1)
+    assert beyond[0] == pytest.approx(expected / 2)
+
+
+# ---- words --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("level", "words"), [(0, 0), (6, 1), (12, 2)])
+def test_what_rivals_say_follows_from_the_interval(study, levels, level, words):
+    levels[NORM] = levels[SMOOTHED] = level
+    text = tables_controls.meaning(study)
+    beyond = replicated(gain, tables_controls.rib_and_rival(study))
+    assert (beyond[1] > 0, beyond[1] <= 0 <= beyond[2], beyond[2] < 0).index(True) == words
+    said = [sentence in text for sentence in tables_controls.RIVAL_WORDS]
+    assert said == [k == words for k in range(3)]
+    assert f"{NORM.title} (1 of 2), {SMOOTHED.title} (1 of 2)" in text
+    assert f"Of RIB's gain over CAM, {over_seeds(6, 0):+.2f} points" in text
+
+
+@pytest.mark.parametrize(("level", "words"), [(0, 0), (6, 1), (12, 2)])
+def test_what_the_pooling_has_of_the_gain_follows_from_the_interval(study, levels, level, words):
+    levels[RIBS[2]] = level
+    text = tables_controls.meaning(study)
+    said = [sentence in text for sentence in tables_controls.POOLING_WORDS]
+    assert said == [k == words for k in range(3)]
+    assert f"GNDRP in place of GAP has {over_seeds(6, level):+.2f} points" in text
+
+
+@pytest.mark.parametrize(("most", "words"), [(8, 0), (0, 1), (-8, 2)])
+def test_what_doses_say_follows_from_the_interval(study, levels, most, words):
+    levels["below"] = {0.0: 0, 0.7: 0, 1.0: most}
+    text = tables_controls.meaning(study)
+    said = [sentence in text for sentence in tables_controls.DOSE_WORDS]
+    assert said == [k == words for k in range(3)]
+    pairs = tables_controls.dose_pairs(study)
+    more = intervals.by_t(*intervals.unpaired(gain, pairs[1.0], pairs[0.0]))
+    assert more[0] == pytest.approx(over_seeds(6, -most) - over_seeds(6, 0))
+    assert (more[1] > 0, more[1] <= 0 <= more[2], more[2] < 0).index(True) == words
+
+
+def test_one_dose_says_nothing_of_doses(study):
+    alone = Study("mini", "", CHANGES | {"ablations.usual_textures": ()})
+    text = tables_controls.meaning(alone)
+    assert not any(words in text for words in tables_controls.DOSE_WORDS)
+    assert "Where bodies tell least" not in text
+
+
+@pytest.mark.parametrize(("few", "worth"), [(3, False), (12, True)])
+def test_few_masks_are_worth_more_than_rib_only_where_they_gain_more(study, levels, few, worth):
+    levels["few"] = few
+    text = tables_controls.meaning(study)
+    assert f"learned from the 4 tuning masks alone gains {over_seeds(few, 0):+.2f}" in text
+    assert ("the masks that tune are worth more than RIB" in text) == worth
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.1, 2, "above"), (0, 2, "spans"), (-2, 0, "spans"), (0, 0, "spans"), (-2, -0.1, "below")],
+)
+def test_the_ends_of_an_interval_belong_to_it(low, high, word):
+    assert tables_controls._told(((low + high) / 2, low, high), "above", "spans", "below") == word
