@@ -14,7 +14,7 @@ FORMULAS = {
     "method.adaptation": ("adapt", "adapt_set", "trajectory"),
     "method.aggregation": ("aggregate", "covered"),
     "evaluation.miou": ("confusion", "iou", "miou"),
-    "evaluation.thresholds": ("sweep", "yen", "own_best"),
+    "evaluation.thresholds": ("sweep", "otsu", "own_best"),
     "evaluation.measures": ("precision", "recall", "over_images", "worst_tenth", "pxap"),
     "refinement.random_walk": ("edge_affinity", "walk", "propagate"),
     "refinement.crf": ("refine_labels", "refine_scores"),

@@ -145,7 +145,8 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
     monkeypatch.setattr("ribkit.runtime.store.Store.run", stored)
-    return Study("mini", "", {"score_images": IMAGES, "tune_images": 4}), sign
+    changes = {"score_images": IMAGES, "tune_images": 4, "ablations.usual_textures": "0,1"}
+    return Study("mini", "", changes), sign
 
 
 def against_zero(table):

@@ -16,7 +16,7 @@ from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
 IMAGES = 30
 NORM, SMOOTHED = RIVALS["norms"], RIVALS["smoothings"]
-CHANGES = {"score_images": IMAGES, "tune_images": 4}
+CHANGES = {"ablations.usual_textures": "0,1", "score_images": IMAGES, "tune_images": 4}
 
 
 def confusions(level, rng_seed=0):

@@ -105,13 +105,14 @@ def test_precision_and_recall_are_means_over_classes_and_trainings(study):
 
 def test_classes_have_their_names_and_those_that_do_not_occur_no_score(study):
     table = tables_measures.class_scores(study, "seeds")
-    asked = (table["method"] == CAM.title) & (table["stage"] == "seed, oracle threshold")
+    asked = (table["method"] == CAM.title) & (table["stage"] == "seed, held-out threshold")
     own = table[asked].set_index("class")[["precision", "recall", "iou"]]
     assert own.index.tolist() == ["background", *study.scored.classes]
-    counts = [one.seed(CAM).at("oracle").sum(axis=0) for one in study.replicas]
+    counts = [one.seed(CAM).at("held-out").sum(axis=0) for one in study.replicas]
     np.testing.assert_allclose(own["iou"], np.mean([iou(each) for each in counts], axis=0))
     assert own.iloc[:2].notna().all().all()
     assert own.iloc[2:].isna().all().all()
+    assert len(table) == len(study.methods) * len(own)  # at one threshold alone
 
 
 def test_labels_and_networks_are_scored_by_stage(study, monkeypatch):
@@ -127,27 +128,32 @@ def test_labels_and_networks_are_scored_by_stage(study, monkeypatch):
     assert networks["seeds"].unique() == [2]
 
 
-def test_a_rank_correlation_needs_three_methods_and_says_so(study, monkeypatch):
+def test_a_rank_correlation_needs_three_points_and_says_so(study, monkeypatch):
     scores = pd.DataFrame(
         {"a": [1, 2, 3, 4], "b": [1, 3, 2, np.nan], "c": [np.nan, np.nan, 5, 6]},
-        index=list("wxyz"),
+        index=pd.MultiIndex.from_product([("CAM", "RIB"), (0, 1)], names=["method", "seed"]),
     )
     monkeypatch.setattr(tables_measures, "_all_scores", lambda study: scores)
     table = tables_measures.rank_correlations(study).set_index(["score", "against"])
-    assert table.loc[("a", "b")].tolist() == [3, "+0.50"]
-    assert table.loc[("a", "c")].tolist() == [2, "fewer than 3 methods"]
-    assert table.loc[("b", "c"), "methods"] == 1
+    assert table.loc[("a", "b")].tolist() == [3, 2, "+0.50"]
+    assert table.loc[("a", "c")].tolist() == [2, 1, "fewer than 3 points"]
+    assert table.loc[("b", "c"), "points"] == 1
     assert "rank correlation" in tables.readable(table.reset_index())
 
 
-def test_scores_of_seeds_labels_and_networks_are_matched_by_method(study, monkeypatch):
+def test_scores_are_matched_by_method_and_training_seed(study, monkeypatch):
     networks = {"CAM": 1, "RIB": 2, "RIB + saliency": 3, "ground truth": 9}
     monkeypatch.setattr(
-        pipeline, "network_counts", lambda study, source, crf: [made(networks[source], 0).at(40)]
+        pipeline,
+        "network_counts",
+        lambda study, source, crf: [made(networks[source], k).at(40) for k in (0, 1)],
     )
-    monkeypatch.setattr(tables_measures, "_label_miou", lambda study, source: 50.0)
+    monkeypatch.setattr(tables_measures, "_label_miou", lambda one, source: 50.0 + one.number)
     table = tables_measures._all_scores(study)
-    assert set(table.index) == {*(m.title for m in study.methods[:-1]), "RIB", "RIB + saliency"}
-    assert set(table["network mIoU"].dropna().index) == {"CAM", "RIB", "RIB + saliency"}
-    assert table.loc["RIB + saliency"].isna().tolist() == [True, True, False, False]
-    assert table.loc["RIB", "seed mIoU"] > table.loc["CAM", "seed mIoU"]
+    methods = {*(m.title for m in study.methods[:-1]), "RIB", "RIB + saliency"}
+    assert set(table.index) == {(method, seed) for method in methods for seed in (0, 1)}
+    known = table["network mIoU"].dropna().index
+    assert set(known.get_level_values("method")) == {"CAM", "RIB", "RIB + saliency"}
+    assert table.loc[("RIB + saliency", 1)].isna().tolist() == [True, True, False, False]
+    assert table.loc[("CAM", 1), "label mIoU"] == 51
+    assert table.loc[("RIB", 0), "seed mIoU"] > table.loc[("CAM", 0), "seed mIoU"]

@@ -158,11 +158,13 @@ def lines(
     size: Sequence[float] = (5.2, 3),
     panels: str = "",
     title: str = "",
+    slanted: bool = False,
     **style,
 ) -> None:
     """Lines for each value of the column ``hue``, side by side for each of the column ``panels``.
 
-    axis is for matplotlib's ``Axes.set``, style for seaborn's ``lineplot``; size is a panel's.
+    axis is for matplotlib's ``Axes.set``, style for seaborn's ``lineplot``; size is a panel's;
+    slanted: names along x, which need room.
     """
     parts = dict(list(table.groupby(panels, sort=False))) if panels else {"": table}
     drawn.set_size_inches(size[0] * len(parts), size[1])
@@ -172,6 +174,8 @@ def lines(
         sns.lineplot(part, hue=hue, style=hue, estimator=None, ax=panel, **style)
         panel.legend(title=title, fontsize=7)
         panel.set(title=name, **axis)
+        if slanted:
+            panel.set_xticks(panel.get_xticks(), panel.get_xticklabels(), rotation=25, ha="right")
 
 
 # ---- pictures -----------------------------------------------------------------------------------
