@@ -109,11 +109,18 @@ def replicated(statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]])
 def errors_of(
     statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]]
 ) -> tuple[np.ndarray, float, int]:
-    """What `combined` takes: a point for each seed, their mean's error over images, and N."""
+    """What `combined` takes, see `errors_over_seeds`."""
     resampled = [resample(statistic, *counts) for counts in replicas]
+    return errors_over_seeds(resampled, len(replicas[0][0]))
+
+
+def errors_over_seeds(
+    resampled: Sequence[tuple[float, np.ndarray]], images: int
+) -> tuple[np.ndarray, float, int]:
+    """A point for each seed, their mean's error over images, and N, from what `resample` gives."""
     points = np.array([point for point, _ in resampled])
     values = np.mean([values for _, values in resampled], axis=0)
-    return points, float(np.nanstd(values, ddof=1)), len(replicas[0][0])
+    return points, float(np.nanstd(values, ddof=1)), images
 
 
 def combined(points: np.ndarray, image_error: float, images: int) -> Interval:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-EPSILON = 1e-5  # added to what maps are divided by, as in `ribkit.method.cam`
+from ribkit.method.cam import EPSILON
 
 
 @dataclass(frozen=True)

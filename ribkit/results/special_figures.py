@@ -11,6 +11,7 @@ from ribkit.results import plots
 from ribkit.results.claims import VERDICTS, plain
 from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend
 from ribkit.results.style import KINDS, PALETTE, Pictures
+from ribkit.results.tables_toy import PAPER_DROPS
 
 GAIN = "gain over CAM (points),\nsimultaneous 95 % band"
 NAVY, PALE, GREY = (0, 0.2, 0.36), (0.74, 0.88, 0.97), (0.85, 0.85, 0.85)
@@ -73,7 +74,7 @@ def toy_doses(drawn: Figure, table: pd.DataFrame) -> None:
     """What a network knows of the shape, and what it and the digit lose, by the share with one."""
     table = table.rename(columns={"mean": "y", "low": "y_low", "high": "y_high"})
     left, right = drawn.subplots(1, 2)
-    doses, drops = sorted(table["dose"].unique()), {"shape": 0.76, "digit": 0.23}
+    doses = sorted(table["dose"].unique())
     shape, digit = (REGION_STYLES[f"{kind}discriminative"] for kind in ("non-", ""))
     looks = {  # quantity, condition -> where, how far beside its dose, as what
         ("shape_only", "trained"): (left, -0.1, "shape of its digit", shape),
@@ -87,9 +88,10 @@ def toy_doses(drawn: Figure, table: pd.DataFrame) -> None:
         at = part["dose"].map(doses.index) + beside
         plots.points(axis, part.assign(x=at), "x", "y", label=label, **look)
     left.axhline(0.5, color="black", lw=1, label="chance")
-    for kind, look in (("shape", shape), ("digit", digit)):
+    for kind, region in (("shape", "non-discriminative"), ("digit", "discriminative")):
         label = f"{kind}, the paper at 10 %"
-        right.axhline(drops[kind], color=look["color"], ls="--", lw=1, label=label)
+        look = {"color": REGION_STYLES[region]["color"], "ls": "--", "lw": 1}
+        right.axhline(PAPER_DROPS[region], label=label, **look)
     left.set(ylabel="right from the shape alone (share)", ylim=(0, 1.02))
     right.set(ylabel="HGR of G5 - HGR of G6")
     for axis in (left, right):

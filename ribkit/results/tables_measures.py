@@ -13,10 +13,16 @@ import pandas as pd
 from scipy.stats import spearmanr
 
 from ribkit.evaluation import measures
-from ribkit.evaluation.intervals import Interval, bootstrap, combined, replicated, resample
+from ribkit.evaluation.intervals import (
+    Interval,
+    bootstrap,
+    combined,
+    errors_over_seeds,
+    replicated,
+    resample,
+)
 from ribkit.evaluation.miou import iou, miou
 from ribkit.evaluation.thresholds import own_best
-from ribkit.refinement import stages
 from ribkit.results.tables import with_interval
 from ribkit.results.tables_rq4 import TITLES, stage_counts
 from ribkit.study import pipeline
@@ -75,9 +81,7 @@ def _interval(statistics: Sequence[Measure], count: int) -> Interval:
     if len(statistics) == 1:
         return bootstrap(statistics[0], images)
     resampled = [resample(statistic, images) for statistic in statistics]
-    points = np.array([point for point, _ in resampled])
-    values = np.mean([values for _, values in resampled], axis=0)
-    return combined(points, float(np.nanstd(values, ddof=1)), count)
+    return combined(*errors_over_seeds(resampled, count))
 
 
 # ---- precision and recall -----------------------------------------------------------------------
@@ -187,5 +191,4 @@ def _all_scores(study: Study) -> pd.DataFrame:
 def _label_miou(one: Study, source: str) -> float:
     """The mIoU of the labels that a network learned from, of the scored images; 255 is an error."""
     images, labels = pipeline.labelled(one, source)[0]
-    scores = one.store.run(stages.score, images=images, labels=labels).arrays("scores")
-    return miou(scores["error"].sum(axis=0))
+    return miou(pipeline.label_counts(one, images, labels).sum(axis=0))

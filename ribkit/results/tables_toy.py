@@ -17,10 +17,8 @@ from ribkit.runtime.store import Result
 from ribkit.study.toy import EXAMPLE_MAPS, PAPER_HGR
 
 KEYS = ["activation", "condition", "output", "reading"]
-PAPER_MORE = sum(
-    sign * (PAPER_HGR[region][-2] - PAPER_HGR[region][-1])
-    for region, sign in (("non-discriminative", 1), ("discriminative", -1))
-)
+PAPER_DROPS = {region: hgr[-2] - hgr[-1] for region, hgr in PAPER_HGR.items()}  # from G5 to G6
+PAPER_MORE = PAPER_DROPS["non-discriminative"] - PAPER_DROPS["discriminative"]
 """How much more the shape loses than the digit from G5 to G6 in the paper's curve."""
 # label and whether its shape is there -> title
 EXAMPLES = {

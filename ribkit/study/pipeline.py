@@ -167,7 +167,7 @@ class Refinement:
 
         def score(tried: Mapping[str, Any]) -> tuple[np.ndarray, float]:
             labels = self._psa_labels(images, maps, tried).arrays("labels")
-            return self.score(images, labels)["error"], tried["alpha"]
+            return label_counts(self.study, images, labels), tried["alpha"]
 
         axes = [Axis("alpha", p.psa_alphas), Axis("log2_steps", p.psa_log2_steps)]
         return tuning.search(axes, score)
@@ -244,14 +244,19 @@ def network_labels(study: Study, source: str) -> Result:
     return study.store.run(predictions.predict, model=model, **seen, **how)
 
 
+def label_counts(study: Study, images: ImageSet, labels: StoredArrays) -> np.ndarray:
+    """Counts ``(N, 3, n)`` of label maps, in which an ignored pixel is an error."""
+    scores = study.store.run(stages.score, images=images, labels=labels)
+    return scores.arrays("scores")["error"]
+
+
 def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]:
     """Counts ``(N, 3, n)`` of the validation images, one for each replica."""
     train(study.replicas, "network")
     counts = []
     for replica in study.replicas:
         labels = network_labels(replica, source).arrays("refined" if refined else "labels")
-        scores = study.store.run(stages.score, images=study.validation, labels=labels)
-        counts.append(scores.arrays("scores")["error"])
+        counts.append(label_counts(study, study.validation, labels))
     return counts
 
 
@@ -265,8 +270,7 @@ def few_masks_counts(study: Study) -> list[np.ndarray]:
         seen = {"model": network(replica, FEW), "images": study.scored}
         how = {"scales": p.test_scales, "long_side": p.long_side}
         labels = study.store.run(predictions.predict_present, **seen, **how).arrays("labels")
-        scores = study.store.run(stages.score, images=study.scored, labels=labels)
-        counts.append(scores.arrays("scores")["error"])
+        counts.append(label_counts(study, study.scored, labels))
     return counts
 
 
