@@ -12,7 +12,7 @@ from ribkit.evaluation import thresholds
 from ribkit.method import adaptation
 from ribkit.method.settings import OFFICIAL, PAPER, Settings
 from ribkit.networks import classifier
-from ribkit.study import ablations
+from ribkit.study import ablations, coverage
 from ribkit.study import maps as seeds
 from ribkit.study.ablation_runs import grid
 from ribkit.study.ablations import measure
@@ -60,7 +60,8 @@ def test_a_run_gives_the_scores_of_the_seeds_stage(model, bank, tmp_path):
     assert (got[:, 1] == expected[:, 1]).all()
     assert got[:, 2].sum() == expected[:, 2].sum()
     assert abs(got - expected).sum() / expected.sum() < 0.01  # seeds are kept in 16 bits
-    covered = run_stage(seeds.cover, images, tmp_path / "four", maps=kept, threshold=0.5)
+    how = {"maps": kept, "plain": kept, "threshold": 0.5}
+    covered = run_stage(coverage.cover, images, tmp_path / "four", **how)
     shares = covered["coverage"].groupby("image", sort=False).mean(numeric_only=True)
     cover = found["measured"]["cover"][:, 50]
     assert cover == pytest.approx(shares[["head", "body", "outside"]].to_numpy(), abs=0.02)

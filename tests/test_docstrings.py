@@ -15,6 +15,7 @@ FORMULAS = {
     "method.aggregation": ("aggregate", "covered"),
     "evaluation.miou": ("confusion", "iou", "miou"),
     "evaluation.thresholds": ("sweep", "otsu", "own_best"),
+    "evaluation.regions": ("halves", "band"),
     "evaluation.measures": ("precision", "recall", "over_images", "worst_tenth", "pxap"),
     "refinement.random_walk": ("edge_affinity", "walk", "propagate"),
     "refinement.crf": ("refine_labels", "refine_scores"),
@@ -22,11 +23,15 @@ FORMULAS = {
 }
 STATISTICS = ("bootstrap", "combined", "simultaneous", "images_needed")
 POWER = ("detectable_once", "detectable_by_t")
+COLOURS = ("green",)
 EXPLAINED = {
     f"{module}.{name}": getattr(import_module(f"ribkit.{module}"), name)
     for module, names in (
-        FORMULAS | {"evaluation.intervals": STATISTICS, "evaluation.power": POWER}
-    ).items()
+        *FORMULAS.items(),
+        ("evaluation.intervals", STATISTICS),
+        ("evaluation.power", POWER),
+        ("evaluation.regions", COLOURS),
+    )
     for name in names
 }
 
@@ -52,7 +57,7 @@ def test_a_formula_has_its_source_its_latex_and_an_example(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in EXPLAINED if name.rpartition(".")[2] in STATISTICS + POWER]
+    "name", [name for name in EXPLAINED if name.rpartition(".")[2] in STATISTICS + POWER + COLOURS]
 )
 def test_a_statistic_has_its_latex_and_an_example(name):
     docstring = EXPLAINED[name].__doc__

@@ -98,7 +98,19 @@ def coverage():
     rows = [
         {"method": method, "part": part, "covered": 50.0, "covered_low": 45, "covered_high": 55}
         for method in METHODS
-        for part in ("head", "body", "outside")
+        for part in ("head", "body", "near", "far", "outside")
+    ]
+    return pd.DataFrame(rows)
+
+
+def changes():
+    places = {"on the object": ("near CAM's peak", "far from CAM's peak"), "on objects": ("small",)}
+    rows = [
+        {"where": where, "region": region, "method": method, "images": 30}
+        | {"change": 2.0, "change_low": -1.0, "change_high": 5.0}
+        for method in ("RIB", "best rival")
+        for where, regions in places.items()
+        for region in regions
     ]
     return pd.DataFrame(rows)
 
@@ -320,6 +332,7 @@ TABLES = {
     "classes_labels": class_scores,
     "classes_networks": class_scores,
     "coverage": coverage,
+    "changes": changes,
     "claims": verdicts,
     "refinement": refinement,
     "refinement_errors": refinement_errors,

@@ -199,7 +199,7 @@ DECIDE = {  # what of `ribkit.runtime` decides the bytes of a stored result, or 
     "device": ("single_threaded", "threads"),
     "keys": ("describe",),
 }
-THEIR_HASH = "51214086da55853f9438"
+THEIR_HASH = "f141c1f25a01a735c281"
 
 
 def definitions(text):

@@ -426,11 +426,6 @@ def swept(images, maps, folder):
     return thresholds.Swept(len(images), 9, **rows)
 
 
-def covered(images, maps, threshold, folder):
-    given = {"maps": saved(maps, folder), "threshold": threshold}
-    return run_stage(seeds.cover, images, folder / "scratch", **given)["coverage"]
-
-
 def test_seeds_are_scored_at_every_threshold(images, made, tmp_path):
     found = swept(images, made["maps"], tmp_path)
     assert found.total().shape == (100, 3, 9)
@@ -451,47 +446,10 @@ def test_maps_of_another_size_are_resized_to_the_mask(images, tmp_path):
     assert (found.at(0)[:, 1:].sum(axis=2) == 48 * 48).all()
 
 
-def test_coverage_tells_heads_bodies_and_the_rest_apart(images, tmp_path):
-    images = images.take([0, 5])
-    mask, heads = images.mask(0), images.source.heads("0")
-    keys = np.flatnonzero(images.labels[0])
-    maps = np.stack([(heads == k + 1) * 0.9 + (mask == k + 1) * 0.05 for k in keys])
-    maps = {"0": maps.astype(np.float16), "5": np.zeros((0, 48, 48), np.float16)}
-    table = covered(images, maps, 0.5, tmp_path / "s")
-    assert list(table["class"]) == [images.classes[k] for k in keys]
-    assert (table[["head", "body", "outside"]] == [1, 0, 0]).all(axis=None)
-    everything = covered(images, maps, 0.01, tmp_path / "t")
-    assert (everything[["head", "body", "outside"]] == [1, 1, 0]).all(axis=None)
-
-
-class Masked:
-    """A source of masks only: an object on the left, unknown pixels on the right."""
-
-    def mask(self, id):
-        """8 x 8: columns 0-3 class 1, 4-5 background, 6-7 ignored."""
-        mask = np.zeros((8, 8), np.uint8)
-        mask[:, :4], mask[:, 6:] = 1, 255
-        return mask
-
-
-def test_without_heads_coverage_is_of_the_object_and_ignored_pixels_do_not_count(tmp_path):
-    images = ImageSet(("a",), ("cat",), np.array([[True]]), Masked())
-    maps = np.zeros((1, 8, 8), np.float16)
-    maps[:, :, 2:5], maps[:, :, 6:] = 0.9, 0.9
-    table = covered(images, {"a": maps}, 0.5, tmp_path / "s")
-    assert table.to_dict("records") == [
-        {"image": "a", "class": "cat", "object": 0.5, "outside": 0.5}
-    ]
-    small = np.full((1, 2, 2), 0.9, np.float16)  # is resized to the mask
-    table = covered(images, {"a": small}, 0.5, tmp_path / "t")
-    assert table[["object", "outside"]].to_numpy().tolist() == [[1, 1]]
-
-
 def test_missing_maps_are_told(images, tmp_path):
     maps = saved({"0": np.zeros((1, 48, 48), np.float16)}, tmp_path)
-    for stage, more in ((seeds.score, {}), (seeds.cover, {"threshold": 0.5})):
-        with pytest.raises(InputError, match="image 1 is missing; compute it first"):
-            run_stage(stage, images, tmp_path / "s", maps=maps, **more)
+    with pytest.raises(InputError, match="image 1 is missing; compute it first"):
+        run_stage(seeds.score, images, tmp_path / "s", maps=maps)
 
 
 # ---- maps through the process -----------------------------------------------------------------

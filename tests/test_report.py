@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 
 from ribkit.evaluation import power
 from ribkit.evaluation.miou import counts, miou
-from ribkit.results import claims, report, reported, tables, tables_rq4
+from ribkit.results import claims, report, reported, tables_rq4
 from ribkit.results.claims import CLAIMS
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.ablation_runs import RunResult
@@ -96,8 +96,10 @@ def fabricated(request, monkeypatch):
         made = swept_from(np.repeat(confusions(rank, self.number)[:, None], 100, axis=1))
         return Seed(None, made, {"oracle": 20, "held-out": 30, "mask-free": 40})
 
-    def shares(study, method):
-        return pd.DataFrame({"body": 0.5 + 0.01 * ranks[method] + 0.001 * np.arange(IMAGES)})
+    def coverage(study, method):
+        body = 0.5 + 0.01 * ranks[method] + 0.001 * np.arange(IMAGES)
+        named = {"image": np.arange(IMAGES), "class": "cat", "size": 0.3}
+        return pd.DataFrame(named | {"body": body})
 
     def refinement(title, level):
         levels = {"seed": 0, "+ IRN + saliency": 9}
@@ -134,7 +136,7 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(Study, "toy_doses", lambda self: doses)
     monkeypatch.setattr(Study, "toy_masking", lambda self: toy_masking(sign))
     monkeypatch.setattr(Study, "model", None)
-    monkeypatch.setattr(tables, "shares", shares)
+    monkeypatch.setattr(Study, "coverage", coverage)
     pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
     monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
     monkeypatch.setattr(pipeline, "train", lambda *_: None)

@@ -10,7 +10,7 @@ from fabricated import swept_from
 from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import gain, replicated
 from ribkit.evaluation.miou import counts, miou
-from ribkit.results import figures, tables, tables_controls
+from ribkit.results import figures, tables_controls
 from ribkit.study import controls, pipeline
 from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
@@ -49,13 +49,14 @@ def study(levels, monkeypatch):
     def few(study):
         return [counts(confusions(levels["few"], one.number)) for one in study.replicas]
 
-    def shares(one, method):
+    def coverage(one, method):
         covered = 0.25 if method == CAM else 0.5 + 0.1 * one.profile.usual_texture
-        return pd.DataFrame({"body": [covered + 0.2 * one.number] * IMAGES})
+        named = {"image": np.arange(IMAGES), "class": "cat", "size": 0.3}
+        return pd.DataFrame(named | {"body": covered + 0.2 * one.number})
 
     monkeypatch.setattr(Study, "seed", seed)
     monkeypatch.setattr(pipeline, "few_masks_counts", few)
-    monkeypatch.setattr(tables, "shares", shares)
+    monkeypatch.setattr(Study, "coverage", coverage)
     best = property(lambda self: (NORM, SMOOTHED)[self.number])
     monkeypatch.setattr(Study, "best_rival", best)
     return Study("mini", "", CHANGES)
@@ -121,9 +122,9 @@ def test_the_gain_is_told_by_dose(study, levels):
     figures.draw("doses", table.reset_index())
 
 
-def test_photographs_have_no_bodies_but_objects(study, monkeypatch):
-    covered = pd.DataFrame({"object": [0.5] * IMAGES, "outside": 0.1})
-    monkeypatch.setattr(tables, "shares", lambda one, method: covered)
+def test_photographs_have_no_bodies_but_far_halves(study, monkeypatch):
+    covered = {"image": np.arange(IMAGES), "class": "cat", "size": 0.3, "object": 0.7, "far": 0.5}
+    monkeypatch.setattr(Study, "coverage", lambda one, method: pd.DataFrame(covered))
     table = tables_controls.dose_response(study)
     assert (table[["CAM covers", "RIB covers"]] == 50).all(axis=None)
 

@@ -15,12 +15,14 @@ from ribkit.results import (
     tables,
     tables_ablations,
     tables_controls,
+    tables_coverage,
     tables_rq4,
     tables_toy,
 )
 from ribkit.results.claims import Measured
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.ablation_runs import ablated_images, run_named
+from ribkit.study.coverage import beyond, by_image
 from ribkit.study.study import CAM, RIB, RIBS, Method, Study
 
 CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
@@ -30,7 +32,7 @@ CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "toy_doses": lambda study: tables_toy.dose_points(tables_toy.doses(study.toy_doses())),
     "toy_masking": lambda study: tables_toy.masking(study.toy_masking()),
     "activations": tables_ablations.activations,
-    "coverage": tables.coverage,
+    "coverage": tables_coverage.coverage,
     "replicas": tables.replicas,
     "controls": tables_controls.compared,
     "doses": tables_controls.dose_response,
@@ -50,6 +52,10 @@ COMPARED_RUNS = {
     ),
 }  # fmt: skip
 """Claim -> two runs of the ablations, each by its value and factor: after, before."""
+
+
+BEYOND = {"body": "bodies", "far": "halves far from CAM's peak"}
+"""Part that stands for the non-discriminative one -> how claims call it."""
 
 
 # ---- what was measured of each claim ------------------------------------------------------------
@@ -124,7 +130,7 @@ def _over_seeds(values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
 
 
 def _seeds(study: Study) -> dict[str, Measured]:
-    """RIB's gains in seed mIoU and, where heads are known, in bodies covered; over all replicas."""
+    """RIB's gains in seed mIoU, and in coverage of what CAM has no need of; over all replicas."""
     values = {}
     for seed, coverage, before, choice in (
         ("gndrp-seed", "gndrp-coverage", RIBS[2], "held-out"),
@@ -134,16 +140,17 @@ def _seeds(study: Study) -> dict[str, Measured]:
         setting = f"{_setting(study, study.scored)}, {RIB.title} against {before.title}, {choice}"
         pairs = [(r.seed(RIB).at(choice), r.seed(before).at(choice)) for r in study.replicas]
         values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold")
-        if coverage and hasattr(study.scored.source, "heads"):
-            covered = [(_coverage_gains(replica, before),) for replica in study.replicas]
-            how = ("points of bodies covered", f"{setting} thresholds")
+        if coverage:
+            part = beyond(study.coverage(CAM))
+            covered = [(_coverage_gains(one, before, part),) for one in study.replicas]
+            how = (f"points of {BEYOND[part]} covered", f"{setting} thresholds")
             values[coverage] = _found(study, intervals.mean, covered, *how)
     return values
 
 
-def _coverage_gains(replica: Study, before: Method) -> np.ndarray:
-    """RIB's gain in the share of bodies covered, in points, of each image: `countable`."""
-    after, before = (tables.shares(replica, method)["body"] for method in (RIB, before))
+def _coverage_gains(replica: Study, before: Method, part: str) -> np.ndarray:
+    """RIB's gain in the share of a part covered, in points, of each image: `countable`."""
+    after, before = (by_image(replica.coverage(method))[part] for method in (RIB, before))
     return intervals.countable(100 * (after - before).dropna().to_numpy())
 
 

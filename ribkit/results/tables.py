@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from ribkit.data.images import SUFFIXES, ImageSet, LabelledImage
-from ribkit.evaluation.intervals import Interval, countable, gain, mean, replicated
+from ribkit.evaluation.intervals import Interval, gain, replicated
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
@@ -116,29 +116,6 @@ def replicas(study: Study) -> pd.DataFrame:
         for method in study.methods
     ]
     return pd.DataFrame(rows, columns=["method", "seed", "miou"])
-
-
-def shares(one: Study, method: Method) -> pd.DataFrame:
-    """Shares of an image's heads and bodies (or objects) and of all else that maps cover.
-
-    Of one training's seeds by a method: a row for each image, in their order.
-    """
-    table = one.coverage(method).drop(columns="class")
-    return table.groupby("image", sort=False).mean()
-
-
-@cache
-def coverage(study: Study) -> pd.DataFrame:
-    """Mean shares of each part that the maps of each method cover, in %, over all replicas."""
-    rows = []
-    for method in study.methods:
-        each = [100 * shares(one, method) for one in study.replicas]
-        for part in each[0]:
-            values = [(countable(table[part].dropna().to_numpy()),) for table in each]
-            if len(values[0][0]):
-                row = {"method": method.title, "part": part}
-                rows.append(row | with_interval("covered", replicated(mean, values)))
-    return pd.DataFrame(rows)
 
 
 # ---- pictures -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from ribkit.evaluation.miou import miou
 from ribkit.results import tables
 from ribkit.results.tables import with_interval
 from ribkit.study import controls, pipeline
+from ribkit.study.coverage import beyond, by_image
 from ribkit.study.study import CAM, RIB, RIBS, Method, Study
 
 
@@ -57,7 +58,7 @@ def rib_and_rival(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
 def dose_response(study: Study) -> pd.DataFrame:
     """RIB's gain over CAM (held out) by how much bodies tell of their class, a row for each dose.
 
-    Beside it CAM's mIoU, and the share of bodies (or objects) that CAM and RIB cover, in %.
+    Beside it CAM's mIoU, and the share of bodies (or far halves) that CAM and RIB cover, in %.
     """
     rows = []
     for dose, other in controls.doses(study).items():
@@ -66,8 +67,8 @@ def dose_response(study: Study) -> pd.DataFrame:
         row |= with_interval("gain", replicated(intervals.gain, pairs))
         row |= with_interval("miou", replicated(miou, [(plain,) for _, plain in pairs]))
         for method in (CAM, RIB):
-            shares = [tables.shares(one, method) for one in other.replicas]
-            part = "body" if "body" in shares[0] else "object"  # of photographs
+            shares = [by_image(one.coverage(method)) for one in other.replicas]
+            part = beyond(shares[0])
             row[f"{method.title[:3]} covers"] = 100 * np.mean([one[part].mean() for one in shares])
         rows.append(row)
     return pd.DataFrame(rows)

@@ -45,6 +45,14 @@ class PerImageResult:
         files = map(self.__getitem__, range(len(self.images)))
         return [{value: arrays[value] for value in values or arrays} for arrays in files]
 
+    def joined(self) -> pd.DataFrame:
+        """The rows of all images' arrays, which are columns; the first column is image's name."""
+        names = self.images.ids
+        tables = [
+            pd.DataFrame({"image": n} | each) for n, each in zip(names, self.each(), strict=True)
+        ]
+        return pd.concat(tables, ignore_index=True)
+
     def __getitem__(self, index: int) -> Arrays:
         """The file of one image. Raises InputError if it is damaged."""
         path = self.folder / f"{index}.npz"

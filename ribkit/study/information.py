@@ -31,7 +31,6 @@ from ribkit.runtime.parallel import map_images
 from ribkit.runtime.per_image import per_image
 from ribkit.runtime.store import Values, stage
 from ribkit.study import toy
-from ribkit.study.maps import joined
 
 HIGH = 0.3  # a gradient above this share of its map's maximum counts as high, as in the toy
 POSITIONS = 40  # of each region and image that enter an estimate, at most
@@ -72,7 +71,7 @@ def logit_ratios(network: Network, image: LabelledImage, parts: np.ndarray) -> d
     return high_ratios(pooling.gap(maps)[0, shown].sum(), pixels, parts)
 
 
-@per_image("layers", "gradients by layer", gather=lambda results: {"hgr": joined(results)})
+@per_image("layers", "gradients by layer", gather=lambda results: {"hgr": results.joined()})
 def layers(image: LabelledImage, model: TrainedModel) -> Values:
     """HGR layer by layer: ``hgr``, a row for each image and layer, a column for each region.
 

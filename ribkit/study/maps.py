@@ -1,4 +1,4 @@
-"""Localisation maps of image sets, the seeds: CAM's and RIB's, their scores, what they cover.
+"""Localisation maps of image sets, the seeds: CAM's and RIB's, and their scores.
 
 Each image is a task of its own (`runtime.per_image`) with its own random numbers, so its map does
 not depend on order, workers or resumption. Everywhere here maps are ``(K, h, w)`` of the K classes
@@ -206,37 +206,6 @@ def score(image: LabelledImage, maps: np.ndarray) -> Values:
     mask = image.mask()
     fitted = views.resize_map_tensor(torch.tensor(maps).to(device()), mask.shape)
     return thresholds.image_rows(*thresholds.sweep(fitted, image.classes, mask))
-
-
-def joined(results: PerImageResult) -> pd.DataFrame:
-    """The rows of all images' arrays, which are columns; the first column is the image's name."""
-    tables = [
-        pd.DataFrame({"image": name} | columns)
-        for name, columns in zip(results.images.ids, results.each(), strict=True)
-    ]
-    return pd.concat(tables, ignore_index=True)
-
-
-@per_image("coverage", "coverage", gather=lambda results: {"coverage": joined(results)}, gpu=False)
-def cover(image: LabelledImage, maps: np.ndarray, threshold: float) -> Values:
-    """What the maps cover above a threshold: ``coverage``, a row for each image and class.
-
-    head, body (`mini`) or object: the share of its pixels that the class's map covers, NaN where
-    there are none; outside: the share of the pixels off the object.
-    """
-    labels, mask, heads = image.classes[:, None, None] + 1, image.mask(), image.heads()
-    covered = views.resize_maps(maps, mask.shape) > threshold
-    whole = mask == labels
-    parts = {"object": whole}
-    if heads is not None:
-        parts = {"head": heads == labels, "body": whole & (heads != labels)}
-    parts["outside"] = ~whole & (mask != 255)
-    with np.errstate(invalid="ignore"):
-        shares = {
-            part: (covered & where).sum(axis=(1, 2)) / where.sum(axis=(1, 2))
-            for part, where in parts.items()
-        }
-    return {"class": np.array(image.images.classes)[image.classes]} | shares
 
 
 # ---- maps through the process -------------------------------------------------------------------

@@ -27,7 +27,7 @@ from ribkit.networks.trained import TrainedModel
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import safe_name
 from ribkit.runtime.store import Result, Store, StoredArrays, StoredTensors
-from ribkit.study import maps, mask_free, profiles, toy, toy_masking
+from ribkit.study import coverage, maps, mask_free, profiles, toy, toy_masking
 from ribkit.study.inputs import PICTURED, ROOT, Inputs, first
 from ribkit.study.maps import Adaptation, Sizes
 from ribkit.study.profiles import PHOTOGRAPH_SCALES, PHOTOGRAPH_SETTINGS, Profile
@@ -357,10 +357,11 @@ class Study(Inputs):
         return Seed(seeds[0].result, swept[0], chosen)
 
     def coverage(self, method: Method) -> pd.DataFrame:
-        """`mini`: coverage of heads and bodies by a method's maps, at its held-out threshold."""
-        seed = self.seed(method)
+        """What a method's maps cover, at its held-out threshold: see `ribkit.study.coverage`."""
+        seed, plain = self.seed(method), self.seed(CAM).maps.arrays("maps")
         how = {"maps": seed.maps.arrays("maps"), "threshold": seed.threshold("held-out")}
-        return self.store.run(maps.cover, images=self.scored, **how).table("coverage")
+        run = self.store.run(coverage.cover, images=self.scored, plain=plain, **how)
+        return run.table("coverage")
 
     # ---- pictures of the process --------------------------------------------------------------
     def growth(self, method: Method) -> tuple[ImageSet, Result]:

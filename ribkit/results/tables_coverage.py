@@ -1,0 +1,127 @@
+"""Small tables of what maps cover, part by part, and of where RIB's gain comes from.
+
+The parts are those of `ribkit.study.coverage`; coverage is at each method's held-out threshold.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from ribkit.evaluation.intervals import Interval, countable, mean, replicated
+from ribkit.results.tables import with_interval
+from ribkit.study.coverage import beyond, by_image
+from ribkit.study.study import CAM, RIB, Method, Study
+
+LEVELS = ("head", "body", "near", "far", "outside")  # that `coverage` shows
+REGIONS = {
+    "on the object": {
+        "head": "head", "body": "body", "near": "near CAM's peak", "far": "far from CAM's peak",
+        "inside": "inside", "edge": "at its boundary",
+    },
+    "off the object": {
+        "around": "at its boundary", "away": "away from it", "green": "green background",
+        "other": "other background",
+    },
+    "of all pixels": {"found": "more of the object", "false": "more off it"},
+}  # fmt: skip
+"""Where -> part -> how `changes` calls it."""
+SIZES = ("small", "medium", "large")  # thirds of the objects
+FEWEST = 10  # images of a class with green background, of which their mean says anything
+CHANGE = ["change", "change_low", "change_high"]
+
+
+@cache
+def coverage(study: Study) -> pd.DataFrame:
+    """Mean shares of some parts that the maps of each method cover, in %, over all replicas."""
+    rows = []
+    for method in study.methods:
+        each = [100 * by_image(one.coverage(method)) for one in study.replicas]
+        for part in LEVELS:
+            if part in each[0]:
+                row = {"method": method.title, "part": part}
+                rows.append(row | with_interval("covered", _mean([one[part] for one in each])))
+    return pd.DataFrame(rows)
+
+
+def _mean(replicas: Sequence[pd.Series]) -> Interval:
+    """Mean over the images that have a value in every training, and over trainings."""
+    both = pd.concat(replicas, axis=1).dropna()
+    return replicated(
+        mean, [(countable(both.iloc[:, k].to_numpy()),) for k in range(len(replicas))]
+    )
+
+
+# ---- where the gain comes from ------------------------------------------------------------------
+@cache
+def changes(study: Study) -> pd.DataFrame:
+    """Change against CAM of the share covered, in points: by part, size and class.
+
+    Of RIB and of each training seed's best rival; means over images, all replicas.
+    """
+    rows = []
+    for title, of in (("RIB", lambda one: RIB), ("best rival", lambda one: one.best_rival)):
+        tables = [_change(one, of(one)) for one in study.replicas]
+        for where, region, part, chosen in _places(study):
+            values = [_over_classes(table[chosen], part) for table in tables]
+            row = {"where": where, "region": region, "method": title, "images": len(values[0])}
+            rows.append(row | with_interval("change", _mean(values)))
+    return pd.DataFrame(rows)
+
+
+def _change(one: Study, method: Method) -> pd.DataFrame:
+    """What a method covers beyond CAM, in points, a row for each image and class.
+
+    Besides the parts: found and false, the same as pixels on and off the object, in % of all.
+    """
+    after, before = one.coverage(method), one.coverage(CAM)
+    parts = before.columns.drop(["image", "class", "size"])
+    table = before.assign(**(100 * (after[parts] - before[parts])))
+    found, false = table["object"] * table["size"], table["outside"] * (1 - table["size"])
+    return table.assign(found=found, false=false)
+
+
+def _over_classes(table: pd.DataFrame, part: str) -> pd.Series:
+    """An image's mean over its classes, where it has the part."""
+    return table.dropna(subset=part).groupby("image", sort=False)[part].mean()
+
+
+def _places(study: Study) -> list[tuple[str, str, str, np.ndarray]]:
+    """Where, how it is called, the part, and which rows of a coverage table it is of."""
+    table = _change(study, CAM)  # of nothing: which parts there are
+    every, size = np.ones(len(table), bool), table["size"]
+    found = [
+        (where, region, part, every)
+        for where, parts in REGIONS.items()
+        for part, region in parts.items()
+        if part in table and table[part].notna().any()
+    ]
+    ranks = size[size > 0].rank(method="first")
+    third = pd.qcut(ranks, len(SIZES), labels=SIZES).reindex(table.index)
+    for name in SIZES:
+        found.append(("on objects", name, "object", (third == name).to_numpy()))
+    if "body" not in table:  # photographs have grass
+        for name in study.scored.classes:
+            chosen = (table["class"] == name).to_numpy()
+            if table.loc[chosen, "green"].notna().sum() >= FEWEST:
+                found.append(("green background", name, "green", chosen))
+    return found
+
+
+def where(study: Study) -> str:
+    """Where RIB's gain comes from, in words that follow from the numbers."""
+    rows = changes(study).query("method == 'RIB'").set_index(["where", "region"])[CHANGE]
+    told = {at: "{:+.1f} ({:+.1f} to {:+.1f})".format(*row) for at, row in rows.iterrows()}
+    on, off, every = (
+        {part: told.get((where, name)) for part, name in parts.items()}
+        for where, parts in REGIONS.items()
+    )
+    parts = ("body", "head") if beyond(study.coverage(CAM)) == "body" else ("far", "near")
+    of_object = " and ".join(f"{on[part]} {REGIONS['on the object'][part]}" for part in parts)
+    return (
+        f"Beyond CAM, at the held-out thresholds, RIB covers in points of the object {of_object}, "
+        f"{on['inside']} inside and {on['edge']} at its boundary; of all else {off['around']} at "
+        f"the object's boundary and {off['away']} away from it. Of an image's pixels that is "
+        f"{every['found']} % more of the object, and {every['false']} % more that is not."
+    )

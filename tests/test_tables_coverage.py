@@ -1,0 +1,83 @@
+"""Tables of what maps cover, and where RIB's gain comes from, from made-up coverage."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ribkit.results import figures, tables_coverage
+from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Study
+
+IMAGES = 30
+NORM = RIVALS["norms"]
+SHARES = {  # of CAM
+    "object": 0.5, "near": 0.8, "far": 0.2, "inside": 0.6, "edge": 0.4, "outside": 0.1,
+    "around": 0.2, "away": 0.05, "green": 0.1, "other": 0.1,
+}  # fmt: skip
+MORE = {RIB: {"object": 0.1, "far": 0.2, "outside": 0.05, "green": 0.3}, NORM: {"away": 0.02}}
+PLACES = ["where", "region", "method"]
+
+
+@pytest.fixture(params=["photographs", "scenes"])
+def study(request, monkeypatch):
+    """Two training seeds, the second of which has 0.1 more of everything that is more."""
+    shares = dict(SHARES)
+    if request.param == "scenes":
+        shares |= {"head": 0.9, "body": 0.4}
+
+    def coverage(one, method):
+        names = np.repeat(np.arange(IMAGES), 2)  # each shows a cat and a dog
+        table = {"image": names, "class": ["cat", "dog"] * IMAGES}
+        table = pd.DataFrame(table | {"size": np.linspace(0.01, 0.6, 2 * IMAGES)} | shares)
+        for part, value in MORE.get(method, {}).items():
+            table[part] += value + 0.1 * one.number
+        if method == RIB:  # large objects gain, small ones do not
+            table.loc[: IMAGES // 3 * 2 - 1, "object"] = shares["object"]
+        table.loc[table["class"] == "dog", "green"] = np.nan
+        return table
+
+    monkeypatch.setattr(Study, "coverage", coverage)
+    monkeypatch.setattr(Study, "best_rival", property(lambda one: NORM))
+    changes = {"score_images": IMAGES, "tune_images": 4, "replicas": 2}
+    made = Study("mini", "", changes)
+    made.scored = type(made.scored)(made.scored.ids, ("cat", "dog"), *_rest(made.scored))
+    return made
+
+
+def _rest(images):
+    return images.labels[:, :2], images.source
+
+
+def test_changes_are_means_over_images_and_trainings_in_points(study):
+    table = tables_coverage.changes(study).set_index(PLACES)["change"]
+    assert table["on the object", "far from CAM's peak", "RIB"] == pytest.approx(25)
+    assert table["on the object", "near CAM's peak", "RIB"] == pytest.approx(0)
+    assert table["off the object", "green background", "RIB"] == pytest.approx(35)
+    assert table["off the object", "away from it", "best rival"] == pytest.approx(7)
+    assert table["on objects", "small", "RIB"] == pytest.approx(0)
+    assert table["on objects", "large", "RIB"] == pytest.approx(15)
+    size = np.linspace(0.01, 0.6, 2 * IMAGES)
+    grown = np.where(np.arange(2 * IMAGES) < IMAGES // 3 * 2, 0, 15) * size
+    assert table["of all pixels", "more of the object", "RIB"] == pytest.approx(grown.mean())
+    assert table["of all pixels", "more off it", "RIB"] == pytest.approx((10 * (1 - size)).mean())
+    figures.draw("changes", tables_coverage.changes(study))
+
+
+def test_grass_is_told_of_by_class_where_there_are_photographs(study):
+    places = tables_coverage.changes(study).query("where == 'green background'")["region"]
+    photographs = "body" not in study.coverage(CAM)
+    assert set(places) == ({"cat"} if photographs else set())  # no dog has green background
+
+
+def test_what_stands_for_the_non_discriminative_part_is_told(study):
+    text = tables_coverage.where(study)
+    part = "+0.0 (+0.0 to +0.0) body" if "body" in study.coverage(CAM) else "far from CAM's peak"
+    assert part in text
+    assert "nan" not in text
+
+
+def test_coverage_shows_levels_in_percent_over_all_methods(study):
+    table = tables_coverage.coverage(study)
+    part = table.set_index(["method", "part"])["covered"]
+    assert part["CAM", "far"] == pytest.approx(20)
+    assert part[RIBS[-1].title, "far"] == pytest.approx(45)
+    assert "inside" not in set(table["part"])
