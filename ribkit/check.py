@@ -21,7 +21,7 @@ from ribkit.runtime.device import device, threads
 from ribkit.runtime.store import MANIFEST, Store
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.profiles import Profile
-from ribkit.study.study import CAM, RIBS, Study
+from ribkit.study.study import CAM, Study
 
 IMAGES, ITERATIONS = 3, 4  # of the shrunk run
 TRAININGS = ("pretext", *pipeline.TRAINED)
@@ -38,10 +38,11 @@ def counts(study: Study) -> dict[str, int]:
     labelled, rounds = n + tuning + remaining, p.replicas * (1 + len(p.ablations.usual_textures))
     tried = len(p.lrs) + len(p.margins) + len(p.n_others) - 2
     example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
-    size = len(study.scored.classes)
-    runs = ablation_runs.grid(example, example, 1.0, 1.0, size, p.ablations, relu6=True)
+    runs = ablation_runs.grid(example, 1.0, 1.0, p.ablations, relu6=True)
+    runs += ablation_runs.ledger(example, 1.0, 1.0, len(study.scored.classes), (1.0,))
     ablated = min(n, p.ablations.images or n) * sum(run.settings is not None for run in runs)
-    adapted = p.replicas * (len(RIBS) - 1) + rounds
+    variants = p.variant_replicas or p.replicas
+    adapted = p.replicas + 2 * variants + rounds  # GAP, the paper's two, and RIB on all scenes
     networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")
     walks = len(p.irn_log2_steps) + len(p.irn_betas) + len(p.irn_radii) - 2
     pretexts = min(p.pretext_seeds, p.replicas) * p.pretext_epochs

@@ -14,7 +14,7 @@ from ribkit.method.settings import OFFICIAL, PAPER, Settings
 from ribkit.networks import classifier
 from ribkit.study import ablations, coverage
 from ribkit.study import maps as seeds
-from ribkit.study.ablation_runs import grid
+from ribkit.study.ablation_runs import grid, ledger
 from ribkit.study.ablations import measure
 from ribkit.study.maps import Adaptation, Sizes
 from ribkit.study.profiles import Grid
@@ -26,7 +26,7 @@ PAPERS = replace(RIB, variant=PAPER)
 
 
 def runs():
-    return grid(RIB, PAPERS, unit=5.0, rows=3.0, size=8, tried=SMALL, relu6=False)
+    return grid(RIB, unit=5.0, rows=3.0, tried=SMALL, relu6=False)
 
 
 @pytest.fixture
@@ -109,11 +109,11 @@ def test_the_grid_changes_one_thing_at_a_time():
         assert len(changed - {"match_first_update"}) <= 1 + (run.factor == "GNDRP paper"), run
         assert len(changed) or run.value in ("none", "each image, summed maps"), run
     questions = [run.question for run in every]
-    assert {"RQ1", "RQ2", "RQ3", "ledger"} <= set(questions)
+    assert {"RQ1", "RQ2", "RQ3"} <= set(questions)
 
 
 def test_the_ledger_takes_each_switch_alone_and_then_all():
-    every = [run for run in runs() if run.question == "ledger"]
+    every = ledger(PAPERS, unit=5.0, rows=3.0, size=8, scales=(1.0,))
     paper = every[0].settings
     assert paper.variant == PAPER
     assert paper.margin == 15  # three times the mean logit, on each logit

@@ -31,7 +31,8 @@ def test_counts_by_hand(study):
     assert counts["bank"] == 2 * 2 * 5
     assert counts["cam"] == 2 * 2 * (2 * 4 + 6)  # both sets of scales on the tuning images
     example = study.profile.settings("gndrp", "official", 1e-6, 1.0, 2)
-    runs = ablation_runs.grid(example, example, 1.0, 1.0, 8, study.profile.ablations, relu6=True)
+    runs = ablation_runs.grid(example, 1.0, 1.0, study.profile.ablations, relu6=True)
+    runs += ablation_runs.ledger(example, 1.0, 1.0, 8, (1.0,))
     adapted = sum(run.settings is not None for run in runs)
     # two rates, one more margin, one more B: four RIBs on the study's scenes, one on the others
     assert counts["rib"] == 2 * (4 + 1) * ((2 + 1 + 1) * 4 + 6) + 3 * adapted

@@ -56,9 +56,9 @@ def tuning(study: Study) -> pd.DataFrame:
     gain: over CAM as it was chosen, of the same training seed.
     """
     tables = {}
-    for one in study.replicas:
-        cam = one.tuned(CAM).table.query("chosen")["miou"].iloc[-1]
-        for method in study.methods:
+    for method in study.methods:
+        for one in study.trainings(method):
+            cam = one.tuned(CAM).table.query("chosen")["miou"].iloc[-1]
             table = one.tuned(method).table
             tables[method.title, one.training_seed] = table.assign(gain=table["miou"] - cam)
     return pd.concat(tables, names=["method", "seed"]).reset_index(["method", "seed"])
@@ -68,7 +68,7 @@ def choices(study: Study) -> pd.DataFrame:
     """What each training seed chose for each method, as text, and after how many trials."""
     rows = []
     for method in study.methods:
-        tuned = [one.tuned(method) for one in study.replicas]
+        tuned = [one.tuned(method) for one in study.trainings(method)]
         chosen = {
             name: "; ".join(_setting(one.chosen[name]) for one in tuned) for name in tuned[0].chosen
         }
@@ -93,14 +93,14 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
     """
     rows = []
     for method in methods or study.methods:
-        seeds = [one.seed(method) for one in study.replicas]
+        seeds = [one.seed(method) for one in study.trainings(method)]
         for choice in seeds[0].chosen:
             counts = [seed.at(choice) for seed in seeds]
             row = {"method": method.title, "threshold chosen": choice}
             row |= {"threshold": np.mean([seed.threshold(choice) for seed in seeds])}
             row |= with_interval("miou", replicated(miou, [(each,) for each in counts]))
             if method != CAM:
-                plain = [one.seed(CAM).at(choice) for one in study.replicas]
+                plain = [one.seed(CAM).at(choice) for one in study.trainings(method)]
                 gains = replicated(gain, list(zip(counts, plain, strict=True)))
                 row |= with_interval("over_cam", gains)
             rows.append(row | {"images": len(counts[0]), "seeds": len(counts)})
@@ -112,8 +112,8 @@ def replicas(study: Study) -> pd.DataFrame:
     """Seed mIoU (held out) of each method, by training seed."""
     rows = [
         (method.title, one.training_seed, miou(one.seed(method).at("held-out").sum(axis=0)))
-        for one in study.replicas
         for method in study.methods
+        for one in study.trainings(method)
     ]
     return pd.DataFrame(rows, columns=["method", "seed", "miou"])
 

@@ -18,7 +18,7 @@ from ribkit.results.style import Pictures
 from ribkit.results.tables import each_class, object_of, replicas, shrunk, with_interval
 from ribkit.results.tables_toy import means
 from ribkit.study import ablation_runs, information, pipeline
-from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, runs
+from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, ledger_runs, runs
 from ribkit.study.ablations import PARTS
 from ribkit.study.inputs import first
 from ribkit.study.panels import GRADIENT_PANELS, gradient_region
@@ -124,7 +124,7 @@ def ledger(study: Study) -> pd.DataFrame:
     A row each: from the paper's side to the official one's, intervals corrected for all rows. 1 to
     9 on the ablated images; 10 and 11 on all scored images, after IRN.
     """
-    every, compared = [run for run in runs(study) if run.question == "ledger"], {}
+    every, compared = ledger_runs(study), {}
     for run in every:
         other = next(r for r in every if r.scales == run.scales)
         if run is not other:
@@ -221,7 +221,8 @@ def best_of(study: Study, draws: int = 300) -> pd.DataFrame:
     mIoU there is held against that on the other half. tried, bias (points), its standard error.
     """
     scales = study.profile.ablations.scales
-    adapted = [run for run in runs(study) if run.settings is not None and run.scales == scales]
+    every = (*runs(study), *ledger_runs(study))
+    adapted = [run for run in every if run.settings is not None and run.scales == scales]
     different = {(run.settings, run.once): run for run in adapted}
     every = np.stack([ablation_runs.run_result(study, run).counts for run in different.values()])
     random, rows, halves = np.random.default_rng(study.profile.rng_seed), [], []

@@ -37,7 +37,8 @@ def coverage(study: Study) -> pd.DataFrame:
     """Mean shares of some parts that the maps of each method cover, in %, over all replicas."""
     rows = []
     for method in study.methods:
-        each = [100 * by_image(one.coverage(method)) for one in study.replicas]
+        trainings = study.trainings(method)
+        each = [100 * by_image(one.coverage(method)) for one in trainings]
         for part in LEVELS:
             if part in each[0]:
                 row = {"method": method.title, "part": part}

@@ -41,14 +41,12 @@ class Run:
 
 
 # ---- what is tried ------------------------------------------------------------------------------
-def grid(
-    rib: Settings, paper: Settings, unit: float, rows: float, size: int, tried: Grid, relu6: bool
-) -> list[Run]:
-    """All runs of RQ1 to RQ3 and of the ledger; CAM is the first, RIB the second.
+def grid(rib: Settings, unit: float, rows: float, tried: Grid, relu6: bool) -> list[Run]:
+    """All runs of RQ1 to RQ3; CAM is the first, RIB the second.
 
-    rib, paper: the settings chosen for RIB official and paper, GNDRP. unit: CAM's mean target logit
-    (GAP), which ``official`` sums over so many rows and target classes. size: how many classes.
-    relu6: whether the network has activations inside that saturate on both sides.
+    rib: the settings chosen for RIB official, GNDRP. unit: CAM's mean target logit (GAP), which
+    ``official`` sums over so many rows and target classes. relu6: whether the network has
+    activations inside that saturate on both sides.
     """
     runs: list[Run] = []
 
@@ -85,16 +83,17 @@ def grid(
     add("RQ3", "adaptation", "once for the set", rib, once=True)
     add("RQ3", "adaptation", "each image, last map", replace(rib, last_map=True))
     add("RQ3", "adaptation", "each image, summed maps", rib)
-    return runs + _ledger(paper, unit, rows, size, tried.scales)
+    return runs
 
 
-def _ledger(
+def ledger(
     paper: Settings, unit: float, rows: float, size: int, scales: tuple[float, ...]
 ) -> list[Run]:
-    """Each difference alone, from the paper's side to the official one's.
+    """Each difference alone, from the paper's side to the official one's; `paper` is the first.
 
-    Both margins are three times CAM's mean logit, each on its own scale. Where the official code
-    does as the paper (3, 5, 8), the value is what else could have been done.
+    paper: the settings chosen for RIB paper, GNDRP; size: how many classes. Both margins are three
+    times CAM's mean logit, each on its own scale. Where the official code does as the paper (3, 5,
+    8), the value is what else could have been done.
     """
     paper = replace(paper, margin=3 * unit)
     summed = replace(paper, margin=3 * unit * rows)
@@ -130,14 +129,20 @@ def ablated_images(study: Study) -> ImageSet:
 
 @cache
 def runs(study: Study) -> tuple[Run, ...]:
-    """All that is tried, CAM first."""
-    tried = study.profile.ablations
+    """All that is tried of RIB's settings, CAM first."""
+    tried, rib = study.profile.ablations, study.settings(RIB)
     unit, rows = study.margin_unit(PAPER_RIB), study.margin_rows(tried.scales)
-    rib, paper = map(study.settings, (RIB, PAPER_RIB))
     if rib.margin < NO_MARGIN:
         rib = replace(rib, margin=rib.margin * rows / study.margin_rows(study.scales))
-    relu6 = study.profile.backbone == "efficientnet_lite0"
-    return tuple(grid(rib, paper, unit, rows, len(study.scored.classes), tried, relu6))
+    return tuple(grid(rib, unit, rows, tried, study.profile.backbone == "efficientnet_lite0"))
+
+
+@cache
+def ledger_runs(study: Study) -> tuple[Run, ...]:
+    """All that is tried of the differences between paper and official code, the paper first."""
+    paper, scales = study.settings(PAPER_RIB), study.profile.ablations.scales
+    unit, rows = study.margin_unit(PAPER_RIB), study.margin_rows(scales)
+    return tuple(ledger(paper, unit, rows, len(study.scored.classes), scales))
 
 
 def run_named(study: Study, value: str, factor: str = "") -> Run:

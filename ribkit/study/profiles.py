@@ -86,6 +86,9 @@ class Profile:
     bank_side: Count = 64  # and how wide they are seen, in pixels
     rng_seed: CountOrZero = 0
     replicas: Count = 3  # how often everything is trained, from as many seeds, for the claims
+    variant_replicas: CountOrZero = (
+        0  # of these, on how many the paper's variants are tried; 0: all
+    )
     # network and its training
     backbone: Backbone = "small"
     weights: Annotated[str, path_or()] = (

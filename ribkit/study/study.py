@@ -121,6 +121,11 @@ class Study(Inputs):
             other.number, other._tuned = number, {}
         return self, *others
 
+    def trainings(self, method: Method) -> tuple["Study", ...]:
+        """The replicas that a method is tried on: all, but perhaps for the paper's variants."""
+        fewer = self.profile.variant_replicas if method.variant == "paper" else 0
+        return self.replicas[: fewer or None]
+
     @property
     def training_seed(self) -> int:
         """What everything that is trained is seeded with."""
