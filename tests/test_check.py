@@ -39,8 +39,8 @@ def test_counts_by_hand(study):
     assert counts["irn"] == 2 * 2 * 2 * (10 // 4)  # CAM's and RIB's, replicas, epochs, batches
     assert counts["psa"] == 2 * 2 * 1 * (10 // 5)
     assert counts["irn-walk"] == 2 * 2 * (6 + 2 * 4)
-    # CAM, RIB, with saliency, true masks, few masks; and saliency's own
-    networks = 2 * 5 + 1
+    # CAM, RIB, both with saliency, true masks, few masks; and saliency's own
+    networks = 2 * 6 + 1
     assert counts["network"] == networks * 9
     assert counts["predictions"] == networks * 7
 

@@ -110,7 +110,8 @@ def fabricated(request, monkeypatch):
 
         return SimpleNamespace(title=title, stage=stage)
 
-    sources = {"CAM": -4, "RIB": 0, "RIB + saliency": 4, "ground truth": 8}
+    sources = {"CAM": -4, "RIB": 0, "CAM + saliency": 0, "RIB + saliency": 4}
+    sources |= {"ground truth": 8}
 
     def networks(study, source, crf):
         return [counts(confusions(sign * sources[source], r.number)) for r in study.replicas]
@@ -271,9 +272,8 @@ def test_our_row_names_its_setting(monkeypatch):
         for m in ("CAM", "RIB")
         for s in ("seed", "+ CRF", "+ IRN")
     ]
-    nets = [
-        {"trained on": s, "CRF": "with CRF", "miou": 60.0} for s in ("CAM", "RIB", "ground truth")
-    ]
+    sources = pipeline.sources(Study("mini"))
+    nets = [{"trained on": s, "CRF": "with CRF", "miou": 60.0} for s in sources]
     monkeypatch.setattr(tables_rq4, "refinement_scores", lambda study: pd.DataFrame(stages))
     monkeypatch.setattr(tables_rq4, "network_scores", lambda study: pd.DataFrame(nets))
     table = report.headline(Study("mini", "", {"score_images": 4}))

@@ -384,3 +384,12 @@ def test_a_readable_table_has_rounded_numbers_with_their_intervals():
     assert text["mIoU (%)"][0] == "50.0 (48.0 to 52.1)"
     assert text["gain over CAM"].tolist() == ["+1.2 (-0.5 to +3.0)", ""]
     assert text.loc[0, ["threshold chosen", "threshold"]].tolist() == ["oracle", "0.30"]
+
+
+def test_the_papers_variants_may_be_tried_on_fewer_trainings():
+    study = Study("mini", "", {"replicas": 3, "variant_replicas": 1})
+    tried = {method.title: study.trainings(method) for method in study.methods}
+    papers = {title for title, trainings in tried.items() if trainings == study.replicas[:1]}
+    assert papers == {"RIB paper, GAP", "RIB paper, GNDRP"}
+    assert all(len(trainings) == 3 for title, trainings in tried.items() if title not in papers)
+    assert len(Study("mini", "", {"replicas": 2}).trainings(study.methods[-3])) == 2

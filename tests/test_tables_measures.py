@@ -142,7 +142,8 @@ def test_a_rank_correlation_needs_three_points_and_says_so(study, monkeypatch):
 
 
 def test_scores_are_matched_by_method_and_training_seed(study, monkeypatch):
-    networks = {"CAM": 1, "RIB": 2, "RIB + saliency": 3, "ground truth": 9}
+    networks = {"CAM": 1, "RIB": 2, "CAM + saliency": 3, "RIB + saliency": 3}
+    networks |= {"ground truth": 9}
     monkeypatch.setattr(
         pipeline,
         "network_counts",
@@ -150,10 +151,10 @@ def test_scores_are_matched_by_method_and_training_seed(study, monkeypatch):
     )
     monkeypatch.setattr(tables_measures, "_label_miou", lambda one, source: 50.0 + one.number)
     table = tables_measures._all_scores(study)
-    methods = {*(m.title for m in study.methods[:-1]), "RIB", "RIB + saliency"}
+    methods = {*(m.title for m in study.methods[:-1]), "RIB", "CAM + saliency", "RIB + saliency"}
     assert set(table.index) == {(method, seed) for method in methods for seed in (0, 1)}
     known = table["network mIoU"].dropna().index
-    assert set(known.get_level_values("method")) == {"CAM", "RIB", "RIB + saliency"}
+    assert set(known.get_level_values("method")) == set(networks) - {"ground truth"}
     assert table.loc[("RIB + saliency", 1)].isna().tolist() == [True, True, False, False]
     assert table.loc[("CAM", 1), "label mIoU"] == 51
     assert table.loc[("RIB", 0), "seed mIoU"] > table.loc[("CAM", 0), "seed mIoU"]

@@ -170,11 +170,12 @@ def _refinement(study: Study) -> dict[str, Measured]:
 
 
 def _networks(study: Study) -> dict[str, Measured]:
-    """Gains of the networks trained on RIB's labels, and on those cut out by saliency."""
+    """Gains of the networks trained on RIB's labels, with and without saliency's help."""
     setting, values = f"{_setting(study, study.validation, 'val images')}, with CRF", {}
     for name, after, before in (
         ("rib-network", "RIB", "CAM"),
         ("saliency-network", "RIB + saliency", "RIB"),
+        ("rib-network-saliency", "RIB + saliency", "CAM + saliency"),
     ):
         if after in pipeline.sources(study):
             counts = (pipeline.network_counts(study, source, True) for source in (after, before))
@@ -246,8 +247,9 @@ def headline(study: Study) -> pd.DataFrame:
         shown = {title: f"{stages[method, stage]:.1f}" for stage, title in names.items()}
         row = {"method": f"{method} + IRN ({setting})", "network, val": networks[method]}
         rows.append(row | shown)
-    for source, title in (("RIB + saliency",) * 2, ("ground truth", "true masks, the ceiling")):
-        if source in networks:
-            rows.append({"method": f"{title} ({setting})", "network, val": networks[source]})
+    titles = {"ground truth": "true masks, the ceiling"}
+    for source in pipeline.sources(study)[2:]:
+        title = f"{titles.get(source, source)} ({setting})"
+        rows.append({"method": title, "network, val": networks[source]})
     columns = [name for name in reported.pivot("VOC") if name != "network, test"]
     return pd.DataFrame(rows, columns=columns).fillna("")

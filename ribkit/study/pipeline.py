@@ -216,7 +216,7 @@ def _saliency_training(study: Study) -> partial:
 # ---- the network --------------------------------------------------------------------------------
 def sources(study: Study) -> tuple[str, ...]:
     """What networks are trained on; the last is the ceiling."""
-    salient = ("RIB + saliency",) if study.profile.saliency else ()
+    salient = ("CAM + saliency", "RIB + saliency") if study.profile.saliency else ()
     return ("CAM", "RIB", *salient, "ground truth")
 
 
@@ -228,7 +228,7 @@ def labelled(study: Study, source: str) -> Labels:
         return tuple((images, None) for images in (study.scored, *study.remaining_images))
     cam, rib = refinements(study)
     name = "+ IRN + saliency" if source.endswith("saliency") else PSEUDO
-    return (cam if source == "CAM" else rib).pseudo(name)
+    return (cam if source.startswith("CAM") else rib).pseudo(name)
 
 
 def network(study: Study, source: str) -> TrainedModel:
