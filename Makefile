@@ -9,8 +9,8 @@ PYTHON ?=
 PY := .venv/bin/python
 export PROFILE DATA DEVICE PARAMS PYTHON
 $(foreach v,PROFILE DATA DEVICE PARAMS PYTHON,$(eval override $v := $$(value $v)))  # as typed, with $
-STUDY = $(PY) -m ribkit.reproduce --profile "$$PROFILE" --data "$$DATA" --device "$$DEVICE" \
-	--set "$$PARAMS"
+SETTINGS = --profile "$$PROFILE" --data "$$DATA" --device "$$DEVICE" --set "$$PARAMS"
+STUDY = $(PY) -m ribkit.reproduce $(SETTINGS)
 
 DAMAGE = $(addprefix tests/test_,$(addsuffix .py,soak killed damaged starved broken_inputs))
 SOAK = $(if $(filter voc,$(PROFILE)),tests/test_soak_voc.py,$(DAMAGE))
@@ -18,7 +18,7 @@ SOAK = $(if $(filter voc,$(PROFILE)),tests/test_soak_voc.py,$(DAMAGE))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: reproduce test check lab figures report bench soak clean help
+.PHONY: reproduce test check lab figures report site bench soak clean help
 
 reproduce: .venv/.installed  ## run all notebooks in order, draw the figures, print the table of claims
 	RIBKIT_PROGRESS=1 $(STUDY)
@@ -39,9 +39,10 @@ figures: .venv/.installed  ## redraw every figure from the table, and pictures, 
 	$(PY) -m ribkit.results.figures
 
 report: reproduce  ## write the study's last notebook to build/report.html
-	$(PY) -m nbconvert --to html --template-file notebooks/report.html.j2 --embed-images --no-prompt \
-		--output-dir build --output report "build/$$PROFILE/07_report.ipynb"
-	@echo "The report is in build/report.html."
+	$(PY) -m ribkit.results.site $(SETTINGS) --report
+
+site: reproduce  ## write notebooks, README and docs as pages to build/site, with an index
+	$(PY) -m ribkit.results.site $(SETTINGS)
 
 bench: .venv/.installed  ## run every benchmark in benchmarks/; ratios to build/bench.json
 	$(PY) benchmarks

@@ -24,7 +24,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11.0", "3.11.9", "3.12.9")
 TARGETS = {
-    "reproduce", "test", "check", "lab", "figures", "report", "bench", "soak", "clean", "help",
+    "reproduce", "test", "check", "lab", "figures", "report", "site", "bench", "soak", "clean",
+    "help",
 }  # fmt: skip
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -223,7 +224,6 @@ USED = {
     ),
     "ipykernel": ("ribkit/runtime/notebooks.py", 'kernel_name="python3"'),
     "jupyterlab": ("Makefile", "-m jupyterlab notebooks"),
-    "nbconvert": ("Makefile", "-m nbconvert --to html"),
     "nbval": ("Makefile", "-m pytest --nbval build/short"),
     "pytest-xdist": ("Makefile", "-m pytest tests -q -n auto"),
     "onnxruntime": ("ribkit/refinement/saliency.py", 'import_module("onnxruntime")'),

@@ -1,7 +1,6 @@
 """The report: every claim's verdict follows from stored results, and its links lead somewhere."""
 
 import json
-import re
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from fabricated import swept_from
-from nbconvert import HTMLExporter
 
 from ribkit.evaluation import power
 from ribkit.evaluation.miou import counts, miou
@@ -281,20 +279,6 @@ def test_our_row_names_its_setting(monkeypatch):
     assert not table.isna().any(axis=None)
     assert table["method"].str.contains("mini, 4 images, 8 classes").all()
     assert table.loc[1, "seed, train"] == "50.0"
-
-
-def test_the_html_report_fetches_nothing():
-    cells = [
-        nbformat.v4.new_markdown_cell("# A title?\n\n[a link](#b) and | a | table |"),
-        nbformat.v4.new_code_cell("1", outputs=[]),
-    ]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    exporter = HTMLExporter(template_file=str(NOTEBOOKS / "report.html.j2"))
-    page, _ = exporter.from_notebook_node(notebook)
-    assert "A title?" in page
-    assert not re.findall(r"""(?:src|href)=["']?https?:""", page)
-    assert not re.findall(r"""(?:import|from|url)[\s("']*https?:""", page)
-    assert "<script src" not in page
 
 
 def test_a_notebooks_cells_are_json_that_a_browser_reads():

@@ -60,7 +60,8 @@ def show(study: Study, name: str, content: pd.DataFrame | Pictures) -> Image:
     with resource_errors(name):
         drawn = save(name, content, study.folder / "figures")
     width = round(96 * drawn.get_figwidth())
-    return Image(filename=study.folder / "figures" / f"{name}.png", width=width)
+    path = study.folder / "figures" / f"{name}.png"
+    return Image(filename=path, width=width, alt=f"figure {name.replace('_', ' ')}")
 
 
 def redraw(path: Path) -> Figure:
