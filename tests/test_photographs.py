@@ -148,3 +148,10 @@ def test_the_packaged_classifier_recognises_what_is_shipped(monkeypatch):
         with torch.no_grad():
             best = network((pixels[None] - 127) / 128)[0].topk(2).indices.tolist()
         assert images.labels[k].nonzero()[0][0] in best, images.ids[k]
+
+
+def test_photographs_that_show_a_class_of_the_studys_are_labelled_with_it():
+    images = photographs.shipped_showing(("cow", "cat", "motorbike"))
+    assert images.ids == ("chelsea.png", "motorcycle_left.png")
+    assert images.labels.tolist() == [[False, True, False], [False, False, True]]
+    assert len(photographs.shipped_showing(("cow",))) == 0

@@ -25,6 +25,7 @@ SHIPPED = {  # file in its package -> class in torchvision's ImageNet, and whose
     "sklearn/datasets/images/china.jpg": "palace",  # danielbuechele, CC BY 2.0
     "sklearn/datasets/images/flower.jpg": "daisy",  # vultilion, CC BY 2.0
 }
+VOC = {"chelsea.png": "cat", "motorcycle_left.png": "motorbike"}  # what they show, as VOC has it
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +78,13 @@ def shipped_labelled() -> ImageSet:
 
     classes = ResNet50_Weights.DEFAULT.meta["categories"]
     return shipped().labelled(classes, [[classes.index(c)] for c in SHIPPED.values()])
+
+
+def shipped_showing(classes: Sequence[str]) -> ImageSet:
+    """Those of `shipped` that show one of these classes of VOC, with their labels; perhaps none."""
+    every = shipped()
+    paths = {name: path for name, path in every.paths.items() if VOC.get(name) in classes}
+    return Photographs(paths).labelled(classes, [[classes.index(VOC[name])] for name in paths])
 
 
 def folder(path: str | Path) -> Photographs:

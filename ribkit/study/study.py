@@ -369,9 +369,10 @@ class Study(Inputs):
         return run.table("coverage")
 
     # ---- pictures of the process --------------------------------------------------------------
-    def growth(self, method: Method) -> tuple[ImageSet, Result]:
-        """The first scored images, and their maps through a method's process."""
-        images, sizes = first(self.scored, 3), Sizes(self.scales, self.profile.long_side)
+    def growth(self, method: Method, images: ImageSet | None = None) -> tuple[ImageSet, Result]:
+        """Images, else the first scored ones, and their maps through a method's process."""
+        images = first(self.scored, 3) if images is None else images
+        sizes = Sizes(self.scales, self.profile.long_side)
         seen = {"model": self.model, "images": images, "sizes": sizes}
         adaptation = self.adaptation(self.settings(method))
         return images, self.store.run(maps.growth, **seen, adaptation=adaptation)
