@@ -123,7 +123,7 @@ def run_all(study: Study) -> None:
     executed = reproduce(study, parameters)
     if not study.overrides:
         figures.publish(folder / "figures", ROOT / "figures" / study.profile.name)
-    table = pd.read_csv(folder / "figures" / "claims.csv", keep_default_na=False)
+    table = claims.readable(pd.read_csv(folder / "figures" / "claims.csv"))
     print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")
     minutes = (time.perf_counter() - started) / 60
     print(f"{len(executed)} notebooks in {folder}, {minutes:.1f} minutes.")

@@ -8,9 +8,10 @@ decides it: the notebook, and the heading and the figure there.
 """
 
 import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,9 +68,6 @@ class Measured:
     setting: str
     on: str  # what it was measured on: "scenes", "photographs" or "digits"
 
-    def __str__(self) -> str:
-        return f"{self.difference:+.2f} {self.unit} ({self.low:+.2f} to {self.high:+.2f})"
-
 
 def verdict(low: float, high: float, reported: tuple[float, float] | None = None) -> str:
     """One of `VERDICTS`, from where a 95 % interval lies; not a number counts as not measured.
@@ -96,50 +94,87 @@ def verdict(low: float, high: float, reported: tuple[float, float] | None = None
     return "holds, larger than reported" if low > reported[1] else "holds, as large as reported"
 
 
-def _in_words(claim: Claim, value: Measured | None) -> str:
-    """The verdict: on what, and where no effect was found, what gain would have been."""
-    if value is None:
-        return "not measured"
-    found = claim.reported
-    if found and found.unit != value.unit:
-        raise ValueError(f"{claim.name}: reported in {found.unit}, measured in {value.unit}.")
-    word = verdict(value.low, value.high, (found.low, found.high) if found else None)
-    if word == "not measured":
-        return word
-    against_zero, comma, against_reported = word.partition(",")
-    words = f"{against_zero} on {value.on}{comma}{against_reported}"
-    if word in COULD_BE_FOUND:
-        gain = np.format_float_positional(value.detectable, 2, fractional=False, trim="-")
-        words += f"; a gain of {gain} would have been found 8 times in 10"
-    return words
-
-
-def plain(words: str) -> str:
-    """Which of `VERDICTS` the words in the table of claims say."""
-    return re.sub(r" on \w+", "", words.split(";")[0])
-
-
 def table(measured: dict[str, Measured], notebook: str = "") -> pd.DataFrame:
-    """The claims, or those of the notebook ``"03"``, beside what was measured, a row each.
+    """The claims, or those of the notebook ``"03"``, and what was measured, in numbers.
 
-    ``measured`` maps names of claims; a name that is no claim's raises KeyError.
+    ``measured`` maps names of claims; a name that is no claim's raises KeyError. `readable` shows
+    it.
     """
     if unknown := measured.keys() - {claim.name for claim in CLAIMS}:
         raise KeyError(f"no claim is called {', '.join(sorted(unknown))}")
-    rows = []
-    for claim in CLAIMS:
-        if claim.notebook.startswith(notebook):
-            value = measured.get(claim.name)
-            heading = f"{claim.notebook}.ipynb#{claim.heading.replace(' ', '-')}"
-            row = {"question": claim.question, "claim": claim.text}
-            row["reported"] = claim.reported.text if claim.reported else claim.no_number
-            row["measured here (95 % interval)"] = str(value or "")
-            row["setting"] = value.setting if value else ""
-            row["verdict"] = _in_words(claim, value)
-            # JupyterLab's kind of link to a heading, and the figure in the report
-            link = f"[{claim.notebook[:2]}]({heading}), [{claim.figure}](#{claim.figure})"
-            rows.append(row | {"decided by": link})
-    return pd.DataFrame(rows)
+    chosen = [claim for claim in CLAIMS if claim.notebook.startswith(notebook)]
+    return pd.DataFrame([_row(claim, measured.get(claim.name)) for claim in chosen])
+
+
+def _row(claim: Claim, value: Measured | None) -> dict:
+    """One claim's row of `table`."""
+    effect, shown = claim.reported, ("name", "question", "text", "notebook", "heading", "figure")
+    row = {column: getattr(claim, column) for column in shown}
+    row["reported"] = effect.text if effect else claim.no_number
+    row |= {"reported_low": math.nan, "reported_high": math.nan, "verdict": "not measured"}
+    if effect:
+        row |= {"reported_low": effect.low, "reported_high": effect.high}
+    if value is None:
+        numbers = dict.fromkeys(("difference", "low", "high", "detectable"), math.nan)
+        return row | numbers | dict.fromkeys(("unit", "setting", "on"), "")
+    if effect and effect.unit != value.unit:
+        raise ValueError(f"{claim.name}: reported in {effect.unit}, measured in {value.unit}.")
+    word = verdict(value.low, value.high, (effect.low, effect.high) if effect else None)
+    return row | vars(value) | {"verdict": word}
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """A `table` as text, a row for each claim."""
+    rows = table.fillna({"unit": "", "setting": "", "on": ""}).to_dict("records")
+    shown = []
+    for row in rows:
+        # JupyterLab's kind of link to a heading, and the figure in the report
+        heading = f"{row['notebook']}.ipynb#{row['heading'].replace(' ', '-')}"
+        link = f"[{row['notebook'][:2]}]({heading}), [{row['figure']}](#{row['figure']})"
+        text = {"question": row["question"], "claim": row["text"], "reported": row["reported"]}
+        text |= {"measured here (95 % interval)": interval(row), "setting": row["setting"]}
+        shown.append(text | {"verdict": in_words(row), "decided by": link})
+    return pd.DataFrame(shown)
+
+
+def evidence(photographs: pd.DataFrame, scenes: pd.DataFrame) -> pd.DataFrame:
+    """Two `table`, of photographs and of drawn scenes, side by side as text.
+
+    What was measured on digits, in both, stands beside the scenes, which have more seeds.
+    """
+    scenes = scenes.set_index("name")
+    shown = []
+    for row in photographs.to_dict("records"):
+        other = scenes.loc[row["name"]]
+        text = {"question": row["question"], "claim": row["text"], "reported": row["reported"]}
+        text["on photographs"] = "" if other["on"] == "digits" else found(row)
+        shown.append(text | {"on scenes, or digits": found(other)})
+    return pd.DataFrame(shown)
+
+
+def found(row: Mapping[str, Any]) -> str:
+    """What was measured of a claim, and the verdict."""
+    return ": ".join(filter(None, (interval(row), in_words(row))))
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """What was measured of a claim, in words; nothing if nothing was."""
+    if pd.isna(row["difference"]):
+        return ""
+    return "{difference:+.2f} {unit} ({low:+.2f} to {high:+.2f})".format(**row)
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """The verdict of a row: on what, and where no effect was found, what gain would have been."""
+    word = row["verdict"]
+    if word == "not measured":
+        return word
+    against_zero, comma, against_reported = word.partition(",")
+    words = f"{against_zero} on {row['on']}{comma}{against_reported}"
+    if word in COULD_BE_FOUND:
+        gain = np.format_float_positional(row["detectable"], 2, fractional=False, trim="-")
+        words += f"; a gain of {gain} would have been found 8 times in 10"
+    return words
 
 
 def markdown(table: pd.DataFrame) -> str:

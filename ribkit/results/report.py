@@ -70,7 +70,8 @@ def measured(study: Study, notebook: str = "") -> dict[str, Measured]:
 
 def answer(study: Study, notebook: str) -> pd.DataFrame:
     """The claims that a notebook decides, with what was measured and the verdict."""
-    return claims.table(measured(study, notebook), notebook).drop(columns="decided by")
+    table = claims.table(measured(study, notebook), notebook)
+    return claims.readable(table).drop(columns="decided by")
 
 
 def _setting(study: Study, images: ImageSet, kind: str = "images") -> str:

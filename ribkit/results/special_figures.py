@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ribkit.results import plots
-from ribkit.results.claims import VERDICTS, plain
+from ribkit.results.claims import VERDICTS
 from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend
 from ribkit.results.style import KINDS, PALETTE, Pictures
 from ribkit.results.tables_toy import PAPER_DROPS
@@ -171,7 +171,7 @@ def refinement_errors(drawn: Figure, table: pd.DataFrame) -> None:
 
 def claims(drawn: Figure, table: pd.DataFrame) -> None:
     """How many claims of each question have which verdict, the best on the left."""
-    counts = pd.crosstab(table["question"], table["verdict"].map(plain))
+    counts = pd.crosstab(table["question"], table["verdict"])
     counts = counts[sorted(counts, key=VERDICTS.index)]
     axis = drawn.subplots()
     _stacked(axis, counts, [VERDICT_COLOURS[verdict] for verdict in counts])
