@@ -1,6 +1,6 @@
 """The official code's way of working, written anew, for our own to be held against.
 
-Not its code: the same results by the same order of work (README, "Two variants"). The whole network
+Not its code: the same results by the same order of work (docs/variants.md). The whole network
 at every step, for every view; the others decoded and cropped inside the loop; a loop over rows and
 classes; a wait for the device at each of them; the last update made though nobody sees its map;
 float32; torch's plain layers.

@@ -1,5 +1,7 @@
 """The README shows what the committed tables say."""
 
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -8,12 +10,13 @@ import pytest
 from ribkit.results import claims, figures, tables
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+TEXTS = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+PIPELINE = (ROOT / "docs" / "pipeline.md").read_text()
 
 
 def between(name):
-    """The README's text between the two marks of that name."""
-    return README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+    """The text of the documentation between the two marks of that name."""
+    return TEXTS.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
 
 
 def test_claims_are_those_of_the_committed_run():
@@ -46,3 +49,19 @@ def test_every_figure_has_its_table(path):
 def test_no_figure_shows_a_voc_photograph():
     names = {path.name.split(".")[0] for path in (ROOT / "figures" / "voc-lite").glob("*")}
     assert not names & figures.UNPUBLISHED["voc-lite"]
+
+
+STAGES = re.findall(r"^\| `([\w-]+)` \|.*\| (\d\d) \| `([\w.]+)` \|", PIPELINE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("stage", "notebook", "function"), STAGES)
+def test_the_pipelines_table_names_stages_and_notebooks_that_exist(stage, notebook, function):
+    module, name = function.rsplit(".", 1)
+    assert getattr(import_module(module), name).stage == stage
+    assert list((ROOT / "notebooks").glob(f"{notebook}_*.ipynb"))
+
+
+def test_the_pipelines_table_has_every_step_from_the_classifier_to_the_network():
+    names = [stage for stage, _, _ in STAGES]
+    steps = ["classifier", "cam", "rib", "irn-labels", "irn", "irn-walk", "network", "predictions"]
+    assert [name for name in names if name in steps] == steps

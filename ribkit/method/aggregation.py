@@ -43,7 +43,7 @@ def covered(maps: Tensor, level: float) -> Tensor:
 
     .. math:: |\{u : \exists c : M_c(u) > l \max_v M_c(v)\}| / |U|
 
-    The official code's stop by area (of arXiv:2110.06530), difference 6 of the README.
+    The official code's stop by area (of arXiv:2110.06530), difference 6 of docs/variants.md.
 
     Args:
         maps: Raw maps ``(P, h, w)``.

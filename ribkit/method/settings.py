@@ -14,7 +14,7 @@ NO_MARGIN = 1e9  # which no logit reaches
 class Variant:
     """A switch for each difference of the paper, the default here, and the official code.
 
-    Numbered as in the README. Differences 9 (whose threshold decides a seed) and 11 (what 255
+    Numbered as in docs/variants.md. Differences 9 (whose threshold decides a seed) and 11 (what 255
     counts) are always scored both ways; 10 is `ribkit.refinement.random_walk.WALKS`.
     """
 
