@@ -8,6 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from ribkit.runtime import notebooks
+
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IGNORED = "nbval-ignore-output"
@@ -37,7 +39,7 @@ def test_title_is_a_question_and_functions_live_in_ribkit(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_was_run_in_order_and_has_a_checked_cell(path):
-    cells = code_cells(path)
+    cells = [c for c in code_cells(path) if notebooks.SKIPPED not in c.metadata.get("tags", [])]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert checked(cells)
     assert not any(
@@ -80,3 +82,10 @@ def test_a_changed_value_in_a_checked_cell_fails(tmp_path):
     found = run_nbval(tmp_path, [imports, changed])
     assert found.returncode == 1
     assert "1 failed" in found.stdout
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_cell_for_the_reader_to_run_is_passed_by_by_papermill_and_nbval(path):
+    for cell in code_cells(path):
+        tags = set(cell.metadata.get("tags", [])) & {notebooks.SKIPPED, "nbval-skip"}
+        assert len(tags) != 1

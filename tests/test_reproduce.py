@@ -333,6 +333,12 @@ def test_a_cell_that_may_fail_may_not(study, tmp_path):
     assert recorded(study) is None
 
 
+def test_a_cell_that_a_reader_is_to_run_is_passed_by(study, tmp_path):
+    write(tmp_path / "notebooks", "1 / 0", tags=[notebooks.SKIPPED])
+    reproduce.reproduce(study, PARAMETERS)
+    assert recorded(study)["parameters"] == PARAMETERS
+
+
 def test_a_cell_that_did_not_run_is_a_failure(study, tmp_path, monkeypatch):
     write(tmp_path / "notebooks", "print('never')")
 

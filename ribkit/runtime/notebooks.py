@@ -27,6 +27,7 @@ from ribkit.runtime.files import checksum, digest, flush, state
 from ribkit.runtime.keys import code
 
 RECORD = "ribkit"
+SKIPPED = "skip-execution"  # nbclient's tag of a cell that is for a reader to run
 SUFFIXES = (".csv", ".png", ".pdf")
 START = 600  # seconds that a kernel may take to start, on a machine that is busy
 SHORT = 70  # characters of a folder; a socket's path has 107 at most
@@ -173,6 +174,8 @@ def _execute(source: Path, running: Path, root: Path, parameters: dict) -> None:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 raise NotebookError(_one_line(output.ename, output.evalue))
+        if SKIPPED in cell.metadata.get("tags", []):
+            continue
         completed = cell.metadata.get("papermill", {}).get("status") == "completed"
         finished = completed and cell.get("execution_count") is not None
         if cell.cell_type == "code" and cell.source.strip() and not finished:
