@@ -35,8 +35,9 @@ check: .venv/.installed  ## check the input; say what will be computed, and for 
 lab: .venv/.installed  ## open the notebooks in JupyterLab
 	JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab notebooks
 
-figures: .venv/.installed  ## redraw every figure from the table, and pictures, beside it
+figures: .venv/.installed  ## redraw every figure from the table beside it; write README's and docs' tables anew
 	$(PY) -m ribkit.results.figures
+	$(PY) -m ribkit.results.published
 
 report: reproduce  ## write the study's last notebook to build/report.html
 	$(PY) -m ribkit.results.site $(SETTINGS) --report

@@ -334,6 +334,9 @@ TABLES = {
     "coverage": coverage,
     "changes": changes,
     "claims": verdicts,
+    "forest": lambda: pd.concat(
+        [verdicts().assign(evidence=kind) for kind in ("photographs", "scenes")]
+    ),
     "refinement": refinement,
     "refinement_errors": refinement_errors,
     "refined": gallery,

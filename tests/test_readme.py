@@ -7,37 +7,32 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ribkit.results import claims, figures, tables
+from ribkit.results import figures, published
+from ribkit.runtime.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 TEXTS = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
 PIPELINE = (ROOT / "docs" / "pipeline.md").read_text()
 
 
-def between(name):
-    """The text of the documentation between the two marks of that name."""
-    return TEXTS.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+@pytest.mark.parametrize("path", published.files(), ids=lambda path: path.name)
+def test_texts_between_marks_are_those_of_the_committed_tables(path):
+    assert published.filled(path.read_text()) == path.read_text()
 
 
-def test_claims_are_those_of_the_committed_run():
-    table = claims.readable(pd.read_csv(ROOT / "figures" / "mini" / "claims.csv"))
-    assert between("claims") == claims.markdown(table.drop(columns="decided by"))
+def test_every_text_is_shown_and_every_mark_is_closed():
+    assert set(re.findall(r"<!-- ([\w-]+) -->", TEXTS)) == set(published.TEXTS)
+    assert set(re.findall(r"<!-- /([\w-]+) -->", TEXTS)) == set(published.TEXTS)
 
 
-def test_voc_scores_are_those_of_the_committed_run():
-    table = pd.read_csv(ROOT / "figures" / "voc-lite" / "seed_scores.csv")
-    assert claims.markdown(tables.readable(table)) in between("voc-lite")
+def test_an_unknown_mark_is_told():
+    with pytest.raises(InputError, match="<!-- other --> marks none of claims"):
+        published.filled("<!-- other -->\n<!-- /other -->")
 
 
-@pytest.mark.parametrize("name", ["refinement", "network"])
-def test_the_chain_on_photographs_is_that_of_the_committed_run(name):
-    table = pd.read_csv(ROOT / "figures" / "voc-lite" / f"{name}.csv")
-    assert claims.markdown(tables.readable(table)) in between("voc-chain")
-
-
-def test_the_ledger_is_that_of_the_committed_run():
-    table = pd.read_csv(ROOT / "figures" / "mini" / "ledger.csv")
-    assert between("ledger") == claims.markdown(tables.readable(table))
+def test_the_forest_is_of_the_committed_claims():
+    shown = pd.read_csv(ROOT / "figures" / "both" / "forest.csv")
+    pd.testing.assert_frame_equal(shown, published.forest(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "figures").glob("*/*.png")), ids=str)

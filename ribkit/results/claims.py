@@ -38,6 +38,7 @@ class Claim:
 
     name: str
     question: str
+    short: str
     text: str
     before: str
     after: str
@@ -108,7 +109,8 @@ def table(measured: dict[str, Measured], notebook: str = "") -> pd.DataFrame:
 
 def _row(claim: Claim, value: Measured | None) -> dict:
     """One claim's row of `table`."""
-    effect, shown = claim.reported, ("name", "question", "text", "notebook", "heading", "figure")
+    effect, shown = claim.reported, ("name", "question", "short", "text")
+    shown += ("notebook", "heading", "figure")
     row = {column: getattr(claim, column) for column in shown}
     row["reported"] = effect.text if effect else claim.no_number
     row |= {"reported_low": math.nan, "reported_high": math.nan, "verdict": "not measured"}

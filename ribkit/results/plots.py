@@ -24,7 +24,14 @@ REGION_STYLES = {
     "non-discriminative": {"color": PALETTE[1], "marker": "s"},
     "irrelevant": {"color": PALETTE[7], "marker": "^"},
 }
-DIFFERENCES = ("gain", "over_cam", "beyond", "drop")  # columns with a line at zero
+DIFFERENCES = (
+    "gain",
+    "over_cam",
+    "beyond",
+    "drop",
+    "change",
+    "difference",
+)  # columns with a line at zero
 
 
 def right_legend(axis: Axes) -> None:

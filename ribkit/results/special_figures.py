@@ -179,6 +179,30 @@ def claims(drawn: Figure, table: pd.DataFrame) -> None:
     right_legend(axis)
 
 
+def forest(drawn: Figure, table: pd.DataFrame) -> None:
+    """Each claim's difference with its interval, by evidence; a diamond where the paper's lies."""
+    table = table[table["unit"] == "mIoU"]
+    table = table.rename(columns={"low": "difference_low", "high": "difference_high"})
+    kinds, adds = list(table["evidence"].unique()), table["question"] == "RQ4"
+    for axis, part in zip(drawn.subplots(1, 2), (table[~adds], table[adds]), strict=True):
+        names = list(part["short"].unique())
+        part = part.assign(at=part["short"].map(names.index))
+        reported = part.dropna(subset="reported_low").drop_duplicates("short")
+        middle = (reported["reported_low"] + reported["reported_high"]) / 2
+        look = {"color": "black", "mfc": "none", "label": "reported by the paper"}
+        axis.plot(middle, reported["at"], "D", ms=5, **look)
+        for k, kind in enumerate(kinds):
+            found = part[part["evidence"] == kind]
+            found = found.assign(at=found["at"] + 0.26 * (k - (len(kinds) - 1) / 2))
+            look = {"color": PALETTE[k], "marker": MARKERS[k], "label": kind}
+            points(axis, found, "difference", "at", **look)
+        axis.axvline(0, color="black", lw=1)
+        axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+        axis.set(xlabel="difference (points of mIoU), 95 % interval")
+    handles, names = axis.get_legend_handles_labels()
+    drawn.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
+
+
 def _stacked(axis: Axes, table: pd.DataFrame, colours: Sequence) -> None:
     """Stacked bars: a bar for each index, a part of it for each column."""
     look = {"color": colours, "edgecolor": "w", "width": 0.75, "legend": False}
