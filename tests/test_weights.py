@@ -1,0 +1,27 @@
+"""Trained networks as files for other programs."""
+
+import json
+
+import torch
+from fabricated import stored, trained_classifier
+from safetensors.torch import load_file
+
+from ribkit.data import scenes
+from ribkit.networks import classifier
+from ribkit.runtime.files import digest
+from ribkit.study import weights
+
+
+def test_weights_are_written_with_what_builds_their_network(tmp_path):
+    network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
+    kept = stored(tmp_path, weights=network.state_dict()).tensors("weights")
+    model = trained_classifier(kept)
+    manifest = json.loads(weights.write(tmp_path / "w", {"cls": model}, scenes.CLASSES).read_text())
+    read = load_file(tmp_path / "w" / "cls.safetensors")
+    assert read.keys() == kept.keys()
+    assert all(torch.equal(read[key], kept[key]) for key in read)
+    (file,) = manifest["files"].values()
+    assert file["sha256"] == digest(tmp_path / "w" / "cls.safetensors")
+    assert file["built by"] == "ribkit.networks.classifier.trained_network"
+    assert file["arguments"]["backbone"] == "small"
+    assert manifest["classes"] == list(scenes.CLASSES)
