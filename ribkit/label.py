@@ -53,7 +53,7 @@ RECORD, CLASSIFIER = "label.json", "classifier.safetensors"  # in the folder tha
 
 
 @dataclass(frozen=True)
-class Labelled:
+class PseudoLabels:
     """What was written.
 
     folder: In VOC layout, split ``train``. threshold: Of the maps, chosen without a mask. classes:
@@ -74,7 +74,7 @@ def label(
     irn: bool = False,
     weights: str | Path = "",
     settings: Mapping | None = None,
-) -> Labelled:
+) -> PseudoLabels:
     """Pseudo labels of every photograph in a folder of which the labels say what it shows.
 
     Photographs without an entry are passed over, with a warning. Those with an empty one show no
@@ -116,11 +116,11 @@ def label(
     out.mkdir(parents=True, exist_ok=True)
     about = {"method": method, "irn": irn, "threshold": threshold, "settings": settings}
     with atomic_write(out / RECORD) as path:
-        path.write_text(json.dumps(about, indent=1) + "\n")
+        path.write_text(json.dumps(about, indent=1, default=str) + "\n")
     export.pseudo_ground_truth(out, [(images, found)], "train")
     save_classifier(study, Weights(out / CLASSIFIER))
     _draw(out, seen, maps, found, threshold)
-    return Labelled(out, threshold, _table(images, found))
+    return PseudoLabels(out, threshold, _table(images, found))
 
 
 # ---- what is read -------------------------------------------------------------------------------

@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,23 +10,35 @@ from PIL import Image
 from ribkit import label as door
 from ribkit.data import voc
 from ribkit.label import label
+from ribkit.results import sheets
+from ribkit.results.sheets import Row
+from ribkit.runtime import store
 from ribkit.runtime.errors import InputError
 from ribkit.study import study
 
 QUICK = {
     "backbone": "small", "pretext_scenes": 32, "pretext_epochs": 1, "epochs": 1, "batch": 4,
     "crop": 32, "long_sides": (32, 40), "long_side": 32, "bank_side": 32, "scale_sets": "1.0",
-    "steps": 1, "n_others": 2, "irn.epochs": 1, "irn.batch": 2, "irn.crop": 32, "irn.stride": 4,
-    "irn.radius": 2, "irn_log2_steps": 2,
+    "steps": 1, "n_others": "2", "irn.epochs": 1, "irn.batch": 2, "irn.crop": 32, "irn.stride": 4,
+    "irn.radius": 2, "irn_log2_steps": "2",
 }  # fmt: skip
 SIZES = {"a.png": (36, 48), "b.jpg": (48, 30), "c.png": (40, 40), "d.png": (600, 400)}
 LABELS = {"a.png": ["red"], "b.jpg": ["blue"], "c.png": ["blue", "red"], "d.png": []}
 
 
-@pytest.fixture(autouse=True)
-def _here(monkeypatch, tmp_path):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+@pytest.fixture(autouse=True, scope="module")
+def _one_store(tmp_path_factory):
+    """For all tests: the same photographs are labelled again and again."""
+    patched = pytest.MonkeyPatch()
+    patched.setenv("RIBKIT_WORKERS", "1")
+    patched.setattr(study, "ROOT", tmp_path_factory.mktemp("root"))
+    yield
+    patched.undo()
+
+
+@pytest.fixture
+def _computes_nothing(monkeypatch):
+    monkeypatch.setattr(store, "_compute", lambda job: pytest.fail(f"{job.result} is made"))
 
 
 @pytest.fixture
@@ -97,9 +106,13 @@ def test_pascals_classes_have_pascals_numbers(folder):
     assert done.classes["value"].tolist() == [8, 12]
 
 
-def test_a_second_run_computes_nothing_and_an_interrupted_one_goes_on(folder, monkeypatch):
+def test_an_interrupted_run_goes_on_and_a_second_one_computes_nothing(
+    folder, tmp_path, monkeypatch, request
+):
     def stopped(*_, **__):
         raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "ROOT", tmp_path)
 
     with monkeypatch.context() as patched:
         patched.setattr(door.export, "pseudo_ground_truth", stopped)
@@ -107,9 +120,7 @@ def test_a_second_run_computes_nothing_and_an_interrupted_one_goes_on(folder, mo
             label(folder, LABELS, method="cam", settings=QUICK)
     out = folder.with_name("photos_labels")
     assert {path.name for path in out.iterdir()} == {door.RECORD}
-    monkeypatch.setattr(
-        "ribkit.runtime.store._compute", lambda job: pytest.fail(f"{job.result} is made anew")
-    )
+    request.getfixturevalue("_computes_nothing")
     label(folder, LABELS, method="cam", settings=QUICK)
     before = made(out)
     label(folder, LABELS, method="cam", settings=QUICK)
@@ -144,6 +155,25 @@ def test_more_photographs_may_follow_but_no_others(folder):
     rest = {name: LABELS[name] for name in LABELS if name != "a.png"}
     with pytest.raises(InputError, match="labels of other photographs, as of a; give a new folder"):
         label(folder, rest, method="cam", settings=QUICK)
+
+
+def test_a_sheet_names_each_label_within_it_and_leaves_the_rest_grey():
+    labels = np.zeros((20, 30), np.uint8)
+    labels[2:12, 3:9], labels[10:18, 15:29] = 1, 11
+    pixels = np.full((20, 30, 3), (200, 100, 50), np.uint8)
+    rows = [Row("one", pixels, labels / 20, labels), Row("two", pixels, labels / 20, 0 * labels)]
+    drawn = sheets.sheet(rows, [f"$class {k}$" for k in range(20)], 0.1)
+    photo, plain, first, *_, second, _ = drawn.axes
+    texts = {text.get_text(): text.get_position() for text in first.texts}
+    assert list(texts) == ["$class 0$", "$class 10$"]
+    for (x, y), value in zip(texts.values(), (1, 11), strict=True):
+        assert labels[round(y), round(x)] == value
+    assert (photo.images[0].get_array() == pixels).all()
+    assert len(plain.collections) == 1  # the contour
+    coloured = first.images[0].get_array()
+    assert np.ptp(coloured[labels == 0], axis=1).max() == 0
+    assert len(np.unique(coloured.reshape(-1, 3), axis=0)) == 3
+    assert not second.texts
 
 
 # ---- labels -------------------------------------------------------------------------------------
@@ -233,6 +263,7 @@ def test_names_that_no_folder_in_voc_layout_can_have_are_told(folder, name, word
         label(folder, LABELS)
 
 
+@pytest.mark.usefixtures("_computes_nothing")
 def test_nothing_is_written_over(folder, tmp_path):
     for holds in ("masks", "photos_labels"):
         (tmp_path / holds).mkdir()
@@ -240,7 +271,6 @@ def test_nothing_is_written_over(folder, tmp_path):
     for out in ("", tmp_path / "masks", folder):
         with pytest.raises(InputError, match="holds other things; give a new folder by --out"):
             label(folder, LABELS, out, settings=QUICK)
-    assert not (tmp_path / "build").exists()  # nothing was computed either
 
 
 def test_methods_and_settings_that_do_not_exist_are_told(folder):
@@ -262,8 +292,7 @@ def test_the_command_says_what_it_wrote_or_what_is_wrong(folder, tmp_path, capsy
     assert capsys.readouterr().err.endswith("is not a folder; give one that holds photographs.\n")
 
 
-def test_the_command_explains_itself():
-    command = [sys.executable, "-m", "ribkit.label", "--help"]
-    root = Path(__file__).parents[1]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-    assert "no mask is read anywhere" in shown.stdout
+def test_the_command_explains_itself(capsys):
+    with pytest.raises(SystemExit):
+        door.main(["--help"])
+    assert "no mask is read anywhere" in capsys.readouterr().out

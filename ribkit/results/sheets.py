@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 from skimage.color import label2rgb
@@ -12,6 +13,7 @@ from ribkit.results import plots
 from ribkit.results.style import PALETTE, styled
 
 CONTOUR = "above the threshold"
+COLOURS = [*PALETTE[:7], *PALETTE[8:]]  # but for the grey, which photographs are
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Row:
 def sheet(rows: Sequence[Row], classes: Sequence[str], threshold: float) -> Figure:
     """Photograph, highest map and labels side by side, a row each.
 
-    White on the map: what exceeds the threshold. A label bears its class's name; colours recur
-    after ten classes.
+    White on the map: what exceeds the threshold. A label bears its class's name, since colours
+    recur after nine classes.
     """
     pictures = {}
     for row in rows:
@@ -49,13 +51,12 @@ def sheet(rows: Sequence[Row], classes: Sequence[str], threshold: float) -> Figu
 
 def _coloured(row: Row) -> np.ndarray:
     """Labels in colour over the photograph in grey: ``(h, w, 3)`` uint8."""
-    labels = np.where(row.labels > 0, (row.labels.astype(int) - 1) % len(PALETTE) + 1, 0)
-    used = [PALETTE[label - 1] for label in np.unique(labels[labels > 0])]
-    look = {"alpha": 0.6, "bg_label": 0, "saturation": 0}
-    return np.round(255 * label2rgb(labels, row.pixels, used or None, **look)).astype(np.uint8)
+    used = [COLOURS[(label - 1) % len(COLOURS)] for label in np.unique(row.labels[row.labels > 0])]
+    look = {"alpha": 0.5, "bg_label": 0, "saturation": 0}
+    return np.round(255 * label2rgb(row.labels, row.pixels, used or None, **look)).astype(np.uint8)
 
 
-def _name(axis, where: np.ndarray, name: str) -> None:
+def _name(axis: Axes, where: np.ndarray, name: str) -> None:
     """Write a class's name where its label is widest."""
     depth = ndimage.distance_transform_edt(np.pad(where, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)

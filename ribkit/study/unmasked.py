@@ -24,6 +24,7 @@ from ribkit.study.inputs import some
 from ribkit.study.pipeline import Refinement, Seeds
 from ribkit.study.study import Method, Study
 
+METADATA = "ribkit"  # of a classifier's file: its backbone and classes
 MONITORED = 32  # photographs on which the classifier's training is watched
 
 
@@ -42,7 +43,7 @@ class Unmasked(Study):
         self, folder: Path, images: ImageSet, overrides: dict, trained: Weights | None = None
     ):
         super().__init__("label", str(folder), overrides)
-        self.images = self.train = images
+        self.images = self.train = self.scored = images
         self.tuning = some(images, MONITORED, self.profile.rng_seed)
         self.trained = trained
 
@@ -100,10 +101,10 @@ def given_classifier(file: Weights) -> Values:
 
 def save_classifier(study: Unmasked, file: Weights) -> None:
     """Write the study's classifier, its backbone and the names of its classes to a file."""
-    about = {"backbone": study.profile.backbone, "classes": json.dumps(study.images.classes)}
+    about = {"backbone": study.profile.backbone, "classes": study.images.classes}
     tensors = dict(study.classifier.tensors("weights"))
     with atomic_write(file.path) as path:
-        save_file(tensors, path, about)
+        save_file(tensors, path, {METADATA: json.dumps(about)})  # of several, the order varies
 
 
 def read_classifier(file: Weights) -> tuple[str, tuple[str, ...]]:
@@ -111,9 +112,8 @@ def read_classifier(file: Weights) -> tuple[str, tuple[str, ...]]:
     remedy = "give the classifier.safetensors of a folder that ribkit.label wrote"
     try:
         with safe_open(file.path, framework="pt") as opened:
-            about = opened.metadata() or {}
-        backbone, classes = about["backbone"], tuple(json.loads(about["classes"]))
+            about = json.loads((opened.metadata() or {})[METADATA])
+        return about["backbone"], tuple(about["classes"])
     except (SafetensorError, *BROKEN) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{file.path} is no classifier ({reason}); {remedy}.") from None
-    return backbone, classes
