@@ -56,9 +56,9 @@ RECORD, CLASSIFIER = "label.json", "classifier.safetensors"  # in the folder tha
 class PseudoLabels:
     """What was written.
 
-    folder: In VOC layout, split ``train``. threshold: Of the maps, chosen without a mask. classes:
-    A row for each class: its ``value`` in the masks, the ``photographs`` that are said to show it,
-    in how many of them it was ``found``, and the ``area`` that it has there, in %.
+    folder: In VOC layout, split ``train``. threshold: Of the maps. classes: A row for each class:
+    its ``value`` in the masks, the ``photographs`` that are said to show it, in how many of them it
+    was ``found``, and the ``area`` that it has there, in %.
     """
 
     folder: Path
@@ -70,8 +70,9 @@ def label(
     folder: str | Path,
     labels: str | Path | Shown,
     out: str | Path = "",
-    method: str = "rib",
+    method: str = "cam",
     irn: bool = False,
+    threshold: float | None = None,
     weights: str | Path = "",
     settings: Mapping | None = None,
 ) -> PseudoLabels:
@@ -84,8 +85,9 @@ def label(
         folder: Of photographs of any size.
         labels: A file, see `ribkit.data.image_labels`, or file name -> names of classes.
         out: Where to write; empty: beside the folder, with ``_labels`` behind its name.
-        method: ``rib``, or ``cam``, which takes a twentieth of the time.
+        method: ``cam``, or ``rib``, which takes twenty times as long.
         irn: Whether IRN learns from the seeds and walks on them, before the CRF.
+        threshold: Of the maps, between 0 and 1; None: Otsu's, of all maps together.
         weights: A classifier that an earlier run wrote; empty: one is trained on the photographs.
         settings: Of the profile ``label``, by name.
 
@@ -95,6 +97,8 @@ def label(
     """
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}.")
+    if threshold is not None and not 0 <= threshold < 1:
+        raise InputError(f"threshold {threshold} is out of range; give one from 0 to below 1.")
     folder, trained, settings = resolved(folder), None, dict(settings or {})
     out = resolved(out) if out else folder.with_name(f"{folder.name}_labels")
     classes: tuple[str, ...] = ()
@@ -107,20 +111,20 @@ def label(
     _require_own(out, images)
     seen = replace(images, source=replace(images.source, long_side=SEEN))
     study = Unmasked(folder, seen, settings, trained)
-    chain = UnmaskedRefinement(study, METHODS[method])
+    chain = UnmaskedRefinement(study, METHODS[method], threshold)
     (_, maps), name = chain.maps[0], "+ IRN + CRF" if irn else "+ CRF"
-    made, threshold = chain.labels(name, seen, maps)
+    made, used = chain.labels(name, seen, maps)
     maps = chain.irn_maps(seen, maps) if irn else maps
     found = made.arrays("labels")
 
     out.mkdir(parents=True, exist_ok=True)
-    about = {"method": method, "irn": irn, "threshold": threshold, "settings": settings}
+    about = {"method": method, "irn": irn, "threshold": used, "settings": settings}
     with atomic_write(out / RECORD) as path:
         path.write_text(json.dumps(about, indent=1, default=str) + "\n")
     export.pseudo_ground_truth(out, [(images, found)], "train")
     save_classifier(study, Weights(out / CLASSIFIER))
-    _draw(out, seen, maps, found, threshold)
-    return PseudoLabels(out, threshold, _table(images, found))
+    _draw(out, seen, maps, found, used)
+    return PseudoLabels(out, used, _table(images, found))
 
 
 # ---- what is read -------------------------------------------------------------------------------
@@ -235,8 +239,9 @@ def main(argv: list[str] | None = None) -> int:
     command = argparse.ArgumentParser("ribkit.label", description=__doc__, formatter_class=about)
     command.add_argument("folder", help="of photographs")
     command.add_argument("--labels", required=True, help="JSON, or CSV: a.jpg,cat;dog")
-    command.add_argument("--method", choices=METHODS, default="rib")
+    command.add_argument("--method", choices=METHODS, default="cam")
     command.add_argument("--irn", action="store_true", help="IRN before the CRF")
+    command.add_argument("--threshold", type=float, help="of the maps; Otsu's, unless given")
     command.add_argument("--out", default="", help="FOLDER_labels, unless given")
     command.add_argument("--weights", default="", help=f"{CLASSIFIER} of an earlier run")
     add_common(command)

@@ -273,6 +273,16 @@ def test_nothing_is_written_over(folder, tmp_path):
             label(folder, LABELS, out, settings=QUICK)
 
 
+def test_a_threshold_that_is_given_is_taken(folder):
+    done = [label(folder, LABELS, threshold=t, settings=QUICK) for t in (0.0, 0.4, 0.99)]
+    assert [one.threshold for one in done] == [0.0, 0.4, 0.99]
+    areas = [(one.classes["found"] * one.classes["area"]).sum() for one in done]
+    assert areas == sorted(areas, reverse=True)
+    assert areas[0] > areas[-1]
+    with pytest.raises(InputError, match=r"threshold 40\.0 is out of range; give one from 0 to"):
+        label(folder, LABELS, threshold=40.0)
+
+
 def test_methods_and_settings_that_do_not_exist_are_told(folder):
     with pytest.raises(InputError, match="method 'crf' is unknown; use one of cam, rib"):
         label(folder, LABELS, method="crf")

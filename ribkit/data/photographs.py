@@ -5,7 +5,7 @@ A classifier says what they show: its top classes become the labels (``Photograp
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,7 +85,8 @@ def shipped_showing(classes: Sequence[str]) -> ImageSet:
     """Those of `shipped` that show one of these classes of VOC, with their labels; perhaps none."""
     every = shipped()
     paths = {name: path for name, path in every.paths.items() if VOC.get(name) in classes}
-    return Photographs(paths, every.long_side).labelled(classes, [[classes.index(VOC[name])] for name in paths])
+    kept = replace(every, paths=paths)
+    return kept.labelled(classes, [[classes.index(VOC[name])] for name in paths])
 
 
 def folder(path: str | Path, long_side: int = LONG_SIDE) -> Photographs:

@@ -62,9 +62,16 @@ class Unmasked(Study):
 
 
 class UnmaskedRefinement(Refinement):
-    """What happens to one method's seeds of these photographs until they are pseudo labels."""
+    """What happens to one method's seeds of these photographs until they are pseudo labels.
+
+    A threshold that is given is that of the seeds, and that of the walked maps.
+    """
 
     study: Unmasked
+
+    def __init__(self, study: Unmasked, method: Method, threshold: float | None = None):
+        super().__init__(study, method)
+        self.given = threshold
 
     @cached_property
     def maps(self) -> Seeds:
@@ -89,6 +96,8 @@ class UnmaskedRefinement(Refinement):
         return self._threshold(self.irn_maps(*self.maps[0]))
 
     def _threshold(self, maps: StoredArrays) -> float:
+        if self.given is not None:
+            return self.given
         return float(THRESHOLDS[mask_free.threshold(self.study.store, self.study.images, maps)])
 
 
