@@ -105,7 +105,7 @@ def label(
     if weights:
         trained = Weights(resolved(weights))
         settings["backbone"], classes = read_classifier(trained)
-    images = _images(photographs.folder(folder, 0), labels, classes)
+    images = _images(folder, labels, classes)
     if not trained:
         _require_tellable(images)
     _require_own(out, images)
@@ -128,25 +128,25 @@ def label(
 
 
 # ---- what is read -------------------------------------------------------------------------------
-def _images(source: Photographs, labels: str | Path | Shown, classes: Sequence[str]) -> ImageSet:
+def _images(folder: Path, labels: str | Path | Shown, classes: Sequence[str]) -> ImageSet:
     """The photographs that have labels, under their names without suffix."""
-    where = "labels"
+    source, where = photographs.folder(folder, 0), "labels"
     if isinstance(labels, str | Path):
         where = str(labels)
         listed, given = image_labels.read(resolved(labels))
     else:
         listed, given = image_labels.checked(labels, (), where)
     names, paths = _stems(source)
+    if absent := [str(name) for name in listed if name not in names]:
+        raise InputError(f"{where}: not in {folder}: {_few(absent)}; correct the names.")
     told: dict[str, Sequence[str]] = {}
     for name, those in listed.items():
-        if name not in names:
-            raise InputError(f"{where} names {name}, which is not in the folder; correct the name.")
         if names[name] in told:
             raise InputError(f"{where} names {names[name]} twice; leave one of the two.")
         told[names[name]] = those
     if missing := [paths[stem].name for stem in paths if stem not in told]:
-        first = ", ".join(missing[:5]) + f" and {len(missing) - 5} more" * (len(missing) > 5)
-        warnings.warn(f"{where}: passed over, as they have no entry: {first}.", stacklevel=3)
+        sentence = f"{where}: passed over, as they have no entry: {_few(missing)}."
+        warnings.warn(sentence, stacklevel=3)
     classes = classes or given
     if unknown := sorted(set(given) - set(classes)):
         raise InputError(
@@ -154,6 +154,10 @@ def _images(source: Photographs, labels: str | Path | Shown, classes: Sequence[s
         )
     kept = replace(source, paths={stem: path for stem, path in paths.items() if stem in told})
     return kept.labelled(classes, [[classes.index(c) for c in told[stem]] for stem in kept.ids])
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
 
 
 def _stems(source: Photographs) -> tuple[dict[str, str], dict[str, Path]]:

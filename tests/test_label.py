@@ -188,7 +188,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_labels_are_read_as_people_write_them(folder, name):
     path = written(folder.parent / name, FILES[name])
-    images = door._images(door.photographs.folder(folder), path, ())
+    images = door._images(folder, path, ())
     order = ("red", "blue") if name == "image_labels.json" else ("blue", "red")
     assert images.classes == order
     for index, shown in enumerate(LABELS.values()):
@@ -208,7 +208,7 @@ def test_labels_are_read_as_people_write_them(folder, name):
         ("l.json", '{"a.png": "Background"}', "'Background' is no class"),
         ("l.json", '{"classes": ["red"], "labels": {"a": ["blue"]}}', "'blue' is none of the"),
         ("l.json", '{"labels": {"a": ["blue"]}}', r"cannot be used \(KeyError: 'classes'\)"),
-        ("l.csv", "a.png,red\ne.png,red\n", r"l\.csv names e\.png, which is not in the folder"),
+        ("l.csv", "a.png,red\ne.png,red\n", r"l\.csv: not in .*photos: e\.png; correct the names"),
         ("l.csv", "a.png,red,blue\n", r"line 1 has 3 columns, not 2"),
         ("l.csv", "a.png;red\n", r"line 1 has 1 columns, not 2"),
         ("l.csv", 'a.png,"red\n', r"l\.csv cannot be used \(ValueError: line 1: "),
