@@ -290,6 +290,11 @@ def test_methods_and_settings_that_do_not_exist_are_told(folder):
         label(folder, LABELS, settings={"epoch": 2})
 
 
+def test_the_study_sends_its_profile_to_the_command():
+    with pytest.raises(InputError, match=r"profile label needs .* python -m ribkit\.label FOLDER"):
+        study.Study("label")
+
+
 def test_the_command_says_what_it_wrote_or_what_is_wrong(folder, tmp_path, capsys):
     path = written(tmp_path / "labels.csv", FILES["labels.csv"])
     settings = ["--set", " ".join(f"{k}={v}" for k, v in QUICK.items() if k != "long_sides")]
