@@ -5,7 +5,8 @@ hold the formulas. Where a docstring says "paper" it means that text; "official"
 authors released, which was read but not copied.
 
 The names below are loaded when they are first used, so ``import ribkit`` costs nothing. Of them
-`compare` is a module, ``ribkit.compare``: its function is ``ribkit.compare.compare``.
+`compare` and `label` are modules: their functions are ``ribkit.compare.compare`` and
+``ribkit.label.label``.
 
 Example:
     >>> import torch
@@ -27,6 +28,7 @@ _MODULES = {
     "compare": "ribkit.compare",
     "gap": "ribkit.method.pooling",
     "gndrp": "ribkit.method.pooling",
+    "label": "ribkit.label",
     "rib_loss": "ribkit.method.losses",
 }
 __all__ = list(_MODULES)

@@ -23,15 +23,16 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_of_photographs(folder, monkeypatch):
-    monkeypatch.setattr(photographs, "LONG_SIDE", 10)
-    source = photographs.folder(folder)
+def test_a_folder_of_photographs(folder):
+    source = photographs.folder(folder, 10)
     assert source.ids == ("a.JPG", "b.png", "c.webp")
     assert [source.image(id).shape for id in source.ids] == [(10, 5, 3), (5, 10, 3), (8, 8, 3)]
     assert (source.image("b.png") == (255, 0, 0)).all()
     assert (source.image("c.webp") == (0, 0, 255)).all()
-    monkeypatch.setattr(photographs, "LONG_SIDE", 50)
-    assert source.image("b.png").shape == (20, 40, 3)
+    for long_side in (50, 0):
+        larger = photographs.folder(folder, long_side)
+        assert larger.image("b.png").shape == (20, 40, 3)
+        assert larger.fingerprint(larger.ids) != source.fingerprint(source.ids)
     with pytest.raises(InputError, match=r"a.JPG has no mask"):
         source.mask("a.JPG")
 

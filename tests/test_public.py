@@ -23,22 +23,19 @@ def test_the_public_names_are_those_of_the_modules():
     assert ribkit.rib_loss is losses.rib_loss
     assert ribkit.Settings is settings.Settings
     assert ribkit.Study is study.Study
-    assert {"Settings", "Study", "adapt", "compare", "gap", "gndrp", "rib_loss"} == set(
-        ribkit.__all__
-    )
+    modules = {"compare", "label"}
+    names = {"Settings", "Study", "adapt", "gap", "gndrp", "rib_loss"}
+    assert names | modules == set(ribkit.__all__)
     assert set(ribkit.__all__) <= set(dir(ribkit))
 
 
 # A submodule's import binds its name in the package, so a function of this name would come and go.
-@pytest.mark.parametrize(
-    "before", ["", "import ribkit.compare", "from ribkit.compare import compare"]
-)
-def test_compare_is_the_module_whatever_was_imported_before(before):
-    code = f"{before}\nimport ribkit\nfrom ribkit import compare\n"
-    assert run(code + "print(compare is ribkit.compare, callable(compare.compare))") == [
-        "True",
-        "True",
-    ]
+@pytest.mark.parametrize("name", ["compare", "label"])
+@pytest.mark.parametrize("before", ["", "import ribkit.{0}", "from ribkit.{0} import {0}"])
+def test_a_door_is_the_module_whatever_was_imported_before(name, before):
+    code = f"{before}\nimport ribkit\nfrom ribkit import {{0}}\n"
+    code += "print({0} is ribkit.{0}, callable({0}.{0}))"
+    assert run(code.format(name)) == ["True", "True"]
 
 
 def test_the_function_compare_is_imported_from_its_module():

@@ -536,7 +536,7 @@ def test_an_edit_of_how_photographs_are_read_counts_too(folder, package):
     edit(
         package,
         "data/photographs",
-        "decode(self.paths[id], LONG_SIDE)",
+        "decode(self.paths[id], self.long_side)",
         "decode(self.paths[id])",
     )
     assert keys.describe(images) != known

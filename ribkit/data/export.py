@@ -43,17 +43,26 @@ def pseudo_ground_truth(root: str | Path, parts: Sequence[Part], split: str) -> 
 
     for folder in ("SegmentationClass", "ImageSets/Segmentation", "JPEGImages"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    pascal = set(classes) <= set(voc.CLASSES)
-    values, shown = np.arange(256, dtype=np.uint8), {}  # label -> mask value; 0 and 255 stay
-    if pascal:
-        values[1 : len(classes) + 1] = [voc.CLASSES.index(name) + 1 for name in classes]
+    names, shown = _names(classes), {}
+    value_of = np.arange(256, dtype=np.uint8)  # label -> mask value; 0 and 255 stay
+    value_of[1 : len(classes) + 1] = values(classes)
     for image, maps in bar(items, "writing label maps"):
         name = image.name
         labels = resize_labels(torch.from_numpy(maps[name]), sizes[name]).numpy()
-        voc.write_mask(root, name, values[labels])
+        voc.write_mask(root, name, value_of[labels])
         if not isinstance(image.images.source, voc.VOCFolder):
             with atomic_write(root / voc.IMAGE.format(name)) as path:
                 Image.fromarray(image.pixels()).save(path, "JPEG", quality=95)
         shown[name] = [classes[k] for k in image.classes]
-    voc.write_labels(root, voc.CLASSES if pascal else classes, shown)
+    voc.write_labels(root, names, shown)
     voc.write_list(root, split, list(sizes))
+
+
+def values(classes: Sequence[str]) -> list[int]:
+    """The value of each class in the masks that are written."""
+    return [_names(classes).index(name) + 1 for name in classes]
+
+
+def _names(classes: Sequence[str]) -> Sequence[str]:
+    """The classes that the values 1, 2, ... stand for."""
+    return voc.CLASSES if set(classes) <= set(voc.CLASSES) else classes

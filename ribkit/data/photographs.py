@@ -5,7 +5,7 @@ A classifier says what they show: its top classes become the labels (``Photograp
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,22 +32,23 @@ VOC = {"chelsea.png": "cat", "motorcycle_left.png": "motorbike"}  # what they sh
 class Photographs:
     """A Source (`ribkit.data.images`) of image files, which have no masks."""
 
-    paths: dict[str, Path]  # file name -> file
+    paths: dict[str, Path]  # name -> file
+    long_side: int  # pixels, to which larger ones are shrunk; 0: none is
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The file names, in order."""
+        """The names, in order."""
         return tuple(self.paths)
 
     def image(self, id: str) -> np.ndarray:
-        return decode(self.paths[id], LONG_SIDE)
+        return decode(self.paths[id], self.long_side)
 
     def mask(self, id: str) -> np.ndarray:
         raise InputError(f"{self.paths[id]} has no mask; score a folder in VOC layout instead.")
 
     def fingerprint(self, ids: Sequence[str]) -> str:
-        """SHA-256 (hex) of the files."""
-        return hash_files([self.paths[id] for id in ids], *ids)
+        """SHA-256 (hex) of the files, and of the size at which they are seen."""
+        return hash_files([self.paths[id] for id in ids], *ids, str(self.long_side))
 
     def labelled(self, classes: Sequence[str], shown: Sequence[Sequence[int]]) -> ImageSet:
         """The photographs as an ImageSet; number i shows the classes at ``shown[i]``."""
@@ -69,7 +70,7 @@ def shipped() -> Photographs:
                 f"scikit-learn."
             )
         paths[path.name] = path
-    return Photographs(paths)
+    return Photographs(paths, LONG_SIDE)
 
 
 def shipped_labelled() -> ImageSet:
@@ -84,14 +85,15 @@ def shipped_showing(classes: Sequence[str]) -> ImageSet:
     """Those of `shipped` that show one of these classes of VOC, with their labels; perhaps none."""
     every = shipped()
     paths = {name: path for name, path in every.paths.items() if VOC.get(name) in classes}
-    return Photographs(paths).labelled(classes, [[classes.index(VOC[name])] for name in paths])
+    kept = replace(every, paths=paths)
+    return kept.labelled(classes, [[classes.index(VOC[name])] for name in paths])
 
 
-def folder(path: str | Path) -> Photographs:
+def folder(path: str | Path, long_side: int = LONG_SIDE) -> Photographs:
     """All photographs, files named as in ``SUFFIXES``, that lie in a folder, sorted by name.
 
     Each is read once, to its end; a warning names the other files. InputError: missing or empty
-    folder, all unreadable files.
+    folder, all unreadable files. ``long_side``: to which larger ones are shrunk; 0: none is.
     """
     path = Path(path)
     if not path.is_dir():
@@ -107,5 +109,5 @@ def folder(path: str | Path) -> Photographs:
         )
     if not paths:
         raise InputError(f"{path} holds no photograph; put {suffixes} files in it.")
-    check_files(partial(verify, long_side=LONG_SIDE), paths, "reading photographs")
-    return Photographs({p.name: p for p in paths})
+    check_files(partial(verify, long_side=long_side), paths, "reading photographs")
+    return Photographs({p.name: p for p in paths}, long_side)

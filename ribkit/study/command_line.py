@@ -20,17 +20,27 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog=name, description=description)
     command.add_argument("--profile", default="mini")
     command.add_argument("--data", default="", help="a folder in VOC layout")
+    add_common(command)
+    return command
+
+
+def add_common(command: argparse.ArgumentParser) -> None:
+    """Add what every command asks for: the device, changed settings."""
     command.add_argument("--device", default="", help="cuda or cpu; CUDA where there is one")
     command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    return command
 
 
 def opened(options: argparse.Namespace) -> Study:
     """Open the study that a command line names. Raises InputError."""
-    set_device(options.device)
-    require_driver()
-    parallel.requested()  # told before anything is computed
+    use_machine(options.device)
     return Study(options.profile, options.data, overrides(options.set))
+
+
+def use_machine(device_name: str) -> None:
+    """Choose the device; InputError, before anything is computed, for what cannot be used."""
+    set_device(device_name)
+    require_driver()
+    parallel.requested()
 
 
 def overrides(texts: list[str]) -> dict[str, str]:

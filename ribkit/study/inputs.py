@@ -21,6 +21,7 @@ PART = 5000  # images of one stored result, at most
 NEEDED = {
     "voc": "a folder in VOC layout; name it: make reproduce PROFILE={} DATA=path/to/VOC2012",
     "coco": "MS COCO 2014; name its folder: make reproduce PROFILE={} DATA=path/to/coco",
+    "folder": "photographs and their labels; name both: python -m ribkit.{} FOLDER --labels FILE",
 }
 PICTURED = "efficientnet_lite0"  # the network that photographs are shown with
 

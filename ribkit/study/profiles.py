@@ -73,7 +73,8 @@ class Profile:
 
     name: str
     # images
-    data: Annotated[str, one_of("scenes", "voc", "coco")]  # a folder in VOC layout; MS COCO 2014
+    # a folder in VOC layout; MS COCO 2014; a folder of photographs without masks (`ribkit.label`)
+    data: Annotated[str, one_of("scenes", "voc", "coco", "folder")]
     classes: Listed[str] = ()  # all others count as background; empty: every class of the folder
     train_split: str = "train"
     score_split: str = "train"

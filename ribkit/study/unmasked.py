@@ -1,0 +1,128 @@
+"""The study's chain on photographs without masks: nothing is tuned, nothing is scored.
+
+Of each setting the first candidate of the profile is taken. Thresholds are `mask_free`'s, of the
+seeds and again of what IRN's walk makes of them.
+"""
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from ribkit.data.images import BROKEN, ImageSet
+from ribkit.evaluation.thresholds import THRESHOLDS
+from ribkit.evaluation.tuning import Tuned
+from ribkit.networks.architectures import Weights
+from ribkit.runtime.errors import InputError
+from ribkit.runtime.files import atomic_write
+from ribkit.runtime.store import Result, StoredArrays, Values, stage
+from ribkit.study import mask_free
+from ribkit.study.inputs import some
+from ribkit.study.pipeline import Refinement, Seeds
+from ribkit.study.study import Method, Study
+
+METADATA = "ribkit"  # of a classifier's file: its backbone and classes
+MONITORED = 32  # photographs on which the classifier's training is watched
+
+
+class Unmasked(Study):
+    """A study of one set of photographs, of the profile ``label``.
+
+    Args:
+        folder: Where the photographs lie.
+        images: The photographs and their labels; no mask is ever asked of them.
+        overrides: Settings of the profile by name.
+        trained: The file of a classifier of these classes, by `save_classifier`; None: one is
+            trained on the photographs.
+    """
+
+    def __init__(
+        self, folder: Path, images: ImageSet, overrides: dict, trained: Weights | None = None
+    ):
+        super().__init__("label", str(folder), overrides)
+        self.images = self.train = self.scored = images
+        self.tuning = some(images, MONITORED, self.profile.rng_seed)
+        self.trained = trained
+
+    @cached_property
+    def classifier(self) -> Result:
+        """The classifier given, or the one that is trained."""
+        if self.trained:
+            return self.store.run(given_classifier, file=self.trained)
+        call = self.training()
+        return self.store.run(call.func, **call.keywords)
+
+    def tuned(self, method: Method) -> Tuned:
+        """The first candidate of each setting."""
+        chosen = {axis.name: axis.values[0] for axis in self._axes(method)}
+        return Tuned(pd.DataFrame(), chosen)
+
+
+class UnmaskedRefinement(Refinement):
+    """What happens to one method's seeds of these photographs until they are pseudo labels.
+
+    A threshold that is given is that of the seeds, and that of the walked maps.
+    """
+
+    study: Unmasked
+
+    def __init__(self, study: Unmasked, method: Method, threshold: float | None = None):
+        super().__init__(study, method)
+        self.given = threshold
+
+    @cached_property
+    def maps(self) -> Seeds:
+        """The photographs with their seeds."""
+        return self._seeds(self.study.images)
+
+    @cached_property
+    def threshold(self) -> float:
+        """The seeds' threshold."""
+        return self._threshold(self.maps[0][1])
+
+    @cached_property
+    def irn_tuned(self) -> Tuned:
+        """The first candidate of each setting of IRN's walk."""
+        p = self.profile
+        first = {"log2_steps": p.irn_log2_steps, "beta": p.irn_betas, "radius": p.irn_radii}
+        return Tuned(pd.DataFrame(), {name: values[0] for name, values in first.items()})
+
+    @cached_property
+    def irn_threshold(self) -> float:
+        """The walked maps' threshold."""
+        return self._threshold(self.irn_maps(*self.maps[0]))
+
+    def _threshold(self, maps: StoredArrays) -> float:
+        if self.given is not None:
+            return self.given
+        return float(THRESHOLDS[mask_free.threshold(self.study.store, self.study.images, maps)])
+
+
+# ---- classifiers in files -----------------------------------------------------------------------
+@stage("given-classifier")
+def given_classifier(file: Weights) -> Values:
+    """The ``weights`` in a file by `save_classifier`."""
+    return {"weights": load_file(file.path)}
+
+
+def save_classifier(study: Unmasked, file: Weights) -> None:
+    """Write the study's classifier, its backbone and the names of its classes to a file."""
+    about = {"backbone": study.profile.backbone, "classes": study.images.classes}
+    tensors = dict(study.classifier.tensors("weights"))
+    with atomic_write(file.path) as path:
+        save_file(tensors, path, {METADATA: json.dumps(about)})  # of several, the order varies
+
+
+def read_classifier(file: Weights) -> tuple[str, tuple[str, ...]]:
+    """Backbone and classes of a classifier by `save_classifier`. InputError: it is none."""
+    remedy = "give the classifier.safetensors of a folder that ribkit.label wrote"
+    try:
+        with safe_open(file.path, framework="pt") as opened:
+            about = json.loads((opened.metadata() or {})[METADATA])
+        return about["backbone"], tuple(about["classes"])
+    except (SafetensorError, *BROKEN) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{file.path} is no classifier ({reason}); {remedy}.") from None
