@@ -36,14 +36,10 @@ from ribkit.runtime.errors import InputError, resource_errors, say
 from ribkit.runtime.files import atomic_write, resolved
 from ribkit.runtime.progress import bar, shown
 from ribkit.runtime.store import StoredArrays
+from ribkit.study import weights as files
 from ribkit.study.command_line import add_common, overrides, use_machine
 from ribkit.study.study import CAM, RIB
-from ribkit.study.unmasked import (
-    Unmasked,
-    UnmaskedRefinement,
-    read_classifier,
-    save_classifier,
-)
+from ribkit.study.unmasked import Unmasked, UnmaskedRefinement
 
 METHODS = {"cam": CAM, "rib": RIB}
 SEEN = 512  # pixels, at most, of a photograph's long side for everything but the writing
@@ -104,7 +100,7 @@ def label(
     classes: tuple[str, ...] = ()
     if weights:
         trained = Weights(resolved(weights))
-        settings["backbone"], classes = read_classifier(trained)
+        settings["backbone"], classes = files.read(trained)
     images = _images(folder, labels, classes)
     if not trained:
         _require_tellable(images)
@@ -122,7 +118,8 @@ def label(
     with atomic_write(out / RECORD) as path:
         path.write_text(json.dumps(about, indent=1, default=str) + "\n")
     export.pseudo_ground_truth(out, [(images, found)], "train")
-    save_classifier(study, Weights(out / CLASSIFIER))
+    tensors, backbone = study.classifier.tensors("weights"), study.profile.backbone
+    files.save(out / CLASSIFIER, tensors, backbone, images.classes)
     _draw(out, seen, maps, found, used)
     return PseudoLabels(out, used, _table(images, found))
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from ribkit.data import scenes
 from ribkit.networks import classifier
+from ribkit.networks.architectures import Weights
 from ribkit.runtime.files import digest
 from ribkit.study import weights
 
@@ -16,7 +17,8 @@ def test_weights_are_written_with_what_builds_their_network(tmp_path):
     network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
     kept = stored(tmp_path, weights=network.state_dict()).tensors("weights")
     model = trained_classifier(kept)
-    manifest = json.loads(weights.write(tmp_path / "w", {"cls": model}, scenes.CLASSES).read_text())
+    weights.write(tmp_path / "w", {"cls": model}, scenes.CLASSES)
+    manifest = json.loads((tmp_path / "w" / weights.MANIFEST).read_text())
     read = load_file(tmp_path / "w" / "cls.safetensors")
     assert read.keys() == kept.keys()
     assert all(torch.equal(read[key], kept[key]) for key in read)
@@ -25,3 +27,5 @@ def test_weights_are_written_with_what_builds_their_network(tmp_path):
     assert file["built by"] == "ribkit.networks.classifier.trained_network"
     assert file["arguments"]["backbone"] == "small"
     assert manifest["classes"] == list(scenes.CLASSES)
+    backbone, classes = weights.read(Weights(tmp_path / "w" / "cls.safetensors"))
+    assert (backbone, classes) == ("small", tuple(scenes.CLASSES))

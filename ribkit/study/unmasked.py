@@ -4,27 +4,21 @@ Of each setting the first candidate of the profile is taken. Thresholds are `mas
 seeds and again of what IRN's walk makes of them.
 """
 
-import json
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
-from ribkit.data.images import BROKEN, ImageSet
+from ribkit.data.images import ImageSet
 from ribkit.evaluation.thresholds import THRESHOLDS
 from ribkit.evaluation.tuning import Tuned
 from ribkit.networks.architectures import Weights
-from ribkit.runtime.errors import InputError
-from ribkit.runtime.files import atomic_write
-from ribkit.runtime.store import Result, StoredArrays, Values, stage
-from ribkit.study import mask_free
+from ribkit.runtime.store import Result, StoredArrays
+from ribkit.study import mask_free, weights
 from ribkit.study.inputs import some
 from ribkit.study.pipeline import Refinement, Seeds
 from ribkit.study.study import Method, Study
 
-METADATA = "ribkit"  # of a classifier's file: its backbone and classes
 MONITORED = 32  # photographs on which the classifier's training is watched
 
 
@@ -35,7 +29,7 @@ class Unmasked(Study):
         folder: Where the photographs lie.
         images: The photographs and their labels; no mask is ever asked of them.
         overrides: Settings of the profile by name.
-        trained: The file of a classifier of these classes, by `save_classifier`; None: one is
+        trained: The file of a classifier of these classes, by `weights.save`; None: one is
             trained on the photographs.
     """
 
@@ -51,7 +45,7 @@ class Unmasked(Study):
     def classifier(self) -> Result:
         """The classifier given, or the one that is trained."""
         if self.trained:
-            return self.store.run(given_classifier, file=self.trained)
+            return self.store.run(weights.given, file=self.trained)
         call = self.training()
         return self.store.run(call.func, **call.keywords)
 
@@ -99,30 +93,3 @@ class UnmaskedRefinement(Refinement):
         if self.given is not None:
             return self.given
         return float(THRESHOLDS[mask_free.threshold(self.study.store, self.study.images, maps)])
-
-
-# ---- classifiers in files -----------------------------------------------------------------------
-@stage("given-classifier")
-def given_classifier(file: Weights) -> Values:
-    """The ``weights`` in a file by `save_classifier`."""
-    return {"weights": load_file(file.path)}
-
-
-def save_classifier(study: Unmasked, file: Weights) -> None:
-    """Write the study's classifier, its backbone and the names of its classes to a file."""
-    about = {"backbone": study.profile.backbone, "classes": study.images.classes}
-    tensors = dict(study.classifier.tensors("weights"))
-    with atomic_write(file.path) as path:
-        save_file(tensors, path, {METADATA: json.dumps(about)})  # of several, the order varies
-
-
-def read_classifier(file: Weights) -> tuple[str, tuple[str, ...]]:
-    """Backbone and classes of a classifier by `save_classifier`. InputError: it is none."""
-    remedy = "give the classifier.safetensors of a folder that ribkit.label wrote"
-    try:
-        with safe_open(file.path, framework="pt") as opened:
-            about = json.loads((opened.metadata() or {})[METADATA])
-        return about["backbone"], tuple(about["classes"])
-    except (SafetensorError, *BROKEN) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{file.path} is no classifier ({reason}); {remedy}.") from None
