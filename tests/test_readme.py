@@ -26,7 +26,7 @@ def test_every_text_is_shown_and_every_mark_is_closed():
 
 
 def test_an_unknown_mark_is_told():
-    with pytest.raises(InputError, match="<!-- other --> marks none of claims"):
+    with pytest.raises(InputError, match="<!-- other --> marks none of"):
         published.filled("<!-- other -->\n<!-- /other -->")
 
 
