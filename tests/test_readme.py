@@ -4,6 +4,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -60,3 +61,9 @@ def test_the_pipelines_table_has_every_step_from_the_classifier_to_the_network()
     names = [stage for stage, _, _ in STAGES]
     steps = ["classifier", "cam", "rib", "irn-labels", "irn", "irn-walk", "network", "predictions"]
     assert [name for name in names if name in steps] == steps
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_readme_has_every_notebook_with_its_question(path):
+    title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
+    assert f"[{path.stem[:2]}](notebooks/{path.name}) | {title} |" in TEXTS

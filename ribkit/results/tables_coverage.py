@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ribkit.evaluation.intervals import Interval, countable, mean, replicated
-from ribkit.results.tables import with_interval
+from ribkit.results.tables import seed_scores, with_interval
 from ribkit.study.coverage import beyond, by_image
 from ribkit.study.study import CAM, RIB, Method, Study
 
@@ -29,14 +29,19 @@ REGIONS = {
 """Where -> part -> how `changes` calls it."""
 SIZES = ("small", "medium", "large")  # thirds of the objects
 FEWEST = 10  # images of a class with green background, of which their mean says anything
+CALLED = {
+    "head": "heads", "body": "bodies", "near": "the halves of objects near its own peak",
+    "far": "the halves far from it",
+}  # fmt: skip
+MIOU = ["miou", "miou_low", "miou_high"]
 CHANGE = ["change", "change_low", "change_high"]
 
 
 @cache
-def coverage(study: Study) -> pd.DataFrame:
-    """Mean shares of some parts that the maps of each method cover, in %, over all replicas."""
+def coverage(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
+    """Mean shares of some parts that maps cover, in %, over all replicas; all methods, or some."""
     rows = []
-    for method in study.methods:
+    for method in methods or study.methods:
         trainings = study.trainings(method)
         each = [100 * by_image(one.coverage(method)) for one in trainings]
         for part in LEVELS:
@@ -51,6 +56,21 @@ def _mean(replicas: Sequence[pd.Series]) -> Interval:
     both = pd.concat(replicas, axis=1).dropna()
     return replicated(
         mean, [(countable(both.iloc[:, k].to_numpy()),) for k in range(len(replicas))]
+    )
+
+
+def of_cam(study: Study) -> str:
+    """How good CAM's seeds are, and what they cover, in words that follow from the numbers."""
+    scores = seed_scores(study, (CAM,)).set_index("threshold chosen")
+    covered = coverage(study, (CAM,)).set_index("part")["covered"]
+    far, near = ("body", "head") if "body" in covered else ("far", "near")
+    held_out = "{:.1f} ({:.1f} to {:.1f})".format(*scores.loc["held-out", MIOU])
+    more = scores.loc["oracle", "miou"] - scores.loc["held-out", "miou"]
+    return (
+        f"The seed to beat: CAM has {held_out} mIoU with thresholds held out; choosing them on the "
+        f"scored images would be worth {more:+.1f}. It covers {covered[near]:.0f} % of "
+        f"{CALLED[near]}, {covered[far]:.0f} % of {CALLED[far]}, and {covered['outside']:.0f} % of "
+        "what is off the object."
     )
 
 
