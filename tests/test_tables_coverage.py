@@ -51,7 +51,6 @@ def test_changes_are_means_over_images_and_trainings_in_points(study):
     table = tables_coverage.changes(study).set_index(PLACES)["change"]
     assert table["on the object", "far from CAM's peak", "RIB"] == pytest.approx(25)
     assert table["on the object", "near CAM's peak", "RIB"] == pytest.approx(0)
-    assert table["off the object", "green background", "RIB"] == pytest.approx(35)
     assert table["off the object", "away from it", "best rival"] == pytest.approx(7)
     assert table["on objects", "small", "RIB"] == pytest.approx(0)
     assert table["on objects", "large", "RIB"] == pytest.approx(15)
@@ -65,6 +64,9 @@ def test_changes_are_means_over_images_and_trainings_in_points(study):
 def test_grass_is_told_of_by_class_where_there_are_photographs(study):
     places = tables_coverage.changes(study).query("where == 'green background'")["region"]
     photographs = "body" not in study.coverage(CAM)
+    table = tables_coverage.changes(study).set_index(PLACES)["change"]
+    if photographs:
+        assert table["off the object", "green background", "RIB"] == pytest.approx(35)
     assert set(places) == ({"cat"} if photographs else set())  # no dog has green background
 
 

@@ -66,8 +66,9 @@ def point_rows(
     """
     names = list(table[rows].unique())
     groups = dict(list(table.groupby(hue, sort=False))) if hue else {"": table}
+    apart = min(0.26, 0.8 / len(groups))
     for k, (kind, part) in enumerate(groups.items()):
-        part = part.assign(at=part[rows].map(names.index) + 0.26 * (k - (len(groups) - 1) / 2))
+        part = part.assign(at=part[rows].map(names.index) + apart * (k - (len(groups) - 1) / 2))
         look = {"color": PALETTE[k], "marker": MARKERS[k]} | style
         points(axis, part, value, "at", label=(labels or {}).get(kind, kind), **look)
     if value in DIFFERENCES:

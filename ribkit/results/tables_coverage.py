@@ -112,6 +112,8 @@ def _places(study: Study) -> list[tuple[str, str, str, np.ndarray]]:
     """Where, how it is called, the part, and which rows of a coverage table it is of."""
     table = _change(study, CAM)  # of nothing: which parts there are
     every, size = np.ones(len(table), bool), table["size"]
+    if "body" in table:  # drawn scenes have no grass
+        table = table.drop(columns=["green", "other"])
     found = [
         (where, region, part, every)
         for where, parts in REGIONS.items()
@@ -122,7 +124,7 @@ def _places(study: Study) -> list[tuple[str, str, str, np.ndarray]]:
     third = pd.qcut(ranks, len(SIZES), labels=SIZES).reindex(table.index)
     for name in SIZES:
         found.append(("on objects", name, "object", (third == name).to_numpy()))
-    if "body" not in table:  # photographs have grass
+    if "green" in table:
         for name in study.scored.classes:
             chosen = (table["class"] == name).to_numpy()
             if table.loc[chosen, "green"].notna().sum() >= FEWEST:
