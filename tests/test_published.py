@@ -1,0 +1,61 @@
+"""What README says follows from the verdicts, whatever they are."""
+
+import pandas as pd
+import pytest
+
+from ribkit.results import claims, published
+from ribkit.results.claims import Measured
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Claims of both runs, made up: evidence -> name -> low and high end."""
+    ends = {evidence: {} for evidence in published.RUNS}
+
+    def committed(evidence, name):
+        assert name == "claims"
+        found = {
+            claim: Measured((low + high) / 2, low, high, 1.0, unit, "made up", evidence)
+            for claim, (low, high, unit) in ends[evidence].items()
+        }
+        return claims.table(found)
+
+    monkeypatch.setattr(published, "committed", committed)
+    return ends
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (1, 3, "are better than"),
+        (-1, 3, "cannot be told from"),
+        (-3, -1, "are worse than"),
+    ],
+)
+def test_the_answer_follows_from_the_verdicts(made, low, high, words):
+    made["photographs"] = {"rib-seed": (low, high, "mIoU")}
+    made["photographs"] |= {"rib-coverage": (1, 2, "points of halves covered")}
+    text = published.answer()
+    numbers = f"{(low + high) / 2:+.2f} ({low:+.2f} to {high:+.2f}) points of mIoU"
+    assert f"**On photographs** RIB's seeds {words} CAM's: {numbers}" in text
+    assert "+1.50 (+1.00 to +2.00) on photographs" in text
+    assert "**On drawn scenes** RIB's seeds were not compared with CAM's: (not measured)" in text
+    assert "which reports +7.7" in text
+    assert "nan" not in text
+
+
+def test_what_is_no_effect_of_the_reported_size_is_not_called_better(made):
+    assert claims.verdict(-1, 2, (7.7, 7.7)) == "no effect of the reported size"
+    row = pd.Series({"verdict": "no effect of the reported size"})
+    assert published._compared(row) == "are not seen to be better than"
+    assert {v for v in claims.VERDICTS if not any(map(v.startswith, published.COMPARED))} == set()
+
+
+def test_verdicts_are_counted_by_evidence_and_the_best_come_first(made):
+    made["photographs"] = {"rib-seed": (1, 2, "mIoU"), "gndrp-seed": (-2, -1, "mIoU")}
+    made["drawn scenes"] = {"rib-seed": (1, 2, "mIoU"), "gndrp-seed": (1, 2, "mIoU")}
+    lines = published.verdicts().splitlines()
+    assert lines[0] == "| verdict | photographs | drawn scenes |"
+    assert lines[2:4] == ["| holds | 1 | 2 |", "| opposite | 1 | 0 |"]
+    rest = len(claims.CLAIMS) - 2
+    assert lines[4] == f"| not measured | {rest} | {rest} |"
