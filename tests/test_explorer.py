@@ -27,9 +27,10 @@ def grown(tmp_path):
 def test_controls_offer_every_image_step_and_threshold(grown):
     images, _ = grown
     image, step, threshold, _ = explorer.explore(*grown).children
-    assert [name for name, _ in image.options] == list(images.ids)
+    assert [name.split(", ")[0] for name, _ in image.options] == list(images.ids)
+    assert [name.count(", ") for name, _ in image.options] == images.labels.sum(axis=1).tolist()
     assert step.options == (0, 1, 2, "sum")
-    assert (threshold.min, threshold.max) == (0, 0.99)
+    assert (threshold.min, threshold.value, threshold.max) == (0, 0.3, 0.99)
 
 
 def drawn(picture):
@@ -43,3 +44,9 @@ def test_the_labels_follow_the_threshold_and_the_step(grown):
     last, after = (explorer.panels(*grown, 0, step, 0.3) for step in (1, 2))
     thirds = (drawn(each)[60:] for each in (last, after))  # below the titles
     assert np.array_equal(*thirds)  # a step after the end is the last one
+
+
+def test_objects_are_outlined_in_white_on_the_map(grown):
+    shown = drawn(explorer.panels(*grown, 0, 0, 0.3))
+    a_map = shown[60:290, 300:560]  # of one colour
+    assert (a_map.min(axis=-1) > 200).mean() > 0.001

@@ -316,6 +316,7 @@ TABLES = {
     "toy_hgr": toy_hgr,
     "toy_last_drop": toy_last_drop,
     "samples": gallery,
+    "cams": gallery,
     "growth": gallery,
     "photographs": gallery,
     "training": training,

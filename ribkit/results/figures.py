@@ -25,7 +25,16 @@ FIGURES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 PIXELS = ".pixels.png"
 NO_DATE = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}
 # Photographs of VOC are nobody's to hand on
-PHOTOGRAPHS = {"growth", "samples", "refined", "walks", "predictions", "worst", "gradient_pixels"}
+PHOTOGRAPHS = {
+    "cams",
+    "growth",
+    "samples",
+    "refined",
+    "walks",
+    "predictions",
+    "worst",
+    "gradient_pixels",
+}
 UNPUBLISHED = {"voc-lite": PHOTOGRAPHS}
 
 

@@ -34,25 +34,25 @@ def forest() -> pd.DataFrame:
 def answer() -> str:
     """The answer in a few sentences, whose words follow from the verdicts."""
     runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in RUNS}
-    sentences = []
+    said = []
     for evidence, rows in runs.items():
         own, oracle, rival = (rows.loc[name] for name in SEEDS)
-        sentences.append(
-            f"**On {evidence}** RIB's seeds {_compared(own)} CAM's: {_points(own)} points of mIoU, "
-            f"or {_points(oracle)} where thresholds are chosen on the scored images, as in the "
-            f"paper, which reports {oracle['reported_low']:+.1f}. They {_compared(rival)} those of "
-            f"the best rival that adapts nothing: {_points(rival)}."
+        said.append(
+            f"- **On {evidence}** RIB's seeds {_compared(own)} CAM's{_by(own)} points of mIoU; "
+            f"{_points(oracle)} with thresholds chosen on the scored images, as in the paper, "
+            f"which reports {oracle['reported_low']:+.1f}. They {_compared(rival)} those of the "
+            f"best rival that adapts nothing{_by(rival)}."
         )
     without, covers = (
         " and ".join(f"{_points(rows.loc[name])} on {on}" for on, rows in runs.items())
         for name in ("activation-seed", "rib-coverage")
     )
-    sentences.append(
-        "To adapt without the last activation, where the paper sees the bottleneck, and not with "
-        f"the sigmoid is worth {without}. Of what the classifier had no need of RIB covers, in "
-        f"points beyond CAM, {covers}."
+    said.append(
+        f"- **Is it the bottleneck?** To adapt without the last activation gains {without} over "
+        f"the sigmoid. Beyond CAM, in points of what the classifier had no need of, RIB covers "
+        f"{covers}."
     )
-    return " ".join(sentences)
+    return "\n".join(said)
 
 
 SEEDS = ("rib-seed", "rib-seed-oracle", "rib-over-rivals")
@@ -69,6 +69,10 @@ def _compared(row: pd.Series) -> str:
     return next(words for start, words in COMPARED.items() if row["verdict"].startswith(start))
 
 
+def _by(row: pd.Series) -> str:
+    return "" if pd.isna(row["difference"]) else f": {_points(row)}"
+
+
 def _points(row: pd.Series) -> str:
     if pd.isna(row["difference"]):
         return "(not measured)"
@@ -77,11 +81,12 @@ def _points(row: pd.Series) -> str:
 
 def verdicts() -> str:
     """How many claims have which verdict, by evidence."""
-    counts = {
-        evidence: committed(evidence, "claims")["verdict"].value_counts() for evidence in RUNS
-    }
-    table = pd.DataFrame(counts).reindex(claims.VERDICTS).dropna(how="all").fillna(0).astype(int)
-    return claims.markdown(table.rename_axis("verdict").reset_index())
+    said = []
+    for evidence in RUNS:
+        counts = committed(evidence, "claims")["verdict"].value_counts()
+        each = [f"{counts[name]} *{name}*" for name in claims.VERDICTS if name in counts]
+        said.append(f"**Verdicts on {evidence}:** {'; '.join(each)}.")
+    return " ".join(said)
 
 
 def scores(evidence: str, name: str) -> str:

@@ -235,7 +235,10 @@ def sensitivity(drawn: Figure, table: pd.DataFrame) -> None:
         axis.plot(chosen["x"], chosen["gain"], "o", color=PALETTE[1], mfc="none", ms=11)
         axis.axhline(0, color="black", lw=1)
         axis.set(xlabel=name + ", times CAM's mean logit (0: none)" * (name == "margin"))
-        axis.set(xscale="log" if name == "learning rate" else "linear")
+        if name == "learning rate":
+            axis.set_xscale("log")
+            axis.set_xticks(rows["x"], labels=[f"{x:.1g}" for x in rows["x"]])
+            axis.minorticks_off()
     for axis in axes[:, 0]:
         axis.set(ylabel=GAIN)
 

@@ -15,6 +15,8 @@ from PIL import Image
 from ribkit.data.images import SUFFIXES, ImageSet, LabelledImage
 from ribkit.evaluation.intervals import Interval, gain, replicated
 from ribkit.evaluation.miou import miou
+from ribkit.evaluation.thresholds import THRESHOLDS
+from ribkit.refinement.stages import label_map
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
 from ribkit.study.inputs import first
@@ -128,6 +130,20 @@ def samples(study: Study) -> Pictures:
         pictures[title, "objects"] = shrunk(((mask > 0) & (mask < 255)).astype(float), 160)
         if heads is not None:
             pictures[title, "heads"] = (heads > 0).astype(float)
+    return pictures
+
+
+def cams(study: Study, count: int = 3) -> Pictures:
+    """CAM of the first scored images, the seed at the held-out threshold, and the objects."""
+    seed, pictures = study.seed(CAM), {}
+    threshold = THRESHOLDS[seed.chosen["held-out"]]
+    for title, image, k in each_class(first(study.scored, count)):
+        maps = seed.maps.arrays("maps")[image.name]
+        labels = label_map(maps, image.classes, threshold)
+        pictures[title, "image"] = shrunk(image.pixels(), 160)
+        pictures[title, "CAM"] = shrunk(maps[k], 64)
+        pictures[title, "seed"] = shrunk((labels == image.classes[k] + 1).astype(float), 64)
+        pictures[title, "object"] = object_of(image, k)
     return pictures
 
 
