@@ -22,7 +22,7 @@ from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.store import StoredArrays
-from ribkit.study import ablations, information, mask_free, predictions
+from ribkit.study import ablations, coverage, information, mask_free, predictions
 from ribkit.study import maps as seeds
 from ribkit.study.maps import Adaptation, Sizes
 
@@ -100,7 +100,7 @@ STAGES = {
     "rival": (seeds.rival_seeds, {"rival": RIVAL}, OF_MAPS | {"norm": "norm"}),
     "score": (seeds.score, {}, OF_MAPS),
     "levels": (mask_free.levels, {}, OF_MAPS),
-    "cover": (seeds.cover, {"threshold": 0.4}, OF_MAPS),
+    "coverage": (coverage.cover, {"threshold": 0.4}, OF_MAPS | {"plain": "maps"}),
     "plain": (stages.threshold_labels, HALF, OF_MAPS),
     "crf": (stages.crf_labels, HALF, OF_MAPS),
     "irn-labels": (stages.irn_labels, HALF, OF_MAPS),
