@@ -38,7 +38,7 @@ def answer() -> str:
     for evidence, rows in runs.items():
         own, oracle, rival = (rows.loc[name] for name in SEEDS)
         said.append(
-            f"- **On {evidence}** RIB's seeds {_compared(own)} CAM's{_by(own)} points of mIoU; "
+            f"- **On {evidence}** RIB's seeds {_compared(own)} CAM's{_by(own)}, in points of mIoU; "
             f"{_points(oracle)} with thresholds chosen on the scored images, as in the paper, "
             f"which reports {oracle['reported_low']:+.1f}. They {_compared(rival)} those of the "
             f"best rival that adapts nothing{_by(rival)}."
