@@ -32,7 +32,7 @@ from ribkit.data.photographs import Photographs
 from ribkit.networks.architectures import Weights
 from ribkit.results import sheets
 from ribkit.results.sheets import Row
-from ribkit.runtime.errors import InputError, resource_errors, say
+from ribkit.runtime.errors import InputError, few, resource_errors, say
 from ribkit.runtime.files import atomic_write, resolved
 from ribkit.runtime.progress import bar, shown
 from ribkit.runtime.store import StoredArrays
@@ -135,14 +135,14 @@ def _images(folder: Path, labels: str | Path | Shown, classes: Sequence[str]) ->
         listed, given = image_labels.checked(labels, (), where)
     names, paths = _stems(source)
     if absent := [str(name) for name in listed if name not in names]:
-        raise InputError(f"{where}: not in {folder}: {_few(absent)}; correct the names.")
+        raise InputError(f"{where}: not in {folder}: {few(absent)}; correct the names.")
     told: dict[str, Sequence[str]] = {}
     for name, those in listed.items():
         if names[name] in told:
             raise InputError(f"{where} names {names[name]} twice; leave one of the two.")
         told[names[name]] = those
     if missing := [paths[stem].name for stem in paths if stem not in told]:
-        sentence = f"{where}: passed over, as they have no entry: {_few(missing)}."
+        sentence = f"{where}: passed over, as they have no entry: {few(missing)}."
         warnings.warn(sentence, stacklevel=3)
     classes = classes or given
     if unknown := sorted(set(given) - set(classes)):
@@ -151,10 +151,6 @@ def _images(folder: Path, labels: str | Path | Shown, classes: Sequence[str]) ->
         )
     kept = replace(source, paths={stem: path for stem, path in paths.items() if stem in told})
     return kept.labelled(classes, [[classes.index(c) for c in told[stem]] for stem in kept.ids])
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)
 
 
 def _stems(source: Photographs) -> tuple[dict[str, str], dict[str, Path]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ribkit.data.images import SUFFIXES, ImageSet, check_files, decode, hash_files, verify
-from ribkit.runtime.errors import InputError
+from ribkit.runtime.errors import InputError, few
 
 LONG_SIDE = 320  # pixels, at most: at 640 an ImageNet classifier is unsure
 SHIPPED = {  # file in its package -> class in torchvision's ImageNet, and whose it is
@@ -103,9 +103,8 @@ def folder(path: str | Path, long_side: int = LONG_SIDE) -> Photographs:
     others = [p.name for p in files if p.suffix.lower() not in SUFFIXES and p.is_file()]
     suffixes = ", ".join(SUFFIXES)
     if others:
-        names = ", ".join(others[:5]) + f" and {len(others) - 5} more" * (len(others) > 5)
         warnings.warn(
-            f"{path}: passed over, as they are none of {suffixes}: {names}.", stacklevel=3
+            f"{path}: passed over, as they are none of {suffixes}: {few(others)}.", stacklevel=3
         )
     if not paths:
         raise InputError(f"{path} holds no photograph; put {suffixes} files in it.")

@@ -132,7 +132,7 @@ def _over_seeds(values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
 
 def _seeds(study: Study) -> dict[str, Measured]:
     """RIB's gains in seed mIoU, and in coverage of what CAM has no need of; over all replicas."""
-    values = {}
+    values, part = {}, beyond(study.coverage(CAM))
     for seed, coverage, before, choice in (
         ("gndrp-seed", "gndrp-coverage", RIBS[2], "held-out"),
         ("rib-seed", "rib-coverage", CAM, "held-out"),
@@ -142,7 +142,6 @@ def _seeds(study: Study) -> dict[str, Measured]:
         pairs = [(r.seed(RIB).at(choice), r.seed(before).at(choice)) for r in study.replicas]
         values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold")
         if coverage:
-            part = beyond(study.coverage(CAM))
             covered = [(_coverage_gains(one, before, part),) for one in study.replicas]
             how = (f"points of {BEYOND[part]} covered", f"{setting} thresholds")
             values[coverage] = _found(study, intervals.mean, covered, *how)

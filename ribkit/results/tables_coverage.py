@@ -33,6 +33,7 @@ CALLED = {
     "head": "heads", "body": "bodies", "near": "the halves of objects near its own peak",
     "far": "the halves far from it",
 }  # fmt: skip
+NEARER = {"body": "head", "far": "near"}  # what `beyond` names -> the rest of the object
 MIOU = ["miou", "miou_low", "miou_high"]
 CHANGE = ["change", "change_low", "change_high"]
 
@@ -63,7 +64,8 @@ def of_cam(study: Study) -> str:
     """How good CAM's seeds are, and what they cover, in words that follow from the numbers."""
     scores = seed_scores(study, (CAM,)).set_index("threshold chosen")
     covered = coverage(study, (CAM,)).set_index("part")["covered"]
-    far, near = ("body", "head") if "body" in covered else ("far", "near")
+    far = beyond(covered)
+    near = NEARER[far]
     held_out = "{:.1f} ({:.1f} to {:.1f})".format(*scores.loc["held-out", MIOU])
     more = scores.loc["oracle", "miou"] - scores.loc["held-out", "miou"]
     return (
@@ -81,10 +83,10 @@ def changes(study: Study) -> pd.DataFrame:
 
     Of RIB and of each training seed's best rival; means over images, all replicas.
     """
-    rows = []
+    rows, places = [], _places(study)
     for title, of in (("RIB", lambda one: RIB), ("best rival", lambda one: one.best_rival)):
         tables = [_change(one, of(one)) for one in study.replicas]
-        for where, region, part, chosen in _places(study):
+        for where, region, part, chosen in places:
             values = [_over_classes(table[chosen], part) for table in tables]
             row = {"where": where, "region": region, "method": title, "images": len(values[0])}
             rows.append(row | with_interval("change", _mean(values)))
@@ -140,8 +142,9 @@ def where(study: Study) -> str:
         {part: told.get((where, name)) for part, name in parts.items()}
         for where, parts in REGIONS.items()
     )
-    parts = ("body", "head") if beyond(study.coverage(CAM)) == "body" else ("far", "near")
-    of_object = " and ".join(f"{on[part]} {REGIONS['on the object'][part]}" for part in parts)
+    far = beyond(study.coverage(CAM))
+    names = REGIONS["on the object"]
+    of_object = " and ".join(f"{on[part]} {names[part]}" for part in (far, NEARER[far]))
     return (
         f"Beyond CAM, at the held-out thresholds, RIB covers in points of the object {of_object}, "
         f"{on['inside']} inside and {on['edge']} at its boundary; of all else {off['around']} at "

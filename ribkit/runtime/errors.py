@@ -133,3 +133,8 @@ def _number(error: BaseException) -> int | None:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text without its full stop; its type where there is no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def few(names: Sequence[str]) -> str:
+    """The first five names of a list, and how many more there are."""
+    return ", ".join(names[:5]) + f" and {len(names) - 5} more" * (len(names) > 5)

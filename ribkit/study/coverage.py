@@ -66,6 +66,6 @@ def by_image(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=["class", "size"]).groupby("image", sort=False).mean()
 
 
-def beyond(table: pd.DataFrame) -> str:
-    """The part that stands for the non-discriminative one: bodies, or halves far from the peak."""
+def beyond(table: pd.DataFrame | pd.Series) -> str:
+    """The part of several that stands for the non-discriminative one: body, or the far half."""
     return "body" if "body" in table else "far"

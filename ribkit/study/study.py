@@ -363,7 +363,7 @@ class Study(Inputs):
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """What a method's maps cover, at its held-out threshold: see `ribkit.study.coverage`."""
-        seed, plain = self.seed(method), self.seed(CAM).maps.arrays("maps")
+        seed, (plain,) = self.seed(method), self.seeds(CAM, self.scored)
         how = {"maps": seed.maps.arrays("maps"), "threshold": seed.threshold("held-out")}
         run = self.store.run(coverage.cover, images=self.scored, plain=plain, **how)
         return run.table("coverage")
