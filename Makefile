@@ -21,7 +21,7 @@ SOAK = $(if $(filter voc,$(PROFILE)),tests/test_soak_voc.py,$(DAMAGE))
 .PHONY: reproduce test check lab figures report site bench soak clean help
 
 reproduce: .venv/.installed  ## run all notebooks in order, draw the figures, print the table of claims
-	RIBKIT_PROGRESS=1 $(STUDY)
+	$(STUDY)
 
 test: export RIBKIT_DEVICE = cpu
 test: .venv/.installed  ## run the unit tests, then every notebook in short; compare cells that are the same everywhere

@@ -8,7 +8,6 @@ train that are not in VOC's val.
 
 import argparse
 import http.client
-import os
 import shlex
 import shutil
 import sys
@@ -24,10 +23,11 @@ from torchvision.datasets.utils import check_integrity, extract_archive
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from ribkit.data import voc
+from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError, first_line, say
 from ribkit.runtime.files import resolved
 from ribkit.runtime.parallel import map_images
-from ribkit.runtime.progress import bar, shown
+from ribkit.runtime.progress import bar
 
 BLOCK = 1 << 20
 SECONDS = 60  # without a byte from the server
@@ -153,26 +153,20 @@ def _write_mask(root: Path, sbd: Path, id: str) -> None:
     voc.write_mask(root, id, mask)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Fetch a data set and say which folder to give as DATA. Returns the exit status."""
+@command("ribkit.download")
+def main(argv: list[str] | None = None) -> None:
+    """Fetch a data set and say which folder to give as DATA."""
     parser = argparse.ArgumentParser(prog="ribkit.download", description=__doc__)
     parser.add_argument("set", choices=ARCHIVES)
     parser.add_argument("folder", type=resolved)
-    options = parser.parse_args(arguments)
-    os.environ.setdefault("RIBKIT_PROGRESS", "1")
+    options = parser.parse_args(argv)
     root = options.folder
-    try:
-        with shown():
-            for archive in ARCHIVES[options.set]:
-                get(*archive, options.folder)
-            if options.set == "voc":
-                root = options.folder / "VOCdevkit" / "VOC2012"
-                add_train_aug(root, options.folder / SBD)
-    except (InputError, OSError) as error:
-        say(error)
-        return 1
+    for archive in ARCHIVES[options.set]:
+        get(*archive, options.folder)
+    if options.set == "voc":
+        root = options.folder / "VOCdevkit" / "VOC2012"
+        add_train_aug(root, options.folder / SBD)
     print(f"Run it with: make reproduce PROFILE={options.set} DATA={shlex.quote(str(root))}")
-    return 0
 
 
 if __name__ == "__main__":

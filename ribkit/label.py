@@ -14,7 +14,6 @@ nothing tells whether it is the best for others.
 
 import argparse
 import json
-import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +31,10 @@ from ribkit.data.photographs import Photographs
 from ribkit.networks.architectures import Weights
 from ribkit.results import sheets
 from ribkit.results.sheets import Row
-from ribkit.runtime.errors import InputError, few, resource_errors, say
+from ribkit.runtime.command import command
+from ribkit.runtime.errors import InputError, few, say
 from ribkit.runtime.files import atomic_write, resolved
-from ribkit.runtime.progress import bar, shown
+from ribkit.runtime.progress import bar
 from ribkit.runtime.store import StoredArrays
 from ribkit.study import weights as files
 from ribkit.study.command_line import add_common, overrides, use_machine
@@ -230,34 +230,26 @@ def _rows(images: ImageSet, maps: StoredArrays, found: StoredArrays) -> Iterator
         yield Row(named, pixels, highest, labels)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Do what the command line asks for, say what was written. Returns the exit status."""
+@command("ribkit.label")
+def main(argv: list[str] | None = None) -> None:
+    """Do what the command line asks for, say what was written."""
     about = argparse.RawDescriptionHelpFormatter
-    command = argparse.ArgumentParser("ribkit.label", description=__doc__, formatter_class=about)
-    command.add_argument("folder", help="of photographs")
-    command.add_argument("--labels", required=True, help="JSON, or CSV: a.jpg,cat;dog")
-    command.add_argument("--method", choices=METHODS, default="cam")
-    command.add_argument("--irn", action="store_true", help="IRN before the CRF")
-    command.add_argument("--threshold", type=float, help="of the maps; Otsu's, unless given")
-    command.add_argument("--out", default="", help="FOLDER_labels, unless given")
-    command.add_argument("--weights", default="", help=f"{CLASSIFIER} of an earlier run")
-    add_common(command)
-    options = vars(command.parse_args(argv))
-    os.environ.setdefault("RIBKIT_PROGRESS", "1")
-    try:
-        with resource_errors("ribkit.label"), shown(), warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: say(message)
-            use_machine(options.pop("device"))
-            done = label(settings=overrides(options.pop("set")), **options)
-    except (InputError, RuntimeError) as error:
-        say(error)
-        return 1
-    except KeyboardInterrupt:
-        say("Stopped; the same command goes on from here.")
-        return 130
+    line = argparse.ArgumentParser("ribkit.label", description=__doc__, formatter_class=about)
+    line.add_argument("folder", help="of photographs")
+    line.add_argument("--labels", required=True, help="JSON, or CSV: a.jpg,cat;dog")
+    line.add_argument("--method", choices=METHODS, default="cam")
+    line.add_argument("--irn", action="store_true", help="IRN before the CRF")
+    line.add_argument("--threshold", type=float, help="of the maps; Otsu's, unless given")
+    line.add_argument("--out", default="", help="FOLDER_labels, unless given")
+    line.add_argument("--weights", default="", help=f"{CLASSIFIER} of an earlier run")
+    add_common(line)
+    options = vars(line.parse_args(argv))
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(message)
+        use_machine(options.pop("device"))
+        done = label(settings=overrides(options.pop("set")), **options)
     print(f"{done.classes.to_string(index=False, float_format='%.1f')}\n")
     print(f"Threshold {done.threshold:.2f}. Look at {done.folder / 'sheet1.png'} first.")
-    return 0
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from ribkit import check
 from ribkit.results import claims, figures
 from ribkit.runtime import device, notebooks, parallel, progress
-from ribkit.runtime.errors import InputError, resource_errors, say
+from ribkit.runtime.command import command
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
 from ribkit.study.command_line import opened, parser
@@ -86,33 +86,25 @@ def _commit() -> str:
         return "unknown"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Do what the command line asks for. Returns the exit status."""
+@command("ribkit")
+def main(argv: list[str] | None = None) -> None:
+    """Do what the command line asks for."""
     arguments = parser("ribkit.reproduce", __doc__)
     arguments.add_argument(
         "--check", action="store_true", help="check the input, say what it will take, and stop"
     )
     options = arguments.parse_args(argv)
-    try:
-        with resource_errors("ribkit"), progress.shown():
-            study = opened(options)
-            if options.check:
-                print(study.check(), flush=True)
-                print(f"\n{check.summary(check.table(study))}")
-            else:
-                lock = study.folder.with_name(f"{study.folder.name}.lock")
-                lock.parent.mkdir(parents=True, exist_ok=True)
-                busy = f"Process {{}} makes {study.folder} already: "
-                busy += "wait until it ends, or stop it (kill {})."
-                with locked(lock, busy, wait=False):
-                    run_all(study)
-    except (InputError, RuntimeError) as error:
-        say(error)
-        return 1
-    except KeyboardInterrupt:
-        say("Stopped; the same command goes on from here.")
-        return 130
-    return 0
+    study = opened(options)
+    if options.check:
+        print(study.check(), flush=True)
+        print(f"\n{check.summary(check.table(study))}")
+        return
+    lock = study.folder.with_name(f"{study.folder.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    busy = f"Process {{}} makes {study.folder} already: "
+    busy += "wait until it ends, or stop it (kill {})."
+    with locked(lock, busy, wait=False):
+        run_all(study)
 
 
 def run_all(study: Study) -> None:

@@ -7,13 +7,12 @@ where ``make reproduce`` looks for them. What a training needs besides, rank 0 c
 """
 
 import sys
-import time
 
 from ribkit.networks.training import share
 from ribkit.runtime import distributed
+from ribkit.runtime.command import command
 from ribkit.runtime.device import threads
-from ribkit.runtime.errors import InputError, resource_errors, say
-from ribkit.runtime.progress import shown
+from ribkit.runtime.errors import InputError
 from ribkit.study import pipeline
 from ribkit.study.command_line import opened, parser
 from ribkit.study.pipeline import TRAINED
@@ -32,34 +31,27 @@ def train(study: Study, name: str) -> None:
             study.store.run(call.func, **call.keywords)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Check the input, train, say what was trained. Returns the exit status."""
+@command("ribkit.train")
+def main(argv: list[str] | None = None) -> None:
+    """Check the input, train, say what was trained."""
     arguments = parser("ribkit.train", __doc__)
     arguments.add_argument("names", nargs="*", metavar="NAME", help=", ".join(TRAINED))
     options = arguments.parse_args(argv)
     names = options.names or TRAINED
-    try:
+    for name in names:
+        if name not in TRAINED:
+            raise InputError(f"'{name}' is not trained; use one of {', '.join(TRAINED)}.")
+    study = opened(options)
+    p = study.profile
+    with distributed.joined():
+        with distributed.collective():  # before anything is computed
+            for name in names:
+                share((p.training if name == "classifier" else getattr(p, name)).batch)
+        distributed.main_process_first(lambda: print(study.check(), flush=True))
         for name in names:
-            if name not in TRAINED:
-                raise InputError(f"'{name}' is not trained; use one of {', '.join(TRAINED)}.")
-        with resource_errors("ribkit.train"), shown():
-            study = opened(options)
-            p = study.profile
-            with distributed.joined():
-                with distributed.collective():  # before anything is computed
-                    for name in names:
-                        share((p.training if name == "classifier" else getattr(p, name)).batch)
-                distributed.main_process_first(lambda: print(study.check(), flush=True))
-                for name in names:
-                    train(study, name)
-                    if distributed.is_main_process():
-                        print(f"{name}: trained.", flush=True)
-    except (InputError, RuntimeError) as error:
-        if not distributed.is_main_process():
-            time.sleep(10)  # torchrun ends this process first if rank 0 has an error to tell
-        say(error)
-        return 1
-    return 0
+            train(study, name)
+            if distributed.is_main_process():
+                print(f"{name}: trained.", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from ribkit.runtime import notebooks
-from ribkit.runtime.errors import InputError, resource_errors, say
+from ribkit.runtime.command import command
+from ribkit.runtime.errors import InputError
 from ribkit.study.command_line import opened, parser
 from ribkit.study.inputs import ROOT
 
@@ -170,28 +171,23 @@ def executed(folder: Path) -> dict[str, NotebookNode]:
     return found
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the site, or the report alone. Returns the exit status."""
+@command("the site")
+def main(argv: list[str] | None = None) -> None:
+    """Write the site, or the report alone."""
     arguments = parser("ribkit.results.site", __doc__)
     arguments.add_argument(
         "--report", action="store_true", help="write the last notebook only, as build/report.html"
     )
     options = arguments.parse_args(argv)
-    try:
-        with resource_errors("the site"):
-            runs = executed(opened(options).folder)
-            if options.report:
-                target = ROOT / "build" / "report.html"
-                *_, (file, report) = runs.items()
-                target.write_text(page(report, file, {})[0])
-            else:
-                target = ROOT / "build" / "site" / "index.html"
-                build(runs, target.parent)
-    except (InputError, RuntimeError) as error:
-        say(error)
-        return 1
+    runs = executed(opened(options).folder)
+    if options.report:
+        target = ROOT / "build" / "report.html"
+        *_, (file, report) = runs.items()
+        target.write_text(page(report, file, {})[0])
+    else:
+        target = ROOT / "build" / "site" / "index.html"
+        build(runs, target.parent)
     print(f"Open {target.relative_to(ROOT)} in a browser.")
-    return 0
 
 
 if __name__ == "__main__":
