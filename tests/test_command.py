@@ -57,3 +57,4 @@ def test_progress_is_shown_unless_it_is_set_to_nothing(before, within, monkeypat
 
     main([])
     assert bool(asked[0]) == within
+    assert os.environ.get("RIBKIT_PROGRESS") == before

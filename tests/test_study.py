@@ -8,15 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fabricated import swept_from
+from fabricated import stored, swept_from, trained_classifier
 from PIL import Image
 
+from ribkit.data import scenes
 from ribkit.evaluation import miou as evaluation
+from ribkit.evaluation.tuning import Tuned
 from ribkit.method.others import OtherImageSampler
+from ribkit.networks import classifier
 from ribkit.results import tables
 from ribkit.runtime.errors import InputError
+from ribkit.runtime.store import Store
 from ribkit.study.inputs import some
-from ribkit.study.study import CAM, RIB, Seed, Study
+from ribkit.study.study import CAM, RIB, RIVALS, Seed, Study
 
 
 def test_scenes_to_train_tune_score_and_pretrain_on_are_others():
@@ -120,6 +124,28 @@ def test_each_training_seed_chooses_for_itself(chosen, monkeypatch):
     assert (one.settings(RIB).lr, other.settings(RIB).lr) == (1e-5, 1e-4)
     assert (one.training_seed, other.training_seed) == (0, 1)
     assert one.tuning.checksum() == other.tuning.checksum()
+
+
+@pytest.mark.parametrize("method", [RIB, RIVALS["norms"]])
+def test_every_method_has_the_scales_the_smoothing_and_the_percentile_of_cam(
+    method, tmp_path, monkeypatch
+):
+    """So a rate of 0 gains nothing over CAM, whatever CAM chose, and neither does a norm of 0."""
+    study = Study("mini", "", {"steps": 1, "n_others": (0,), "bank_side": 32})
+    study.store, images = Store(tmp_path / "store"), scenes.generate(0, 2, size=48)
+    network = classifier.build("small", len(scenes.CLASSES), rng_seed=0)
+    weights = stored(tmp_path, weights=network.state_dict()).tensors("weights")
+    monkeypatch.setattr(Study, "model", trained_classifier(weights))
+    monkeypatch.setattr(Study, "others", images)
+    own = {"scales": (1.0, 0.5), "smoothing": 0.05, "percentile": 80.0}
+    study._tuned[CAM] = Tuned(pd.DataFrame(), own)
+    plain = study._maps(CAM, images, own).arrays("maps")
+    nothing = {"norm": 0.0} if method.rival else {"lr": 0.0, "margin": 0.0, "n_others": 0}
+    same = study._maps(method, images, nothing).arrays("maps")
+    raw = study.maps(images, (1.0, 0.5), None).arrays("maps")
+    for name in images.ids:
+        assert np.array_equal(same[name], plain[name])
+        assert np.abs(plain[name] - raw[name]).max() > 0.05
 
 
 def test_a_profile_with_one_candidate_of_each_tries_one_setting_once(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from unittest.mock import patch
 
 from ribkit.runtime import distributed
 from ribkit.runtime.errors import InputError, resource_errors, say
@@ -24,9 +25,9 @@ def command(name: str) -> Callable[[Main], Callable[..., int]]:
     def decorate(main: Main) -> Callable[..., int]:
         @wraps(main)
         def status(argv: list[str] | None = None) -> int:
-            os.environ.setdefault("RIBKIT_PROGRESS", "1")
+            asked = os.environ.get("RIBKIT_PROGRESS", "1")
             try:
-                with resource_errors(name), shown():
+                with patch.dict(os.environ, RIBKIT_PROGRESS=asked), resource_errors(name), shown():
                     main(argv)
             except (InputError, RuntimeError) as error:
                 if not distributed.is_main_process():

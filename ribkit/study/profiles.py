@@ -2,12 +2,12 @@
 
 What must fit network and images is chosen on *tuning images*, which are never scored, by the one
 rule of `ribkit.evaluation.tuning`, by each replica for itself. CAM chooses among `scale_sets`,
-`smoothings` and `percentiles`, in this order; each rival (`ribkit.method.rivals`) among its own of
-the last two, or of `norms`, on CAM's scales; each RIB, on the same scales, among `lrs`, `margins`
-and `n_others`; IRN's walk among `irn_log2_steps`, `irn_betas` and `irn_radii`, and PSA's among
-`psa_alphas` and `psa_log2_steps`, for CAM's maps and for RIB's. Each list starts with what is most
-careful; those of rates, smoothings and norms go on beyond their ends. A list of one leaves nothing
-to choose: so it is in `voc` and `coco`.
+`smoothings` and `percentiles`, in this order, and what it chose holds for every method. A rival
+(`ribkit.method.rivals`) chooses its own of the last two, or of `norms`; each RIB among `lrs`,
+`margins` and `n_others`; IRN's walk among `irn_log2_steps`, `irn_betas` and `irn_radii`, and PSA's
+among `psa_alphas` and `psa_log2_steps`, for CAM's maps and for RIB's. Each list starts with what is
+most careful; those of rates, smoothings and norms go on beyond their ends. A list of one leaves
+nothing to choose: so it is in `voc` and `coco`.
 
 How many tuning images: paired differences of RIB and CAM spread by about 7 points over the square
 root of their number (`mini`, 24 scenes, rates of 1e-6 to 3e-5), so 200 tell half a point.

@@ -6,7 +6,7 @@ of them share one store. Data flows one way: images -> classifier -> seeds -> sc
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -248,17 +248,20 @@ class Study(Inputs):
         return [self._maps(method, images, chosen).arrays("maps") for images in sets]
 
     def _maps(self, method: Method, images: ImageSet, chosen: Mapping[str, Any]) -> Result:
-        """Maps of a set of images by a method with one candidate of each of its settings."""
-        if method.pooling:
-            return self.maps(images, self.scales, self._settings(method, chosen))
-        changes = {name: value for name, value in chosen.items() if name != "scales"}
-        scales, rival = chosen.get("scales") or self.scales, Rival(**changes)
-        plain = self.maps(images, scales, None)
+        """Maps of a set of images by a method with one candidate of each of its settings.
+
+        Scales, smoothing and percentile are CAM's, but for a rival's own: what differs from CAM is
+        the method.
+        """
+        settings = self._settings(method, chosen) if method.pooling else None
+        every = chosen if method == CAM else self.tuned(CAM).chosen | chosen
+        raw = self.maps(images, every["scales"], settings)
+        rival = Rival(**{f.name: every[f.name] for f in fields(Rival) if f.name in every})
         if rival == Rival():
-            return plain
-        sizes = Sizes(scales, self.profile.long_side, self.profile.map_stride)
+            return raw
+        sizes = Sizes(every["scales"], self.profile.long_side, self.profile.map_stride)
         norms = self.store.run(maps.feature_norms, model=self.model, images=images, sizes=sizes)
-        both = {"maps": plain.arrays("maps"), "norm": norms.arrays("norm")}
+        both = {"maps": raw.arrays("maps"), "norm": norms.arrays("norm")}
         return self.store.run(maps.rival_seeds, images=images, **both, rival=rival)
 
     def swept(self, images: ImageSet, seeds: StoredArrays) -> Swept:
@@ -314,7 +317,7 @@ class Study(Inputs):
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """CAM's scales; RIB and all rivals use the same."""
+        """CAM's scales, which are every method's."""
         return self.tuned(CAM).chosen["scales"]
 
     def settings(self, method: Method) -> Settings:
