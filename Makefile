@@ -18,7 +18,9 @@ SOAK = $(if $(filter voc,$(PROFILE)),tests/test_soak_voc.py,$(DAMAGE))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: reproduce test check lab figures report site bench soak clean help
+.PHONY: install reproduce test check lab figures report site bench soak clean help
+
+install: .venv/.installed  ## install the packages into .venv, and no more
 
 reproduce: .venv/.installed  ## run all notebooks in order, draw the figures, print the table of claims
 	$(STUDY)
