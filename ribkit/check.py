@@ -15,7 +15,9 @@ from unittest.mock import patch
 
 import pandas as pd
 
+from ribkit.evaluation import tuning
 from ribkit.networks.training import steps_per_epoch
+from ribkit.results import report
 from ribkit.runtime import parallel
 from ribkit.runtime.device import device, threads
 from ribkit.runtime.store import MANIFEST, Store
@@ -33,14 +35,18 @@ def counts(study: Study) -> dict[str, int]:
     """Stage -> its images, or a training's iterations, in all notebooks; at most: stops and stored
     results save some."""
     p = study.profile
-    n, tuning = len(study.scored), len(study.tuning)
+    n, tuned = len(study.scored), len(study.tuning)
     remaining = sum(map(len, study.remaining_images))
-    labelled, rounds = n + tuning + remaining, p.replicas * (1 + len(p.ablations.usual_textures))
-    tried = len(p.lrs) + len(p.margins) + len(p.n_others) - 2
+    labelled, rounds = n + tuned + remaining, p.replicas * (1 + len(p.ablations.usual_textures))
+    rates = len(p.lrs) + (tuning.MORE if len(p.lrs) > 1 else 0)
+    tried = rates + len(p.margins) + len(p.n_others) - 2
     example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
     runs = ablation_runs.grid(example, 1.0, 1.0, p.ablations, relu6=True)
     runs += ablation_runs.ledger(example, 1.0, 1.0, len(study.scored.classes), (1.0,))
-    ablated = min(n, p.ablations.images or n) * sum(run.settings is not None for run in runs)
+    claimed = {run for both in report.COMPARED_RUNS.values() for run in both}
+    again = {(r.settings, r.once) for r in runs if (r.value, r.factor) in claimed}
+    adapting = sum(run.settings is not None for run in runs) + (p.replicas - 1) * len(again)
+    ablated = min(n, p.ablations.images or n) * adapting
     variants = p.variant_replicas or p.replicas
     adapted = p.replicas + 2 * variants + rounds  # GAP, the paper's two, and RIB on all scenes
     networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")
@@ -50,15 +56,15 @@ def counts(study: Study) -> dict[str, int]:
         "pretext": pretexts * (p.pretext_scenes // 32) if "small" in p.backbone else 0,
         "classifier": rounds * p.epochs * steps_per_epoch(len(study.train), p.batch),
         "bank": rounds * min(p.bank_images, len(study.train)),
-        "cam": rounds * (len(p.scale_sets) * tuning + n) + remaining,
-        "rib": adapted * (tried * tuning + n) + remaining + ablated,
-        "crf": 2 * p.replicas * n,
+        "cam": rounds * (len(p.scale_sets) * tuned + n) + remaining,
+        "rib": adapted * (tried * tuned + n) + remaining + ablated,
+        "crf": 2 * 2 * p.replicas * n,  # of the seeds, and after IRN
         "irn-labels": 2 * p.replicas * labelled,
         "psa-labels": 2 * p.replicas * labelled,
         "irn": 2 * p.replicas * p.irn.epochs * steps_per_epoch(labelled, p.irn.batch),
         "psa": 2 * p.replicas * p.psa.epochs * steps_per_epoch(labelled, p.psa.batch),
-        "irn-walk": 2 * p.replicas * (n + remaining + walks * tuning),
-        "psa-walk": 2 * p.replicas * (n + len(p.psa_alphas + p.psa_log2_steps) * tuning),
+        "irn-walk": 2 * p.replicas * (n + remaining + walks * tuned),
+        "psa-walk": 2 * p.replicas * (n + len(p.psa_alphas + p.psa_log2_steps) * tuned),
         "network": networks * p.network.iterations,
         "predictions": networks * len(study.validation),
     }
@@ -98,7 +104,7 @@ def shrunk(p: Profile) -> Profile:
 
 
 def sample(study: Study) -> dict[str, dict]:
-    """Stage -> the manifest of its result in a shrunk run, with its files' ``bytes``."""
+    """Stage -> the manifest of its result in a shrunk run; ``bytes`` of how many ``images``."""
     here = patch.dict(os.environ, RIBKIT_WORKERS="1")
     with tempfile.TemporaryDirectory() as folder, here, threads(1):
         small = Study(shrunk(study.profile), str(study.given or ""))
@@ -111,7 +117,8 @@ def sample(study: Study) -> dict[str, dict]:
         for path in sorted(Path(folder).glob(f"*/{MANIFEST}"), key=lambda p: p.stat().st_mtime):
             size = sum(file.stat().st_size for file in path.parent.iterdir())
             stage = path.parent.name.rsplit("-", 1)[0]
-            manifests[stage] = json.loads(path.read_text()) | {"bytes": size}
+            images = small.profile.bank_images if stage == "bank" else IMAGES
+            manifests[stage] = json.loads(path.read_text()) | {"bytes": size, "images": images}
         return manifests
 
 
@@ -138,7 +145,7 @@ def cost(stage: str, count: int, manifest: dict) -> dict:
         "how often": f"{count:,} {'iterations' if training else 'images'}",
         "seconds each": each,
         "hours": count * each / workers / 3600,
-        "disk (GiB)": 0 if training else count * manifest["bytes"] / IMAGES / GIB,
+        "disk (GiB)": 0 if training else count * manifest["bytes"] / manifest["images"] / GIB,
         "memory (GiB)": manifest["memory"] / 2**10,
     }
 

@@ -29,6 +29,7 @@ from ribkit.study import profiles
 from ribkit.study.maps import Adaptation, Sizes, adapt_image
 
 SETTINGS, SCALES = profiles.PHOTOGRAPH_SETTINGS, profiles.PHOTOGRAPH_SCALES
+SIDE = 224  # of the square that an adaptation sees of another image, in pixels
 ROWS = 20  # of a figure; matplotlib lays out ten times as many in minutes
 
 
@@ -119,9 +120,7 @@ def compare(
     given = {name: _indices(name, labels[name], names) for name in labels}
     shown = [given.get(name) or [_top(network, source.image(name))] for name in source.ids]
     images = source.labelled(names, shown)
-    photos = [images.image(i) for i in range(len(images))]
-    side = min(min(photo.shape[:2]) for photo in photos)
-    squares = [views.square(views.to_tensor(photo), side) for photo in photos]
+    squares = [views.square(views.to_tensor(image.pixels()), SIDE) for image in images]
     features = torch.cat([network.features(s[None].to(device())) for s in squares])
     bank = {"features": features, "labels": torch.from_numpy(images.labels).float().to(device())}
     plain, adapted = {}, {}

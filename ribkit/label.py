@@ -100,7 +100,9 @@ def label(
     classes: tuple[str, ...] = ()
     if weights:
         trained = Weights(resolved(weights))
-        settings["backbone"], classes = files.read(trained)
+        backbone, classes = files.read(trained)
+        if settings.setdefault("backbone", backbone) != backbone:
+            raise InputError(f"{weights} is of {backbone}; leave the setting backbone out.")
     images = _images(folder, labels, classes)
     if not trained:
         _require_tellable(images)

@@ -93,6 +93,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument(
         "--check", action="store_true", help="check the input, say what it will take, and stop"
     )
+    arguments.add_argument(
+        "--publish", action="store_true", help="copy its figures to figures/, as scenes' always are"
+    )
     options = arguments.parse_args(argv)
     study = opened(options)
     if options.check:
@@ -104,18 +107,21 @@ def main(argv: list[str] | None = None) -> None:
     busy = f"Process {{}} makes {study.folder} already: "
     busy += "wait until it ends, or stop it (kill {})."
     with locked(lock, busy, wait=False):
-        run_all(study)
+        run_all(study, options.publish)
 
 
-def run_all(study: Study) -> None:
-    """Check the input, run what must be run, publish the figures, print the claims."""
+def run_all(study: Study, publish: bool) -> None:
+    """Check the input, run what must be run, publish the figures, print the claims.
+
+    Published without being asked: a profile's own scenes, which everybody has.
+    """
     started, folder = time.perf_counter(), study.folder
     print(study.check(), flush=True)
     data = str(study.data or "")
     parameters = {"profile": study.profile.name, "data": data, "overrides": study.overrides}
     executed = reproduce(study, parameters)
-    if not study.overrides:
-        figures.publish(folder / "figures", ROOT / "figures" / study.profile.name)
+    if publish or (study.profile.data == "scenes" and not study.overrides):
+        figures.publish(study, ROOT / "figures" / study.profile.name)
     table = claims.readable(pd.read_csv(folder / "figures" / "claims.csv"))
     print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")
     minutes = (time.perf_counter() - started) / 60

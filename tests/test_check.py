@@ -34,8 +34,10 @@ def test_counts_by_hand(study):
     runs = ablation_runs.grid(example, 1.0, 1.0, study.profile.ablations, relu6=True)
     runs += ablation_runs.ledger(example, 1.0, 1.0, 8, (1.0,))
     adapted = sum(run.settings is not None for run in runs)
-    # two rates, one more margin, one more B: four RIBs on the study's scenes, one on the others
-    assert counts["rib"] == 2 * (4 + 1) * ((2 + 1 + 1) * 4 + 6) + 3 * adapted
+    # two rates and three beyond, one more margin, one more B: four RIBs on the study's scenes, one
+    # on the others; in the other training again RIB, the sigmoid (twice), the last map, one for all
+    assert counts["rib"] == 2 * (4 + 1) * ((2 + 3 + 1 + 1) * 4 + 6) + 3 * (adapted + 5)
+    assert counts["crf"] == 2 * 2 * 2 * 6  # CAM's and RIB's, of the seeds and after IRN, replicas
     assert counts["irn"] == 2 * 2 * 2 * (10 // 4)  # CAM's and RIB's, replicas, epochs, batches
     assert counts["psa"] == 2 * 2 * 1 * (10 // 5)
     assert counts["irn-walk"] == 2 * 2 * (6 + 2 * 4)
@@ -56,12 +58,15 @@ def test_a_sample_measures_every_stage_and_leaves_nothing_behind(study, monkeypa
     assert (costs["seconds each"] > 0).all()
     assert (costs["memory (GiB)"] >= 0).all()
     assert costs["disk (GiB)"]["cam"] > 0
+    # 64 channels of 16 x 16 float32 of each of the bank's images
+    bank = check.counts(study)["bank"] * 64 * 16 * 16 * 4 / 2**30
+    assert costs["disk (GiB)"]["bank"] == pytest.approx(bank, rel=0.1)
     assert f"About {costs['hours'].sum():,.3g} hours" in check.summary(costs.reset_index())
 
 
 def test_images_are_shared_by_the_workers_and_iterations_are_not(monkeypatch):
     monkeypatch.setattr("ribkit.runtime.parallel.workers", lambda gpu: 4)
-    manifest = {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 3 * 2**30}
+    manifest = {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 3 * 2**30, "images": 3}
     assert check.cost("cam", 7200, manifest)["hours"] == 1
     assert check.cost("irn", 7200, manifest)["hours"] == 4
     assert check.cost("cam", 7, manifest)["disk (GiB)"] == 7
@@ -81,4 +86,6 @@ def test_a_sample_adapts_with_as_many_others_as_the_study(name):
 def test_hours_are_never_negative(monkeypatch, count):
     monkeypatch.setenv("RIBKIT_WORKERS", count)
     with pytest.raises(InputError, match=f"RIBKIT_WORKERS={count} is not a number"):
-        check.cost("cam", 7200, {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 0})
+        check.cost(
+            "cam", 7200, {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 0, "images": 3}
+        )

@@ -1,5 +1,6 @@
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -495,17 +496,20 @@ def test_values_outside_0_to_1_are_clipped():
 
 
 # ---- what is kept -----------------------------------------------------------------------------
-def test_photographs_of_voc_are_not_published(tmp_path):
-    source = tmp_path / "run"
-    source.mkdir()
+def test_photographs_of_data_sets_are_not_published(tmp_path):
+    source = tmp_path / "run" / "figures"
+    source.mkdir(parents=True)
     for name in ("growth", "samples", "photographs", "claims"):
         for suffix in ("csv", "pixels.png", "png"):
             (source / f"{name}.{suffix}").write_text(name)
-    for profile in ("mini", "voc-lite"):
-        figures.publish(source, tmp_path / profile)
-    mini, voc = ({p.name for p in (tmp_path / n).iterdir()} for n in ("mini", "voc-lite"))
-    assert mini == {p.name for p in source.iterdir()}
-    assert {name.split(".")[0] for name in voc} == {"photographs", "claims"}
+    for data in ("scenes", "voc", "coco"):
+        run = SimpleNamespace(folder=tmp_path / "run", profile=SimpleNamespace(data=data))
+        figures.publish(run, tmp_path / data)
+        kept = {p.name for p in (tmp_path / data).iterdir()}
+        if data == "scenes":
+            assert kept == {p.name for p in source.iterdir()}
+        else:
+            assert {name.split(".")[0] for name in kept} == {"photographs", "claims"}
 
 
 @pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")
@@ -520,9 +524,8 @@ def test_every_kept_figure_has_its_table_and_every_table_its_figure():
     suffixes = (".csv", *figures.NO_DATE)
     expected = {path.with_suffix(suffix) for path in tables for suffix in suffixes}
     assert kept == expected | {path.with_suffix(figures.PIXELS) for path in galleries}
-    for profile, hidden in figures.UNPUBLISHED.items():
-        names = {path.name.split(".")[0] for path in kept if path.parent.name == profile}
-        assert not names & hidden
+    names = {path.name.split(".")[0] for path in kept if path.parent.name == "voc-lite"}
+    assert not names & figures.PHOTOGRAPHS
 
 
 @pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")

@@ -279,7 +279,7 @@ def test_an_interval_holds_its_point_estimate_where_every_draw_is_better():
 
 
 def test_the_mean_of_equal_numbers_holds_itself_though_sums_round():
-    for count in range(1, 30):
+    for count in range(2, 30):
         point, low, high = intervals.bootstrap_mean(np.full(count, 0.1))
         assert low <= point <= high
 
@@ -291,3 +291,12 @@ def test_one_image_tells_nothing_of_others_so_the_seeds_error_counts_alone():
         assert point == 2
         assert high - point == pytest.approx(4.302653 * np.sqrt(1 / 3), rel=1e-5)
         assert point - low == pytest.approx(high - point)
+
+
+def test_one_image_and_one_training_tell_nothing():
+    one = counts(np.array([[[50, 10], [20, 20]]]))
+    other = counts(np.array([[[60, 0], [0, 40]]]))
+    for found in (bootstrap(gain, other, one), replicated(gain, [(other, one)])):
+        assert found[0] == pytest.approx(gain(other[0], one[0]))
+        assert np.isnan(found[1:]).all()
+    assert np.isnan(intervals.by_t(1.0, np.array([]), np.array([]))[1:]).all()

@@ -140,6 +140,8 @@ def test_a_classifier_of_an_earlier_run_labels_other_photographs(folder, tmp_pat
         InputError, match="'green' is no class of the classifier; its are blue, red"
     ):
         label(other, {"e": "green"}, method="cam", weights=weights, settings=QUICK)
+    with pytest.raises(InputError, match="is of small; leave the setting backbone out"):
+        label(other, {"e": "red"}, weights=weights, settings=QUICK | {"backbone": "resnet50"})
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"classifier\.safetensors is no classifier \(.*; give"):
         label(other, {"e": "red"}, weights=weights)

@@ -95,3 +95,9 @@ def test_it_is_seeded():
 def test_the_mean_of_one_value_per_image():
     values = np.array([1.0, 2.0, 6.0])
     assert mean(countable(values).sum(axis=0)) == 3
+
+
+def test_what_one_image_and_one_training_would_find_is_unknown():
+    one, other = counts(np.array([[[50, 10], [20, 20]]])), counts(np.array([[[60, 0], [0, 40]]]))
+    assert np.isnan(detectable(gain, [(other, one)]))
+    assert np.isnan(detectable_by_t(np.array([]), np.array([])))

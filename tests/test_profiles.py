@@ -362,3 +362,15 @@ def test_settings_of_a_group_are_given_with_a_point():
 
 def test_settings_that_need_each_other_may_come_in_any_order():
     assert profiles.load("mini", {"train_images": 4, "batch": 4}).train_images == 4
+
+
+@pytest.mark.parametrize("name", ["train_images", "score_images", "val_images"])
+def test_there_is_no_all_of_the_scenes(name):
+    with pytest.raises(InputError, match=f"{name}='0' must be 1 or more where"):
+        profiles.load("mini", {name: "0"})
+
+
+@pytest.mark.parametrize("rates", ["1e-4,3e-5", "1e-5,1e-5"])
+def test_rates_stand_in_order_the_most_careful_first(rates):
+    with pytest.raises(InputError, match=r"lrs=.* in ascending order"):
+        profiles.load("mini", {"lrs": rates})

@@ -197,7 +197,7 @@ def test_paths_begin_where_the_user_stands_and_notebooks_get_them_whole(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     given = {}
 
-    def run_all(study):
+    def run_all(study, publish):
         monkeypatch.chdir("/")  # a notebook's process stands elsewhere
         data = str(study.given)
         again = Study(study.profile.name, data, study.overrides)

@@ -364,3 +364,9 @@ def test_threads_that_read_one_archive_take_turns(tmp_path, monkeypatch):
         found = list(pool.map(arrays.__getitem__, map(str, range(40))))
     assert [array[0] for array in found] == list(range(40))
     assert max(most) == 1
+
+
+def test_a_tables_names_stay_text_though_they_look_like_numbers(tmp_path):
+    table = pd.DataFrame({"image": ["007"], "class": ["1"], "size": [0.5]})
+    found = stored(tmp_path, shares=table).table("shares")
+    assert found.to_dict("records") == [{"image": "007", "class": "1", "size": 0.5}]

@@ -94,3 +94,11 @@ def test_what_cam_covers_is_told_before_any_rib_is_made(study, monkeypatch):
     assert "worth +1.5" in text
     assert ("90 % of heads, 40 % of bodies" in text) == ("body" in study.coverage(CAM))
     assert "10 % of what is off the object" in text
+
+
+def test_an_image_counts_where_every_training_has_a_value():
+    one = pd.Series({"a": 1.0, "b": 2.0, "c": np.nan})
+    other = pd.Series({"c": 5.0, "b": 4.0, "a": 3.0})  # in another order
+    ((first,), (second,)) = tables_coverage.aligned([one, other])
+    assert first.tolist() == [[1, 1], [2, 1]]
+    assert second.tolist() == [[3, 1], [4, 1]]

@@ -159,3 +159,10 @@ def test_the_rule_needs_no_class_in_all_images():
     first[:, :, 0] = 5
     assert careful([first, first])[0] == 0
     assert tuning.MORE >= 1
+
+
+def test_nothing_lies_beyond_a_grid_that_begins_at_0():
+    counts = np.tile([[8], [10], [10]], (9, 1, 1))
+    tuned = search([Axis("smoothing", (0.0, 0.1, 0.2), goes_on=True)], lambda tried: (counts, 0.5))
+    assert tuned.chosen == {"smoothing": 0.0}
+    assert tuned.table["edge"].tolist() == [""] * 3

@@ -67,7 +67,7 @@ def bootstrap(statistic: Statistic, *counts: np.ndarray) -> Interval:
     .. math:: [\, q_{0.025}(\theta^*), \; q_{0.975}(\theta^*) \,]
 
     with :math:`\theta^*` the statistic over N images drawn with replacement; stretched to the point
-    estimate where that lies outside.
+    estimate where that lies outside. One image tells nothing of others: the ends are NaN.
 
     Args:
         statistic: Function of summed counts, such as `miou` or `gain`.
@@ -79,6 +79,8 @@ def bootstrap(statistic: Statistic, *counts: np.ndarray) -> Interval:
         [62.5, 62.5, 62.5]
     """
     point, values = resample(statistic, *counts)
+    if len(counts[0]) == 1:
+        return point, float("nan"), float("nan")
     return _with_point(point, *np.nanpercentile(values, [2.5, 97.5]))
 
 
@@ -168,7 +170,12 @@ def parts_of(points: np.ndarray, image_error: float, images: int) -> tuple[np.nd
 
 
 def by_t(point: float, parts: np.ndarray, freedoms: np.ndarray) -> Interval:
-    """A point and its `combined` interval, from squared errors and their degrees of freedom."""
+    """A point and its `combined` interval, from squared errors and their degrees of freedom.
+
+    Without any error, which one image and one training have not, the ends are NaN.
+    """
+    if not len(parts):
+        return point, float("nan"), float("nan")
     half = 0.0 if parts.sum() == 0 else float(half_width(parts, freedoms))
     return point, point - half, point + half
 

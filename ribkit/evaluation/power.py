@@ -52,7 +52,7 @@ def detectable_once(statistic: Statistic, counts: tuple[np.ndarray, ...], reach:
         0.5
     """
     point, values = resample(statistic, *counts)
-    return max(0.0, float(reach + np.nanquantile(point - values, POWER)))
+    return float(np.maximum(0.0, reach + np.nanquantile(point - values, POWER)))  # NaN stays NaN
 
 
 def detectable_by_t(parts: np.ndarray, freedoms: np.ndarray) -> float:
@@ -74,7 +74,7 @@ def detectable_by_t(parts: np.ndarray, freedoms: np.ndarray) -> float:
         >>> round(detectable_by_t(np.array([0.01**2]), np.array([10**6])), 3)  # 1.96 + 0.84 errors
         0.028
     """
-    if (freedoms < 1).any():
+    if not len(parts) or (freedoms < 1).any():
         return float("nan")
     if parts.sum() == 0:
         return 0.0

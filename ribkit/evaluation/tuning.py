@@ -114,7 +114,7 @@ def search(axes: Sequence[Axis], score: Score) -> Tuned:
             if more is None:
                 break
             values = sorted([*values, more])
-        ends = {len(values) - 1: "last"} | ({0: "first"} if axis.goes_on else {})
+        ends = {len(values) - 1: "last"} | ({0: "first"} if axis.goes_on and values[0] else {})
         ends = {k: f"{which} {axis.name}" for k, which in ends.items() if len(values) > 1}
         for k, (setting, (counts, threshold)) in enumerate(zip(tried, results, strict=True)):
             row = {"stage": axis.name} | setting

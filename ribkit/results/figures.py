@@ -24,7 +24,7 @@ from ribkit.study.study import Study
 FIGURES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 PIXELS = ".pixels.png"
 NO_DATE = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}
-# Photographs of VOC are nobody's to hand on
+# These show images; photographs of data sets are nobody's to hand on
 PHOTOGRAPHS = {
     "cams",
     "growth",
@@ -35,7 +35,6 @@ PHOTOGRAPHS = {
     "worst",
     "gradient_pixels",
 }
-UNPUBLISHED = {"voc-lite": PHOTOGRAPHS}
 
 
 def draw(name: str, content: pd.DataFrame | Pictures) -> Figure:
@@ -101,11 +100,11 @@ def _pictures(path: Path, table: pd.DataFrame) -> Pictures:
         ) from error
 
 
-def publish(source: Path, target: Path) -> None:
-    """Copy a run's figures and their tables to where they are kept, but for photographs of VOC."""
+def publish(study: Study, target: Path) -> None:
+    """Copy a run's figures and their tables to where they are kept, but for photographs."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.glob("*.csv")):
-        if path.stem not in UNPUBLISHED.get(target.name, ()):
+    for path in sorted((study.folder / "figures").glob("*.csv")):
+        if study.profile.data == "scenes" or path.stem not in PHOTOGRAPHS:
             for file in (path, *(path.with_suffix(suffix) for suffix in (PIXELS, *NO_DATE))):
                 if file.is_file():
                     with atomic_write(target / file.name) as partial:

@@ -1,12 +1,11 @@
 """What the report is made of: what was measured of each claim, and the figures that decide it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ribkit.data.images import ImageSet
 from ribkit.evaluation import intervals, power
 from ribkit.evaluation.intervals import gain
 from ribkit.results import (
@@ -74,7 +73,7 @@ def answer(study: Study, notebook: str) -> pd.DataFrame:
     return claims.readable(table).drop(columns="decided by")
 
 
-def _setting(study: Study, images: ImageSet, kind: str = "images") -> str:
+def _setting(study: Study, images: Sized, kind: str = "images") -> str:
     """How the setting of what all replicas were measured on begins."""
     seeds = study.profile.replicas
     seeds = f"{seeds} training seeds" if seeds > 1 else "one training seed"
@@ -142,16 +141,17 @@ def _seeds(study: Study) -> dict[str, Measured]:
         pairs = [(r.seed(RIB).at(choice), r.seed(before).at(choice)) for r in study.replicas]
         values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold")
         if coverage:
-            covered = [(_coverage_gains(one, before, part),) for one in study.replicas]
+            covered = [_coverage_gains(one, before, part) for one in study.replicas]
+            covered = tables_coverage.aligned(covered)
             how = (f"points of {BEYOND[part]} covered", f"{setting} thresholds")
             values[coverage] = _found(study, intervals.mean, covered, *how)
     return values
 
 
-def _coverage_gains(replica: Study, before: Method, part: str) -> np.ndarray:
-    """RIB's gain in the share of a part covered, in points, of each image: `countable`."""
+def _coverage_gains(replica: Study, before: Method, part: str) -> pd.Series:
+    """RIB's gain in the share of a part covered, in points, of each image."""
     after, before = (by_image(replica.coverage(method))[part] for method in (RIB, before))
-    return intervals.countable(100 * (after - before).dropna().to_numpy())
+    return 100 * (after - before)
 
 
 def _refinement(study: Study) -> dict[str, Measured]:
@@ -213,16 +213,20 @@ def _controls(study: Study) -> dict[str, Measured]:
 
 def _layers(study: Study) -> dict[str, Measured]:
     """The drop of HGR into the last layer, bodies' beyond heads', paired over images."""
-    table = tables_ablations.layer_ratios(study)
-    if table["discriminative"].isna().all():
+    if tables_ablations.layer_ratios(study)["discriminative"].isna().all():
         return {}
+    counts = tables_coverage.aligned([_last_drops(one) for one in study.replicas])
+    how = f"{_setting(study, counts[0][0])}, classifier's last level to its sigmoids"
+    return {"real-bottleneck": _found(study, intervals.mean, counts, "HGR", how)}
+
+
+def _last_drops(study: Study) -> pd.Series:
+    """How much more HGR bodies lose into the last layer than heads do, of each image."""
+    table = tables_ablations.layer_ratios(study)
     before = [name for name in table["layer"].unique() if name.startswith("level")][-1]
     by_layer = table.set_index(["image", "layer"])
     drop = by_layer.xs(before, level="layer") - by_layer.xs("sigmoid", level="layer")
-    values = (drop["non-discriminative"] - drop["discriminative"]).dropna().to_numpy()
-    setting = f"{study.profile.name}, {len(values)} images, classifier's last level to its sigmoids"
-    counts = [(intervals.countable(values),)]
-    return {"real-bottleneck": _found(study, intervals.mean, counts, "HGR", setting)}
+    return drop["non-discriminative"] - drop["discriminative"]
 
 
 MEASURED = (

@@ -218,12 +218,13 @@ def best_of(study: Study, draws: int = 300) -> pd.DataFrame:
     """How much too good the best of n settings looks on the images that it was picked on.
 
     n of the ablation's runs are drawn, the best on one random half of the images is picked, and its
-    mIoU there is held against that on the other half. tried, bias (points), its standard error.
+    mIoU there is held against that on the other half. tried, bias (points), and its standard error
+    over the halves, which are all of the same images.
     """
     scales = study.profile.ablations.scales
     every = (*runs(study), *ledger_runs(study))
     adapted = [run for run in every if run.settings is not None and run.scales == scales]
-    different = {(run.settings, run.once): run for run in adapted}
+    different = {(run.settings, run.once, run.saturates): run for run in adapted}
     every = np.stack([ablation_runs.run_result(study, run).counts for run in different.values()])
     random, rows, halves = np.random.default_rng(study.profile.rng_seed), [], []
     for _ in range(draws):

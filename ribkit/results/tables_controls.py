@@ -86,15 +86,15 @@ def meaning(study: Study) -> str:
     beyond = replicated(intervals.gain, rib_and_rival(study))
     chosen = Counter(one.best_rival.title for one in study.replicas).most_common()
     rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
-    few = compared(study).iloc[-1]
+    few = pipeline.few_masks_counts(study)
+    over_rib = replicated(intervals.gain, list(zip(few, _counts(study, RIB), strict=True)))
     text = [
         f"RQ2. Of RIB's gain over CAM, {_points(own)}, GNDRP in place of GAP has {_points(gndrp)}: "
         + _told(gndrp, *POOLING_WORDS),
         f"RQ3. The best rival on the tuning images, by training seed, is {rivals}; RIB gains "
         f"{_points(beyond)} over it: {_told(beyond, *RIVAL_WORDS)}",
         f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
-        f"{_points(few[['gain', 'gain_low', 'gain_high']])} over CAM"
-        + (": the masks that tune are worth more than RIB." if few["gain"] > own[0] else "."),
+        f"{_points(over_rib)} over RIB: {_told(over_rib, *FEW_WORDS)}",
     ]
     doses = dose_pairs(study)
     if len(doses) > 1:
@@ -110,13 +110,18 @@ def meaning(study: Study) -> str:
 
 POOLING_WORDS = (
     "the pooling matters, whatever the cause of the gain.",
-    "what RIB gains does not hang on its pooling.",
+    "the two cannot be told apart.",
     "the pooling takes from it.",
 )
 RIVAL_WORDS = (  # where the interval lies above zero, spans it, lies below it
     "no rival without an adaptation has all of its gain.",
-    "what adapts nothing is as good, so the gain is no evidence for a bottleneck.",
+    "it cannot be told from what adapts nothing, so it is no evidence for a bottleneck.",
     "what adapts nothing is better.",
+)
+FEW_WORDS = (
+    "the masks that tune are worth more.",
+    "the two cannot be told apart.",
+    "the masks that tune are worth less.",
 )
 DOSE_WORDS = (
     "its gain follows what there is to be set free.",

@@ -52,12 +52,15 @@ def coverage(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _mean(replicas: Sequence[pd.Series]) -> Interval:
-    """Mean over the images that have a value in every training, and over trainings."""
+def aligned(replicas: Sequence[pd.Series]) -> list[tuple[np.ndarray]]:
+    """What `replicated` takes of the images that have a value in every training."""
     both = pd.concat(replicas, axis=1).dropna()
-    return replicated(
-        mean, [(countable(both.iloc[:, k].to_numpy()),) for k in range(len(replicas))]
-    )
+    return [(countable(both.iloc[:, k].to_numpy()),) for k in range(len(replicas))]
+
+
+def _mean(replicas: Sequence[pd.Series]) -> Interval:
+    """Mean over these images, and over trainings."""
+    return replicated(mean, aligned(replicas))
 
 
 def of_cam(study: Study) -> str:

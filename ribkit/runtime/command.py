@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from ribkit.runtime import distributed
-from ribkit.runtime.errors import InputError, resource_errors, say
+from ribkit.runtime.errors import InputError, StudyError, resource_errors, say
 from ribkit.runtime.progress import shown
 
 Main = Callable[[list[str] | None], Any]
@@ -29,7 +29,7 @@ def command(name: str) -> Callable[[Main], Callable[..., int]]:
             try:
                 with patch.dict(os.environ, RIBKIT_PROGRESS=asked), resource_errors(name), shown():
                     main(argv)
-            except (InputError, RuntimeError) as error:
+            except (InputError, StudyError) as error:
                 if not distributed.is_main_process():
                     time.sleep(
                         10

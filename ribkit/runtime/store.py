@@ -110,7 +110,8 @@ class Result:
         return {"result": self.name, "key": self.key}
 
     def table(self, value: str) -> pd.DataFrame:
-        path, names = self.file(f"{value}.csv"), {"image": str}  # of digits keep their zeros
+        path = self.file(f"{value}.csv")
+        names = dict.fromkeys(("image", "class"), str)  # of digits keep their zeros
         return pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=names)
 
     def arrays(self, value: str) -> "StoredArrays":

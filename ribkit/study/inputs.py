@@ -11,7 +11,7 @@ from ribkit.data.digits import Digits
 from ribkit.data.images import ImageSet
 from ribkit.networks import architectures
 from ribkit.refinement import saliency
-from ribkit.runtime.errors import InputError, Problems
+from ribkit.runtime.errors import InputError, Problems, few
 from ribkit.runtime.files import resolved
 from ribkit.runtime.keys import describe
 from ribkit.study.profiles import Profile
@@ -164,8 +164,20 @@ class Inputs:
 
     @cached_property
     def validation(self) -> ImageSet:
-        """Images that segmentation networks are scored on, seen by nothing before."""
-        return self._images(4, self.profile.val_split, self.profile.val_images)
+        """Images that segmentation networks are scored on, seen by nothing before.
+
+        InputError: one of them was trained on, tuned on, or labelled.
+        """
+        images = self._images(4, self.profile.val_split, self.profile.val_images)
+        if self.profile.data != "scenes":
+            sets = (self.train, self.scored, *self.remaining_images)  # tuning images are of train
+            seen = {name for others in sets for name in others.ids}
+            if shared := [name for name in images.ids if name in seen]:
+                raise InputError(
+                    f"{self.data / voc.LIST.format(self.profile.val_split)} lists {few(shared)}, "
+                    "which networks learn from too; list images there that no other list has."
+                )
+        return images
 
     def _images(self, stream: int, split: str, count: int) -> ImageSet:
         """``count`` scenes of a stream, or images of a split."""
@@ -214,7 +226,7 @@ def first(images: ImageSet, count: int) -> ImageSet:
 
 
 def some(images: ImageSet, count: int, rng_seed: int) -> ImageSet:
-    """``count`` of the images, drawn by the seed, in their old order; all of them if 0 or fewer."""
+    """``count`` of the images, drawn by the seed, in their old order; all, if 0 or too many."""
     if count == 0 or count >= len(images):
         return images
     chosen = np.random.default_rng(rng_seed).permutation(len(images))[:count]

@@ -10,7 +10,7 @@ most careful; those of rates, smoothings and norms go on beyond their ends. A li
 nothing to choose: so it is in `voc` and `coco`.
 
 How many tuning images: paired differences of RIB and CAM spread by about 7 points over the square
-root of their number (`mini`, 24 scenes, rates of 1e-6 to 3e-5), so 200 tell half a point.
+root of their number (`mini`, 24 scenes, rates of 1e-6 to 3e-5): 200 have half a point of error.
 """
 
 import tomllib
@@ -164,6 +164,11 @@ class Profile:
             raise MustBe("empty, unless backbone is resnet50 or resnet101", "weights")
         if self.label_split and scenes:
             raise MustBe("empty where images are scenes", "label_split")
+        for name in ("train_images", "score_images", "val_images") if scenes else ():
+            if not getattr(self, name):
+                raise MustBe("1 or more where images are scenes, of which there is no end", name)
+        if list(self.lrs) != sorted(set(self.lrs)):
+            raise MustBe("in ascending order, the most careful first, each once", "lrs")
         return self
 
     @property

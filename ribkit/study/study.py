@@ -17,6 +17,7 @@ from ribkit.data import photographs, scenes
 from ribkit.data.digits import SHARE
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import thresholds, tuning
+from ribkit.evaluation.miou import miou
 from ribkit.evaluation.thresholds import Swept
 from ribkit.evaluation.tuning import Axis, Tuned
 from ribkit.method.rivals import Rival
@@ -94,6 +95,10 @@ class Study(Inputs):
         overrides = overrides or {}
         if not isinstance(overrides, dict):
             raise InputError(f"overrides={overrides!r} must be a dictionary, setting -> value.")
+        if overrides and not isinstance(profile, str):
+            raise InputError(
+                f"overrides={overrides!r} change a profile that is named; change this one."
+            )
         if isinstance(profile, str):
             profile = profiles.load(profile, overrides)
         super().__init__(profile, data)
@@ -247,6 +252,10 @@ class Study(Inputs):
         chosen = self.tuned(method).chosen
         return [self._maps(method, images, chosen).arrays("maps") for images in sets]
 
+    def adaptations(self, method: Method) -> pd.DataFrame:
+        """How a RIB's adaptations of the scored images went: a row each, see `maps.rib_seeds`."""
+        return self.maps(self.scored, self.scales, self.settings(method)).table("images")
+
     def _maps(self, method: Method, images: ImageSet, chosen: Mapping[str, Any]) -> Result:
         """Maps of a set of images by a method with one candidate of each of its settings.
 
@@ -292,8 +301,11 @@ class Study(Inputs):
     def _axes(self, method: Method) -> list[Axis]:
         p = self.profile
         if method.pooling:
-            rates = Axis("lr", tuple(sorted(set(p.lrs))), goes_on=True)
-            return [rates, Axis("margin", p.margins), Axis("n_others", p.n_others)]
+            return [
+                Axis("lr", p.lrs, goes_on=True),
+                Axis("margin", p.margins),
+                Axis("n_others", p.n_others),
+            ]
         if method.rival:
             (setting,) = (name for name, rival in RIVALS.items() if rival == method)
             goes_on = setting != "percentiles"  # which end at 0
@@ -333,10 +345,11 @@ class Study(Inputs):
 
     @property
     def best_rival(self) -> Method:
-        """Of CAM and its rivals the one that the rule chooses on the tuning images."""
-        rivals = (CAM, *self.rivals)
-        counts = [self._tried(method, self.tuned(method).chosen)[0] for method in rivals]
-        return rivals[tuning.careful(counts)[0]]
+        """Of CAM and its rivals the one that scores best on the tuning images."""
+        tried = {
+            rival: self._tried(rival, self.tuned(rival).chosen) for rival in (CAM, *self.rivals)
+        }
+        return max(tried, key=lambda rival: miou(tried[rival][0].sum(axis=0)))
 
     def margin_rows(self, scales: tuple[float, ...]) -> float:
         """Over how many rows and target classes `official` sums an image's logits, on average."""
@@ -366,9 +379,10 @@ class Study(Inputs):
 
     def coverage(self, method: Method) -> pd.DataFrame:
         """What a method's maps cover, at its held-out threshold: see `ribkit.study.coverage`."""
-        seed, (plain,) = self.seed(method), self.seeds(CAM, self.scored)
+        seed, plain = self.seed(method), self.maps(self.scored, self.scales, None)
         how = {"maps": seed.maps.arrays("maps"), "threshold": seed.threshold("held-out")}
-        run = self.store.run(coverage.cover, images=self.scored, plain=plain, **how)
+        how |= {"plain": plain.arrays("maps")}  # where a map is clipped, it has no one peak
+        run = self.store.run(coverage.cover, images=self.scored, **how)
         return run.table("coverage")
 
     # ---- pictures of the process --------------------------------------------------------------
@@ -383,7 +397,7 @@ class Study(Inputs):
     def photographs(self) -> tuple[ImageSet, Result]:
         """Shipped photographs, and their maps through the process, with the ImageNet head.
 
-        Nothing is tuned nor scored here: the settings are those of `ribkit.compare`.
+        Nothing is tuned nor scored here: settings and scales are those of `ribkit.compare`.
         """
         every = photographs.shipped_labelled()
         images = every.take([every.ids.index(name) for name in PHOTOGRAPHS])
