@@ -15,8 +15,8 @@ def made(monkeypatch):
     def committed(evidence, name):
         assert name == "claims"
         found = {
-            claim: Measured((low + high) / 2, low, high, 1.0, unit, "made up", evidence)
-            for claim, (low, high, unit) in ends[evidence].items()
+            claim: Measured((low + high) / 2, low, high, 1.0, unit, "made up", *(on or [evidence]))
+            for claim, (low, high, unit, *on) in ends[evidence].items()
         }
         return claims.table(found)
 
@@ -54,7 +54,9 @@ def test_what_is_no_effect_of_the_reported_size_is_not_called_better(made):
 def test_verdicts_are_counted_by_evidence_and_the_best_come_first(made):
     made["photographs"] = {"rib-seed": (1, 2, "mIoU"), "gndrp-seed": (-2, -1, "mIoU")}
     made["drawn scenes"] = {"rib-seed": (1, 2, "mIoU"), "gndrp-seed": (1, 2, "mIoU")}
-    rest = len(claims.CLAIMS) - 2
+    made["drawn scenes"] |= {"activation-removed": (1, 2, "HGR", "digits")}
+    rest = len(claims.CLAIMS) - 3  # what is of digits is no photograph's
     text = published.verdicts()
+    assert text.endswith("**Verdicts on digits:** 1 *holds*.")
     assert f"on photographs:** 1 *holds*; 1 *opposite*; {rest} *not measured*." in text
     assert f"on drawn scenes:** 2 *holds*; {rest} *not measured*." in text

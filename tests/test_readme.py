@@ -57,6 +57,15 @@ def test_the_pipelines_table_names_stages_and_notebooks_that_exist(stage, notebo
     assert list((ROOT / "notebooks").glob(f"{notebook}_*.ipynb"))
 
 
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(ribkit(?:\.\w+)+)`", TEXTS))))
+def test_what_the_docs_name_exists(name):
+    module, attribute = name.rsplit(".", 1)
+    try:
+        import_module(name)
+    except ModuleNotFoundError:
+        assert hasattr(import_module(module), attribute)
+
+
 def test_the_pipelines_table_has_every_step_from_the_classifier_to_the_network():
     names = [stage for stage, _, _ in STAGES]
     steps = ["classifier", "cam", "rib", "irn-labels", "irn", "irn-walk", "network", "predictions"]

@@ -17,7 +17,7 @@ def test_each_number_stands_once_and_says_in_words_where_it_comes_from():
     }  # fmt: skip
     assert (NUMBERS.drop(columns="split") != "").all(axis=None)
     assert not NUMBERS["source"].str.contains(r"[\[\]?()|]").any()
-    begin = ("the paper's abstract", "a later paper", "another paper", "an issue of the official",
+    begin = ("the paper, by ", "a later paper", "another paper", "an issue of the official",
              "read off the paper's Figure 1", FROM_MEMORY)  # fmt: skip
     assert NUMBERS["source"].str.startswith(begin).all()
 
@@ -26,7 +26,7 @@ def test_a_difference_of_two_numbers_is_exact_and_keeps_their_sources():
     found = effect("rib-seed", "cam-seed")
     assert (found.low, found.high, found.unit) == (7.7, 7.7, "mIoU")
     assert found.text == (
-        "48.8 (a later paper: LPCAM, table 1) to 56.5 (the paper's abstract) on VOC train:"
+        "48.8 (a later paper: LPCAM, table 1) to 56.5 (the paper, by a summary of it) on VOC train:"
         " +7.7 mIoU"
     )
 
@@ -46,7 +46,7 @@ def test_a_source_of_both_numbers_is_named_once():
 def test_a_gain_reported_as_such_may_be_a_range():
     found = effect("rib-gain-coco")
     assert (found.low, found.high) == (2.7, 3.0)
-    assert found.text == "+2.7 to +3.0 mIoU on COCO train (the paper's abstract)"
+    assert found.text == "+2.7 to +3.0 mIoU on COCO train (the paper, by a summary of it)"
 
 
 def test_a_range_less_a_number_is_a_range(monkeypatch):
@@ -82,7 +82,7 @@ def test_coco_has_one_reading_and_its_discrepancy_a_row():
     assert claim.reported.low == 1.8
     assert "no saliency" in claim.reported.text
     (row,) = pivot("COCO").query("method == 'RIB + IRN'")["network, val"]
-    assert row.startswith("43.8 (the paper's abstract")
+    assert row.startswith("43.8 (the paper, by Papers with Code")
     assert row.endswith("; 44.2 (a later paper: LPCAM)")
 
 
@@ -91,7 +91,7 @@ def test_the_table_beside_ours_has_methods_as_rows_and_stages_as_columns():
     assert list(table)[:4] == [
         "seed, train", "+ CRF, train", "pseudo ground truth, train", "network, val",
     ]  # fmt: skip
-    assert table.loc["RIB + IRN", "seed, train"] == "56.5 (the paper's abstract)"
+    assert table.loc["RIB + IRN", "seed, train"] == "56.5 (the paper, by a summary of it)"
     assert table.loc["RIB + PSA", "pseudo ground truth, train"] == f"68.6? ({FROM_MEMORY})"
     assert table.loc["RIB + PSA", "network, val"] == ""
     shown = table.map(lambda text: len([t for t in text.split("); ") if t])).sum().sum()

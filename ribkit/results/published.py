@@ -80,10 +80,14 @@ def _points(row: pd.Series) -> str:
 
 
 def verdicts() -> str:
-    """How many claims have which verdict, by evidence."""
+    """How many claims have which verdict, by evidence; of digits in the run of drawn scenes."""
+    runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in RUNS}
+    on_digits = runs["drawn scenes"]["on"] == "digits"
+    parts = {evidence: rows[~on_digits.reindex(rows.index)] for evidence, rows in runs.items()}
+    parts["digits"] = runs["drawn scenes"][on_digits]
     said = []
-    for evidence in RUNS:
-        counts = committed(evidence, "claims")["verdict"].value_counts()
+    for evidence, rows in parts.items():
+        counts = rows["verdict"].value_counts()
         each = [f"{counts[name]} *{name}*" for name in claims.VERDICTS if name in counts]
         said.append(f"**Verdicts on {evidence}:** {'; '.join(each)}.")
     return " ".join(said)
