@@ -44,6 +44,18 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words):
     assert "nan" not in text
 
 
+def test_the_answer_has_the_note_of_its_claim(made, monkeypatch):
+    made["photographs"] = {"rib-seed": (1, 2, "mIoU")}
+    plain = published.answer()
+    tables = {evidence: published.committed(evidence, "claims") for evidence in published.RUNS}
+    tables["photographs"].loc[lambda t: t["name"] == "rib-seed", "note"] = "in 1 of 2 it is still"
+    monkeypatch.setattr(published, "committed", lambda evidence, name: tables[evidence])
+    assert "adapts nothing. In 1 of 2 it is still.\n" in published.answer()
+    assert "still" not in plain
+    both = published.both_claims()
+    assert "+1.50 mIoU (+1.00 to +2.00): holds on photographs; in 1 of 2 it is still |" in both
+
+
 def test_what_is_no_effect_of_the_reported_size_is_not_called_better(made):
     assert claims.verdict(-1, 2, (7.7, 7.7)) == "no effect of the reported size"
     row = pd.Series({"verdict": "no effect of the reported size"})

@@ -145,9 +145,39 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(Study, "settings", lambda self, method: settings)
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
+    monkeypatch.setattr(Study, "tuned", lambda self, method: edges(""))
     monkeypatch.setattr("ribkit.runtime.store.Store.run", stored)
     changes = {"score_images": IMAGES, "tune_images": 4, "ablations.usual_textures": "0,1"}
     return Study("mini", "", changes), sign
+
+
+def edges(*edges):
+    """What was tuned, at these edges of its grids."""
+    return SimpleNamespace(table=pd.DataFrame({"edge": edges}))
+
+
+def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so(
+    fabricated, monkeypatch
+):
+    study, _ = fabricated
+    by_seed = [edges("first lr", "last margin"), edges("last lr", "")]
+    monkeypatch.setattr(Study, "tuned", lambda self, method: by_seed[self.number])
+    some = report.measured(study)
+    noted = "in 1 of 2 trainings tuning left RIB at the lowest rate tried"
+    of_rib = {"gndrp-seed", "gndrp-coverage", "rib-seed", "rib-seed-oracle", "rib-coverage"}
+    of_rib |= {"rib-over-rivals", *report.COMPARED_RUNS}
+    assert {name for name, value in some.items() if value.note == noted} == of_rib
+    assert {value.note for name, value in some.items() if name not in of_rib} == {""}
+    by_seed[1] = edges("first lr")
+    every = claims.table(report.measured(study)).set_index("name")
+    gone = every.loc[[*report.COMPARED_RUNS]]
+    assert set(gone["verdict"]) == {"not measured"}
+    assert set(gone["note"]) == {noted.replace("1 of", "2 of")}
+    assert every.loc["rib-seed", "verdict"] != "not measured"
+    row = claims.readable(every.reset_index()).query("verdict == 'not measured'").iloc[0]
+    assert row["setting"].endswith(
+        ", 2 training seeds; in 2 of 2 trainings tuning left RIB at the lowest rate tried"
+    )
 
 
 def against_zero(table):

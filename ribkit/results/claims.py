@@ -29,6 +29,7 @@ VERDICTS = (
     "not measured",
 )
 """From the best for a claim to the worst. *holds* alone: no number was reported."""
+TEXTS = ("unit", "setting", "on", "note")  # columns of `table` that may be empty
 COULD_BE_FOUND = ("undecided", "no effect of the reported size")
 
 
@@ -68,6 +69,7 @@ class Measured:
     unit: str
     setting: str
     on: str  # what it was measured on: "scenes", "photographs" or "digits"
+    note: str = ""  # what the number alone would hide
 
 
 def verdict(low: float, high: float, reported: tuple[float, float] | None = None) -> str:
@@ -118,7 +120,7 @@ def _row(claim: Claim, value: Measured | None) -> dict:
         row |= {"reported_low": effect.low, "reported_high": effect.high}
     if value is None:
         numbers = dict.fromkeys(("difference", "low", "high", "detectable"), math.nan)
-        return row | numbers | dict.fromkeys(("unit", "setting", "on"), "")
+        return row | numbers | dict.fromkeys(TEXTS, "")
     if effect and effect.unit != value.unit:
         raise ValueError(f"{claim.name}: reported in {effect.unit}, measured in {value.unit}.")
     word = verdict(value.low, value.high, (effect.low, effect.high) if effect else None)
@@ -127,14 +129,15 @@ def _row(claim: Claim, value: Measured | None) -> dict:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A `table` as text, a row for each claim."""
-    rows = table.fillna({"unit": "", "setting": "", "on": ""}).to_dict("records")
+    rows = _filled(table).to_dict("records")
     shown = []
     for row in rows:
         # JupyterLab's kind of link to a heading, and the figure in the report
         heading = f"{row['notebook']}.ipynb#{row['heading'].replace(' ', '-')}"
         link = f"[{row['notebook'][:2]}]({heading}), [{row['figure']}](#{row['figure']})"
         text = {"question": row["question"], "claim": row["text"], "reported": row["reported"]}
-        text |= {"measured here (95 % interval)": interval(row), "setting": row["setting"]}
+        setting = "; ".join(filter(None, (row["setting"], row["note"])))
+        text |= {"measured here (95 % interval)": interval(row), "setting": setting}
         shown.append(text | {"verdict": in_words(row), "decided by": link})
     return pd.DataFrame(shown)
 
@@ -144,9 +147,9 @@ def evidence(photographs: pd.DataFrame, scenes: pd.DataFrame) -> pd.DataFrame:
 
     What was measured on digits, in both, stands beside the scenes, which have more seeds.
     """
-    scenes = scenes.set_index("name")
+    scenes = _filled(scenes).set_index("name")
     shown = []
-    for row in photographs.to_dict("records"):
+    for row in _filled(photographs).to_dict("records"):
         other = scenes.loc[row["name"]]
         text = {"question": row["question"], "claim": row["text"], "reported": row["reported"]}
         text["on photographs"] = "" if other["on"] == "digits" else found(row)
@@ -154,9 +157,15 @@ def evidence(photographs: pd.DataFrame, scenes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
+def _filled(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as it was before it was a file, which has no empty texts."""
+    return table.assign(**{name: table[name].astype(object).fillna("") for name in TEXTS})
+
+
 def found(row: Mapping[str, Any]) -> str:
-    """What was measured of a claim, and the verdict."""
-    return ": ".join(filter(None, (interval(row), in_words(row))))
+    """What was measured of a claim, the verdict, and the note."""
+    words = ": ".join(filter(None, (interval(row), in_words(row))))
+    return "; ".join(filter(None, (words, row["note"])))
 
 
 def interval(row: Mapping[str, Any]) -> str:

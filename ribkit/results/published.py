@@ -41,7 +41,7 @@ def answer() -> str:
             f"- **On {evidence}** RIB's seeds {_compared(own)} CAM's{_by(own)}, in points of mIoU; "
             f"{_points(oracle)} with thresholds chosen on the scored images, as in the paper, "
             f"which reports {oracle['reported_low']:+.1f}. They {_compared(rival)} those of the "
-            f"best rival that adapts nothing{_by(rival)}."
+            f"best rival that adapts nothing{_by(rival)}.{_noted(own)}"
         )
     without, covers = (
         " and ".join(f"{_points(rows.loc[name])} on {on}" for on, rows in runs.items())
@@ -71,6 +71,11 @@ def _compared(row: pd.Series) -> str:
 
 def _by(row: pd.Series) -> str:
     return "" if pd.isna(row["difference"]) else f": {_points(row)}"
+
+
+def _noted(row: pd.Series) -> str:
+    note = row.get("note", "")
+    return f" {note[0].upper()}{note[1:]}." if isinstance(note, str) and note else ""
 
 
 def _points(row: pd.Series) -> str:

@@ -86,12 +86,23 @@ def _found(
     replicas: list[tuple[np.ndarray, ...]],
     unit: str,
     setting: str,
+    note: str = "",
 ) -> Measured:
     """A statistic of what each replica counted, as a gain is of a pair of counts."""
     detectable = power.detectable(statistic, replicas)
-    return Measured(
-        *intervals.replicated(statistic, replicas), detectable, unit, setting, _on(study)
-    )
+    interval = intervals.replicated(statistic, replicas)
+    return Measured(*interval, detectable, unit, setting, _on(study), note)
+
+
+def _still(study: Study) -> tuple[bool, str]:
+    """Whether tuning stilled RIB in all trainings; and a note, if it did in some.
+
+    There the lowest rate was chosen of a grid that went down as far as it may, and what tuning says
+    is that the map had better not move.
+    """
+    still = ["first lr" in set(one.tuned(RIB).table["edge"]) for one in study.replicas]
+    note = f"in {sum(still)} of {len(still)} trainings tuning left RIB at the lowest rate tried"
+    return all(still), note if any(still) else ""
 
 
 def _on(study: Study) -> str:
@@ -131,7 +142,7 @@ def _over_seeds(values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
 
 def _seeds(study: Study) -> dict[str, Measured]:
     """RIB's gains in seed mIoU, and in coverage of what CAM has no need of; over all replicas."""
-    values, part = {}, beyond(study.coverage(CAM))
+    values, part, (_, note) = {}, beyond(study.coverage(CAM)), _still(study)
     for seed, coverage, before, choice in (
         ("gndrp-seed", "gndrp-coverage", RIBS[2], "held-out"),
         ("rib-seed", "rib-coverage", CAM, "held-out"),
@@ -139,12 +150,12 @@ def _seeds(study: Study) -> dict[str, Measured]:
     ):
         setting = f"{_setting(study, study.scored)}, {RIB.title} against {before.title}, {choice}"
         pairs = [(r.seed(RIB).at(choice), r.seed(before).at(choice)) for r in study.replicas]
-        values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold")
+        values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold", note)
         if coverage:
             covered = [_coverage_gains(one, before, part) for one in study.replicas]
             covered = tables_coverage.aligned(covered)
             how = (f"points of {BEYOND[part]} covered", f"{setting} thresholds")
-            values[coverage] = _found(study, intervals.mean, covered, *how)
+            values[coverage] = _found(study, intervals.mean, covered, *how, note)
     return values
 
 
@@ -184,15 +195,22 @@ def _networks(study: Study) -> dict[str, Measured]:
 
 
 def _ablations(study: Study) -> dict[str, Measured]:
-    """Gains over the sigmoid, over one adaptation for the whole set, and over the last map."""
+    """Gains over the sigmoid, over one adaptation for the whole set, and over the last map.
+
+    Not measured where nothing moves: there is nothing to take away.
+    """
     setting, values = _setting(study, ablated_images(study)), {}
+    all_still, note = _still(study)
+    if all_still:
+        unknown = (np.nan,) * 4
+        return dict.fromkeys(COMPARED_RUNS, Measured(*unknown, "mIoU", setting, _on(study), note))
     for name, ((after, own), (before, factor)) in COMPARED_RUNS.items():
         pairs = []
         for one in study.replicas:
             both = run_named(one, after, own), run_named(one, before, factor)
             pairs.append(tuple(ablation_runs.run_result(one, run).counts for run in both))
         how = f"{setting}, RIB official, GNDRP, {factor}: {after} against {before}"
-        values[name] = _found(study, gain, pairs, "mIoU", how)
+        values[name] = _found(study, gain, pairs, "mIoU", how, note)
     return values
 
 
@@ -200,7 +218,8 @@ def _controls(study: Study) -> dict[str, Measured]:
     """RIB's gain over the best rival; and over CAM, where bodies tell more less where less."""
     setting = f"{_setting(study, study.scored)}, {RIB.title}, thresholds held out"
     pairs = tables_controls.rib_and_rival(study)
-    found = {"rib-over-rivals": _found(study, gain, pairs, "mIoU", f"{setting}, tuned alike")}
+    alike = f"{setting}, tuned alike"
+    found = {"rib-over-rivals": _found(study, gain, pairs, "mIoU", alike, _still(study)[1])}
     doses = tables_controls.dose_pairs(study)
     if len(doses) > 1:
         least, most = min(doses), max(doses)
