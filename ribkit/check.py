@@ -17,7 +17,6 @@ import pandas as pd
 
 from ribkit.evaluation import tuning
 from ribkit.networks.training import steps_per_epoch
-from ribkit.results import report
 from ribkit.runtime import parallel
 from ribkit.runtime.device import device, threads
 from ribkit.runtime.store import MANIFEST, Store
@@ -43,7 +42,7 @@ def counts(study: Study) -> dict[str, int]:
     example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
     runs = ablation_runs.grid(example, 1.0, 1.0, p.ablations, relu6=True)
     runs += ablation_runs.ledger(example, 1.0, 1.0, len(study.scored.classes), (1.0,))
-    claimed = {run for both in report.COMPARED_RUNS.values() for run in both}
+    claimed = {run for both in ablation_runs.COMPARED.values() for run in both}
     again = {(r.settings, r.once) for r in runs if (r.value, r.factor) in claimed}
     adapting = sum(run.settings is not None for run in runs) + (p.replicas - 1) * len(again)
     ablated = min(n, p.ablations.images or n) * adapting

@@ -15,7 +15,6 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from ribkit import check
@@ -122,7 +121,7 @@ def run_all(study: Study, publish: bool) -> None:
     executed = reproduce(study, parameters)
     if publish or (study.profile.data == "scenes" and not study.overrides):
         figures.publish(study, ROOT / "figures" / study.profile.name)
-    table = claims.readable(pd.read_csv(folder / "figures" / "claims.csv"))
+    table = claims.readable(figures.read(folder / "figures" / "claims.csv"))
     print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")
     minutes = (time.perf_counter() - started) / 60
     print(f"{len(executed)} notebooks in {folder}, {minutes:.1f} minutes.")

@@ -165,12 +165,12 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     some = report.measured(study)
     noted = "in 1 of 2 trainings tuning left RIB at the lowest rate tried"
     of_rib = {"gndrp-seed", "gndrp-coverage", "rib-seed", "rib-seed-oracle", "rib-coverage"}
-    of_rib |= {"rib-over-rivals", *report.COMPARED_RUNS}
+    of_rib |= {"rib-over-rivals", *ablation_runs.COMPARED}
     assert {name for name, value in some.items() if value.note == noted} == of_rib
     assert {value.note for name, value in some.items() if name not in of_rib} == {""}
     by_seed[1] = edges("first lr")
     every = claims.table(report.measured(study)).set_index("name")
-    gone = every.loc[[*report.COMPARED_RUNS]]
+    gone = every.loc[[*ablation_runs.COMPARED]]
     assert set(gone["verdict"]) == {"not measured"}
     assert set(gone["note"]) == {noted.replace("1 of", "2 of")}
     assert every.loc["rib-seed", "verdict"] != "not measured"

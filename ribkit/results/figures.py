@@ -6,6 +6,7 @@ figure made of pictures has them in ``<name>.pixels.png`` and their places there
 """
 
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from PIL import Image as Pillow
 
 from ribkit.results import plots, special_figures, style
 from ribkit.results.style import Pictures
+from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError, resource_errors
 from ribkit.runtime.files import atomic_write
+from ribkit.study.inputs import ROOT
 from ribkit.study.study import Study
 
 FIGURES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
@@ -79,14 +82,19 @@ def redraw(path: Path) -> Figure:
     """
     if path.stem not in FIGURES:
         raise InputError(f"{path} belongs to no figure; the figures are {', '.join(FIGURES)}.")
-    names = dict.fromkeys(("name", "panel", "image"), str)  # digits keep their zeros
-    table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=names)
+    table = read(path)
     drawn = draw(path.stem, _pictures(path, table) if "panel" in table else table)
     for suffix, metadata in NO_DATE.items():
         look = {"format": suffix[1:], "bbox_inches": "tight", "metadata": metadata}
         with atomic_write(path.with_suffix(suffix)) as partial, style.styled():
             drawn.savefig(partial, **look)
     return drawn
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A figure's table; what was empty is NaN, names are text."""
+    names = dict.fromkeys(("name", "panel", "image"), str)  # digits keep their zeros
+    return pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=names)
 
 
 def _pictures(path: Path, table: pd.DataFrame) -> Pictures:
@@ -111,8 +119,13 @@ def publish(study: Study, target: Path) -> None:
                         shutil.copyfile(file, partial)
 
 
-if __name__ == "__main__":
-    folder = Path(__file__).parents[2] / "figures"
-    for path in sorted(folder.glob("*/*.csv")):
+@command("the figures")
+def main(argv: list[str] | None = None) -> None:
+    """Redraw all figures that are kept."""
+    for path in sorted((ROOT / "figures").glob("*/*.csv")):
         redraw(path)
-        print(path.with_suffix("").relative_to(folder.parent))
+        print(path.with_suffix("").relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

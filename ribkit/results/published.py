@@ -5,6 +5,7 @@ What stands between ``<!-- name -->`` and ``<!-- /name -->`` is one of `TEXTS`.
 """
 
 import re
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from ribkit.results import claims, figures, tables
+from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError
 from ribkit.study.inputs import ROOT
 
@@ -21,7 +23,7 @@ MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOT
 
 def committed(evidence: str, name: str) -> pd.DataFrame:
     """The table beside a figure of one of `RUNS`."""
-    return pd.read_csv(ROOT / "figures" / RUNS[evidence] / f"{name}.csv")
+    return figures.read(ROOT / "figures" / RUNS[evidence] / f"{name}.csv")
 
 
 def forest() -> pd.DataFrame:
@@ -136,7 +138,13 @@ def files() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-if __name__ == "__main__":
+@command("README and docs")
+def main(argv: list[str] | None = None) -> None:
+    """Write all texts anew, and the figure."""
     figures.save("forest", forest(), ROOT / "figures" / "both")
     for path in files():
         path.write_text(filled(path.read_text()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -40,17 +40,6 @@ CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "network": tables_rq4.network_scores,
 }
 """Figure that decides a claim -> its table, in the claims' order."""
-COMPARED_RUNS = {
-    "activation-seed": (("none", "activation"), ("sigmoid (BCE)", "activation")),
-    "activation-seed-matched": (
-        ("none", "activation"), ("sigmoid (BCE)", "activation, rate matched"),
-    ),
-    "per-image": (("each image, summed maps", "adaptation"), ("once for the set", "adaptation")),
-    "summed-maps": (
-        ("each image, summed maps", "adaptation"), ("each image, last map", "adaptation"),
-    ),
-}  # fmt: skip
-"""Claim -> two runs of the ablations, each by its value and factor: after, before."""
 
 
 BEYOND = {"body": "bodies", "far": "halves far from CAM's peak"}
@@ -203,8 +192,10 @@ def _ablations(study: Study) -> dict[str, Measured]:
     all_still, note = _still(study)
     if all_still:
         unknown = (np.nan,) * 4
-        return dict.fromkeys(COMPARED_RUNS, Measured(*unknown, "mIoU", setting, _on(study), note))
-    for name, ((after, own), (before, factor)) in COMPARED_RUNS.items():
+        return dict.fromkeys(
+            ablation_runs.COMPARED, Measured(*unknown, "mIoU", setting, _on(study), note)
+        )
+    for name, ((after, own), (before, factor)) in ablation_runs.COMPARED.items():
         pairs = []
         for one in study.replicas:
             both = run_named(one, after, own), run_named(one, before, factor)

@@ -20,6 +20,17 @@ from ribkit.study.profiles import Grid
 from ribkit.study.study import RIB, RIBS, Study
 
 PAPER_RIB = RIBS[1]
+COMPARED = {
+    "activation-seed": (("none", "activation"), ("sigmoid (BCE)", "activation")),
+    "activation-seed-matched": (
+        ("none", "activation"), ("sigmoid (BCE)", "activation, rate matched"),
+    ),
+    "per-image": (("each image, summed maps", "adaptation"), ("once for the set", "adaptation")),
+    "summed-maps": (
+        ("each image, summed maps", "adaptation"), ("each image, last map", "adaptation"),
+    ),
+}  # fmt: skip
+"""Claim -> two runs of the ablations, each by its value and factor: after, before."""
 
 
 @dataclass(frozen=True)
