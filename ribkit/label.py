@@ -110,7 +110,7 @@ def label(
     seen = replace(images, source=replace(images.source, long_side=SEEN))
     study = Unmasked(folder, seen, settings, trained)
     chain = UnmaskedRefinement(study, METHODS[method], threshold)
-    (_, maps), name = chain.maps[0], "+ IRN + CRF" if irn else "+ CRF"
+    (_, maps), name = chain.scored, "+ IRN + CRF" if irn else "+ CRF"
     made, used = chain.labels(name, seen, maps)
     maps = chain.irn_maps(seen, maps) if irn else maps
     found = made.arrays("labels")

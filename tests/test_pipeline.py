@@ -38,21 +38,18 @@ def study(tmp_path_factory):
         irn_log2_steps=(3, 4),
     )
 
-    def maps(self):
-        sets = []
-        for images in (self.study.scored, self.study.tuning):
-            arrays = {}
-            for i, name in enumerate(images.ids):
-                shown = [images.mask(i) == k + 1 for k in np.flatnonzero(images.labels[i])]
-                if self.method == CAM:
-                    shown = [m & (np.cumsum(m.any(axis=1))[:, None] <= 8) for m in shown]
-                arrays[name] = 0.8 * np.stack(shown).astype(np.float16)
-            key = f"seeds-{self.title}-{images.source.rng_seed}"
-            result = self.study.store.run(stage(key)(lambda a=arrays: {"maps": a}))
-            sets.append((images, result.arrays("maps")))
-        return tuple(sets)
+    def seeds(self, images):
+        arrays = {}
+        for i, name in enumerate(images.ids):
+            shown = [images.mask(i) == k + 1 for k in np.flatnonzero(images.labels[i])]
+            if self.method == CAM:
+                shown = [m & (np.cumsum(m.any(axis=1))[:, None] <= 8) for m in shown]
+            arrays[name] = 0.8 * np.stack(shown).astype(np.float16)
+        key = f"seeds-{self.title}-{images.source.rng_seed}"
+        result = self.study.store.run(stage(key)(lambda: {"maps": arrays}))
+        return images, result.arrays("maps")
 
-    patched.setattr(Refinement, "maps", property(maps))
+    patched.setattr(Refinement, "_seeds", seeds)
     patched.setattr(Refinement, "threshold", 0.4)
     yield found
     patched.undo()
@@ -92,7 +89,7 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
         assert row["chosen"]
         assert row["threshold"] == method.irn_threshold == method.stage("+ IRN").threshold
         assert row["miou"] >= table["miou"].max() - row["error"]
-        images, maps = method.maps[1]
+        images, maps = method.tuning
         counts, threshold = study.best(images, method.irn_maps(images, maps))
         assert miou(counts.sum(axis=0)) == pytest.approx(row["miou"])
         assert threshold == row["threshold"]
@@ -104,7 +101,7 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
 
 def test_another_walk_makes_other_maps_than_the_chosen_one(study):
     rib = pipeline.refinements(study)[1]
-    images, maps = rib.maps[1]
+    images, maps = rib.tuning
     chosen = rib.irn_maps(images, maps)
     assert rib.irn_maps(images, maps, rib.walk) == chosen
     paper = dataclasses.replace(WALKS["paper"], **rib.irn_tuned.chosen)
@@ -193,7 +190,7 @@ def test_networks_learn_from_further_images_too(study, monkeypatch):
     plain = pipeline.labelled(study, "RIB")
     assert [images for images, _ in plain] == [study.scored]
     monkeypatch.setattr(study, "remaining_images", (remaining_images,))
-    monkeypatch.setattr(Refinement, "remaining_maps", ((remaining_images, seeds),))
+    monkeypatch.setattr(Refinement, "remaining", ((remaining_images, seeds),))
     rib = Refinement(study, RIB)
     assert [len(images) for images, _ in rib.training_labels("irn")] == [4, 2, 2]
     assert [len(images) for images, _ in rib.training_labels("psa")] == [4, 2, 2]

@@ -72,7 +72,7 @@ def all_keys(profile="mini", data="", overrides=TINY):
     study = Study(profile, str(data), overrides)
     study.store, p = Keys(study.store.root), study.profile
     rib = Refinement(study, RIB)
-    images, maps = rib.maps[0]
+    images, maps = rib.scored
     sizes = Sizes(study.scales, p.long_side, p.map_stride)
     seen = {"images": images, "scales": p.test_scales, "long_side": p.long_side}
     few = pipeline.network(study, FEW)

@@ -189,7 +189,7 @@ def forest(drawn: Figure, table: pd.DataFrame) -> None:
         part = part.assign(at=part["short"].map(names.index))
         reported = part.dropna(subset="reported_low").drop_duplicates("short")
         middle = (reported["reported_low"] + reported["reported_high"]) / 2
-        look = {"color": "black", "mfc": "none", "label": "reported by the paper"}
+        look = {"color": "black", "mfc": "none", "label": "reported"}
         axis.plot(middle, reported["at"], "D", ms=5, **look)
         for k, kind in enumerate(kinds):
             found = part[part["evidence"] == kind]

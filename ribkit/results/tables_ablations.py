@@ -152,7 +152,8 @@ def _walked_both_ways(study: Study) -> tuple[np.ndarray, ...]:
     for name in ("official", "paper"):
         walk = replace(WALKS[name], **rib.irn_tuned.chosen)
         scored, tuned = (
-            study.swept(images, rib.irn_maps(images, seeds, walk)) for images, seeds in rib.maps
+            study.swept(images, rib.irn_maps(images, seeds, walk))
+            for images, seeds in (rib.scored, rib.tuning)
         )
         counts.append(scored.at(best_threshold(tuned.total())))
     return tuple(counts)

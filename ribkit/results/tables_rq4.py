@@ -137,7 +137,7 @@ def walks(study: Study, count: int = 2) -> Pictures:
     """IRN's boundaries and displacements, and RIB's maps through its walk."""
     images, rib = first(study.scored, count), pipeline.refinements(study)[1]
     walk, side = rib.walk, study.profile.long_side
-    shown = {"model": rib.irn, "images": images, "maps": rib.maps[0][1]}
+    shown = {"model": rib.irn, "images": images, "maps": rib.scored[1]}
     result = study.store.run(irn_panels, **shown, walk=walk, long_side=side)
     steps = ("map", *(f"{2**log2_steps} steps" for log2_steps in WALK_LOG2_STEPS))
     pictures = {}

@@ -25,7 +25,7 @@ from ribkit.runtime.store import Result, StoredArrays
 from ribkit.study import predictions
 from ribkit.study.study import CAM, RIB, Method, Study
 
-Seeds = tuple[tuple[ImageSet, StoredArrays], ...]  # image sets, each with its maps
+Seeds = tuple[ImageSet, StoredArrays]  # images with their maps
 Labels = tuple[tuple[ImageSet, StoredArrays | None], ...]  # with its label maps; None: its masks
 
 STAGES = ("seed", "+ CRF", "+ PSA", "+ IRN", "+ IRN + CRF", "+ IRN + saliency")
@@ -56,17 +56,27 @@ class Refinement:
         self.run = study.store.run
 
     @cached_property
-    def maps(self) -> Seeds:
-        """Scored and tuning images with their seeds."""
-        return self._seeds(self.study.scored, self.study.tuning)
+    def scored(self) -> Seeds:
+        """The scored images with their seeds."""
+        return self._seeds(self.study.scored)
 
     @cached_property
-    def remaining_maps(self) -> Seeds:
-        """The remaining images with their seeds."""
-        return self._seeds(*self.study.remaining_images)
+    def tuning(self) -> Seeds:
+        """The tuning images with their seeds."""
+        return self._seeds(self.study.tuning)
 
-    def _seeds(self, *sets: ImageSet) -> Seeds:
-        return tuple(zip(sets, self.study.seeds(self.method, *sets), strict=True))
+    @cached_property
+    def remaining(self) -> tuple[Seeds, ...]:
+        """The remaining images with their seeds."""
+        return tuple(map(self._seeds, self.study.remaining_images))
+
+    @property
+    def learned(self) -> tuple[Seeds, ...]:
+        """All that IRN and PSA learn from."""
+        return self.scored, self.tuning, *self.remaining
+
+    def _seeds(self, images: ImageSet) -> Seeds:
+        return images, *self.study.seeds(self.method, images)
 
     @cached_property
     def threshold(self) -> float:
@@ -75,14 +85,14 @@ class Refinement:
 
     def stage(self, name: str) -> Refined:
         """One of `STAGES`, scored."""
-        labels, threshold = self.labels(name, *self.maps[0])
+        labels, threshold = self.labels(name, *self.scored)
         scores = self.score(self.study.scored, labels.arrays("labels"))
         fit = (scores[name] for name in ("error", "background", "confusion"))
         return Refined(labels, *fit, threshold)
 
     def pseudo(self, name: str) -> Labels:
         """Scored and remaining images with their label maps after one of `STAGES`."""
-        parts = (self.maps[0], *self.remaining_maps)
+        parts = (self.scored, *self.remaining)
         return tuple((part[0], self.labels(name, *part)[0].arrays("labels")) for part in parts)
 
     def labels(self, name: str, images: ImageSet, maps: StoredArrays) -> tuple[Result, float]:
@@ -115,8 +125,8 @@ class Refinement:
         make, how = stages.psa_labels, {}
         if kind == "irn":
             make, how = stages.irn_labels, {"threshold": self.threshold}
-        parts = (*self.maps, *self.remaining_maps)
-        return tuple((part[0], self._sized(make, *part, **how).arrays("labels")) for part in parts)
+        every = ((part[0], self._sized(make, *part, **how)) for part in self.learned)
+        return tuple((images, made.arrays("labels")) for images, made in every)
 
     def training(self, kind: str) -> partial:
         """The call that trains one of the two."""
@@ -156,14 +166,14 @@ class Refinement:
 
     def _walked(self, tried: Mapping[str, Any]) -> tuple[np.ndarray, float]:
         """Counts of the tuning images after a walk at their best threshold, and that one."""
-        images, maps = self.maps[1]
+        images, maps = self.tuning
         walk = replace(WALKS[self.profile.walk], **tried)
         return self.study.best(images, self.irn_maps(images, maps, walk))
 
     @cached_property
     def psa_tuned(self) -> Tuned:
         """What was tried of PSA's walk on the tuning images, and what was chosen."""
-        (images, maps), p = self.maps[1], self.profile
+        (images, maps), p = self.tuning, self.profile
 
         def score(tried: Mapping[str, Any]) -> tuple[np.ndarray, float]:
             labels = self._psa_labels(images, maps, tried).arrays("labels")

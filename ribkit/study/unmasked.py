@@ -67,15 +67,15 @@ class UnmaskedRefinement(Refinement):
         super().__init__(study, method)
         self.given = threshold
 
-    @cached_property
-    def maps(self) -> Seeds:
+    @property
+    def learned(self) -> tuple[Seeds, ...]:
         """The photographs with their seeds."""
-        return self._seeds(self.study.images)
+        return (self.scored,)
 
     @cached_property
     def threshold(self) -> float:
         """The seeds' threshold."""
-        return self._threshold(self.maps[0][1])
+        return self._threshold(self.scored[1])
 
     @cached_property
     def irn_tuned(self) -> Tuned:
@@ -87,7 +87,7 @@ class UnmaskedRefinement(Refinement):
     @cached_property
     def irn_threshold(self) -> float:
         """The walked maps' threshold."""
-        return self._threshold(self.irn_maps(*self.maps[0]))
+        return self._threshold(self.irn_maps(*self.scored))
 
     def _threshold(self, maps: StoredArrays) -> float:
         if self.given is not None:
