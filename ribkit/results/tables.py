@@ -15,7 +15,6 @@ from PIL import Image
 from ribkit.data.images import SUFFIXES, ImageSet, LabelledImage
 from ribkit.evaluation.intervals import Interval, gain, replicated
 from ribkit.evaluation.miou import miou
-from ribkit.evaluation.thresholds import THRESHOLDS
 from ribkit.refinement.stages import label_map
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
@@ -136,7 +135,7 @@ def samples(study: Study) -> Pictures:
 def cams(study: Study, count: int = 3) -> Pictures:
     """CAM of the first scored images, the seed at the held-out threshold, and the objects."""
     seed, pictures = study.seed(CAM), {}
-    threshold = THRESHOLDS[seed.chosen["held-out"]]
+    threshold = seed.threshold("held-out")
     for title, image, k in each_class(first(study.scored, count)):
         maps = seed.maps.arrays("maps")[image.name]
         labels = label_map(maps, image.classes, threshold)

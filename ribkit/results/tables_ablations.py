@@ -109,7 +109,7 @@ def layers(study: Study) -> pd.DataFrame:
 
 def bits(study: Study) -> pd.DataFrame:
     """RQ1: bits about the region, layer by layer, then in CAM's and RIB's maps."""
-    maps = {f"{m.title[:3]}'s map": study.seed(m).maps.arrays("maps") for m in (CAM, RIB)}
+    maps = {f"{m.short}'s map": study.seed(m).maps.arrays("maps") for m in (CAM, RIB)}
     shown = {"images": study.scored, "probe_train_images": study.tuning, "maps": maps}
     table = study.store.run(information.estimate, model=study.model, **shown).table("bits")
     names = {"mean": "bits", "low": "bits_low", "high": "bits_high"}

@@ -69,7 +69,7 @@ def dose_response(study: Study) -> pd.DataFrame:
         for method in (CAM, RIB):
             shares = [by_image(one.coverage(method)) for one in other.replicas]
             part = beyond(shares[0])
-            row[f"{method.title[:3]} covers"] = 100 * np.mean([one[part].mean() for one in shares])
+            row[f"{method.short} covers"] = 100 * np.mean([one[part].mean() for one in shares])
         rows.append(row)
     return pd.DataFrame(rows)
 

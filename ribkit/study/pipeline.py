@@ -52,7 +52,7 @@ class Refinement:
 
     def __init__(self, study: Study, method: Method):
         self.study, self.method, self.profile = study, method, study.profile
-        self.title = method.title.split(" ")[0]  # CAM or RIB
+        self.title = method.short
         self.run = study.store.run
 
     @cached_property

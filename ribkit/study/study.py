@@ -45,6 +45,11 @@ class Method:
     pooling: str = ""
     rival: str = ""  # a field of `Rival`
 
+    @property
+    def short(self) -> str:
+        """CAM or RIB, where there is one of each."""
+        return self.title.split(" ")[0]
+
 
 CAM = Method("CAM")
 RIBS = tuple(
@@ -73,7 +78,7 @@ class Seed:
         return self.swept.at(self.chosen[choice])
 
     def threshold(self, choice: str) -> float:
-        return self.chosen[choice] / 100
+        return float(thresholds.THRESHOLDS[self.chosen[choice]])
 
 
 class Study(Inputs):
