@@ -44,6 +44,20 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words):
     assert "nan" not in text
 
 
+def test_the_answer_begins_with_what_photographs_say_of_the_question(made):
+    made["photographs"] = {"rib-coverage": (1, 2, "points"), "rib-over-rivals": (-1, 2, "mIoU")}
+    made["photographs"]["activation-seed-matched"] = (-2, -1, "mIoU")
+    made["drawn scenes"] = {"rib-over-rivals": (1, 2, "mIoU")}
+    assert published.answer().startswith(
+        "- **In short**, on photographs: RIB's maps cover more of what the classifier had no need "
+        "of; whether its seeds are better than any that need no adaptation is open; it would help "
+        "to leave the last activation in.\n- **On photographs**"
+    )
+    for words in published.SHORT.values():
+        for verdict in claims.VERDICTS:
+            assert published._worded(words, pd.Series({"verdict": verdict}))
+
+
 def test_the_answer_has_the_note_of_its_claim(made, monkeypatch):
     made["photographs"] = {"rib-seed": (1, 2, "mIoU")}
     plain = published.answer()
@@ -59,7 +73,7 @@ def test_the_answer_has_the_note_of_its_claim(made, monkeypatch):
 def test_what_is_no_effect_of_the_reported_size_is_not_called_better(made):
     assert claims.verdict(-1, 2, (7.7, 7.7)) == "no effect of the reported size"
     row = pd.Series({"verdict": "no effect of the reported size"})
-    assert published._compared(row) == "are not seen to be better than"
+    assert published._worded(published.COMPARED, row) == "are not seen to be better than"
     assert {v for v in claims.VERDICTS if not any(map(v.startswith, published.COMPARED))} == set()
 
 

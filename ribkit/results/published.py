@@ -6,7 +6,7 @@ What stands between ``<!-- name -->`` and ``<!-- /name -->`` is one of `TEXTS`.
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -36,14 +36,16 @@ def forest() -> pd.DataFrame:
 def answer() -> str:
     """The answer in a few sentences, whose words follow from the verdicts."""
     runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in RUNS}
-    said = []
+    photographs = runs["photographs"]
+    short = "; ".join(_worded(words, photographs.loc[name]) for name, words in SHORT.items())
+    said = [f"- **In short**, on photographs: {short}."]
     for evidence, rows in runs.items():
         own, oracle, rival = (rows.loc[name] for name in SEEDS)
         said.append(
-            f"- **On {evidence}** RIB's seeds {_compared(own)} CAM's{_by(own)}, in points of mIoU; "
-            f"{_points(oracle)} with thresholds chosen on the scored images, as in the paper, "
-            f"which reports {oracle['reported_low']:+.1f}. They {_compared(rival)} those of the "
-            f"best rival that adapts nothing{_by(rival)}.{_noted(own)}"
+            f"- **On {evidence}** RIB's seeds {_worded(COMPARED, own)} CAM's{_by(own)}, in points of "
+            f"mIoU; {_points(oracle)} with thresholds chosen on the scored images, as in the "
+            f"paper, which reports {oracle['reported_low']:+.1f}. They {_worded(COMPARED, rival)} "
+            f"those of the best rival that adapts nothing{_by(rival)}.{_noted(own)}"
         )
     without, covers = (
         " and ".join(f"{_points(rows.loc[name])} on {on}" for on, rows in runs.items())
@@ -57,6 +59,29 @@ def answer() -> str:
     return "\n".join(said)
 
 
+SHORT = {  # claim -> how its verdict begins -> what that means
+    "rib-coverage": {
+        "holds": "RIB's maps cover more of what the classifier had no need of",
+        "undecided": "whether RIB's maps cover more of what the classifier had no need of is open",
+        "no effect": "RIB's maps are not seen to cover more of what the classifier had no need of",
+        "opposite": "RIB's maps cover less of what the classifier had no need of",
+        "not measured": "what RIB's maps cover was not measured",
+    },
+    "rib-over-rivals": {
+        "holds": "its seeds are better than any that need no adaptation",
+        "undecided": "whether its seeds are better than any that need no adaptation is open",
+        "no effect": "its seeds are not seen to be better than any that need no adaptation",
+        "opposite": "some seeds that need no adaptation are better",
+        "not measured": "its seeds were not compared with others that need no adaptation",
+    },
+    "activation-seed-matched": {
+        "holds": "it helps that the last activation is taken away",
+        "undecided": "whether it helps that the last activation is taken away is open",
+        "no effect": "it is not seen to help that the last activation is taken away",
+        "opposite": "it would help to leave the last activation in",
+        "not measured": "whether it helps that the last activation is taken away was not measured",
+    },
+}
 SEEDS = ("rib-seed", "rib-seed-oracle", "rib-over-rivals")
 COMPARED = {  # how a verdict begins -> how two sets of seeds compare
     "holds": "are better than",
@@ -67,8 +92,9 @@ COMPARED = {  # how a verdict begins -> how two sets of seeds compare
 }
 
 
-def _compared(row: pd.Series) -> str:
-    return next(words for start, words in COMPARED.items() if row["verdict"].startswith(start))
+def _worded(words: Mapping[str, str], row: pd.Series) -> str:
+    """The words for a claim's verdict."""
+    return next(said for start, said in words.items() if row["verdict"].startswith(start))
 
 
 def _by(row: pd.Series) -> str:
