@@ -42,8 +42,8 @@ def answer() -> str:
     for evidence, rows in runs.items():
         own, oracle, rival = (rows.loc[name] for name in SEEDS)
         said.append(
-            f"- **On {evidence}** RIB's seeds {_worded(COMPARED, own)} CAM's{_by(own)}, in points of "
-            f"mIoU; {_points(oracle)} with thresholds chosen on the scored images, as in the "
+            f"- **On {evidence}** RIB's seeds {_worded(COMPARED, own)} CAM's{_by(own)}, in points "
+            f"of mIoU; {_points(oracle)} with thresholds chosen on the scored images, as in the "
             f"paper, which reports {oracle['reported_low']:+.1f}. They {_worded(COMPARED, rival)} "
             f"those of the best rival that adapts nothing{_by(rival)}.{_noted(own)}"
         )
