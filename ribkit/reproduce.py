@@ -68,7 +68,7 @@ def record_of(study: Study, parameters: dict) -> dict:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
-        "machine": {"system": platform.platform(), "cores": parallel.workers(), "cuda": cuda},
+        "machine": {"system": platform.platform(), "cores": parallel.cores(), "cuda": cuda},
         "parameters": parameters,
         "seed": study.profile.rng_seed,
         "settings": describe(study.profile),

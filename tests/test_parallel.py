@@ -310,7 +310,7 @@ def test_the_threads_end_when_the_consumer_stops():
 
 def test_a_training_is_fed_by_all_cores_whatever_the_workers(monkeypatch):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
-    monkeypatch.setattr(parallel, "_cores", lambda: 3)
+    monkeypatch.setattr(parallel, "cores", lambda: 3)
     barrier = threading.Barrier(3)
     assert sorted(parallel.prefetch(lambda i: barrier.wait(20), range(3), 3)) == [0, 1, 2]
 
@@ -318,7 +318,7 @@ def test_a_training_is_fed_by_all_cores_whatever_the_workers(monkeypatch):
 @pytest.mark.parametrize(("cores", "expected"), [(16, "8"), (1, "1")])
 def test_the_workers_of_gpus_share_the_cores_that_feed_them(monkeypatch, cores, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(parallel, "_cores", lambda: cores)
+    monkeypatch.setattr(parallel, "cores", lambda: cores)
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     assert set(parallel.map_images(loaders, range(4), "loaders")) == {expected}
 

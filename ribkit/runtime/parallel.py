@@ -62,7 +62,7 @@ def workers(gpu: bool = True) -> int:
         available = int(_ray().cluster_resources().get("GPU" if gpu else "CPU", 0))
         return max(1, min(asked or available, available))
     if not gpu:
-        return asked or _cores()
+        return asked or cores()
     return 1 if device().index is not None else asked or torch.cuda.device_count()
 
 
@@ -77,7 +77,7 @@ def requested() -> int:
     return int(text)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
@@ -112,7 +112,7 @@ def prefetch(function: Callable[[Any], Any], items: Iterable, depth: int) -> Ite
     place. The threads end with the last item, or when the consumer stops.
     """
     waiting: deque[Future] = deque()
-    threads = int(os.environ.get("RIBKIT_LOADERS") or _cores())
+    threads = int(os.environ.get("RIBKIT_LOADERS") or cores())
     pool = ThreadPoolExecutor(min(THREADS, threads, depth))
     try:
         for item in items:
@@ -212,7 +212,7 @@ def _pool(task: Task, count: int, gpu: bool) -> tuple[Submit, Stop]:
     environment = {
         "RIBKIT_DEVICE": "cuda" if gpu else "cpu",
         "RIBKIT_WORKERS": "1",  # no workers of its own
-        "RIBKIT_LOADERS": str(max(1, _cores() // count)) if gpu else "1",  # threads of `prefetch`
+        "RIBKIT_LOADERS": str(max(1, cores() // count)) if gpu else "1",  # threads of `prefetch`
         "RIBKIT_PROGRESS": "",
         "RIBKIT_CODE": code(),
         "OMP_NUM_THREADS": "1",
