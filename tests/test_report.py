@@ -13,6 +13,7 @@ from fabricated import swept_from
 
 from ribkit.evaluation import power
 from ribkit.evaluation.miou import counts, miou
+from ribkit.evaluation.tuning import Tuned
 from ribkit.results import claims, report, reported, tables_rq4
 from ribkit.results.claims import CLAIMS
 from ribkit.study import ablation_runs, pipeline
@@ -153,7 +154,7 @@ def fabricated(request, monkeypatch):
 
 def edges(*edges):
     """What was tuned, at these edges of its grids."""
-    return SimpleNamespace(table=pd.DataFrame({"edge": edges}))
+    return Tuned(pd.DataFrame({"edge": edges}), {})
 
 
 def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so(

@@ -91,6 +91,15 @@ def test_settings_that_change_a_given_profile_are_refused():
         Study(Study("mini").profile, "", {"steps": 5})
 
 
+@pytest.mark.parametrize(("edge", "rate"), [("first lr", 3e-5), ("last lr", 1e-6), ("", 1e-6)])
+def test_where_tuning_stilled_rib_it_is_shown_at_the_highest_rate(edge, rate):
+    study = Study("mini")
+    found = {"lr": 1e-6, "margin": 0.0, "n_others": 4}
+    study._tuned[RIB] = Tuned(pd.DataFrame({"edge": ["", edge]}), found)
+    assert study.settings(RIB).lr == 1e-6
+    assert study.shown(RIB) == dataclasses.replace(study.settings(RIB), lr=rate)
+
+
 def test_halves_are_split_by_the_peak_of_maps_that_are_not_clipped(monkeypatch):
     def named(name):
         return SimpleNamespace(arrays=lambda value: name, table=lambda value: pd.DataFrame())

@@ -44,6 +44,10 @@ class Tuned:
     table: pd.DataFrame
     chosen: dict[str, Any]
 
+    def lowest(self, setting: str) -> bool:
+        """Whether the first of a grid was chosen that went on below it as far as it may."""
+        return f"first {setting}" in set(self.table["edge"])
+
     @property
     def trials(self) -> int:
         """How many different settings were tried."""

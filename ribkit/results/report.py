@@ -89,7 +89,7 @@ def _still(study: Study) -> tuple[bool, str]:
     There the lowest rate was chosen of a grid that went down as far as it may, and what tuning says
     is that the map had better not move.
     """
-    still = ["first lr" in set(one.tuned(RIB).table["edge"]) for one in study.replicas]
+    still = [one.tuned(RIB).lowest("lr") for one in study.replicas]
     note = f"in {sum(still)} of {len(still)} trainings tuning left RIB at the lowest rate tried"
     return all(still), note if any(still) else ""
 

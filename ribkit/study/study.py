@@ -391,12 +391,23 @@ class Study(Inputs):
         return run.table("coverage")
 
     # ---- pictures of the process --------------------------------------------------------------
+    def shown(self, method: Method) -> Settings:
+        """The settings that a RIB's process is shown with: the chosen ones.
+
+        Where tuning left the rate at the lowest tried nothing would move: there it is the profile's
+        highest.
+        """
+        settings = self.settings(method)
+        if not self.tuned(method).lowest("lr"):
+            return settings
+        return replace(settings, lr=max(self.profile.lrs))
+
     def growth(self, method: Method, images: ImageSet | None = None) -> tuple[ImageSet, Result]:
-        """Images, else the first scored ones, and their maps through a method's process."""
+        """Images, else the first scored ones, and their maps through a method's process, `shown`."""
         images = first(self.scored, 3) if images is None else images
         sizes = Sizes(self.scales, self.profile.long_side)
         seen = {"model": self.model, "images": images, "sizes": sizes}
-        adaptation = self.adaptation(self.settings(method))
+        adaptation = self.adaptation(self.shown(method))
         return images, self.store.run(maps.growth, **seen, adaptation=adaptation)
 
     def photographs(self) -> tuple[ImageSet, Result]:
