@@ -403,7 +403,7 @@ class Study(Inputs):
         return replace(settings, lr=max(self.profile.lrs))
 
     def growth(self, method: Method, images: ImageSet | None = None) -> tuple[ImageSet, Result]:
-        """Images, else the first scored ones, and their maps through a method's process, `shown`."""
+        """Images, else the first scored ones, and a method's maps through its process (`shown`)."""
         images = first(self.scored, 3) if images is None else images
         sizes = Sizes(self.scales, self.profile.long_side)
         seen = {"model": self.model, "images": images, "sizes": sizes}
