@@ -12,7 +12,7 @@ import train_together
 from fabricated import has
 
 from ribkit import reproduce, train
-from ribkit.runtime import distributed
+from ribkit.runtime import command, distributed
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
 
@@ -93,7 +93,7 @@ def test_what_torchrun_did_not_set_is_told_in_one_sentence(monkeypatch, capsys, 
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(train.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(command.time, "sleep", lambda seconds: None)
     assert train.main([*WORDS, "classifier"]) == 1
     printed = capsys.readouterr()
     told = ", ".join(f"{name}={given.get(name, '')}" for name in distributed.TORCHRUN)

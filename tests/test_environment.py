@@ -24,8 +24,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.11.0", "3.11.9", "3.12.9")
 TARGETS = {
-    "reproduce", "test", "check", "lab", "figures", "report", "site", "bench", "soak", "clean",
-    "help",
+    "install", "reproduce", "test", "check", "lab", "figures", "report", "site", "bench", "soak",
+    "clean", "help",
 }  # fmt: skip
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -268,7 +268,7 @@ def test_make_help_lists_every_target():
     assert targets == TARGETS
     help_text = run("make", "help", cwd=ROOT).stdout
     assert set(re.findall(r"^  ([a-z]+)  ", help_text, re.MULTILINE)) == TARGETS
-    phony = re.search(r"^\.PHONY: (reproduce .*)$", MAKEFILE, re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (install .*)$", MAKEFILE, re.MULTILINE)
     assert set(phony[1].split()) == TARGETS
 
 

@@ -46,7 +46,7 @@ class Tuned:
 
     def lowest(self, setting: str) -> bool:
         """Whether the first of a grid was chosen that went on below it as far as it may."""
-        return f"first {setting}" in set(self.table["edge"])
+        return f"first {setting}" in set(self.table.get("edge", ()))
 
     @property
     def trials(self) -> int:

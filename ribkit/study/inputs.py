@@ -48,8 +48,8 @@ class Inputs:
         p, problems = self.profile, Problems()
         if p.data != "scenes" and problems.collect(lambda: self.data):
             splits = {p.train_split, p.score_split, p.val_split, p.label_split} - {""}
-            problems.collect(lambda: (self.scored, self.train, self.tuning))
-            problems.collect(lambda: self.validation)
+            if problems.collect(lambda: (self.scored, self.train, self.tuning)):
+                problems.collect(lambda: self.validation)
             problems.collect(voc.check, self.data, sorted(splits), p.classes, self._masked())
         if p.saliency not in ("", "scenes"):
             problems.collect(saliency.ready, p.saliency)
