@@ -53,6 +53,8 @@ def test_the_answer_begins_with_what_photographs_say_of_the_question(made):
         "of; whether its seeds are better than any that need no adaptation is open; it would help "
         "to leave the last activation in.\n- **On photographs**"
     )
+    made["photographs"] = {}
+    assert published.answer().startswith("- **On photographs**")
     for words in published.SHORT.values():
         for verdict in claims.VERDICTS:
             assert published._worded(words, pd.Series({"verdict": verdict}))

@@ -36,9 +36,10 @@ def forest() -> pd.DataFrame:
 def answer() -> str:
     """The answer in a few sentences, whose words follow from the verdicts."""
     runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in RUNS}
-    photographs = runs["photographs"]
-    short = "; ".join(_worded(words, photographs.loc[name]) for name, words in SHORT.items())
-    said = [f"- **In short**, on photographs: {short}."]
+    rows, said = runs["photographs"].loc[[*SHORT]], []
+    if (rows["verdict"] != "not measured").any():
+        short = "; ".join(_worded(words, rows.loc[name]) for name, words in SHORT.items())
+        said.append(f"- **In short**, on photographs: {short}.")
     for evidence, rows in runs.items():
         own, oracle, rival = (rows.loc[name] for name in SEEDS)
         said.append(
