@@ -161,11 +161,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=resolved)
     options = parser.parse_args(argv)
     root = options.folder
-    for archive in ARCHIVES[options.set]:
-        get(*archive, options.folder)
-    if options.set == "voc":
-        root = options.folder / "VOCdevkit" / "VOC2012"
-        add_train_aug(root, options.folder / SBD)
+    try:
+        for archive in ARCHIVES[options.set]:
+            get(*archive, options.folder)
+        if options.set == "voc":
+            root = options.folder / "VOCdevkit" / "VOC2012"
+            add_train_aug(root, options.folder / SBD)
+    except OSError as error:  # such as a folder that is a file
+        raise InputError(str(error)) from error
     print(f"Run it with: make reproduce PROFILE={options.set} DATA={shlex.quote(str(root))}")
 
 

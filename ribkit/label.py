@@ -236,16 +236,16 @@ def _rows(images: ImageSet, maps: StoredArrays, found: StoredArrays) -> Iterator
 def main(argv: list[str] | None = None) -> None:
     """Do what the command line asks for, say what was written."""
     about = argparse.RawDescriptionHelpFormatter
-    line = argparse.ArgumentParser("ribkit.label", description=__doc__, formatter_class=about)
-    line.add_argument("folder", help="of photographs")
-    line.add_argument("--labels", required=True, help="JSON, or CSV: a.jpg,cat;dog")
-    line.add_argument("--method", choices=METHODS, default="cam")
-    line.add_argument("--irn", action="store_true", help="IRN before the CRF")
-    line.add_argument("--threshold", type=float, help="of the maps; Otsu's, unless given")
-    line.add_argument("--out", default="", help="FOLDER_labels, unless given")
-    line.add_argument("--weights", default="", help=f"{CLASSIFIER} of an earlier run")
-    add_common(line)
-    options = vars(line.parse_args(argv))
+    arguments = argparse.ArgumentParser("ribkit.label", description=__doc__, formatter_class=about)
+    arguments.add_argument("folder", help="of photographs")
+    arguments.add_argument("--labels", required=True, help="JSON, or CSV: a.jpg,cat;dog")
+    arguments.add_argument("--method", choices=METHODS, default="cam")
+    arguments.add_argument("--irn", action="store_true", help="IRN before the CRF")
+    arguments.add_argument("--threshold", type=float, help="of the maps; Otsu's, unless given")
+    arguments.add_argument("--out", default="", help="FOLDER_labels, unless given")
+    arguments.add_argument("--weights", default="", help=f"{CLASSIFIER} of an earlier run")
+    add_common(arguments)
+    options = vars(arguments.parse_args(argv))
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: say(message)
         use_machine(options.pop("device"))

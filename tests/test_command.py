@@ -33,7 +33,9 @@ def test_errors_that_a_user_reads_are_a_line_and_a_status(error, status, told, c
     assert shown.count("\n") == (status > 0)
 
 
-@pytest.mark.parametrize("error", [SystemExit(2), KeyError("a bug"), RuntimeError("shapes differ")])
+@pytest.mark.parametrize(
+    "error", [SystemExit(2), KeyError("a bug"), OSError("unknown"), RuntimeError("shapes differ")]
+)
 def test_other_errors_come_out(error):
     @command("counting")
     def main(argv):

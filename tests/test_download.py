@@ -469,3 +469,11 @@ def test_a_folder_begins_where_the_user_stands(tmp_path, monkeypatch, capsys, fo
     assert set(map(str, places)) == {where.format(tmp_path)}
     (word,) = shlex.split(capsys.readouterr().out.partition("DATA=")[2])
     assert word == where.format(tmp_path)
+
+
+def test_a_folder_that_is_a_file_is_told_in_a_line(tmp_path, capsys):
+    path = tmp_path / "taken"
+    path.write_text("")
+    assert download.main(["voc", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(path) in line

@@ -117,7 +117,6 @@ def test_halves_are_split_by_the_peak_of_maps_that_are_not_clipped(monkeypatch):
 def test_the_best_rival_is_the_one_that_scores_best(monkeypatch):
     points = {CAM: 30, RIVALS["norms"]: 31, RIVALS["smoothings"]: 29}
     study = Study("mini", "", {"percentiles": (100.0,)})
-    monkeypatch.setattr(Study, "tuned", lambda self, method: SimpleNamespace(chosen={}))
     monkeypatch.setattr(Study, "_tried", lambda self, method, own: (hits(points[method]), 0.3))
     assert study.best_rival == RIVALS["norms"]
 

@@ -44,6 +44,11 @@ class Tuned:
     table: pd.DataFrame
     chosen: dict[str, Any]
 
+    @property
+    def miou(self) -> float:
+        """Of what was chosen, on the tuning images."""
+        return float(self.table.query("chosen")["miou"].iloc[-1])
+
     def lowest(self, setting: str) -> bool:
         """Whether the first of a grid was chosen that went on below it as far as it may."""
         return f"first {setting}" in set(self.table.get("edge", ()))

@@ -59,9 +59,9 @@ def tuning(study: Study) -> pd.DataFrame:
     tables = {}
     for method in study.methods:
         for one in study.trainings(method):
-            cam = one.tuned(CAM).table.query("chosen")["miou"].iloc[-1]
             table = one.tuned(method).table
-            tables[method.title, one.training_seed] = table.assign(gain=table["miou"] - cam)
+            gain = table["miou"] - one.tuned(CAM).miou
+            tables[method.title, one.training_seed] = table.assign(gain=gain)
     return pd.concat(tables, names=["method", "seed"]).reset_index(["method", "seed"])
 
 

@@ -17,7 +17,6 @@ from ribkit.data import photographs, scenes
 from ribkit.data.digits import SHARE
 from ribkit.data.images import ImageSet
 from ribkit.evaluation import thresholds, tuning
-from ribkit.evaluation.miou import miou
 from ribkit.evaluation.thresholds import Swept
 from ribkit.evaluation.tuning import Axis, Tuned
 from ribkit.method.rivals import Rival
@@ -351,10 +350,7 @@ class Study(Inputs):
     @property
     def best_rival(self) -> Method:
         """Of CAM and its rivals the one that scores best on the tuning images."""
-        tried = {
-            rival: self._tried(rival, self.tuned(rival).chosen) for rival in (CAM, *self.rivals)
-        }
-        return max(tried, key=lambda rival: miou(tried[rival][0].sum(axis=0)))
+        return max((CAM, *self.rivals), key=lambda rival: self.tuned(rival).miou)
 
     def margin_rows(self, scales: tuple[float, ...]) -> float:
         """Over how many rows and target classes `official` sums an image's logits, on average."""
