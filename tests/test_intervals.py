@@ -1,5 +1,7 @@
 """Intervals: what they hold, how wide they are, and how often they hold the truth."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -135,6 +137,22 @@ def test_the_interval_over_images_and_seeds_holds_the_truth_95_times_in_100():
     both, over_images = np.mean([once() for _ in range(300)], axis=0)
     assert 0.91 <= both <= 0.995
     assert over_images < 0.6  # one seed's images alone say nothing of other seeds
+
+
+@pytest.mark.parametrize(("seeds", "images", "least"), [(2, 48, 87), (3, 437, 92), (6, 480, 94)])
+def test_how_often_few_trainings_hold_the_truth_is_what_the_protocol_says(seeds, images, least):
+    """Of errors over seeds and over images in ratios from 0 to 10, estimated anew each time."""
+    random, held = np.random.default_rng(0), []
+    freedoms = np.array([images, seeds]) - 1
+    for ratio in (0, 0.3, 1, 3, 10):
+        parts = np.array([1, ratio])
+        estimated = parts * random.chisquare(freedoms, (20_000, 2)) / freedoms
+        off = np.abs(random.normal(0, np.sqrt(parts.sum()), 20_000))
+        held.append(100 * np.mean(off <= intervals.half_width(estimated, freedoms)))
+    assert least <= min(held) < least + 1.5
+    assert 94.5 <= max(held) <= 95.7
+    protocol = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()
+    assert f"{seeds} trainings in {least} to 95 of 100" in " ".join(protocol.split())
 
 
 @pytest.mark.usefixtures("quick")
@@ -291,6 +309,13 @@ def test_one_image_tells_nothing_of_others_so_the_seeds_error_counts_alone():
         assert point == 2
         assert high - point == pytest.approx(4.302653 * np.sqrt(1 / 3), rel=1e-5)
         assert point - low == pytest.approx(high - point)
+
+
+def test_one_image_tells_a_family_nothing():
+    (after, before) = (each[:1] for each in correlated())
+    ((point, *ends),) = simultaneous(gain, [(after, before)])
+    assert point == bootstrap(gain, after, before)[0]
+    assert np.isnan(ends).all()
 
 
 def test_one_image_and_one_training_tell_nothing():

@@ -116,6 +116,17 @@ def test_a_careful_choice_at_the_low_end_of_a_flat_curve_is_told():
     assert table.loc[table["chosen"], "edge"].item() == "first lr"
 
 
+def test_a_careful_choice_below_a_best_one_inside_is_no_edge():
+    """The grid did not go on: what lies below it is more careful, not better."""
+    levels = dict(zip((1, 10, 100), noisy([496, 500, 300], rng_seed=4), strict=True))
+    axis = Axis("lr", (1, 10, 100), goes_on=True)
+    tuned = search([axis], lambda tried: (levels[tried["lr"]], 0.3))
+    assert tuned.chosen == {"lr": 1}
+    assert tuned.table["miou"].idxmax() == 1
+    assert not tuned.lowest("lr")
+    assert tuned.table["edge"].tolist() == [""] * 3
+
+
 def test_settings_are_chosen_in_turn_and_nothing_is_tried_twice():
     asked = []
 

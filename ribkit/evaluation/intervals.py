@@ -154,7 +154,8 @@ def unpaired(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """A statistic's difference on two sets of images: point, squared errors, degrees of freedom.
 
-    For `by_t`. after, before: as for `replicated`, other images and other trainings each.
+    For `by_t`. after, before: as for `replicated`, of other images each, and of other trainings.
+    Where trainings have something in common (scenes' doses share their seeds) it is too wide.
     """
     both = [errors_of(statistic, replicas) for replicas in (after, before)]
     parts, freedoms = zip(*(parts_of(*errors) for errors in both), strict=True)
@@ -198,7 +199,10 @@ def simultaneous(statistic: Statistic, family: Sequence[tuple[np.ndarray, ...]])
 
     Args:
         statistic: Function of summed counts, such as `miou` or `gain`.
-        family: For each comparison the counts that `resample` takes, all over the same images.
+        family: For each comparison the counts that `resample` takes. Those over the same images
+            share the draws.
+
+    One image tells nothing of others: the ends are NaN.
 
     Example:
         >>> same = np.array([[[3, 1], [4, 1], [3, 2]], [[1, 1], [2, 1], [1, 2]]])
@@ -208,6 +212,8 @@ def simultaneous(statistic: Statistic, family: Sequence[tuple[np.ndarray, ...]])
     resampled = [resample(statistic, *counts) for counts in family]
     points = np.array([point for point, _ in resampled])
     values = np.stack([values for _, values in resampled])
+    if len(family[0][0]) == 1:
+        return [(float(point), float("nan"), float("nan")) for point in points]
     errors = np.nanstd(values, axis=1, ddof=1)
     scale = np.where(errors > 0, errors, np.inf)
     deviations = np.abs(values - points[:, None]) / scale[:, None]

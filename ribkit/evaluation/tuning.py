@@ -38,7 +38,7 @@ class Tuned:
     The table's columns: ``stage``, the setting that was varied; a column for each setting; miou,
     threshold; behind and error, how far the best of the stage is ahead, with its standard error;
     chosen, of this stage; and edge, where that is the last candidate, or the first of a grid that
-    goes on: beyond it there may be a better one.
+    goes on and the best: beyond it there may be a better one.
     """
 
     table: pd.DataFrame
@@ -123,7 +123,9 @@ def search(axes: Sequence[Axis], score: Score) -> Tuned:
             if more is None:
                 break
             values = sorted([*values, more])
-        ends = {len(values) - 1: "last"} | ({0: "first"} if axis.goes_on and values[0] else {})
+        ends = {len(values) - 1: "last"}
+        if axis.goes_on and best == 0 and values[0]:  # else it is careful, and none below is better
+            ends[0] = "first"
         ends = {k: f"{which} {axis.name}" for k, which in ends.items() if len(values) > 1}
         for k, (setting, (counts, threshold)) in enumerate(zip(tried, results, strict=True)):
             row = {"stage": axis.name} | setting
