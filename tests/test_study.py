@@ -100,18 +100,24 @@ def test_where_tuning_stilled_rib_it_is_shown_at_the_highest_rate(edge, rate):
     assert study.shown(RIB) == dataclasses.replace(study.settings(RIB), lr=rate)
 
 
-def test_halves_are_split_by_the_peak_of_maps_that_are_not_clipped(monkeypatch):
+def test_halves_are_split_by_the_peak_of_another_trainings_maps_which_are_not_clipped(monkeypatch):
     def named(name):
         return SimpleNamespace(arrays=lambda value: name, table=lambda value: pd.DataFrame())
 
-    asked, study = {}, Study("mini")
+    asked, study = {}, Study("mini", "", {"replicas": 3})
     study.store = SimpleNamespace(run=lambda stage, **given: asked.update(given) or named("table"))
-    study._tuned[CAM] = Tuned(pd.DataFrame(), {"scales": (1.0,), "percentile": 90.0})
-    monkeypatch.setattr(Study, "maps", lambda self, images, scales, settings: named("raw"))
+    for one in study.replicas:
+        chosen = {"scales": (float(one.number),), "percentile": 90.0}
+        one._tuned[CAM] = Tuned(pd.DataFrame(), chosen)
+    monkeypatch.setattr(
+        Study, "maps", lambda self, images, scales, settings: named((self.number, scales))
+    )
     chosen = {"held-out": 30}
     monkeypatch.setattr(Study, "seed", lambda self, method: Seed(named("seed"), None, chosen))
-    study.coverage(RIB)
-    assert (asked["maps"], asked["plain"], asked["threshold"]) == ("seed", "raw", 0.3)
+    for one, other in ((0, 1), (1, 2), (2, 0)):
+        study.replicas[one].coverage(RIB)
+        plain = (other, (float(other),))  # of another training, as that one chose its scales
+        assert (asked["maps"], asked["plain"], asked["threshold"]) == ("seed", plain, 0.3)
 
 
 def test_the_best_rival_is_the_one_that_scores_best(monkeypatch):

@@ -182,7 +182,7 @@ def in_words(row: Mapping[str, Any]) -> str:
         return word
     against_zero, comma, against_reported = word.partition(",")
     words = f"{against_zero} on {row['on']}{comma}{against_reported}"
-    if word in COULD_BE_FOUND:
+    if word in COULD_BE_FOUND and row["detectable"] > 0:
         gain = np.format_float_positional(row["detectable"], 2, fractional=False, trim="-")
         words += f"; a gain of {gain} would have been found 8 times in 10"
     return words

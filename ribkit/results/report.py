@@ -1,6 +1,7 @@
 """What the report is made of: what was measured of each claim, and the figures that decide it."""
 
 from collections.abc import Callable, Sized
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from ribkit.results import (
     tables_toy,
 )
 from ribkit.results.claims import Measured
-from ribkit.study import ablation_runs, pipeline
+from ribkit.study import ablation_runs, controls, pipeline
 from ribkit.study.ablation_runs import ablated_images, run_named
 from ribkit.study.coverage import beyond, by_image
 from ribkit.study.study import CAM, RIB, RIBS, Method, Study
@@ -42,6 +43,8 @@ CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
 """Figure that decides a claim -> its table, in the claims' order."""
 
 
+ON_COCO = {"rib-seed-oracle": "rib-seed-coco", "rib-network": "rib-network-coco"}
+"""Claim of VOC -> the same of COCO."""
 BEYOND = {"body": "bodies", "far": "halves far from CAM's peak"}
 """Part that stands for the non-discriminative one -> how claims call it."""
 
@@ -53,7 +56,13 @@ def measured(study: Study, notebook: str = "") -> dict[str, Measured]:
     What they need is computed where it is missing.
     """
     parts = [part(study) for number, part in MEASURED if number.startswith(notebook)]
-    return {name: value for part in parts for name, value in part.items()}
+    found = {name: value for part in parts for name, value in part.items()}
+    if study.profile.data == "coco":  # what else was reported is of VOC
+        of_coco = {of_voc: found.pop(of_voc) for of_voc in ON_COCO if of_voc in found}
+        reported = {claim.name for claim in claims.CLAIMS if claim.reported}
+        found = {name: value for name, value in found.items() if name not in reported}
+        found |= {ON_COCO[of_voc]: value for of_voc, value in of_coco.items()}
+    return found
 
 
 def answer(study: Study, notebook: str) -> pd.DataFrame:
@@ -69,29 +78,48 @@ def _setting(study: Study, images: Sized, kind: str = "images") -> str:
     return f"{study.profile.name}, {len(images)} {kind}, {seeds}"
 
 
+@dataclass(frozen=True)
+class Still:
+    """Whether tuning stilled RIB in all trainings; and a note, if it did in some.
+
+    There the lowest rate was the best of a grid that went down as far as it may, and what tuning
+    says is that the map had better not move.
+    """
+
+    everywhere: bool = False
+    note: str = ""
+
+
+def _still(*studies: Study) -> Still:
+    still = [one.tuned(RIB).lowest("lr") for study in studies for one in study.replicas]
+    note = f"in {sum(still)} of {len(still)} trainings tuning left RIB at the lowest rate tried"
+    return Still(all(still), note if any(still) else "")
+
+
 def _found(
     study: Study,
     statistic: intervals.Statistic,
     replicas: list[tuple[np.ndarray, ...]],
     unit: str,
     setting: str,
+    still: Still = Still(),
     note: str = "",
 ) -> Measured:
     """A statistic of what each replica counted, as a gain is of a pair of counts."""
-    detectable = power.detectable(statistic, replicas)
-    interval = intervals.replicated(statistic, replicas)
-    return Measured(*interval, detectable, unit, setting, _on(study), note)
+    found = Measured(
+        *intervals.replicated(statistic, replicas),
+        power.detectable(statistic, replicas),
+        unit,
+        setting,
+        _on(study),
+        "; ".join(filter(None, (still.note, note))),
+    )
+    return _without_power(found) if still.everywhere else found
 
 
-def _still(study: Study) -> tuple[bool, str]:
-    """Whether tuning stilled RIB in all trainings; and a note, if it did in some.
-
-    There the lowest rate was chosen of a grid that went down as far as it may, and what tuning says
-    is that the map had better not move.
-    """
-    still = [one.tuned(RIB).lowest("lr") for one in study.replicas]
-    note = f"in {sum(still)} of {len(still)} trainings tuning left RIB at the lowest rate tried"
-    return all(still), note if any(still) else ""
+def _without_power(found: Measured) -> Measured:
+    """The spread of a RIB that does not move tells nothing of what could have been found."""
+    return replace(found, detectable=float("nan"))
 
 
 def _on(study: Study) -> str:
@@ -111,14 +139,27 @@ def _toy(study: Study) -> dict[str, Measured]:
         "activation-removed": _over_seeds(tables_toy.removal_beyond_control(hgr), beyond),
     }
     doses = tables_toy.doses(study.toy_doses())
-    if doses["dose"].nunique() > 1:
-        known = f"{study.digits().name}, sigmoid, {p.toy_dose_seeds} seeds"
-        known += f", {100 * doses['dose'].max():g} % of the images with their shape"
-        found["known-shape-drop"] = _over_seeds(tables_toy.beyond_nothing(doses), known)
-    gaps = tables_toy.masking_gaps(study.toy_masking())
-    gap = gaps.query("layer == 'G6' and others == 'low'").iloc[0]
-    masked = f"{setting}, {100 * gap['share']:g} % of what is not black blanked, by G6"
-    return found | {"high-gradient-used": _over_seeds(gap, masked, "points of accuracy")}
+    if known := tables_toy.known_doses(doses):
+        best = tables_toy.beyond_nothing(doses, max(known))
+        how = f"{study.digits().name}, sigmoid, {p.toy_dose_seeds} seeds"
+        how += f", {100 * max(known):g} % of the images with their shape"
+        found["known-shape-drop"] = _over_seeds(best, how)
+    return found | {"high-gradient-used": _masked(study, setting)}
+
+
+def _masked(study: Study, setting: str) -> Measured:
+    """How much more blanking the high costs than blanking random pixels, or the low.
+
+    Both must cost less: the claim stands or falls with the one that is less sure. By the last
+    layer, at the smallest share.
+    """
+    gaps = tables_toy.masking_gaps(study.toy_masking()).query("layer == 'G6'")
+    gaps = gaps[gaps["share"] == gaps["share"].min()].set_index("others").sort_values("low")
+    (less_sure, gap), (other, more) = gaps.iterrows()
+    blanked = f"{100 * gap['share']:g} % of what is not black blanked, by G6"
+    found = _over_seeds(gap, f"{setting}, {blanked}, against {less_sure}", "points of accuracy")
+    note = "against {} {mean:+.1f} ({low:+.1f} to {high:+.1f})".format(other, **more)
+    return replace(found, note=note)
 
 
 def _over_seeds(values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
@@ -131,7 +172,9 @@ def _over_seeds(values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
 
 def _seeds(study: Study) -> dict[str, Measured]:
     """RIB's gains in seed mIoU, and in coverage of what CAM has no need of; over all replicas."""
-    values, part, (_, note) = {}, beyond(study.coverage(CAM)), _still(study)
+    values, part, still = {}, beyond(study.coverage(CAM)), _still(study)
+    alone = part == "far" and len(study.replicas) == 1
+    halved = "halved by this training's own CAM, which favours every other map" if alone else ""
     for seed, coverage, before, choice in (
         ("gndrp-seed", "gndrp-coverage", RIBS[2], "held-out"),
         ("rib-seed", "rib-coverage", CAM, "held-out"),
@@ -139,12 +182,12 @@ def _seeds(study: Study) -> dict[str, Measured]:
     ):
         setting = f"{_setting(study, study.scored)}, {RIB.title} against {before.title}, {choice}"
         pairs = [(r.seed(RIB).at(choice), r.seed(before).at(choice)) for r in study.replicas]
-        values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold", note)
+        values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold", still)
         if coverage:
             covered = [_coverage_gains(one, before, part) for one in study.replicas]
             covered = tables_coverage.aligned(covered)
-            how = (f"points of {BEYOND[part]} covered", f"{setting} thresholds")
-            values[coverage] = _found(study, intervals.mean, covered, *how, note)
+            how = (f"points of {BEYOND[part]} covered", f"{setting} thresholds", still, halved)
+            values[coverage] = _found(study, intervals.mean, covered, *how)
     return values
 
 
@@ -156,7 +199,7 @@ def _coverage_gains(replica: Study, before: Method, part: str) -> pd.Series:
 
 def _refinement(study: Study) -> dict[str, Measured]:
     """Gains of RIB's labels after a stage, over its seed and over CAM's."""
-    setting, values = _setting(study, study.scored), {}
+    setting, still, values = _setting(study, study.scored), _still(study), {}
     for name, stage, other in (
         ("crf-seed", "+ CRF", ("RIB", "seed")),
         ("psa-seed", "+ PSA", ("RIB", "seed")),
@@ -165,13 +208,15 @@ def _refinement(study: Study) -> dict[str, Measured]:
     ):
         both = (tables_rq4.stage_counts(study, *of) for of in (("RIB", stage), other))
         how = f"{setting}, RIB {stage} against {' '.join(other)}, thresholds held out"
-        values[name] = _found(study, gain, list(zip(*both, strict=True)), "mIoU", how)
+        note = "the reported number has a CRF after IRN" if stage == pipeline.PSEUDO else ""
+        values[name] = _found(study, gain, list(zip(*both, strict=True)), "mIoU", how, still, note)
     return values
 
 
 def _networks(study: Study) -> dict[str, Measured]:
     """Gains of the networks trained on RIB's labels, with and without saliency's help."""
-    setting, values = f"{_setting(study, study.validation, 'val images')}, with CRF", {}
+    setting = f"{_setting(study, study.validation, 'val images')}, with CRF"
+    still, values = _still(study), {}
     for name, after, before in (
         ("rib-network", "RIB", "CAM"),
         ("saliency-network", "RIB + saliency", "RIB"),
@@ -179,7 +224,8 @@ def _networks(study: Study) -> dict[str, Measured]:
     ):
         if after in pipeline.sources(study):
             counts = (pipeline.network_counts(study, source, True) for source in (after, before))
-            values[name] = _found(study, gain, list(zip(*counts, strict=True)), "mIoU", setting)
+            pairs = list(zip(*counts, strict=True))
+            values[name] = _found(study, gain, pairs, "mIoU", setting, still)
     return values
 
 
@@ -188,12 +234,11 @@ def _ablations(study: Study) -> dict[str, Measured]:
 
     Not measured where nothing moves: there is nothing to take away.
     """
-    setting, values = _setting(study, ablated_images(study)), {}
-    all_still, note = _still(study)
-    if all_still:
+    setting, still, values = _setting(study, ablated_images(study)), _still(study), {}
+    if still.everywhere:
         unknown = (np.nan,) * 4
         return dict.fromkeys(
-            ablation_runs.COMPARED, Measured(*unknown, "mIoU", setting, _on(study), note)
+            ablation_runs.COMPARED, Measured(*unknown, "mIoU", setting, _on(study), still.note)
         )
     for name, ((after, own), (before, factor)) in ablation_runs.COMPARED.items():
         pairs = []
@@ -201,7 +246,7 @@ def _ablations(study: Study) -> dict[str, Measured]:
             both = run_named(one, after, own), run_named(one, before, factor)
             pairs.append(tuple(ablation_runs.run_result(one, run).counts for run in both))
         how = f"{setting}, RIB official, GNDRP, {factor}: {after} against {before}"
-        values[name] = _found(study, gain, pairs, "mIoU", how, note)
+        values[name] = _found(study, gain, pairs, "mIoU", how, still)
     return values
 
 
@@ -209,15 +254,17 @@ def _controls(study: Study) -> dict[str, Measured]:
     """RIB's gain over the best rival; and over CAM, where bodies tell more less where less."""
     setting = f"{_setting(study, study.scored)}, {RIB.title}, thresholds held out"
     pairs = tables_controls.rib_and_rival(study)
-    alike = f"{setting}, tuned alike"
-    found = {"rib-over-rivals": _found(study, gain, pairs, "mIoU", alike, _still(study)[1])}
+    alike, still = f"{setting}, tuned alike", _still(study)
+    found = {"rib-over-rivals": _found(study, gain, pairs, "mIoU", alike, still)}
     doses = tables_controls.dose_pairs(study)
     if len(doses) > 1:
         least, most = min(doses), max(doses)
         point, *errors = intervals.unpaired(gain, doses[most], doses[least])
         interval, detectable = intervals.by_t(point, *errors), power.detectable_by_t(*errors)
         how = f"{setting}, bodies' usual texture {most:g} against {least:g}"
-        found["dose-response"] = Measured(*interval, detectable, "mIoU", how, _on(study))
+        ends = _still(*(controls.doses(study)[dose] for dose in (least, most)))
+        told = Measured(*interval, detectable, "mIoU", how, _on(study), ends.note)
+        found["dose-response"] = _without_power(told) if ends.everywhere else told
     return found
 
 
@@ -249,9 +296,8 @@ MEASURED = (
 # ---- the report ---------------------------------------------------------------------------------
 def headline(study: Study) -> pd.DataFrame:
     """This run's numbers in the columns of `reported.pivot`; its setting in every row's name."""
-    setting = (
-        f"{study.profile.name}, {len(study.scored)} images, {len(study.scored.classes)} classes"
-    )
+    setting = f"{study.profile.name}, {len(study.scored)} images, {len(study.validation)} val, "
+    setting += f"{len(study.scored.classes)} classes"
     stages = tables_rq4.refinement_scores(study).set_index(["method", "stage"])["miou"]
     networks = tables_rq4.network_scores(study).set_index(["CRF", "trained on"])["miou"]
     networks = networks.loc["with CRF"].map("{:.1f}".format)

@@ -1,6 +1,7 @@
 """Small tables of what maps cover, part by part, and of where RIB's gain comes from.
 
 The parts are those of `ribkit.study.coverage`; coverage is at each method's held-out threshold.
+Near and far is from the peak of another training's CAM, if there is another: see `Study.coverage`.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ REGIONS = {
 SIZES = ("small", "medium", "large")  # thirds of the objects
 FEWEST = 10  # images of a class with green background, of which their mean says anything
 CALLED = {
-    "head": "heads", "body": "bodies", "near": "the halves of objects near its own peak",
+    "head": "heads", "body": "bodies", "near": "the halves of objects near a CAM's peak",
     "far": "the halves far from it",
 }  # fmt: skip
 NEARER = {"body": "head", "far": "near"}  # what `beyond` names -> the rest of the object

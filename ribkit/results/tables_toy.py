@@ -179,41 +179,49 @@ def dose_text(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby(keys, sort=False)[columns].agg(lambda values: _text(interval(values)))
 
 
-def beyond_nothing(table: pd.DataFrame) -> pd.Series:
-    """From `doses`, at the highest: how much more a shape loses than the digit, and than the same
-    of a shape that says nothing; paired by seed.
-    """
-    table = table[table["dose"] == table["dose"].max()]
-    more = table.assign(more=table["drop shape"] - table["drop digit"])
-    wide = more.pivot(index="seed", columns="condition", values="more")
-    return interval(wide["trained"] - wide["random shapes"])
-
-
-def dose_answer(table: pd.DataFrame) -> str:
-    """From `doses`: does the shape lose more than the digit where the network knows it?
-
-    It knows the shape where it is right from it alone more often than half of the time, and than a
-    network whose shapes say nothing.
-    """
+def _by_seed(table: pd.DataFrame) -> pd.DataFrame:
+    """`doses`, a row for each dose and seed, a column for each condition."""
     table = table.assign(more=table["drop shape"] - table["drop digit"])
-    wide = table.pivot(index=["dose", "seed"], columns="condition", values=["shape_only", "more"])
+    return table.pivot(index=["dose", "seed"], columns="condition", values=["shape_only", "more"])
+
+
+def known_doses(table: pd.DataFrame) -> list[float]:
+    """From `doses`: those at which the network knows the shape.
+
+    It is right from it alone more often than half of the time, and than a network whose shapes say
+    nothing.
+    """
     known = []
-    for dose, rows in wide.groupby("dose"):
+    for dose, rows in _by_seed(table).groupby("dose"):
         right, own = (rows["shape_only"] - 0.5)["trained"], rows["shape_only"]
         if min(interval(right).low, interval(own["trained"] - own["random shapes"]).low) > 0:
             known.append(dose)
-    doses, best = wide.index.unique("dose"), max(known, default=None)
+    return known
+
+
+def beyond_nothing(table: pd.DataFrame, dose: float) -> pd.Series:
+    """From `doses`, at one: how much more a shape loses than the digit, and than the same of a
+    shape that says nothing; paired by seed.
+    """
+    more = _by_seed(table).loc[dose, "more"]
+    return interval(more["trained"] - more["random shapes"])
+
+
+def dose_answer(table: pd.DataFrame) -> str:
+    """From `doses`: does the shape lose more than the digit where the network knows it?"""
+    wide, known = _by_seed(table), known_doses(table)
+    best = max(known, default=None)
+    doses = wide.index.unique("dose")
     every, known = (", ".join(f"{100 * d:g}" for d in found) for found in (doses, known))
     if not known:
         return f"At none of the doses ({every} %) does the network know the shape from it alone."
     own, more = wide.loc[best, "shape_only"], wide.loc[best, "more"]
-    beyond = more["trained"] - more["random shapes"]
     return (
         f"Of the doses {every} %, the network knows the shape at {known} %. At {100 * best:g} % it "
         f"is right from the shape alone {_text(interval(own['trained']))} of the time, and from G5 "
         f"to G6 the shape loses {_text(interval(more['trained']))} more HGR than the digit (the "
         f"paper: {PAPER_MORE:.2f}). Less the same of a shape that says nothing: "
-        f"{_text(interval(beyond))}."
+        f"{_text(beyond_nothing(table, best))}."
     )
 
 

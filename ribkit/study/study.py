@@ -379,8 +379,13 @@ class Study(Inputs):
         return Seed(seeds[0].result, swept[0], chosen)
 
     def coverage(self, method: Method) -> pd.DataFrame:
-        """What a method's maps cover, at its held-out threshold: see `ribkit.study.coverage`."""
-        seed, plain = self.seed(method), self.maps(self.scored, self.scales, None)
+        """What a method's maps cover, at its held-out threshold: see `ribkit.study.coverage`.
+
+        Another training's plain CAM, if there is another, halves the objects: each CAM peaks where
+        it does by chance too, and any other map covers more of what is far from its own peak.
+        """
+        seed, other = self.seed(method), self.replicas[(self.number + 1) % len(self.replicas)]
+        plain = other.maps(self.scored, other.scales, None)
         how = {"maps": seed.maps.arrays("maps"), "threshold": seed.threshold("held-out")}
         how |= {"plain": plain.arrays("maps")}  # where a map is clipped, it has no one peak
         run = self.store.run(coverage.cover, images=self.scored, **how)
