@@ -10,6 +10,7 @@ from fabricated import swept_from
 from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import gain, replicated
 from ribkit.evaluation.miou import counts, miou
+from ribkit.evaluation.tuning import Tuned
 from ribkit.results import figures, tables_controls
 from ribkit.study import controls, pipeline
 from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
@@ -59,6 +60,8 @@ def study(levels, monkeypatch):
     monkeypatch.setattr(Study, "coverage", coverage)
     best = property(lambda self: (NORM, SMOOTHED)[self.number])
     monkeypatch.setattr(Study, "best_rival", best)
+    moves = Tuned(pd.DataFrame({"edge": [""]}), {})
+    monkeypatch.setattr(Study, "tuned", lambda one, method: moves)
     return Study("mini", "", CHANGES)
 
 
@@ -151,7 +154,7 @@ def test_what_rivals_say_follows_from_the_interval(study, levels, level, words):
     said = [sentence in text for sentence in tables_controls.RIVAL_WORDS]
     assert said == [k == words for k in range(3)]
     assert f"{NORM.title} (1 of 2), {SMOOTHED.title} (1 of 2)" in text
-    assert f"Of RIB's gain over CAM, {over_seeds(6, 0):+.2f} points" in text
+    assert f"RIB's seeds differ from CAM's by {over_seeds(6, 0):+.2f} points" in text
 
 
 @pytest.mark.parametrize(("level", "words"), [(0, 0), (6, 1), (12, 2)])
@@ -175,6 +178,37 @@ def test_what_doses_say_follows_from_the_interval(study, levels, most, words):
     assert (more[1] > 0, more[1] <= 0 <= more[2], more[2] < 0).index(True) == words
 
 
+def test_where_rib_loses_at_the_highest_dose_too_nothing_is_called_a_gain(study, levels):
+    levels[RIB], levels["below"] = -20, {0.0: 0, 0.7: 0, 1.0: 8}
+    text = tables_controls.meaning(study)
+    assert tables_controls.NO_DOSE_GAIN in text
+    assert tables_controls.DOSE_WORDS[0] not in text
+    assert f"RIB's seeds differ from CAM's by {over_seeds(-20, 0):+.2f} points" in text
+
+
+@pytest.mark.parametrize(("more", "words"), [(20, 0), (0, 1), (-20, 2)])
+def test_whether_a_rival_reaches_as_far_follows_from_the_interval(
+    study, levels, monkeypatch, more, words
+):
+    def coverage(one, method):
+        body = np.linspace(0.4, 0.5, IMAGES) + (method == RIB) * more / 100
+        return pd.DataFrame({"image": range(IMAGES), "class": "cat", "size": 0.3, "body": body})
+
+    monkeypatch.setattr(Study, "coverage", coverage)
+    text = tables_controls.meaning(study)
+    said = [sentence in text for sentence in tables_controls.COVER_WORDS]
+    assert said == [k == words for k in range(3)]
+    assert f"Of bodies RIB covers {more:+.2f} points" in text
+
+
+def test_a_rib_that_tuning_stilled_is_read_with_care(study, monkeypatch):
+    lowest = [Tuned(pd.DataFrame({"edge": [edge]}), {}) for edge in ("first lr", "")]
+    assert not tables_controls.meaning(study).startswith("Read with care")
+    monkeypatch.setattr(Study, "tuned", lambda one, method: lowest[one.number])
+    text = tables_controls.meaning(study)
+    assert text.startswith("Read with care: in 1 of 2 trainings tuning left RIB at the lowest rate")
+
+
 def test_one_dose_says_nothing_of_doses(study):
     alone = Study("mini", "", CHANGES | {"ablations.usual_textures": ()})
     text = tables_controls.meaning(alone)
@@ -195,4 +229,6 @@ def test_few_masks_are_worth_more_than_rib_only_where_they_gain_more(study, leve
     [(0.1, 2, "above"), (0, 2, "spans"), (-2, 0, "spans"), (0, 0, "spans"), (-2, -0.1, "below")],
 )
 def test_the_ends_of_an_interval_belong_to_it(low, high, word):
-    assert tables_controls._told(((low + high) / 2, low, high), "above", "spans", "below") == word
+    words = ("above", "spans", "below")
+    assert tables_controls._told(((low + high) / 2, low, high), *words) == word
+    assert "tells nothing" in tables_controls._told((1.0, np.nan, np.nan), *words)

@@ -72,9 +72,13 @@ def test_grass_is_told_of_by_class_where_there_are_photographs(study):
 
 def test_what_stands_for_the_non_discriminative_part_is_told(study):
     text = tables_coverage.where(study)
-    part = "+0.0 (+0.0 to +0.0) body" if "body" in study.coverage(CAM) else "far from CAM's peak"
+    photographs = "body" not in study.coverage(CAM)
+    part = "far from CAM's peak" if photographs else "+0.0 (+0.0 to +0.0) body"
     assert part in text
     assert "nan" not in text
+    assert "By size it covers +0.0 (+0.0 to +0.0) of small, " in text
+    assert ("Of green background it covers +35.0" in text) == photographs
+    assert "The best rival covers +0.0 (+0.0 to +0.0) points more" in text
 
 
 def test_coverage_shows_levels_in_percent_over_all_methods(study):

@@ -128,16 +128,18 @@ def test_labels_and_networks_are_scored_by_stage(study, monkeypatch):
     assert networks["seeds"].unique() == [2]
 
 
-def test_a_rank_correlation_needs_three_points_and_says_so(study, monkeypatch):
+def test_a_rank_correlation_needs_six_points_that_differ_and_says_so(study, monkeypatch):
+    nothing = [np.nan] * 2
     scores = pd.DataFrame(
-        {"a": [1, 2, 3, 4], "b": [1, 3, 2, np.nan], "c": [np.nan, np.nan, 5, 6]},
-        index=pd.MultiIndex.from_product([("CAM", "RIB"), (0, 1)], names=["method", "seed"]),
+        {"a": range(8), "b": [0, 1, 2, 3, 5, 4, *nothing], "c": [*nothing * 3, 5, 6], "d": [7] * 8},
+        index=pd.MultiIndex.from_product([("CAM", "RIB"), range(4)], names=["method", "seed"]),
     )
     monkeypatch.setattr(tables_measures, "_all_scores", lambda study: scores)
     table = tables_measures.rank_correlations(study).set_index(["score", "against"])
-    assert table.loc[("a", "b")].tolist() == [3, 2, "+0.50"]
-    assert table.loc[("a", "c")].tolist() == [2, 1, "fewer than 3 points"]
-    assert table.loc[("b", "c"), "points"] == 1
+    assert table.loc[("a", "b")].tolist() == [6, 2, "+0.94"]  # 1 - 6 (1 + 1) / (6 (36 - 1))
+    assert table.loc[("a", "c")].tolist() == [2, 1, "fewer than 6 points"]
+    assert table.loc[("a", "d")].tolist() == [8, 2, "all equal"]
+    assert table.loc[("b", "c"), "points"] == 0
     assert "rank correlation" in tables.readable(table.reset_index())
 
 

@@ -1,7 +1,7 @@
 """What the report is made of: what was measured of each claim, and the figures that decide it."""
 
 from collections.abc import Callable, Sized
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,12 @@ from ribkit.results import (
     tables_toy,
 )
 from ribkit.results.claims import Measured
+from ribkit.results.tables_controls import Still
+from ribkit.results.tables_coverage import BEYOND
 from ribkit.study import ablation_runs, controls, pipeline
 from ribkit.study.ablation_runs import ablated_images, run_named
-from ribkit.study.coverage import beyond, by_image
-from ribkit.study.study import CAM, RIB, RIBS, Method, Study
+from ribkit.study.coverage import beyond
+from ribkit.study.study import CAM, RIB, RIBS, Study
 
 CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "toy_hgr": lambda study: tables_toy.curve(study.toy().table("hgr")),
@@ -45,8 +47,7 @@ CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
 
 ON_COCO = {"rib-seed-oracle": "rib-seed-coco", "rib-network": "rib-network-coco"}
 """Claim of VOC -> the same of COCO."""
-BEYOND = {"body": "bodies", "far": "halves far from CAM's peak"}
-"""Part that stands for the non-discriminative one -> how claims call it."""
+MOVES = Still()
 
 
 # ---- what was measured of each claim ------------------------------------------------------------
@@ -78,31 +79,13 @@ def _setting(study: Study, images: Sized, kind: str = "images") -> str:
     return f"{study.profile.name}, {len(images)} {kind}, {seeds}"
 
 
-@dataclass(frozen=True)
-class Still:
-    """Whether tuning stilled RIB in all trainings; and a note, if it did in some.
-
-    There the lowest rate was the best of a grid that went down as far as it may, and what tuning
-    says is that the map had better not move.
-    """
-
-    everywhere: bool = False
-    note: str = ""
-
-
-def _still(*studies: Study) -> Still:
-    still = [one.tuned(RIB).lowest("lr") for study in studies for one in study.replicas]
-    note = f"in {sum(still)} of {len(still)} trainings tuning left RIB at the lowest rate tried"
-    return Still(all(still), note if any(still) else "")
-
-
 def _found(
     study: Study,
     statistic: intervals.Statistic,
     replicas: list[tuple[np.ndarray, ...]],
     unit: str,
     setting: str,
-    still: Still = Still(),
+    still: Still = MOVES,
     note: str = "",
 ) -> Measured:
     """A statistic of what each replica counted, as a gain is of a pair of counts."""
@@ -172,7 +155,7 @@ def _over_seeds(values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
 
 def _seeds(study: Study) -> dict[str, Measured]:
     """RIB's gains in seed mIoU, and in coverage of what CAM has no need of; over all replicas."""
-    values, part, still = {}, beyond(study.coverage(CAM)), _still(study)
+    values, part, still = {}, beyond(study.coverage(CAM)), tables_controls.still(study)
     alone = part == "far" and len(study.replicas) == 1
     halved = "halved by this training's own CAM, which favours every other map" if alone else ""
     for seed, coverage, before, choice in (
@@ -184,22 +167,15 @@ def _seeds(study: Study) -> dict[str, Measured]:
         pairs = [(r.seed(RIB).at(choice), r.seed(before).at(choice)) for r in study.replicas]
         values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold", still)
         if coverage:
-            covered = [_coverage_gains(one, before, part) for one in study.replicas]
-            covered = tables_coverage.aligned(covered)
+            covered = tables_controls.coverage_gains(study, lambda one, before=before: before)
             how = (f"points of {BEYOND[part]} covered", f"{setting} thresholds", still, halved)
             values[coverage] = _found(study, intervals.mean, covered, *how)
     return values
 
 
-def _coverage_gains(replica: Study, before: Method, part: str) -> pd.Series:
-    """RIB's gain in the share of a part covered, in points, of each image."""
-    after, before = (by_image(replica.coverage(method))[part] for method in (RIB, before))
-    return 100 * (after - before)
-
-
 def _refinement(study: Study) -> dict[str, Measured]:
     """Gains of RIB's labels after a stage, over its seed and over CAM's."""
-    setting, still, values = _setting(study, study.scored), _still(study), {}
+    setting, still, values = _setting(study, study.scored), tables_controls.still(study), {}
     for name, stage, other in (
         ("crf-seed", "+ CRF", ("RIB", "seed")),
         ("psa-seed", "+ PSA", ("RIB", "seed")),
@@ -216,7 +192,7 @@ def _refinement(study: Study) -> dict[str, Measured]:
 def _networks(study: Study) -> dict[str, Measured]:
     """Gains of the networks trained on RIB's labels, with and without saliency's help."""
     setting = f"{_setting(study, study.validation, 'val images')}, with CRF"
-    still, values = _still(study), {}
+    still, values = tables_controls.still(study), {}
     for name, after, before in (
         ("rib-network", "RIB", "CAM"),
         ("saliency-network", "RIB + saliency", "RIB"),
@@ -234,7 +210,8 @@ def _ablations(study: Study) -> dict[str, Measured]:
 
     Not measured where nothing moves: there is nothing to take away.
     """
-    setting, still, values = _setting(study, ablated_images(study)), _still(study), {}
+    setting, values = _setting(study, ablated_images(study)), {}
+    still = tables_controls.still(study)
     if still.everywhere:
         unknown = (np.nan,) * 4
         return dict.fromkeys(
@@ -254,7 +231,7 @@ def _controls(study: Study) -> dict[str, Measured]:
     """RIB's gain over the best rival; and over CAM, where bodies tell more less where less."""
     setting = f"{_setting(study, study.scored)}, {RIB.title}, thresholds held out"
     pairs = tables_controls.rib_and_rival(study)
-    alike, still = f"{setting}, tuned alike", _still(study)
+    alike, still = f"{setting}, tuned alike", tables_controls.still(study)
     found = {"rib-over-rivals": _found(study, gain, pairs, "mIoU", alike, still)}
     doses = tables_controls.dose_pairs(study)
     if len(doses) > 1:
@@ -262,7 +239,7 @@ def _controls(study: Study) -> dict[str, Measured]:
         point, *errors = intervals.unpaired(gain, doses[most], doses[least])
         interval, detectable = intervals.by_t(point, *errors), power.detectable_by_t(*errors)
         how = f"{setting}, bodies' usual texture {most:g} against {least:g}"
-        ends = _still(*(controls.doses(study)[dose] for dose in (least, most)))
+        ends = tables_controls.still(*(controls.doses(study)[dose] for dose in (least, most)))
         told = Measured(*interval, detectable, "mIoU", how, _on(study), ends.note)
         found["dose-response"] = _without_power(told) if ends.everywhere else told
     return found

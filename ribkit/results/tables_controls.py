@@ -1,7 +1,8 @@
 """Small tables of the controls: rivals without a bottleneck, few masks, scenes of other kinds."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -10,8 +11,9 @@ import pandas as pd
 from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import Interval, replicated
 from ribkit.evaluation.miou import miou
-from ribkit.results import tables
+from ribkit.results import tables, tables_coverage
 from ribkit.results.tables import with_interval
+from ribkit.results.tables_coverage import BEYOND
 from ribkit.study import controls, pipeline
 from ribkit.study.coverage import beyond, by_image
 from ribkit.study.study import CAM, RIB, RIBS, Method, Study
@@ -79,55 +81,98 @@ def dose_pairs(study: Study) -> dict[float, list[tuple[np.ndarray, np.ndarray]]]
     return {dose: rib_and_cam(other) for dose, other in controls.doses(study).items()}
 
 
+@dataclass(frozen=True)
+class Still:
+    """Whether tuning stilled RIB in all of some trainings; and a note, if it did in some.
+
+    There the lowest rate was the best of a grid that went down as far as it may, and what tuning
+    says is that the map had better not move.
+    """
+
+    everywhere: bool = False
+    note: str = ""
+
+
+def still(*studies: Study) -> Still:
+    """Whether tuning stilled RIB in the trainings of some studies."""
+    lowest = [one.tuned(RIB).lowest("lr") for study in studies for one in study.replicas]
+    note = f"in {sum(lowest)} of {len(lowest)} trainings tuning left RIB at the lowest rate tried"
+    return Still(all(lowest), note if any(lowest) else "")
+
+
+def coverage_gains(study: Study, before: Callable[[Study], Method]) -> list[tuple[np.ndarray]]:
+    """Points of what CAM has no need of that RIB covers beyond another method, of each image.
+
+    before: the other method, of a training. What `replicated` takes.
+    """
+    part = beyond(study.coverage(CAM))
+    gains = []
+    for one in study.replicas:
+        after, other = (by_image(one.coverage(method))[part] for method in (RIB, before(one)))
+        gains.append(100 * (after - other))
+    return tables_coverage.aligned(gains)
+
+
 def meaning(study: Study) -> str:
     """What the controls say of RIB's gain, in words that follow from the numbers."""
     gaps, own = _counts(study, RIBS[2]), replicated(intervals.gain, rib_and_cam(study))
     gndrp = replicated(intervals.gain, list(zip(_counts(study, RIB), gaps, strict=True)))
-    beyond = replicated(intervals.gain, rib_and_rival(study))
+    over_rival = replicated(intervals.gain, rib_and_rival(study))
+    wider = replicated(intervals.mean, coverage_gains(study, lambda one: one.best_rival))
     chosen = Counter(one.best_rival.title for one in study.replicas).most_common()
     rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
     few = pipeline.few_masks_counts(study)
     over_rib = replicated(intervals.gain, list(zip(few, _counts(study, RIB), strict=True)))
-    text = [
-        f"RQ2. Of RIB's gain over CAM, {_points(own)}, GNDRP in place of GAP has {_points(gndrp)}: "
-        + _told(gndrp, *POOLING_WORDS),
+    part, note = BEYOND[beyond(study.coverage(CAM))], still(study).note
+    text = [f"Read with care: {note}."] if note else []
+    text += [
+        f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP has "
+        f"{_points(gndrp)}: {_told(gndrp, *POOLING_WORDS)} Of {part} RIB covers {_points(wider)} "
+        f"more than the best rival does: {_told(wider, *COVER_WORDS)}",
         f"RQ3. The best rival on the tuning images, by training seed, is {rivals}; RIB gains "
-        f"{_points(beyond)} over it: {_told(beyond, *RIVAL_WORDS)}",
+        f"{_points(over_rival)} over it: {_told(over_rival, *RIVAL_WORDS)}",
         f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
         f"{_points(over_rib)} over RIB: {_told(over_rib, *FEW_WORDS)}",
     ]
     doses = dose_pairs(study)
     if len(doses) > 1:
         least, most = (doses[dose] for dose in (min(doses), max(doses)))
-        gains = [_points(replicated(intervals.gain, pairs)) for pairs in (least, most)]
+        gains = [replicated(intervals.gain, pairs) for pairs in (least, most)]
         more = intervals.by_t(*intervals.unpaired(intervals.gain, most, least))
+        words = DOSE_WORDS if gains[1][1] > 0 else (NO_DOSE_GAIN, *DOSE_WORDS[1:])
         text.append(
-            f"Where bodies tell least of their class RIB gains {gains[0]} over CAM, where they "
-            f"tell most {gains[1]}: {_told(more, *DOSE_WORDS)}"
+            f"Where bodies tell least of their class RIB gains {_points(gains[0])} over CAM, where "
+            f"they tell most {_points(gains[1])}: {_told(more, *words)}"
         )
     return " ".join(text)
 
 
-POOLING_WORDS = (
-    "the pooling matters, whatever the cause of the gain.",
-    "the two cannot be told apart.",
-    "the pooling takes from it.",
+POOLING_WORDS = (  # where the interval lies above zero, spans it, lies below it
+    "the pooling matters, whatever the cause.",
+    "the two poolings cannot be told apart.",
+    "GAP is better.",
 )
-RIVAL_WORDS = (  # where the interval lies above zero, spans it, lies below it
-    "no rival without an adaptation has all of its gain.",
+COVER_WORDS = (
+    "it does not reach as far.",
+    "the two cannot be told apart.",
+    "that one reaches further.",
+)
+RIVAL_WORDS = (
+    "it does better than what adapts nothing.",
     "it cannot be told from what adapts nothing, so it is no evidence for a bottleneck.",
     "what adapts nothing is better.",
 )
 FEW_WORDS = (
     "the masks that tune are worth more.",
-    "the two cannot be told apart.",
+    "the two are not told apart.",
     "the masks that tune are worth less.",
 )
 DOSE_WORDS = (
     "its gain follows what there is to be set free.",
     "its gain cannot be told to follow what there is to be set free.",
-    "its gain is larger where there is less to be set free.",
+    "it does worse where there is more to be set free.",
 )
+NO_DOSE_GAIN = "it does better where there is more to be set free, but gains nothing there."
 
 
 def _points(gain: Sequence[float]) -> str:
@@ -135,5 +180,7 @@ def _points(gain: Sequence[float]) -> str:
 
 
 def _told(gain: Interval, above: str, spans: str, below: str) -> str:
-    """The words for where an interval lies."""
+    """The words for where an interval lies; its ends belong to it."""
+    if np.isnan(gain).any():
+        return "one image or one training tells nothing."
     return above if gain[1] > 0 else below if gain[2] < 0 else spans

@@ -16,6 +16,7 @@ from ribkit.study.coverage import beyond, by_image
 from ribkit.study.study import CAM, RIB, Method, Study
 
 LEVELS = ("head", "body", "near", "far", "outside")  # that `coverage` shows
+ALL = {"found": "more of the object", "false": "more off it"}
 REGIONS = {
     "on the object": {
         "head": "head", "body": "body", "near": "near CAM's peak", "far": "far from CAM's peak",
@@ -25,15 +26,17 @@ REGIONS = {
         "around": "at its boundary", "away": "away from it", "green": "green background",
         "other": "other background",
     },
-    "of all pixels": {"found": "more of the object", "false": "more off it"},
+    "of all pixels": ALL,
 }  # fmt: skip
 """Where -> part -> how `changes` calls it."""
 SIZES = ("small", "medium", "large")  # thirds of the objects
 FEWEST = 10  # images of a class with green background, of which their mean says anything
 CALLED = {
     "head": "heads", "body": "bodies", "near": "the halves of objects near a CAM's peak",
-    "far": "the halves far from it",
+    "far": "their halves far from it",
 }  # fmt: skip
+BEYOND = {"body": "bodies", "far": "halves far from CAM's peak"}
+"""Part that stands for the non-discriminative one -> how claims call it."""
 NEARER = {"body": "head", "far": "near"}  # what `beyond` names -> the rest of the object
 MIOU = ["miou", "miou_low", "miou_high"]
 CHANGE = ["change", "change_low", "change_high"]
@@ -140,18 +143,32 @@ def _places(study: Study) -> list[tuple[str, str, str, np.ndarray]]:
 
 def where(study: Study) -> str:
     """Where RIB's gain comes from, in words that follow from the numbers."""
-    rows = changes(study).query("method == 'RIB'").set_index(["where", "region"])[CHANGE]
+    rows = changes(study).set_index(["method", "where", "region"])[CHANGE]
     told = {at: "{:+.1f} ({:+.1f} to {:+.1f})".format(*row) for at, row in rows.iterrows()}
     on, off, every = (
-        {part: told.get((where, name)) for part, name in parts.items()}
+        {part: told.get(("RIB", where, name)) for part, name in parts.items()}
         for where, parts in REGIONS.items()
     )
-    far = beyond(study.coverage(CAM))
-    names = REGIONS["on the object"]
+    far, names = beyond(study.coverage(CAM)), REGIONS["on the object"]
     of_object = " and ".join(f"{on[part]} {names[part]}" for part in (far, NEARER[far]))
-    return (
+    text = [
         f"Beyond CAM, at the held-out thresholds, RIB covers in points of the object {of_object}, "
         f"{on['inside']} inside and {on['edge']} at its boundary; of all else {off['around']} at "
         f"the object's boundary and {off['away']} away from it. Of an image's pixels that is "
         f"{every['found']} % more of the object, and {every['false']} % more that is not."
+    ]
+    sizes = [f"{told['RIB', 'on objects', size]} of {size}" for size in SIZES]
+    text.append(f"By size it covers {', '.join(sizes[:-1])} and {sizes[-1]} objects.")
+    grass = [
+        f"{told['RIB', 'green background', name]} where there is a {name}"
+        for name in study.scored.classes
+        if ("RIB", "green background", name) in told
+    ]
+    if grass:
+        text.append(f"Of green background it covers {', '.join(grass)}.")
+    found, false = (told["best rival", "of all pixels", of] for of in ALL.values())
+    text.append(
+        f"The best rival covers {told['best rival', 'on the object', names[far]]} points more "
+        f"{names[far]}, and of all pixels {found} % more of the object and {false} % more off it."
     )
+    return " ".join(text)

@@ -30,7 +30,7 @@ from ribkit.study.study import CAM, RIB, Seed, Study
 
 Measure = Callable[[np.ndarray], np.ndarray]
 """How often each image is drawn ``(..., N)`` -> ``(...)``."""
-FEWEST = 3  # points, of which a rank correlation says anything
+FEWEST = 6  # points: of four, one order in twelve is the same or the reverse
 OWN = "each image's own"
 
 
@@ -153,9 +153,10 @@ def class_scores(study: Study, part: str) -> pd.DataFrame:
 # ---- what goes together -------------------------------------------------------------------------
 @cache
 def rank_correlations(study: Study) -> pd.DataFrame:
-    """Spearman's rank correlation of each two scores, over all methods and training seeds.
+    """Spearman's rank correlation of each two scores, over methods and training seeds.
 
-    Of fewer than three points the order says nothing, and the table says so.
+    Seeds have all methods; labels and networks only what goes through the chain, CAM and RIB. Of
+    fewer than six points the order says nothing, and the table says so.
     """
     scores, rows = _all_scores(study), []
     for first, second in combinations(scores, 2):
@@ -163,7 +164,9 @@ def rank_correlations(study: Study) -> pd.DataFrame:
         row = {"score": first, "against": second, "points": len(both)}
         row["methods"] = both.index.get_level_values("method").nunique()
         row["rank correlation"] = f"fewer than {FEWEST} points"
-        if len(both) >= FEWEST:
+        if (both.nunique() == 1).any():
+            row["rank correlation"] = "all equal"
+        elif len(both) >= FEWEST:
             row["rank correlation"] = f"{spearmanr(both[first], both[second]).statistic:+.2f}"
         rows.append(row)
     return pd.DataFrame(rows)
