@@ -24,7 +24,7 @@ from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 IMAGES = 40
-NEVER = {"rib-seed-coco", "rib-network-coco"}  # no COCO run yet
+NEVER = {"rib-seed-coco", "rib-network-coco", "saturation-inside"}  # no COCO, no ReLU6 here
 
 
 def confusions(level, rng_seed=0):
@@ -255,6 +255,29 @@ def test_blanking_the_high_must_cost_more_than_blanking_random_pixels_too(fabric
     assert found.setting.endswith("25 % of what is not black blanked, by G6, against random")
     assert found.low < 0 < found.high
     assert found.note.startswith("against low +10.0")
+
+
+def test_what_saturates_inside_is_asked_by_the_difference_of_two_gains(fabricated, monkeypatch):
+    study, sign = fabricated
+    lite = dataclasses.replace(study.profile, backbone="efficientnet_lite0")
+    for one in study.replicas:
+        monkeypatch.setattr(one, "profile", lite)
+    levels = {("RIB", True): 6, ("CAM", True): 0, ("RIB", False): 3, ("CAM", False): 1}
+
+    def run_result(one, run):
+        level = levels.get((run.value, run.saturates), 0)
+        return RunResult(counts(confusions(sign * level, one.number)), None, None, None, 10.0)
+
+    monkeypatch.setattr(ablation_runs, "run_result", run_result)
+    ablation_runs.runs.cache_clear()
+    found = report._ablations(study)["saturation-inside"]
+    ablation_runs.runs.cache_clear()
+    four = {
+        key: np.mean([pooled(sign * level, k) for k in (0, 1)]) for key, level in levels.items()
+    }
+    with_relu6 = four["RIB", True] - four["CAM", True]
+    assert found.difference == pytest.approx(with_relu6 - four["RIB", False] + four["CAM", False])
+    assert (found.low > 0) == (sign > 0)
 
 
 def test_on_coco_nothing_is_held_against_numbers_of_voc(fabricated, monkeypatch):

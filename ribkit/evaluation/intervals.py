@@ -28,6 +28,13 @@ def gain(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     return miou(after) - miou(before)
 
 
+def more_gain(
+    after: np.ndarray, before: np.ndarray, other_after: np.ndarray, other_before: np.ndarray
+) -> np.ndarray:
+    """How much more one gain is than another: each of summed counts ``(..., 3, n)``, in points."""
+    return gain(after, before) - gain(other_after, other_before)
+
+
 def mean(sums: np.ndarray) -> np.ndarray:
     """Mean over images of one value each, from the summed `countable` ``(..., 2)``."""
     return sums[..., 0] / sums[..., 1]

@@ -217,14 +217,21 @@ def _ablations(study: Study) -> dict[str, Measured]:
         return dict.fromkeys(
             ablation_runs.COMPARED, Measured(*unknown, "mIoU", setting, _on(study), still.note)
         )
-    for name, ((after, own), (before, factor)) in ablation_runs.COMPARED.items():
-        pairs = []
-        for one in study.replicas:
-            both = run_named(one, after, own), run_named(one, before, factor)
-            pairs.append(tuple(ablation_runs.run_result(one, run).counts for run in both))
+    for name, pair in ablation_runs.COMPARED.items():
+        pairs, ((after, _), (before, factor)) = [_counts_of(o, pair) for o in study.replicas], pair
         how = f"{setting}, RIB official, GNDRP, {factor}: {after} against {before}"
         values[name] = _found(study, gain, pairs, "mIoU", how, still)
+    if any(run.factor == ablation_runs.UNSATURATED for run in ablation_runs.runs(study)):
+        runs = [_counts_of(one, ablation_runs.SATURATION) for one in study.replicas]
+        how = f"{setting}, RIB over CAM, with ReLU6 against ReLU inside"
+        values["saturation-inside"] = _found(study, intervals.more_gain, runs, "mIoU", how, still)
     return values
+
+
+def _counts_of(one: Study, names: tuple[tuple[str, str], ...]) -> tuple[np.ndarray, ...]:
+    """Counts of runs of the ablations, each by its value and factor."""
+    named = [run_named(one, *name) for name in names]
+    return tuple(ablation_runs.run_result(one, run).counts for run in named)
 
 
 def _controls(study: Study) -> dict[str, Measured]:

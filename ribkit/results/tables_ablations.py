@@ -163,19 +163,18 @@ def interaction(study: Study) -> pd.DataFrame:
     """RQ4: what each stage adds to RIB's seed beyond what it adds to CAM's, corrected intervals."""
     cam, rib = pipeline.refinements(study)
     _, *stages = pipeline.available_stages(study)
-    seeds = rib.stage("seed").counts, cam.stage("seed").counts
-    compared = [(rib.stage(stage).counts, cam.stage(stage).counts, *seeds) for stage in stages]
-
-    def beyond(after_rib, after_cam, rib_seed, cam_seed):
-        return intervals.gain(after_rib, rib_seed) - intervals.gain(after_cam, cam_seed)
-
+    rib_seed, cam_seed = rib.stage("seed").counts, cam.stage("seed").counts
+    compared = [
+        (rib.stage(stage).counts, rib_seed, cam.stage(stage).counts, cam_seed) for stage in stages
+    ]
     totals = [[counts.sum(axis=0) for counts in each] for each in compared]
     gains = {
         "stage": stages,
-        "on CAM": [intervals.gain(after, seed) for _, after, _, seed in totals],
-        "on RIB": [intervals.gain(after, seed) for after, _, seed, _ in totals],
+        "on CAM": [intervals.gain(*each[2:]) for each in totals],
+        "on RIB": [intervals.gain(*each[:2]) for each in totals],
     }
-    differences = [with_interval("beyond", values) for values in simultaneous(beyond, compared)]
+    found = simultaneous(intervals.more_gain, compared)
+    differences = [with_interval("beyond", values) for values in found]
     return pd.DataFrame(gains).join(pd.DataFrame(differences))
 
 

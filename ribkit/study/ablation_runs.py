@@ -31,6 +31,9 @@ COMPARED = {
     ),
 }  # fmt: skip
 """Claim -> two runs of the ablations, each by its value and factor: after, before."""
+UNSATURATED = "inside, ReLU for ReLU6"
+SATURATION = (("RIB", "baseline"), ("CAM", "baseline"), ("RIB", UNSATURATED), ("CAM", UNSATURATED))
+"""RIB and CAM with the activations inside that saturate, and without, where a network has them."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def grid(rib: Settings, unit: float, rows: float, tried: Grid, relu6: bool) -> l
         match_first_update = replace(rib, activation=name, match_first_update=True)
         add("RQ1", "activation, rate matched", name, match_first_update)
     for value, settings in (("CAM", None), ("RIB", rib)) if relu6 else ():
-        add("RQ1", "inside, ReLU for ReLU6", value, settings, saturates=False)
+        add("RQ1", UNSATURATED, value, settings, saturates=False)
     add("RQ2", "pooling", "GAP", replace(rib, pooling="gap"))
     add("RQ2", "pooling", "maximum", replace(rib, pooling="gmp"))
     for kind in ("paper", "official"):
