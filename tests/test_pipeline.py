@@ -97,6 +97,11 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
     assert choices["walk"].tolist() == ["IRN"] * 4 + ["PSA"] * 4
     assert choices["trials"].tolist() == [2] * 4 + [4] * 4
     assert set(choices["seed"]) == {0, 1}
+    longest = {"IRN": 4, "PSA": max(study.profile.psa_log2_steps)}
+    for row in choices.to_dict("records"):
+        ends = {"last alpha": row["alpha"] == 16}
+        ends |= {"last log2_steps": row["log2_steps"] == longest[row["walk"]]}
+        assert row["at an edge"] == ", ".join(name for name, there in ends.items() if there)
 
 
 def test_another_walk_makes_other_maps_than_the_chosen_one(study):

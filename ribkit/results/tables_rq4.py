@@ -68,7 +68,8 @@ def walk_choices(study: Study) -> pd.DataFrame:
         for method in pipeline.refinements(one):
             for walk, tuned in (("IRN", method.irn_tuned), ("PSA", method.psa_tuned)):
                 row = {"walk": walk, "method": method.title, "seed": one.training_seed}
-                rows.append(row | tuned.chosen | {"trials": tuned.trials})
+                row |= tuned.chosen | {"trials": tuned.trials, "at an edge": tuned.edges}
+                rows.append(row)
     return pd.DataFrame(rows).sort_values("walk", kind="stable")
 
 
