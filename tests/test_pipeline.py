@@ -104,6 +104,16 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
         assert row["at an edge"] == ", ".join(name for name, there in ends.items() if there)
 
 
+def test_the_curves_of_irn_and_psa_are_of_each_training(study):
+    table = tables_rq4.affinity_curves(study)
+    assert table["network"].tolist() == ["IRN"] * 4 + ["PSA"] * 4  # of one epoch each
+    for one in study.replicas:
+        for own in pipeline.refinements(one):
+            rows = table[(table["method"] == own.title) & (table["seed"] == one.training_seed)]
+            stored = [model.weights.result.table("history") for model in (own.irn, own.psa)]
+            assert rows["loss"].tolist() == [history["loss"].item() for history in stored]
+
+
 def test_another_walk_makes_other_maps_than_the_chosen_one(study):
     rib = pipeline.refinements(study)[1]
     images, maps = rib.tuning

@@ -73,6 +73,19 @@ def walk_choices(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("walk", kind="stable")
 
 
+def affinity_curves(study: Study) -> pd.DataFrame:
+    """Loss of each training of IRN and of PSA by epoch, on the labels that it learns from."""
+    curves = [
+        trained.weights.result.table("history").assign(
+            network=name, method=method.title, seed=one.training_seed
+        )
+        for one in study.replicas
+        for method in pipeline.refinements(one)
+        for name, trained in (("IRN", method.irn), ("PSA", method.psa))
+    ]
+    return pd.concat(curves).sort_values("network", kind="stable")
+
+
 def errors(study: Study) -> pd.DataFrame:
     """What is wrong with each stage's labels, in % of all pixels: see `error_shares`."""
     rows = []
