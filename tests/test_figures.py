@@ -247,6 +247,18 @@ def network_curves():
     return pd.DataFrame(rows)
 
 
+def affinity_curves():
+    rows = [
+        {"epoch": epoch, "loss": 1 / epoch + 0.1 * rng_seed + k}
+        | {"network": name, "method": method, "seed": rng_seed}
+        for k, name in enumerate(("PSA", "IRN"))
+        for method in ("CAM", "RIB")
+        for rng_seed in (0, 1)
+        for epoch in (1, 2, 3)
+    ]
+    return pd.DataFrame(rows)
+
+
 def ablation(*factors):
     """Rows of the ablations' scores; factors: (factor, values), numbers or words."""
     rows = []
@@ -347,6 +359,7 @@ TABLES = {
     "worst": gallery,
     "network": network,
     "network_curves": network_curves,
+    "affinity_curves": affinity_curves,
 }
 
 

@@ -97,6 +97,21 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
     assert choices["walk"].tolist() == ["IRN"] * 4 + ["PSA"] * 4
     assert choices["trials"].tolist() == [2] * 4 + [4] * 4
     assert set(choices["seed"]) == {0, 1}
+    longest = {"IRN": 4, "PSA": max(study.profile.psa_log2_steps)}
+    for row in choices.to_dict("records"):
+        ends = {"last alpha": row["alpha"] == 16}
+        ends |= {"last log2_steps": row["log2_steps"] == longest[row["walk"]]}
+        assert row["at an edge"] == ", ".join(name for name, there in ends.items() if there)
+
+
+def test_the_curves_of_irn_and_psa_are_of_each_training(study):
+    table = tables_rq4.affinity_curves(study)
+    assert table["network"].tolist() == ["IRN"] * 4 + ["PSA"] * 4  # of one epoch each
+    for one in study.replicas:
+        for own in pipeline.refinements(one):
+            rows = table[(table["method"] == own.title) & (table["seed"] == one.training_seed)]
+            stored = [model.weights.result.table("history") for model in (own.irn, own.psa)]
+            assert rows["loss"].tolist() == [history["loss"].item() for history in stored]
 
 
 def test_another_walk_makes_other_maps_than_the_chosen_one(study):

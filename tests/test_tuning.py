@@ -146,12 +146,14 @@ def test_settings_are_chosen_in_turn_and_nothing_is_tried_twice():
     assert tuned.table["chosen"].tolist() == [False, True, False, True]
     assert tuned.table["miou"].tolist() == pytest.approx([14, 24, 24, 28])
     assert tuned.table["edge"].tolist() == ["", "last rate", "", "last others"]
+    assert tuned.edges == "last rate, last others"
 
 
 def test_one_candidate_of_each_is_tried_once():
     tuned = search([Axis("a", (1,)), Axis("b", (2,))], lambda tried: (counts([5, 6]), 0.5))
     assert (tuned.chosen, tuned.trials, len(tuned.table)) == ({"a": 1, "b": 2}, 1, 1)
     assert tuned.table["edge"].tolist() == [""]
+    assert tuned.edges == ""
 
 
 @settings(deadline=None, max_examples=30)

@@ -6,7 +6,7 @@ import torch
 from fabricated import stored, trained_classifier
 from safetensors.torch import load_file
 
-from ribkit.data import scenes
+from ribkit.data import export, scenes
 from ribkit.networks import classifier
 from ribkit.networks.architectures import Weights
 from ribkit.runtime.files import digest
@@ -29,3 +29,14 @@ def test_weights_are_written_with_what_builds_their_network(tmp_path):
     assert manifest["classes"] == list(scenes.CLASSES)
     backbone, classes = weights.read(Weights(tmp_path / "w" / "cls.safetensors"))
     assert (backbone, classes) == ("small", tuple(scenes.CLASSES))
+
+
+def test_the_manifest_has_the_label_maps_of_the_run_too(tmp_path):
+    images = scenes.generate(0, 2)
+    masks = {name: images.mask(i) for i, name in enumerate(images.ids)}
+    written = export.pseudo_ground_truth(tmp_path / "labels", [(images, masks)], "train")
+    assert written == [tmp_path / f"labels/SegmentationClass/{name}.png" for name in images.ids]
+    weights.write(tmp_path / "w", {}, scenes.CLASSES, written)
+    files = json.loads((tmp_path / "w" / weights.MANIFEST).read_text())["files"]
+    assert [(tmp_path / "w" / name).resolve() for name in files] == written
+    assert [file["sha256"] for file in files.values()] == [digest(path) for path in written]

@@ -21,12 +21,14 @@ from ribkit.runtime.progress import bar
 Part = tuple[ImageSet, Mapping[str, np.ndarray]]
 
 
-def pseudo_ground_truth(root: str | Path, parts: Sequence[Part], split: str) -> None:
+def pseudo_ground_truth(root: str | Path, parts: Sequence[Part], split: str) -> list[Path]:
     """Write the folder ``root`` in VOC layout, so that any segmentation code trains on it.
 
     Label maps ``(h, w)`` uint8 with 255 for pixels to ignore are resized to their images' size.
     JPEGImages stays empty where the photographs lie in a VOC folder already. One image is in memory
-    at a time. InputError, before anything is written: a label map is missing or does not suit its
+    at a time. Returns the label maps' files, in the images' order.
+
+    Raises InputError, before anything is written: a label map is missing or does not suit its
     image, or two images have one name.
     """
     root, classes = Path(root), parts[0][0].classes
@@ -56,6 +58,7 @@ def pseudo_ground_truth(root: str | Path, parts: Sequence[Part], split: str) -> 
         shown[name] = [classes[k] for k in image.classes]
     voc.write_labels(root, names, shown)
     voc.write_list(root, split, list(sizes))
+    return [root / voc.MASK.format(name) for name in sizes]
 
 
 def values(classes: Sequence[str]) -> list[int]:

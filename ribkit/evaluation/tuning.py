@@ -54,6 +54,11 @@ class Tuned:
         return f"first {setting}" in set(self.table.get("edge", ()))
 
     @property
+    def edges(self) -> str:
+        """Which settings were chosen at an edge of their grid, as ``last alpha``; empty: none."""
+        return ", ".join(edge for edge in self.table["edge"] if edge)
+
+    @property
     def trials(self) -> int:
         """How many different settings were tried."""
         return len(self.table.drop_duplicates([*self.chosen]))

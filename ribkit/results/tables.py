@@ -73,7 +73,7 @@ def choices(study: Study) -> pd.DataFrame:
         chosen = {
             name: "; ".join(_setting(one.chosen[name]) for one in tuned) for name in tuned[0].chosen
         }
-        edges = [edge for one in tuned for edge in one.table["edge"] if edge]
+        edges = [one.edges for one in tuned if one.edges]
         row = {"method": method.title, "trials": "; ".join(str(one.trials) for one in tuned)}
         text = ", ".join(f"{name} {values}" for name, values in chosen.items())
         row |= {"chosen, by training seed": text, "at an edge": ", ".join(edges)}

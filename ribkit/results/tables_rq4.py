@@ -68,8 +68,22 @@ def walk_choices(study: Study) -> pd.DataFrame:
         for method in pipeline.refinements(one):
             for walk, tuned in (("IRN", method.irn_tuned), ("PSA", method.psa_tuned)):
                 row = {"walk": walk, "method": method.title, "seed": one.training_seed}
-                rows.append(row | tuned.chosen | {"trials": tuned.trials})
+                row |= tuned.chosen | {"trials": tuned.trials, "at an edge": tuned.edges}
+                rows.append(row)
     return pd.DataFrame(rows).sort_values("walk", kind="stable")
+
+
+def affinity_curves(study: Study) -> pd.DataFrame:
+    """Loss of each training of IRN and of PSA by epoch, on the labels that it learns from."""
+    curves = [
+        trained.weights.result.table("history").assign(
+            network=name, method=method.title, seed=one.training_seed
+        )
+        for one in study.replicas
+        for method in pipeline.refinements(one)
+        for name, trained in (("IRN", method.irn), ("PSA", method.psa))
+    ]
+    return pd.concat(curves).sort_values("network", kind="stable")
 
 
 def errors(study: Study) -> pd.DataFrame:

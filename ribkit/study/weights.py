@@ -1,6 +1,7 @@
 """Trained networks as files that other programs read: safetensors that say what they are."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,12 +28,18 @@ def save(path: Path, tensors: Mapping[str, Tensor], backbone: str, classes: Sequ
         save_file(dict(tensors), partial, {METADATA: about})  # of several, the order varies
 
 
-def write(folder: Path, models: Mapping[str, TrainedModel], classes: Sequence[str]) -> None:
-    """Write ``<name>.safetensors`` of each model, and a manifest.
+def write(
+    folder: Path,
+    models: Mapping[str, TrainedModel],
+    classes: Sequence[str],
+    labels: Sequence[Path] = (),
+) -> None:
+    """Write ``<name>.safetensors`` of each model, and a manifest of these and of label maps.
 
-    The manifest has for each file its SHA-256, the function that builds the network and its
-    arguments; and the names of the classes, which the outputs stand for in this order (DeepLab:
-    after background).
+    The manifest has each file's SHA-256, by its path from the folder; of a model also the function
+    that builds the network and its arguments; and the names of the classes, which the outputs stand
+    for in this order (DeepLab: after background). labels: files of `export.pseudo_ground_truth`,
+    which says beside them what their values stand for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
@@ -42,6 +49,8 @@ def write(folder: Path, models: Mapping[str, TrainedModel], classes: Sequence[st
         built = f"{model.build.__module__}.{model.build.__name__}"
         arguments = {key: describe(value) for key, value in arguments.items()}
         files[path.name] = {"sha256": digest(path), "built by": built, "arguments": arguments}
+    for path in labels:
+        files[os.path.relpath(path, folder)] = {"sha256": digest(path)}
     with atomic_write(folder / MANIFEST) as partial:
         partial.write_text(json.dumps({"classes": list(classes), "files": files}, indent=1) + "\n")
 
