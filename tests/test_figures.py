@@ -9,7 +9,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ribkit.results import claims, figures
+from ribkit.results import claims, figures, style, tables
 from ribkit.results.figures import FIGURES
 from ribkit.results.style import pack, unpack
 from ribkit.runtime.errors import InputError
@@ -383,6 +383,12 @@ def test_a_heatmap_says_each_number_in_its_row_and_column():
     assert columns == ["background", "cat", "tram"]
     said = [text.get_text() for text in axes[2].texts]
     assert said == ["0", "5", "10", "1", "6", "11"]
+
+
+def test_each_class_of_a_label_map_has_its_colour():
+    seen = tables.by_class(np.array([[0, 1, 2, 11, 255]], np.uint8))[0].tolist()
+    first, second = (np.round(255 * np.array(style.PALETTE[:2])).astype(int)).tolist()
+    assert seen == [[255] * 3, first, second, first, [255] * 3]
 
 
 def test_drawing_leaves_the_style_as_it_was(tmp_path):
