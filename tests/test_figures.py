@@ -1,4 +1,5 @@
 import warnings
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,11 +9,14 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
+from seaborn.utils import relative_luminance
+from skimage.color import deltaE_ciede2000, rgb2lab
 
-from ribkit.results import claims, figures, style, tables
+from ribkit.results import claims, figures, special_figures, style, tables
 from ribkit.results.figures import FIGURES
 from ribkit.results.style import pack, unpack
 from ribkit.runtime.errors import InputError
+from ribkit.study.study import Study
 
 KEPT = Path(__file__).parent.parent / "figures"
 KINDS = ("training", "held out")
@@ -385,12 +389,88 @@ def test_a_heatmap_says_each_number_in_its_row_and_column():
     assert said == ["0", "5", "10", "1", "6", "11"]
 
 
+def test_a_heatmaps_numbers_can_be_read_on_their_colours():
+    axis = figures.draw("classes", class_scores().assign(recall=np.linspace(0, 100, 6))).axes[1]
+    for text, colour in zip(axis.texts, axis.collections[0].get_facecolors(), strict=True):
+        dark, bright = sorted(map(relative_luminance, (text.get_color(), colour)))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+# ---- colours ------------------------------------------------------------------------------------
+EYES = {  # what linear RGB becomes to them (Machado, Oliveira and Fernandes 2009)
+    "usual": np.eye(3),
+    "protanopes'": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopes'": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+}
+
+
+def seen(colours, eyes):
+    """L*a*b* of colours, 0 to 1, as those eyes see them."""
+    colours = np.array(colours, float)
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.transpose(EYES[eyes]), 0, 1)
+    back = np.where(linear <= 0.00313, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return rgb2lab(back)
+
+
+KINDS_OF_PIXELS = [np.array(colour) / 255 for _, colour in style.KINDS]
+COLOURED = special_figures.COLOURS[:-1]  # but for the hatched
+
+
+@pytest.mark.parametrize("eyes", EYES)
+@pytest.mark.parametrize("colours", [KINDS_OF_PIXELS, COLOURED], ids=["pixels", "verdicts"])
+def test_colours_differ_to_all_eyes(colours, eyes):
+    pairs = np.array(list(combinations(seen(colours, eyes), 2)))
+    assert deltaE_ciede2000(pairs[:, 0], pairs[:, 1]).min() > 12
+
+
+@pytest.mark.parametrize(
+    ("colours", "apart"), [(KINDS_OF_PIXELS, 15), (COLOURED, 9)], ids=["pixels", "verdicts"]
+)
+def test_colours_differ_in_grey(colours, apart):
+    assert np.diff(np.sort(seen(colours, "usual")[:, 0])).min() > apart
+
+
+def test_claims_are_counted_and_those_not_measured_are_hatched():
+    table = verdicts()
+    axis = figures.draw("claims", table).axes[0]
+    assert sum(int(text.get_text() or 0) for text in axis.texts) == len(table)
+    hatched = {bars.get_label(): {bar.get_hatch() for bar in bars} for bars in axis.containers}
+    assert {name for name, hatches in hatched.items() if hatches != {None}} == {"not measured"}
+
+
+def test_a_method_has_one_colour_in_all_figures():
+    titles = [method.title for method in Study("mini").methods]
+    assert {*titles, "CAM", "RIB", "best rival"} == set(style.METHODS)
+    shown = {"RIB": style.METHODS["RIB"][0], "best rival": style.METHODS["best rival"][0]}
+    assert style.looks(shown)[0] == shown
+    axis = figures.draw("thresholds", thresholds()).axes[0]
+    drawn = {line.get_label(): line.get_color() for line in axis.get_legend().legend_handles}
+    assert drawn == {method: style.METHODS[method][0] for method in METHODS}
+    assert style.looks([0, 1])[0] == {0: style.PALETTE[0], 1: style.PALETTE[1]}
+
+
+def test_an_outline_is_seen_on_white_and_on_black():
+    drawn = figures.draw("growth", gallery()).axes[1].collections[0]
+    (stroke,) = drawn.get_path_effects()
+    assert drawn.get_edgecolor()[0].tolist() == [1, 1, 1, 1]
+    assert stroke._gc == {"linewidth": 2.2, "foreground": "black"}
+
+
+def test_a_shift_is_white_where_there_is_none():
+    pictures = {("0, ring", panel): np.full((2, 2), 0.5) for panel in ("map", "shift down")}
+    plain, shift = (axis.images[0] for axis in figures.draw("walks", pictures).axes[:2])
+    assert plain.get_cmap().name == "viridis"
+    assert min(shift.cmap(shift.norm(0.5))) > 0.95
+
+
 def test_each_class_of_a_label_map_has_its_colour():
     seen = tables.by_class(np.array([[0, 1, 2, 11, 255]], np.uint8))[0].tolist()
     first, second = (np.round(255 * np.array(style.PALETTE[:2])).astype(int)).tolist()
     assert seen == [[255] * 3, first, second, first, [255] * 3]
 
 
+# ---- files --------------------------------------------------------------------------------------
 def test_drawing_leaves_the_style_as_it_was(tmp_path):
     before = dict(pyplot.rcParams)
     figures.save("claims", verdicts(), tmp_path)

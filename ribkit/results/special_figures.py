@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from ribkit.results import plots
 from ribkit.results.claims import VERDICTS
 from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend
-from ribkit.results.style import KINDS, PALETTE, Pictures
+from ribkit.results.style import KINDS, PALETTE, Pictures, ink
 from ribkit.results.tables_toy import PAPER_DROPS
 
 GAIN = "gain over CAM (points),\nsimultaneous 95 % band"
-NAVY, PALE, GREY = (0, 0.2, 0.36), (0.74, 0.88, 0.97), (0.85, 0.85, 0.85)
-# holds: the darker the larger
-COLOURS = (NAVY, PALETTE[0], PALETTE[9], PALE, PALETTE[8], PALETTE[1], PALETTE[3], GREY)
+NAVY, PALE = (0, 0.2, 0.36), (0.7, 0.86, 0.96)
+YELLOW, OCHRE, RED = (1, 0.96, 0.6), (0.78, 0.47, 0), (0.6, 0.12, 0)
+# holds: the darker the larger; no two are equally dark
+COLOURS = (NAVY, PALETTE[0], PALETTE[9], PALE, YELLOW, OCHRE, RED, (1, 1, 1))
 VERDICT_COLOURS = dict(zip(VERDICTS, COLOURS, strict=True))
 REGION_NAMES = {
     "irrelevant": "irrelevant (rest)",
@@ -67,7 +68,7 @@ def toy_last_drop(drawn: Figure, table: pd.DataFrame) -> None:
         axis.set_title(f"{what},\n{when} the last activation")
     drawn.supxlabel("HGR of G5 - HGR of G6, with 95 % interval over seeds", fontsize=9)
     handles = axes[0].get_legend_handles_labels()[0]
-    drawn.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    drawn.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
 
 
 def toy_doses(drawn: Figure, table: pd.DataFrame) -> None:
@@ -96,7 +97,7 @@ def toy_doses(drawn: Figure, table: pd.DataFrame) -> None:
     right.set(ylabel="HGR of G5 - HGR of G6")
     for axis in (left, right):
         axis.set(xticks=range(len(doses)), xticklabels=[f"{100 * dose:g} %" for dose in doses])
-    left.legend(fontsize=7)
+    left.legend()
     right_legend(right)
     drawn.supxlabel("training images with a shape; 95 % intervals over seeds", fontsize=9)
 
@@ -138,7 +139,7 @@ def tuning(drawn: Figure, table: pd.DataFrame, size: Sequence[float]) -> None:
     drawn.supxlabel("learning rate of the adaptation (ringed: chosen)", fontsize=9)
     drawn.supylabel("gain over CAM, tuning images (points)", fontsize=9)
     handles = axes[0, 0].get_legend_handles_labels()[0]
-    drawn.legend(handles=handles, loc="outside right center", title="training\nseed", fontsize=7)
+    drawn.legend(handles=handles, loc="outside right center", title="training\nseed")
 
 
 def doses(drawn: Figure, table: pd.DataFrame) -> None:
@@ -151,7 +152,7 @@ def doses(drawn: Figure, table: pd.DataFrame) -> None:
         look = {"color": PALETTE[k], "marker": MARKERS[k], "ls": LINES[k], "label": name}
         right.plot(table["usual texture"], table[f"{name} covers"], **look)
     right.set(ylabel="bodies covered (%)", ylim=(0, 100))
-    right.legend(fontsize=7)
+    right.legend()
     drawn.supxlabel(
         "bodies with their class's usual texture (share; the rest have any)", fontsize=9
     )
@@ -175,6 +176,12 @@ def claims(drawn: Figure, table: pd.DataFrame) -> None:
     counts = counts[sorted(counts, key=VERDICTS.index)]
     axis = drawn.subplots()
     _stacked(axis, counts, [VERDICT_COLOURS[verdict] for verdict in counts])
+    for verdict, bars in zip(counts, axis.containers, strict=True):
+        said = [f"{count}" if count else "" for count in counts[verdict]]
+        axis.bar_label(bars, said, label_type="center", color=ink(VERDICT_COLOURS[verdict]))
+        if verdict == "not measured":
+            for bar in bars:
+                bar.set(hatch="////", hatchcolor="0.7")
     axis.set(xlabel="claims", xticks=range(int(counts.sum(axis=1).max()) + 1))
     right_legend(axis)
 
@@ -219,7 +226,7 @@ def poolings(drawn: Figure, table: pd.DataFrame) -> None:
         plots.band(left, rows, "gain", k, name)
     left.axhline(0, color="black", lw=1)
     left.set(xlabel="tau", ylabel=GAIN, xlim=(0, 1))
-    left.legend(fontsize=7)
+    left.legend()
     others = table[table["factor"] == "pooling"]
     plots.point_rows(right, others, "gain", "value", color=PALETTE[2], marker="D")
     right.set(xlabel="gain over CAM (points)")
@@ -249,7 +256,7 @@ def interaction(drawn: Figure, table: pd.DataFrame) -> None:
     left, right = drawn.subplots(1, 2, sharey=True)
     added = table.melt("stage", ["on CAM", "on RIB"], "seed", "added")
     plots.point_rows(left, added, "added", "stage", "seed")
-    left.legend(fontsize=7)
+    left.legend()
     left.set(xlabel="gain over the seed (points)")
     plots.point_rows(right, table, "beyond", "stage", color=PALETTE[2], marker="D")
     right.set(xlabel="on RIB beyond CAM (points),\nsimultaneous 95 % interval")
