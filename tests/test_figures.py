@@ -217,8 +217,10 @@ ENDS = {"": 0, "_low": -3, "_high": 2}
 
 def refinement():
     rows = [
-        {"method": method, "stage": stage, "miou": 50 + k}
-        | {"miou_low": 48 + k, "miou_high": 53 + k}
+        {"method": method, "stage": stage}
+        | {f"miou{end}": 50 + k + at for end, at in ENDS.items()}
+        | {f"over_seed{end}": k + at if k else np.nan for end, at in ENDS.items()}
+        | {f"over_cam{end}": at if method == "RIB" else np.nan for end, at in ENDS.items()}
         for method in ("CAM", "RIB")
         for k, stage in enumerate(("seed", "+ CRF", "+ IRN"))
     ]
@@ -233,8 +235,9 @@ def refinement_errors():
 
 def network():
     rows = [
-        {"trained on": source, "CRF": crf, "miou": 50 + k}
-        | {"miou_low": 48 + k, "miou_high": 53 + k}
+        {"trained on": source, "CRF": crf}
+        | {f"miou{end}": 50 + k + at for end, at in ENDS.items()}
+        | {f"over_cam{end}": k + at if k else np.nan for end, at in ENDS.items()}
         for crf in ("without CRF", "with CRF")
         for k, source in enumerate(("CAM", "RIB", "ground truth"))
     ]
@@ -303,7 +306,7 @@ TABLES = {
         BASELINES,
         ("steps K", (0, 5)),
         ("learning rate", (1e-5, 1e-4)),
-        ("margin", (0, 2)),
+        ("margin", (0, 1, 2)),
         ("others B", (0, 4)),
     ).assign(chosen=False),
     "adaptations": lambda: ablation(("adaptation", ("none (CAM)", "once for the set"))),
@@ -394,6 +397,110 @@ def test_a_heatmaps_numbers_can_be_read_on_their_colours():
     for text, colour in zip(axis.texts, axis.collections[0].get_facecolors(), strict=True):
         dark, bright = sorted(map(relative_luminance, (text.get_color(), colour)))
         assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+# ---- axes ---------------------------------------------------------------------------------------
+DIFFERENCES = ("gain", "over_cam", "over_seed", "beyond", "change", "bias", "error")
+ZERO = {  # figure -> which axis shows differences, along what
+    "activations": (0, "x"), "adaptations": (0, "x"), "measures": (0, "x"), "changes": (0, "x"),
+    "controls": (0, "x"), "ledger": (0, "x"), "seed_scores": (1, "x"), "network": (1, "x"),
+    "refinement": (1, "x"), "interaction": (1, "x"), "poolings": (0, "y"), "doses": (0, "y"),
+    "sensitivity": (0, "y"), "best_of": (0, "y"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_a_difference_of_nothing_looks_like_nothing(name):
+    at, along = ZERO[name]
+    table = TABLES[name]()
+    values = [c for c in table if c.removesuffix("_low").removesuffix("_high") in DIFFERENCES]
+
+    def limits(table):
+        return getattr(figures.draw(name, table).axes[at], f"get_{along}lim")()
+
+    low, high = limits(table.assign(**table[values] * 1e-3))
+    assert -0.6 < low < -0.5
+    assert 0.5 < high < 0.6
+    assert limits(table)[1] > 0.9
+
+
+def test_the_paired_gains_stand_beside_the_scores():
+    shown = {name: figures.draw(name, TABLES[name]()).axes for name in ("network", "refinement")}
+    gains = {name: ["gain" in axis.get_xlabel() for axis in axes] for name, axes in shown.items()}
+    assert gains == {"network": [False, True], "refinement": [False, True, True]}
+
+
+@pytest.mark.parametrize("name", ["coverage", "precision_recall"])
+def test_shares_and_their_intervals_end_at_0_and_100(name):
+    table = TABLES[name]()
+    table[[c for c in table if c.endswith("_high")]] = 117.0
+    for axis in figures.draw(name, table).axes:
+        low, high = axis.get_xlim()
+        assert -5 < low < 0 < 100 < high < 105
+        ends = [s[:, 0] for c in axis.containers for s in c.lines[2][0].get_segments()]
+        assert np.max(ends) == 100
+
+
+def test_no_margin_stands_at_the_right_and_is_not_joined():
+    axes = figures.draw("sensitivity", TABLES["sensitivity"]()).axes
+    axis = next(a for a in axes if a.get_xlabel().startswith("margin"))
+    ticks = dict(
+        zip((t.get_text() for t in axis.get_xticklabels()), axis.get_xticks(), strict=True)
+    )
+    assert list(ticks) == ["none", "1", "2"]
+    assert ticks["none"] > ticks["2"] == 2
+    joined = next(line for line in axis.lines if line.get_linestyle() == "-")
+    assert joined.get_xdata().tolist() == [1, 2]
+    assert [c.lines[0].get_xdata().tolist() for c in axis.containers] == [[ticks["none"]]]
+
+
+def test_one_setting_has_an_interval_too():
+    table = ablation(("margin", (0, 2))).assign(chosen=False)
+    (both,) = figures.draw("sensitivity", table).axes[0].containers
+    assert [len(segment) for segment in both.lines[2][0].get_segments()] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "tuning"])
+def test_rates_are_said_as_they_are(name):
+    rates = [2.43e-8, 8.1e-8, 1e-5]
+    table = TABLES[name]()
+    if name == "tuning":
+        table["lr"] = table["lr"].map(dict(zip((1e-5, 3e-5, 1e-4), rates, strict=True)))
+    else:
+        table = ablation(("learning rate", rates)).assign(chosen=False)
+    ticks = figures.draw(name, table).axes[0].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == ["2.4e-8", "8.1e-8", "1e-5"]
+
+
+def test_there_are_no_half_epochs():
+    for axis in figures.draw("training", training()).axes:
+        assert all(tick == round(tick) for tick in axis.get_xticks())
+
+
+def test_the_papers_drops_stand_over_its_own_dose():
+    left, right = figures.draw("toy_doses", toy_doses()).axes
+    paper = [line for line in right.lines if "the paper" in str(line.get_label())]
+    assert [line.get_xdata().tolist() for line in paper] == [[-0.4, 0.4]] * 2
+    assert right.get_ylim()[0] <= 0
+    assert left.get_ylim() == (0, 1.02)
+
+
+@pytest.mark.parametrize("name", ["layers", "bits", "toy_hgr"])
+def test_regions_stand_in_one_order_and_only_levels_are_joined(name):
+    table = TABLES[name]()
+    axis = figures.draw(name, table[::-1].sort_values("layer", kind="stable")).axes[0]
+    said = [text.get_text().split()[0] for text in axis.get_legend().get_texts()]
+    order = ["discriminative", "non-discriminative", "irrelevant"]
+    order = order if name == "toy_hgr" else ["head", "body", "outside"]
+    assert [word for word in said if word in order] == order[: 2 if name == "bits" else 3]
+    joined = [line for line in axis.lines if line.get_linestyle() == "-" and len(line.get_xdata())]
+    assert {len(line.get_xdata()) for line in joined} == {6 if name == "toy_hgr" else 2}
+
+
+def test_networks_losses_have_a_panel_for_each_kind_of_labels_and_one_scale():
+    axes = figures.draw("network_curves", network_curves()).axes
+    assert [axis.get_title() for axis in axes] == ["CAM", "RIB"]
+    assert len({axis.get_ylim() for axis in axes}) == 1
 
 
 # ---- colours ------------------------------------------------------------------------------------

@@ -24,14 +24,10 @@ REGION_STYLES = {
     "non-discriminative": {"color": PALETTE[1], "marker": "s"},
     "irrelevant": {"color": PALETTE[7], "marker": "^"},
 }
-DIFFERENCES = (
-    "gain",
-    "over_cam",
-    "beyond",
-    "drop",
-    "change",
-    "difference",
-)  # columns with a line at zero
+# columns of differences in points, and of shares in %
+DIFFERENCES = ("gain", "over_cam", "over_seed", "added", "beyond", "change", "fall")
+SHARES = ("covered", "cover body", "precision", "recall")
+LEAST = 0.5  # points to both sides of zero that an axis shows at least: noise shall look like noise
 
 
 def right_legend(axis: Axes) -> None:
@@ -43,6 +39,14 @@ def colour_legend(drawn: Figure, colours: Mapping[str, Sequence[float]]) -> None
     """A legend below the figure: name -> colour, 0 to 1."""
     patches = [Patch(fc=colour, ec="0.5", label=name) for name, colour in colours.items()]
     drawn.legend(handles=patches, loc="outside lower center", ncols=len(patches))
+
+
+def zero_line(axis: Axes, along: str) -> None:
+    """A line at zero of the axis ``along``, x or y, of differences in points; see `LEAST`."""
+    ends = [(-LEAST, -LEAST), (LEAST, LEAST)]
+    axis.update_datalim(ends, updatex=along == "x", updatey=along == "y")
+    axis.autoscale_view()
+    (axis.axvline if along == "x" else axis.axhline)(0, color="black", lw=1)
 
 
 # ---- points with intervals ----------------------------------------------------------------------
@@ -63,16 +67,22 @@ def point_rows(
     """`points`, a row for each value of the column ``rows``, the first on top.
 
     Each value of the column ``hue`` has a colour and a marker, and its name in labels, if any.
+    Shares and their intervals end at 0 and 100.
     """
     names = list(table[rows].unique())
     groups = dict(list(table.groupby(hue, sort=False))) if hue else {"": table}
     apart, colours = min(0.26, 0.8 / len(groups)), looks(groups)[0]
     for k, (kind, part) in enumerate(groups.items()):
         part = part.assign(at=part[rows].map(names.index) + apart * (k - (len(groups) - 1) / 2))
+        if value in SHARES:
+            ends = [f"{value}{end}" for end in ("_low", "_high") if f"{value}{end}" in part]
+            part[ends] = part[ends].clip(0, 100)
         look = {"color": colours[kind], "marker": MARKERS[k]} | style
         points(axis, part, value, "at", label=(labels or {}).get(kind, kind), **look)
     if value in DIFFERENCES:
-        axis.axvline(0, color="black", lw=1)
+        zero_line(axis, "x")
+    if value in SHARES:
+        axis.set(xlim=(-3, 103))
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
 
@@ -115,7 +125,8 @@ def layer_points(
 ) -> None:
     """`points` for each layer and region; layers named ``joined`` ... are joined."""
     axis, names = drawn.subplots(), list(table["layer"].unique())
-    for k, (name, part) in enumerate(table.groupby(region, sort=False)):
+    for k, name in enumerate(name for name in REGION_STYLES if name in set(table[region])):
+        part = table[table[region] == name]
         part = part.assign(at=part["layer"].map(names.index) + 0.06 * (k - 1))
         points(axis, part, "at", value, label=labels[name], **REGION_STYLES[name])
         line = part[part["layer"].str.startswith(joined)]
@@ -169,22 +180,25 @@ def lines(
     panels: str = "",
     title: str = "",
     slanted: bool = False,
+    sharey: bool = False,
     **style,
 ) -> None:
     """Lines for each value of the column ``hue``, side by side for each of the column ``panels``.
 
     axis is for matplotlib's ``Axes.set``, style for seaborn's ``lineplot``; size is a panel's;
-    slanted: names along x, which need room.
+    slanted: names along x, which need room; sharey: panels have one scale.
     """
     parts = dict(list(table.groupby(panels, sort=False))) if panels else {"": table}
     drawn.set_size_inches(size[0] * len(parts), size[1])
-    axes = drawn.subplots(1, len(parts), squeeze=False)[0]
+    axes = drawn.subplots(1, len(parts), squeeze=False, sharey=sharey)[0]
     colours, dashes = looks(table[hue].unique())
     for panel, (name, part) in zip(axes, parts.items(), strict=True):
         look = {"hue": hue, "palette": colours, "style": hue, "dashes": dashes}
         sns.lineplot(part, **look, estimator=None, ax=panel, **style)
         panel.legend(title=title)
         panel.set(title=name, **axis)
+        if part[style["x"]].dtype.kind == "i":  # no half epochs
+            panel.xaxis.get_major_locator().set_params(integer=True)
         if slanted:
             panel.set_xticks(panel.get_xticks(), panel.get_xticklabels(), rotation=25, ha="right")
 
