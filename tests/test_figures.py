@@ -721,6 +721,28 @@ def test_every_kept_figure_has_its_table_and_every_table_its_figure():
     assert not names & figures.PHOTOGRAPHS
 
 
+def not_drawn_from(path):
+    """The pictures beside a table that were drawn from another one."""
+    said, every = figures.checksum(path).encode(), map(path.with_suffix, figures.NO_DATE)
+    return [picture for picture in every if said not in picture.read_bytes()]
+
+
+@pytest.mark.parametrize("changed", ["seed_scores.csv", "growth.csv", "growth.pixels.png"])
+def test_a_picture_that_was_not_drawn_anew_is_found(changed, tmp_path):
+    name = changed.split(".")[0]
+    figures.save(name, TABLES[name](), tmp_path)
+    path = tmp_path / f"{name}.csv"
+    assert not not_drawn_from(path)
+    (tmp_path / changed).write_bytes((tmp_path / changed).read_bytes() + b"\n")
+    assert not_drawn_from(path) == [path.with_suffix(".png"), path.with_suffix(".pdf")]
+
+
+@pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")
+def test_every_kept_picture_is_drawn_from_the_table_beside_it():
+    stale = [picture for path in KEPT.glob("*/*.csv") for picture in not_drawn_from(path)]
+    assert not stale, "make figures draws them anew"
+
+
 @pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")
 def test_kept_tables_are_small():
     assert all(path.stat().st_size < 2**16 for path in KEPT.glob("*/*.csv"))
