@@ -1,4 +1,5 @@
 import warnings
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,11 +9,14 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
+from seaborn.utils import relative_luminance
+from skimage.color import deltaE_ciede2000, rgb2lab
 
-from ribkit.results import claims, figures
+from ribkit.results import claims, figures, special_figures, style, tables
 from ribkit.results.figures import FIGURES
 from ribkit.results.style import pack, unpack
 from ribkit.runtime.errors import InputError
+from ribkit.study.study import Study
 
 KEPT = Path(__file__).parent.parent / "figures"
 KINDS = ("training", "held out")
@@ -213,8 +217,10 @@ ENDS = {"": 0, "_low": -3, "_high": 2}
 
 def refinement():
     rows = [
-        {"method": method, "stage": stage, "miou": 50 + k}
-        | {"miou_low": 48 + k, "miou_high": 53 + k}
+        {"method": method, "stage": stage}
+        | {f"miou{end}": 50 + k + at for end, at in ENDS.items()}
+        | {f"over_seed{end}": k + at if k else np.nan for end, at in ENDS.items()}
+        | {f"over_cam{end}": at if method == "RIB" else np.nan for end, at in ENDS.items()}
         for method in ("CAM", "RIB")
         for k, stage in enumerate(("seed", "+ CRF", "+ IRN"))
     ]
@@ -229,8 +235,9 @@ def refinement_errors():
 
 def network():
     rows = [
-        {"trained on": source, "CRF": crf, "miou": 50 + k}
-        | {"miou_low": 48 + k, "miou_high": 53 + k}
+        {"trained on": source, "CRF": crf}
+        | {f"miou{end}": 50 + k + at for end, at in ENDS.items()}
+        | {f"over_cam{end}": k + at if k else np.nan for end, at in ENDS.items()}
         for crf in ("without CRF", "with CRF")
         for k, source in enumerate(("CAM", "RIB", "ground truth"))
     ]
@@ -311,7 +318,7 @@ TABLES = {
         BASELINES,
         ("steps K", (0, 5)),
         ("learning rate", (1e-5, 1e-4)),
-        ("margin", (0, 2)),
+        ("margin", (0, 1, 2)),
         ("others B", (0, 4)),
     ).assign(chosen=False),
     "adaptations": lambda: ablation(("adaptation", ("none (CAM)", "once for the set"))),
@@ -398,6 +405,192 @@ def test_a_heatmap_says_each_number_in_its_row_and_column():
     assert said == ["0", "5", "10", "1", "6", "11"]
 
 
+def test_a_heatmaps_numbers_can_be_read_on_their_colours():
+    axis = figures.draw("classes", class_scores().assign(recall=np.linspace(0, 100, 6))).axes[1]
+    for text, colour in zip(axis.texts, axis.collections[0].get_facecolors(), strict=True):
+        dark, bright = sorted(map(relative_luminance, (text.get_color(), colour)))
+        assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+# ---- axes ---------------------------------------------------------------------------------------
+DIFFERENCES = ("gain", "over_cam", "over_seed", "beyond", "change", "bias", "error")
+ZERO = {  # figure -> which axis shows differences, along what
+    "activations": (0, "x"), "adaptations": (0, "x"), "measures": (0, "x"), "changes": (0, "x"),
+    "controls": (0, "x"), "ledger": (0, "x"), "seed_scores": (1, "x"), "network": (1, "x"),
+    "refinement": (1, "x"), "interaction": (1, "x"), "poolings": (0, "y"), "doses": (0, "y"),
+    "sensitivity": (0, "y"), "best_of": (0, "y"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ZERO)
+def test_a_difference_of_nothing_looks_like_nothing(name):
+    at, along = ZERO[name]
+    table = TABLES[name]()
+    values = [c for c in table if c.removesuffix("_low").removesuffix("_high") in DIFFERENCES]
+
+    def limits(table):
+        return getattr(figures.draw(name, table).axes[at], f"get_{along}lim")()
+
+    low, high = limits(table.assign(**table[values] * 1e-3))
+    assert -0.6 < low < -0.5
+    assert 0.5 < high < 0.6
+    assert limits(table)[1] > 0.9
+
+
+def test_the_paired_gains_stand_beside_the_scores():
+    shown = {name: figures.draw(name, TABLES[name]()).axes for name in ("network", "refinement")}
+    gains = {name: ["gain" in axis.get_xlabel() for axis in axes] for name, axes in shown.items()}
+    assert gains == {"network": [False, True], "refinement": [False, True, True]}
+
+
+@pytest.mark.parametrize("name", ["coverage", "precision_recall"])
+def test_shares_and_their_intervals_end_at_0_and_100(name):
+    table = TABLES[name]()
+    table[[c for c in table if c.endswith("_high")]] = 117.0
+    for axis in figures.draw(name, table).axes:
+        low, high = axis.get_xlim()
+        assert -5 < low < 0 < 100 < high < 105
+        ends = [s[:, 0] for c in axis.containers for s in c.lines[2][0].get_segments()]
+        assert np.max(ends) == 100
+
+
+def test_no_margin_stands_at_the_right_and_is_not_joined():
+    axes = figures.draw("sensitivity", TABLES["sensitivity"]()).axes
+    axis = next(a for a in axes if a.get_xlabel().startswith("margin"))
+    ticks = dict(
+        zip((t.get_text() for t in axis.get_xticklabels()), axis.get_xticks(), strict=True)
+    )
+    assert list(ticks) == ["none", "1", "2"]
+    assert ticks["none"] > ticks["2"] == 2
+    joined = next(line for line in axis.lines if line.get_linestyle() == "-")
+    assert joined.get_xdata().tolist() == [1, 2]
+    assert [c.lines[0].get_xdata().tolist() for c in axis.containers] == [[ticks["none"]]]
+
+
+def test_one_setting_has_an_interval_too():
+    table = ablation(("margin", (0, 2))).assign(chosen=False)
+    (both,) = figures.draw("sensitivity", table).axes[0].containers
+    assert [len(segment) for segment in both.lines[2][0].get_segments()] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "tuning"])
+def test_rates_are_said_as_they_are(name):
+    rates = [2.43e-8, 8.1e-8, 1e-5]
+    table = TABLES[name]()
+    if name == "tuning":
+        table["lr"] = table["lr"].map(dict(zip((1e-5, 3e-5, 1e-4), rates, strict=True)))
+    else:
+        table = ablation(("learning rate", rates)).assign(chosen=False)
+    ticks = figures.draw(name, table).axes[0].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == ["2.4e-8", "8.1e-8", "1e-5"]
+
+
+def test_there_are_no_half_epochs():
+    for axis in figures.draw("training", training()).axes:
+        assert all(tick == round(tick) for tick in axis.get_xticks())
+
+
+def test_the_papers_drops_stand_over_its_own_dose():
+    left, right = figures.draw("toy_doses", toy_doses()).axes
+    paper = [line for line in right.lines if "the paper" in str(line.get_label())]
+    assert [line.get_xdata().tolist() for line in paper] == [[-0.4, 0.4]] * 2
+    assert right.get_ylim()[0] <= 0
+    assert left.get_ylim() == (0, 1.02)
+
+
+@pytest.mark.parametrize("name", ["layers", "bits", "toy_hgr"])
+def test_regions_stand_in_one_order_and_only_levels_are_joined(name):
+    table = TABLES[name]()
+    axis = figures.draw(name, table[::-1].sort_values("layer", kind="stable")).axes[0]
+    said = [text.get_text().split()[0] for text in axis.get_legend().get_texts()]
+    order = ["discriminative", "non-discriminative", "irrelevant"]
+    order = order if name == "toy_hgr" else ["head", "body", "outside"]
+    assert [word for word in said if word in order] == order[: 2 if name == "bits" else 3]
+    joined = [line for line in axis.lines if line.get_linestyle() == "-" and len(line.get_xdata())]
+    assert {len(line.get_xdata()) for line in joined} == {6 if name == "toy_hgr" else 2}
+
+
+def test_networks_losses_have_a_panel_for_each_kind_of_labels_and_one_scale():
+    axes = figures.draw("network_curves", network_curves()).axes
+    assert [axis.get_title() for axis in axes] == ["CAM", "RIB"]
+    assert len({axis.get_ylim() for axis in axes}) == 1
+
+
+# ---- colours ------------------------------------------------------------------------------------
+EYES = {  # what linear RGB becomes to them (Machado, Oliveira and Fernandes 2009)
+    "usual": np.eye(3),
+    "protanopes'": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopes'": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+}
+
+
+def seen(colours, eyes):
+    """L*a*b* of colours, 0 to 1, as those eyes see them."""
+    colours = np.array(colours, float)
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.transpose(EYES[eyes]), 0, 1)
+    back = np.where(linear <= 0.00313, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return rgb2lab(back)
+
+
+KINDS_OF_PIXELS = [np.array(colour) / 255 for _, colour in style.KINDS]
+COLOURED = special_figures.COLOURS[:-1]  # but for the hatched
+
+
+@pytest.mark.parametrize("eyes", EYES)
+@pytest.mark.parametrize("colours", [KINDS_OF_PIXELS, COLOURED], ids=["pixels", "verdicts"])
+def test_colours_differ_to_all_eyes(colours, eyes):
+    pairs = np.array(list(combinations(seen(colours, eyes), 2)))
+    assert deltaE_ciede2000(pairs[:, 0], pairs[:, 1]).min() > 12
+
+
+@pytest.mark.parametrize(
+    ("colours", "apart"), [(KINDS_OF_PIXELS, 15), (COLOURED, 9)], ids=["pixels", "verdicts"]
+)
+def test_colours_differ_in_grey(colours, apart):
+    assert np.diff(np.sort(seen(colours, "usual")[:, 0])).min() > apart
+
+
+def test_claims_are_counted_and_those_not_measured_are_hatched():
+    table = verdicts()
+    axis = figures.draw("claims", table).axes[0]
+    assert sum(int(text.get_text() or 0) for text in axis.texts) == len(table)
+    hatched = {bars.get_label(): {bar.get_hatch() for bar in bars} for bars in axis.containers}
+    assert {name for name, hatches in hatched.items() if hatches != {None}} == {"not measured"}
+
+
+def test_a_method_has_one_colour_in_all_figures():
+    titles = [method.title for method in Study("mini").methods]
+    assert {*titles, "CAM", "RIB", "best rival"} == set(style.METHODS)
+    shown = {"RIB": style.METHODS["RIB"][0], "best rival": style.METHODS["best rival"][0]}
+    assert style.looks(shown)[0] == shown
+    axis = figures.draw("thresholds", thresholds()).axes[0]
+    drawn = {line.get_label(): line.get_color() for line in axis.get_legend().legend_handles}
+    assert drawn == {method: style.METHODS[method][0] for method in METHODS}
+    assert style.looks([0, 1])[0] == {0: style.PALETTE[0], 1: style.PALETTE[1]}
+
+
+def test_an_outline_is_seen_on_white_and_on_black():
+    drawn = figures.draw("growth", gallery()).axes[1].collections[0]
+    (stroke,) = drawn.get_path_effects()
+    assert drawn.get_edgecolor()[0].tolist() == [1, 1, 1, 1]
+    assert stroke._gc == {"linewidth": 2.2, "foreground": "black"}
+
+
+def test_a_shift_is_white_where_there_is_none():
+    pictures = {("0, ring", panel): np.full((2, 2), 0.5) for panel in ("map", "shift down")}
+    plain, shift = (axis.images[0] for axis in figures.draw("walks", pictures).axes[:2])
+    assert plain.get_cmap().name == "viridis"
+    assert min(shift.cmap(shift.norm(0.5))) > 0.95
+
+
+def test_each_class_of_a_label_map_has_its_colour():
+    seen = tables.by_class(np.array([[0, 1, 2, 11, 255]], np.uint8))[0].tolist()
+    first, second = (np.round(255 * np.array(style.PALETTE[:2])).astype(int)).tolist()
+    assert seen == [[255] * 3, first, second, first, [255] * 3]
+
+
+# ---- files --------------------------------------------------------------------------------------
 def test_drawing_leaves_the_style_as_it_was(tmp_path):
     before = dict(pyplot.rcParams)
     figures.save("claims", verdicts(), tmp_path)
@@ -539,6 +732,28 @@ def test_every_kept_figure_has_its_table_and_every_table_its_figure():
     assert kept == expected | {path.with_suffix(figures.PIXELS) for path in galleries}
     names = {path.name.split(".")[0] for path in kept if path.parent.name == "voc-lite"}
     assert not names & figures.PHOTOGRAPHS
+
+
+def not_drawn_from(path):
+    """The pictures beside a table that were drawn from another one."""
+    said, every = figures.checksum(path).encode(), map(path.with_suffix, figures.NO_DATE)
+    return [picture for picture in every if said not in picture.read_bytes()]
+
+
+@pytest.mark.parametrize("changed", ["seed_scores.csv", "growth.csv", "growth.pixels.png"])
+def test_a_picture_that_was_not_drawn_anew_is_found(changed, tmp_path):
+    name = changed.split(".")[0]
+    figures.save(name, TABLES[name](), tmp_path)
+    path = tmp_path / f"{name}.csv"
+    assert not not_drawn_from(path)
+    (tmp_path / changed).write_bytes((tmp_path / changed).read_bytes() + b"\n")
+    assert not_drawn_from(path) == [path.with_suffix(".png"), path.with_suffix(".pdf")]
+
+
+@pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")
+def test_every_kept_picture_is_drawn_from_the_table_beside_it():
+    stale = [picture for path in KEPT.glob("*/*.csv") for picture in not_drawn_from(path)]
+    assert not stale, "make figures draws them anew"
 
 
 @pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")

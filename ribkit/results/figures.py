@@ -2,9 +2,11 @@
 
 ``figures/<profile>/<name>.csv`` is all that ``<name>.png`` and ``<name>.pdf`` are drawn from; a
 figure made of pictures has them in ``<name>.pixels.png`` and their places there in its table.
+A picture says in its metadata what it was drawn from, as `checksum` has it.
 ``figures.toml`` lists all. ``python -m ribkit.results.figures`` redraws them.
 """
 
+import hashlib
 import shutil
 import sys
 import tomllib
@@ -27,6 +29,7 @@ from ribkit.study.study import Study
 FIGURES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 PIXELS = ".pixels.png"
 NO_DATE = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}
+DRAWN_FROM = {".png": "Comment", ".pdf": "Keywords"}  # where `checksum` stands in the metadata
 # These show images; photographs of data sets are nobody's to hand on
 PHOTOGRAPHS = {
     "cams",
@@ -85,10 +88,17 @@ def redraw(path: Path) -> Figure:
     table = read(path)
     drawn = draw(path.stem, _pictures(path, table) if "panel" in table else table)
     for suffix, metadata in NO_DATE.items():
+        metadata = metadata | {DRAWN_FROM[suffix]: checksum(path)}
         look = {"format": suffix[1:], "bbox_inches": "tight", "metadata": metadata}
         with atomic_write(path.with_suffix(suffix)) as partial, style.styled():
             drawn.savefig(partial, **look)
     return drawn
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of what a figure is drawn from: its table, and its pictures if there are any."""
+    files = [file for file in (path, path.with_suffix(PIXELS)) if file.is_file()]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def read(path: Path) -> pd.DataFrame:

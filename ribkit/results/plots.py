@@ -5,7 +5,6 @@ All are told the columns to draw. An interval of the column ``gain`` stands in `
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from textwrap import fill
 
 import numpy as np
@@ -14,8 +13,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
-from ribkit.results.style import KINDS, PALETTE, Pictures
+from ribkit.results.style import KINDS, PALETTE, Pictures, ink, looks
 
 LINES = ("-", "--", "-.", ":")
 MARKERS = "os^DvP"
@@ -24,25 +24,29 @@ REGION_STYLES = {
     "non-discriminative": {"color": PALETTE[1], "marker": "s"},
     "irrelevant": {"color": PALETTE[7], "marker": "^"},
 }
-DIFFERENCES = (
-    "gain",
-    "over_cam",
-    "beyond",
-    "drop",
-    "change",
-    "difference",
-)  # columns with a line at zero
+# columns of differences in points, and of shares in %
+DIFFERENCES = ("gain", "over_cam", "over_seed", "added", "beyond", "change", "fall")
+SHARES = ("covered", "cover body", "precision", "recall")
+LEAST = 0.5  # points to both sides of zero that an axis shows at least: noise shall look like noise
 
 
 def right_legend(axis: Axes) -> None:
     """The axis's legend, to its right."""
-    axis.legend(title=None, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.legend(title=None, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def colour_legend(drawn: Figure, colours: Mapping[str, Sequence[float]]) -> None:
     """A legend below the figure: name -> colour, 0 to 1."""
     patches = [Patch(fc=colour, ec="0.5", label=name) for name, colour in colours.items()]
-    drawn.legend(handles=patches, loc="outside lower center", ncols=len(patches), fontsize=7)
+    drawn.legend(handles=patches, loc="outside lower center", ncols=len(patches))
+
+
+def zero_line(axis: Axes, along: str) -> None:
+    """A line at zero of the axis ``along``, x or y, of differences in points; see `LEAST`."""
+    ends = [(-LEAST, -LEAST), (LEAST, LEAST)]
+    axis.update_datalim(ends, updatex=along == "x", updatey=along == "y")
+    axis.autoscale_view()
+    (axis.axvline if along == "x" else axis.axhline)(0, color="black", lw=1)
 
 
 # ---- points with intervals ----------------------------------------------------------------------
@@ -63,16 +67,22 @@ def point_rows(
     """`points`, a row for each value of the column ``rows``, the first on top.
 
     Each value of the column ``hue`` has a colour and a marker, and its name in labels, if any.
+    Shares and their intervals end at 0 and 100.
     """
     names = list(table[rows].unique())
     groups = dict(list(table.groupby(hue, sort=False))) if hue else {"": table}
-    apart = min(0.26, 0.8 / len(groups))
+    apart, colours = min(0.26, 0.8 / len(groups)), looks(groups)[0]
     for k, (kind, part) in enumerate(groups.items()):
         part = part.assign(at=part[rows].map(names.index) + apart * (k - (len(groups) - 1) / 2))
-        look = {"color": PALETTE[k], "marker": MARKERS[k]} | style
+        if value in SHARES:
+            ends = [f"{value}{end}" for end in ("_low", "_high") if f"{value}{end}" in part]
+            part[ends] = part[ends].clip(0, 100)
+        look = {"color": colours[kind], "marker": MARKERS[k]} | style
         points(axis, part, value, "at", label=(labels or {}).get(kind, kind), **look)
     if value in DIFFERENCES:
-        axis.axvline(0, color="black", lw=1)
+        zero_line(axis, "x")
+    if value in SHARES:
+        axis.set(xlim=(-3, 103))
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
 
@@ -115,7 +125,8 @@ def layer_points(
 ) -> None:
     """`points` for each layer and region; layers named ``joined`` ... are joined."""
     axis, names = drawn.subplots(), list(table["layer"].unique())
-    for k, (name, part) in enumerate(table.groupby(region, sort=False)):
+    for k, name in enumerate(name for name in REGION_STYLES if name in set(table[region])):
+        part = table[table[region] == name]
         part = part.assign(at=part["layer"].map(names.index) + 0.06 * (k - 1))
         points(axis, part, "at", value, label=labels[name], **REGION_STYLES[name])
         line = part[part["layer"].str.startswith(joined)]
@@ -143,7 +154,9 @@ def heatmaps(
     for axis, (value, title) in zip(axes, values.items(), strict=True):
         grid = table.pivot(index="row", columns=columns, values=value).loc[names, across]
         look = {"vmin": 0, "vmax": 100, "cmap": "viridis", "cbar": False}
-        sns.heatmap(grid, annot=True, fmt=".0f", annot_kws={"size": 7}, ax=axis, **look)
+        sns.heatmap(grid, annot=True, fmt=".0f", annot_kws={"size": 8}, ax=axis, **look)
+        for text, colour in zip(axis.texts, axis.collections[0].get_facecolors(), strict=True):
+            text.set_color(ink(colour))
         axis.set(title=title, xlabel="", ylabel="")
         axis.tick_params(axis="x", rotation=90)
 
@@ -167,21 +180,25 @@ def lines(
     panels: str = "",
     title: str = "",
     slanted: bool = False,
+    sharey: bool = False,
     **style,
 ) -> None:
     """Lines for each value of the column ``hue``, side by side for each of the column ``panels``.
 
     axis is for matplotlib's ``Axes.set``, style for seaborn's ``lineplot``; size is a panel's;
-    slanted: names along x, which need room.
+    slanted: names along x, which need room; sharey: panels have one scale.
     """
     parts = dict(list(table.groupby(panels, sort=False))) if panels else {"": table}
     drawn.set_size_inches(size[0] * len(parts), size[1])
-    axes = drawn.subplots(1, len(parts), squeeze=False)[0]
-    style = {"palette": dict(zip(table[hue].unique(), cycle(PALETTE), strict=False))} | style
+    axes = drawn.subplots(1, len(parts), squeeze=False, sharey=sharey)[0]
+    colours, dashes = looks(table[hue].unique())
     for panel, (name, part) in zip(axes, parts.items(), strict=True):
-        sns.lineplot(part, hue=hue, style=hue, estimator=None, ax=panel, **style)
-        panel.legend(title=title, fontsize=7)
+        look = {"hue": hue, "palette": colours, "style": hue, "dashes": dashes}
+        sns.lineplot(part, **look, estimator=None, ax=panel, **style)
+        panel.legend(title=title)
         panel.set(title=name, **axis)
+        if part[style["x"]].dtype.kind == "i":  # no half epochs
+            panel.xaxis.get_major_locator().set_params(integer=True)
         if slanted:
             panel.set_xticks(panel.get_xticks(), panel.get_xticklabels(), rotation=25, ha="right")
 
@@ -191,12 +208,13 @@ def gallery(
     drawn: Figure,
     pictures: Pictures,
     outline: str = "",
-    bar: str = "map / its maximum",
+    bar: str = "normalised map",
     judged: bool = False,
 ) -> None:
     """Names as rows, panels as columns; maps in viridis over the whole range 0 to 1.
 
-    outline: a panel that is drawn as a white outline over the others. bar: label of the colour bar,
+    Shifts are white where there is none, at 1/2. outline: a panel that is drawn as a white outline,
+    black beside it, over the others. bar: label of the colour bar,
     if any. judged: add a legend of what label maps get right and wrong.
     """
     names = list(dict.fromkeys(name for name, _ in pictures))
@@ -215,9 +233,11 @@ def gallery(
                 continue
             picture = pictures[name, panel]
             colours = "gray" if "image" in (name, panel) else "viridis"
+            colours = "RdBu_r" if panel.startswith("shift") else colours
             shown = axis.imshow(picture, cmap=colours, vmin=0, vmax=1, aspect="auto")
             if picture.ndim == 2 and (name, outline) in pictures:
-                axis.contour(pictures[name, outline], [0.5], colors="white", linewidths=0.8)
+                line = axis.contour(pictures[name, outline], [0.5], colors="white", linewidths=0.8)
+                line.set_path_effects([withStroke(linewidth=2.2, foreground="black")])
         # users name files and classes: at any length, and with $ that is no mathematics
         lines = [fill(part, max(6, int(11 * row_height))) for part in name.split(", ")]
         row[0].set_ylabel("\n".join(lines), parse_math=False)

@@ -7,16 +7,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ribkit.data.digits import SHARE
 from ribkit.results import plots
 from ribkit.results.claims import VERDICTS
-from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend
-from ribkit.results.style import KINDS, PALETTE, Pictures
+from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend, zero_line
+from ribkit.results.style import KINDS, PALETTE, Pictures, ink
 from ribkit.results.tables_toy import PAPER_DROPS
 
 GAIN = "gain over CAM (points),\nsimultaneous 95 % band"
-NAVY, PALE, GREY = (0, 0.2, 0.36), (0.74, 0.88, 0.97), (0.85, 0.85, 0.85)
-# holds: the darker the larger
-COLOURS = (NAVY, PALETTE[0], PALETTE[9], PALE, PALETTE[8], PALETTE[1], PALETTE[3], GREY)
+NAVY, PALE = (0, 0.2, 0.36), (0.7, 0.86, 0.96)
+YELLOW, OCHRE, RED = (1, 0.96, 0.6), (0.78, 0.47, 0), (0.6, 0.12, 0)
+# holds: the darker the larger; no two are equally dark
+COLOURS = (NAVY, PALETTE[0], PALETTE[9], PALE, YELLOW, OCHRE, RED, (1, 1, 1))
 VERDICT_COLOURS = dict(zip(VERDICTS, COLOURS, strict=True))
 REGION_NAMES = {
     "irrelevant": "irrelevant (rest)",
@@ -44,7 +46,7 @@ def toy_hgr(drawn: Figure, table: pd.DataFrame) -> None:
     """Figure 1c: HGR by layer and region, measured (95 % intervals over seeds) and in the paper."""
     table = table.rename(columns={"low": "mean_low", "high": "mean_high"})
     table = table.assign(layer="G" + table["layer"].astype(str))
-    label = "HGR (share of pixels with a high gradient)"
+    label = "HGR (share of pixels with a high gradient),\n95 % interval over seeds"
     plots.layer_points(drawn, table, "mean", "region", label, REGION_NAMES, joined="G")
     drawn.axes[0].set(xlabel="gradient map of layer")
 
@@ -60,19 +62,22 @@ def toy_last_drop(drawn: Figure, table: pd.DataFrame) -> None:
     for axis, (output, when) in zip(axes, readings, strict=True):
         part = table[(table["output"] == output) & (table["reading"] == when)]
         plots.point_rows(axis, part, "drop", "network", "region", REGION_NAMES)
+        axis.axvline(0, color="black", lw=1)
         for name in part.loc[part["drop"].isna(), "network"].unique():
             at = list(part["network"].unique()).index(name)
-            axis.text(0.02, at, "constant sum, no gradient", fontsize=7, va="center")
+            look = {"fontsize": 7, "va": "center", "bbox": {"fc": "white", "ec": "none", "pad": 1}}
+            axis.text(0.02, at, "constant sum, no gradient", **look)
         what = "sum of outputs" if output == "sum" else "own class"
         axis.set_title(f"{what},\n{when} the last activation")
     drawn.supxlabel("HGR of G5 - HGR of G6, with 95 % interval over seeds", fontsize=9)
     handles = axes[0].get_legend_handles_labels()[0]
-    drawn.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    drawn.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
 
 
 def toy_doses(drawn: Figure, table: pd.DataFrame) -> None:
     """What a network knows of the shape, and what it and the digit lose, by the share with one."""
     table = table.rename(columns={"mean": "y", "low": "y_low", "high": "y_high"})
+    table[["y_low", "y_high"]] = table[["y_low", "y_high"]].clip(-1, 1)
     left, right = drawn.subplots(1, 2)
     doses = sorted(table["dose"].unique())
     shape, digit = (REGION_STYLES[f"{kind}discriminative"] for kind in ("non-", ""))
@@ -88,15 +93,16 @@ def toy_doses(drawn: Figure, table: pd.DataFrame) -> None:
         at = part["dose"].map(doses.index) + beside
         plots.points(axis, part.assign(x=at), "x", "y", label=label, **look)
     left.axhline(0.5, color="black", lw=1, label="chance")
+    paper = np.array([-0.4, 0.4]) + doses.index(SHARE)
     for kind, region in (("shape", "non-discriminative"), ("digit", "discriminative")):
-        label = f"{kind}, the paper at 10 %"
         look = {"color": REGION_STYLES[region]["color"], "ls": "--", "lw": 1}
-        right.axhline(PAPER_DROPS[region], label=label, **look)
+        right.plot(paper, [PAPER_DROPS[region]] * 2, label=f"{kind}, the paper at 10 %", **look)
+    right.axhline(0, color="black", lw=1)
     left.set(ylabel="right from the shape alone (share)", ylim=(0, 1.02))
     right.set(ylabel="HGR of G5 - HGR of G6")
     for axis in (left, right):
         axis.set(xticks=range(len(doses)), xticklabels=[f"{100 * dose:g} %" for dose in doses])
-    left.legend(fontsize=7)
+    left.legend()
     right_legend(right)
     drawn.supxlabel("training images with a shape; 95 % intervals over seeds", fontsize=9)
 
@@ -108,7 +114,6 @@ def toy_masking(drawn: Figure, table: pd.DataFrame) -> None:
     axes = drawn.subplots(1, table["layer"].nunique(), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (layer, part) in zip(axes, table.groupby("layer", sort=False), strict=True):
         plots.point_rows(axis, part, "fall", "share", "blanked")
-        axis.axvline(0, color="black", lw=1)
         axis.set_title(f"gradient of {layer}")
     axes[0].set_ylabel("pixels blanked")
     right_legend(axes[-1])
@@ -133,25 +138,33 @@ def tuning(drawn: Figure, table: pd.DataFrame, size: Sequence[float]) -> None:
             axis.plot(line["lr"], line["gain"], marker=".", label=seed, **look)
             chosen = line[line["chosen"]]
             axis.plot(chosen["lr"], chosen["gain"], "o", color=look["color"], mfc="none", ms=9)
-        axis.axhline(0, color="black", lw=1)
-        axis.set(title=method, xscale="log")
+        zero_line(axis, "y")
+        axis.set(title=method)
+        _rate_ticks(axis, sorted(rates["lr"].unique()), rotation=45)
     drawn.supxlabel("learning rate of the adaptation (ringed: chosen)", fontsize=9)
     drawn.supylabel("gain over CAM, tuning images (points)", fontsize=9)
     handles = axes[0, 0].get_legend_handles_labels()[0]
-    drawn.legend(handles=handles, loc="outside right center", title="training\nseed", fontsize=7)
+    drawn.legend(handles=handles, loc="outside right center", title="training\nseed")
+
+
+def _rate_ticks(axis: Axes, rates: Sequence[float], **look) -> None:
+    """A logarithmic axis of rates, with ticks at those that were tried."""
+    axis.set(xscale="log")
+    axis.set_xticks(rates, labels=[f"{rate:.2g}".replace("e-0", "e-") for rate in rates], **look)
+    axis.minorticks_off()
 
 
 def doses(drawn: Figure, table: pd.DataFrame) -> None:
     """RIB's gain by how much bodies tell of their class; and what CAM and RIB cover of bodies."""
     left, right = drawn.subplots(1, 2, sharex=True)
     points(left, table, "usual texture", "gain", color=PALETTE[0], marker="o", ls="-")
-    left.axhline(0, color="black", lw=1)
+    zero_line(left, "y")
     left.set(ylabel="RIB's gain over CAM\n(points of seed mIoU), 95 % interval")
     for k, name in enumerate(("CAM", "RIB")):
         look = {"color": PALETTE[k], "marker": MARKERS[k], "ls": LINES[k], "label": name}
         right.plot(table["usual texture"], table[f"{name} covers"], **look)
     right.set(ylabel="bodies covered (%)", ylim=(0, 100))
-    right.legend(fontsize=7)
+    right.legend()
     drawn.supxlabel(
         "bodies with their class's usual texture (share; the rest have any)", fontsize=9
     )
@@ -175,6 +188,12 @@ def claims(drawn: Figure, table: pd.DataFrame) -> None:
     counts = counts[sorted(counts, key=VERDICTS.index)]
     axis = drawn.subplots()
     _stacked(axis, counts, [VERDICT_COLOURS[verdict] for verdict in counts])
+    for verdict, bars in zip(counts, axis.containers, strict=True):
+        said = [f"{count}" if count else "" for count in counts[verdict]]
+        axis.bar_label(bars, said, label_type="center", color=ink(VERDICT_COLOURS[verdict]))
+        if verdict == "not measured":
+            for bar in bars:
+                bar.set(hatch="////", hatchcolor="0.7")
     axis.set(xlabel="claims", xticks=range(int(counts.sum(axis=1).max()) + 1))
     right_legend(axis)
 
@@ -217,12 +236,12 @@ def poolings(drawn: Figure, table: pd.DataFrame) -> None:
     curves = table[table["factor"].str.startswith("GNDRP")]
     for k, (name, rows) in enumerate(curves.groupby("factor", sort=False)):
         plots.band(left, rows, "gain", k, name)
-    left.axhline(0, color="black", lw=1)
+    zero_line(left, "y")
     left.set(xlabel="tau", ylabel=GAIN, xlim=(0, 1))
-    left.legend(fontsize=7)
+    left.legend()
     others = table[table["factor"] == "pooling"]
     plots.point_rows(right, others, "gain", "value", color=PALETTE[2], marker="D")
-    right.set(xlabel="gain over CAM (points)")
+    right.set(xlabel="gain over CAM (points),\nsimultaneous 95 % interval")
 
 
 def sensitivity(drawn: Figure, table: pd.DataFrame) -> None:
@@ -230,15 +249,19 @@ def sensitivity(drawn: Figure, table: pd.DataFrame) -> None:
     factors = table[table["factor"] != "baseline"].groupby("factor", sort=False)
     axes = drawn.subplots(2, -(-len(factors) // 2), sharey=True, squeeze=False)
     for axis, (name, rows) in zip(axes.ravel(), factors, strict=False):
-        plots.band(axis, rows, "gain")
+        none = (rows["x"] == 0) & (name == "margin")  # which is a margin without end
+        rows = rows.assign(x=rows["x"].where(~none, 1.25 * rows["x"].max()))
+        alone = none | ((~none).sum() == 1)  # one point has no band
+        plots.band(axis, rows[~alone], "gain")
+        points(axis, rows[alone], "x", "gain", color=PALETTE[0], marker=MARKERS[0])
         chosen = rows[rows["chosen"]]
         axis.plot(chosen["x"], chosen["gain"], "o", color=PALETTE[1], mfc="none", ms=11)
-        axis.axhline(0, color="black", lw=1)
-        axis.set(xlabel=name + ", times CAM's mean logit (0: none)" * (name == "margin"))
+        zero_line(axis, "y")
+        axis.set(xlabel=name + ", times CAM's mean logit" * (name == "margin"))
+        if none.any():
+            axis.set_xticks(rows["x"], labels=rows["x"].map("{:g}".format).mask(none, "none"))
         if name == "learning rate":
-            axis.set_xscale("log")
-            axis.set_xticks(rows["x"], labels=[f"{x:.1g}" for x in rows["x"]])
-            axis.minorticks_off()
+            _rate_ticks(axis, rows["x"])
     for axis in axes[:, 0]:
         axis.set(ylabel=GAIN)
 
@@ -249,7 +272,7 @@ def interaction(drawn: Figure, table: pd.DataFrame) -> None:
     left, right = drawn.subplots(1, 2, sharey=True)
     added = table.melt("stage", ["on CAM", "on RIB"], "seed", "added")
     plots.point_rows(left, added, "added", "stage", "seed")
-    left.legend(fontsize=7)
+    left.legend()
     left.set(xlabel="gain over the seed (points)")
     plots.point_rows(right, table, "beyond", "stage", color=PALETTE[2], marker="D")
     right.set(xlabel="on RIB beyond CAM (points),\nsimultaneous 95 % interval")
@@ -260,7 +283,8 @@ def best_of(drawn: Figure, table: pd.DataFrame) -> None:
     axis, tried = drawn.subplots(), table["tried"]
     look = {"fmt": "o-", "color": PALETTE[0], "capsize": 2, "markersize": 4}
     axis.errorbar(tried, table["bias"], yerr=2 * table["error"], **look)
-    axis.axhline(0, color="black", lw=1)
-    axis.set(xscale="log", xlabel="settings tried (n)", ylabel="too good by (points of mIoU)")
+    zero_line(axis, "y")
+    label = "too good by (points of mIoU),\n± 2 standard errors"
+    axis.set(xscale="log", xlabel="settings tried (n)", ylabel=label)
     axis.set_xticks(tried, labels=map(str, tried))
     axis.minorticks_off()

@@ -1,32 +1,61 @@
 """The one style of all figures, and pictures packed into one sheet."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.style import context
+from seaborn.utils import relative_luminance
 
 Pictures = Mapping[tuple[str, str], np.ndarray]
 """(name, panel) -> ``(H, W)`` in [0, 1], or ``(H, W, 3)`` uint8."""
 
-STYLE = {"font.size": 9, "axes.titlesize": 9, "font.family": "DejaVu Sans"}
+STYLE = {"font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "font.family": "DejaVu Sans"}
 PALETTE = sns.color_palette("colorblind")
-# What a label map gets right and wrong; a kind's number is its position here
+# What a label map gets right and wrong; a kind's number is its position here. Each is lighter or
+# darker than the others by much, so that they differ in grey and to the colour-blind.
 KINDS = (
     ("background", (255, 255, 255)),
-    ("object, right", (1, 115, 178)),
+    ("object, right", (0, 75, 130)),
     ("false negative", (222, 143, 5)),
-    ("false positive", (204, 120, 188)),
+    ("false positive", (240, 190, 225)),
     ("wrong class", (0, 0, 0)),
-    ("ignored", (190, 190, 190)),
+    ("ignored", (120, 120, 120)),
 )
+DASHED, DOTTED, MIXED = (4, 1.5), (1, 1), (3, 1.25, 1.5, 1.25)
+METHODS = {  # a method's colour and dashes, the same in all figures; rivals are grey
+    "CAM": (PALETTE[0], ""),
+    "CAM, smoothed": ("0.6", DASHED),
+    "CAM, percentile": ("0.6", DOTTED),
+    "CAM + feature norm": ("0.6", MIXED),
+    "best rival": ("0.6", ""),
+    "RIB": (PALETTE[1], DASHED),
+    "RIB official, GNDRP": (PALETTE[1], DASHED),
+    "RIB official, GAP": ((0.6, 0.12, 0), DOTTED),
+    "RIB paper, GNDRP": (PALETTE[2], MIXED),
+    "RIB paper, GAP": (PALETTE[9], DASHED),
+}
 
 
 def styled() -> AbstractContextManager:
     """Within this, figures look as here and by matplotlib's defaults, whatever its user prefers."""
     return context([sns.axes_style("whitegrid"), STYLE], after_reset=True)
+
+
+def looks(names: Iterable[Hashable]) -> tuple[dict, dict | bool]:
+    """A colour for each name, and dashes: a method's own; of other things the palette's."""
+    names = list(names)
+    if not set(names) <= set(METHODS):
+        return dict(zip(names, cycle(PALETTE), strict=False)), True
+    return tuple({name: METHODS[name][part] for name in names} for part in (0, 1))
+
+
+def ink(colour: Sequence[float]) -> str:
+    """Black or white: what is read better on a colour."""
+    return "black" if relative_luminance(colour) > 0.18 else "white"
 
 
 def pack(pictures: Pictures) -> tuple[pd.DataFrame, np.ndarray]:

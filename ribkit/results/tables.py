@@ -16,7 +16,7 @@ from ribkit.data.images import SUFFIXES, ImageSet, LabelledImage
 from ribkit.evaluation.intervals import Interval, gain, replicated
 from ribkit.evaluation.miou import miou
 from ribkit.refinement.stages import label_map
-from ribkit.results.style import Pictures
+from ribkit.results.style import PALETTE, Pictures
 from ribkit.runtime.store import Result
 from ribkit.study.inputs import first
 from ribkit.study.study import CAM, Method, Study
@@ -121,14 +121,14 @@ def replicas(study: Study) -> pd.DataFrame:
 
 # ---- pictures -----------------------------------------------------------------------------------
 def samples(study: Study) -> Pictures:
-    """Some scored images, their masks, and on `mini` their heads."""
+    """Some scored images, their masks, and on `mini` their heads; a colour for each class."""
     pictures = {}
     for image in first(study.scored, 4):
         title, mask, heads = title_of(image), image.mask(), image.heads()
         pictures[title, "image"] = shrunk(image.pixels(), 160)
-        pictures[title, "objects"] = shrunk(((mask > 0) & (mask < 255)).astype(float), 160)
+        pictures[title, "objects"] = shrunk(by_class(mask), 160)
         if heads is not None:
-            pictures[title, "heads"] = (heads > 0).astype(float)
+            pictures[title, "heads"] = by_class(heads)
     return pictures
 
 
@@ -182,6 +182,12 @@ def each_class(images: ImageSet) -> Iterator[tuple[str, LabelledImage, int]]:
 def object_of(image: LabelledImage, k: int) -> np.ndarray:
     """Where the object of the k-th class is, as a small picture."""
     return shrunk((image.mask() == image.classes[k] + 1).astype(float), 64)
+
+
+def by_class(labels: np.ndarray) -> np.ndarray:
+    """A label map ``(H, W)`` as colours ``(H, W, 3)`` uint8, one for each class; else white."""
+    colours = np.round(255 * np.array([(1, 1, 1), *PALETTE])).astype(np.uint8)
+    return colours[np.where(labels % 255 > 0, (labels - 1) % len(PALETTE) + 1, 0)]
 
 
 def shrunk(picture: np.ndarray, long_side: int) -> np.ndarray:
