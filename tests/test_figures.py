@@ -706,16 +706,23 @@ def test_photographs_of_data_sets_are_not_published(tmp_path):
     source = tmp_path / "run" / "figures"
     source.mkdir(parents=True)
     for name in ("growth", "samples", "photographs", "claims"):
-        for suffix in ("csv", "pixels.png", "png"):
+        for suffix in ("csv", "pixels.png", "png", "md"):
             (source / f"{name}.{suffix}").write_text(name)
+    (source / "claims.txt").write_text("no figure's")
     for data in ("scenes", "voc", "coco"):
         run = SimpleNamespace(folder=tmp_path / "run", profile=SimpleNamespace(data=data))
         figures.publish(run, tmp_path / data)
         kept = {p.name for p in (tmp_path / data).iterdir()}
         if data == "scenes":
-            assert kept == {p.name for p in source.iterdir()}
+            assert kept == {p.name for p in source.iterdir()} - {"claims.txt"}
         else:
             assert {name.split(".")[0] for name in kept} == {"photographs", "claims"}
+
+
+def test_a_paragraph_is_kept_beside_the_figures_and_shown(tmp_path):
+    run = SimpleNamespace(folder=tmp_path)
+    assert figures.tell(run, "where", "On objects.").data == "On objects."
+    assert (tmp_path / "figures" / "where.md").read_text() == "On objects.\n"
 
 
 @pytest.mark.skipif(not KEPT.is_dir(), reason="no figures are kept yet")
@@ -729,7 +736,8 @@ def test_every_kept_figure_has_its_table_and_every_table_its_figure():
     galleries = {path for path in tables if "panel" in path.with_suffix(".csv").open().readline()}
     suffixes = (".csv", *figures.NO_DATE)
     expected = {path.with_suffix(suffix) for path in tables for suffix in suffixes}
-    assert kept == expected | {path.with_suffix(figures.PIXELS) for path in galleries}
+    expected |= {path.with_suffix(figures.PIXELS) for path in galleries}
+    assert kept - set(KEPT.glob("*/*.md")) == expected
     names = {path.name.split(".")[0] for path in kept if path.parent.name == "voc-lite"}
     assert not names & figures.PHOTOGRAPHS
 

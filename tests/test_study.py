@@ -441,6 +441,8 @@ def fabricated(monkeypatch):
         return Seed(None, swept_from(confusions), {"oracle": 20, "held-out": 30, "mask-free": 40})
 
     monkeypatch.setattr(Study, "seed", seed)
+    tried = Tuned(pd.DataFrame({"lr": [1, 2, 2, 3]}), {"lr": 2})
+    monkeypatch.setattr(Study, "tuned", lambda self, method: tried)
     return Study("mini")
 
 
@@ -450,6 +452,7 @@ def test_scores_are_paired_with_cam_on_the_same_images(fabricated):
     assert list(table["threshold chosen"].unique()) == ["oracle", "held-out", "mask-free"]
     assert table["threshold"].unique().tolist() == pytest.approx([0.2, 0.3, 0.4])
     assert set(table["seeds"]) == {2}
+    assert set(table["trials"]) == {3}
     ribs = table[table["method"] != CAM.title]
     assert (ribs["over_cam_low"] > 0).all()  # every image gains the same, so the pair tells
     spread = (ribs["miou_high"] - ribs["miou_low"]).min()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from IPython.display import Image
+from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
 
@@ -78,6 +78,15 @@ def show(study: Study, name: str, content: pd.DataFrame | Pictures) -> Image:
     return Image(filename=path, width=width, alt=f"figure {name.replace('_', ' ')}")
 
 
+def tell(study: Study, name: str, text: str) -> Markdown:
+    """Keep a paragraph beside the figures, as ``<name>.md``; the paragraph, for a notebook."""
+    path = study.folder / "figures" / f"{name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as partial:
+        partial.write_text(f"{text}\n")
+    return Markdown(text)
+
+
 def redraw(path: Path) -> Figure:
     """Draw a figure from its table, ``<name>.csv``, into ``<name>.png`` and ``.pdf`` beside it.
 
@@ -119,14 +128,14 @@ def _pictures(path: Path, table: pd.DataFrame) -> Pictures:
 
 
 def publish(study: Study, target: Path) -> None:
-    """Copy a run's figures and their tables to where they are kept, but for photographs."""
+    """Copy a run's figures, tables and paragraphs to where they are kept, but for photographs."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted((study.folder / "figures").glob("*.csv")):
-        if study.profile.data == "scenes" or path.stem not in PHOTOGRAPHS:
-            for file in (path, *(path.with_suffix(suffix) for suffix in (PIXELS, *NO_DATE))):
-                if file.is_file():
-                    with atomic_write(target / file.name) as partial:
-                        shutil.copyfile(file, partial)
+    for path in sorted((study.folder / "figures").iterdir()):
+        name, dot, suffix = path.name.partition(".")
+        known = dot + suffix in {".csv", PIXELS, ".md", *NO_DATE}
+        if known and (study.profile.data == "scenes" or name not in PHOTOGRAPHS):
+            with atomic_write(target / path.name) as partial:
+                shutil.copyfile(path, partial)
 
 
 @command("the figures")

@@ -90,18 +90,21 @@ def _setting(value: object) -> str:
 def seed_scores(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
     """Seed mIoU by method (all, if none are named) and choice of threshold, over all replicas.
 
-    The gain over CAM is paired over images and training seeds; the threshold is their mean.
+    The gain over CAM is paired over images and training seeds; the threshold is their mean. trials:
+    how many settings a training seed tried, at most.
     """
     rows = []
     for method in methods or study.methods:
-        seeds = [one.seed(method) for one in study.trainings(method)]
+        trainings = study.trainings(method)
+        seeds = [one.seed(method) for one in trainings]
+        trials = max(one.tuned(method).trials for one in trainings)
         for choice in seeds[0].chosen:
             counts = [seed.at(choice) for seed in seeds]
-            row = {"method": method.title, "threshold chosen": choice}
+            row = {"method": method.title, "trials": trials, "threshold chosen": choice}
             row |= {"threshold": np.mean([seed.threshold(choice) for seed in seeds])}
             row |= with_interval("miou", replicated(miou, [(each,) for each in counts]))
             if method != CAM:
-                plain = [one.seed(CAM).at(choice) for one in study.trainings(method)]
+                plain = [one.seed(CAM).at(choice) for one in trainings]
                 gains = replicated(gain, list(zip(counts, plain, strict=True)))
                 row |= with_interval("over_cam", gains)
             rows.append(row | {"images": len(counts[0]), "seeds": len(counts)})
