@@ -171,3 +171,14 @@ def test_a_stored_table_reads_back_as_it_was(tmp_path):
     made.to_csv(tmp_path / "claims.csv", index=False)
     read = pd.read_csv(tmp_path / "claims.csv")
     assert readable(read).equals(readable(made))
+
+
+def test_of_a_stored_table_only_what_was_measured_is_taken(tmp_path):
+    nothing = Measured(*[math.nan] * 4, "mIoU", "mini, 200 images", "scenes", "it stood still")
+    made = table({"rib-seed": measured(1, 2), "crf-seed": measured(7, 9), "gndrp-seed": nothing})
+    old = made.assign(text="old", reported="old", reported_low=1.0, verdict="holds")
+    old.iloc[:-1].to_csv(tmp_path / "claims.csv", index=False)
+    again = claims.again(pd.read_csv(tmp_path / "claims.csv"))
+    pd.testing.assert_frame_equal(again, made)
+    with pytest.raises(KeyError, match="rib-sead"):
+        claims.again(made.replace({"name": {"rib-seed": "rib-sead"}}))

@@ -88,3 +88,12 @@ def test_verdicts_are_counted_by_evidence_and_the_best_come_first(made):
     assert text.endswith("**Verdicts on digits:** 1 *holds*.")
     assert f"on photographs:** 1 *holds*; 1 *opposite*; {rest} *not measured*." in text
     assert f"on drawn scenes:** 2 *holds*; {rest} *not measured*." in text
+
+
+@pytest.mark.parametrize("evidence", published.RUNS)
+def test_committed_claims_say_what_was_reported_as_the_claims_themselves_do(evidence):
+    shown = published.committed(evidence, "claims").set_index("name")
+    pd.testing.assert_frame_equal(
+        shown[["text", "reported", "reported_low", "reported_high"]],
+        claims.table({}).set_index("name")[["text", "reported", "reported_low", "reported_high"]],
+    )

@@ -9,7 +9,7 @@ decides it: the notebook, and the heading and the figure there.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,16 @@ def _row(claim: Claim, value: Measured | None) -> dict:
         raise ValueError(f"{claim.name}: reported in {effect.unit}, measured in {value.unit}.")
     word = verdict(value.low, value.high, (effect.low, effect.high) if effect else None)
     return row | vars(value) | {"verdict": word}
+
+
+def again(stored: pd.DataFrame) -> pd.DataFrame:
+    """A `table` that was stored, as it is today: of what is stored what was measured is taken.
+
+    Texts and reported numbers may have changed since, and a verdict with them.
+    """
+    names = [field.name for field in fields(Measured)]
+    rows = _filled(stored).query("unit != ''").set_index("name")[names]
+    return table({name: Measured(**row) for name, row in rows.to_dict("index").items()})
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

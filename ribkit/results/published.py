@@ -22,14 +22,17 @@ MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOT
 
 
 def committed(evidence: str, name: str) -> pd.DataFrame:
-    """The table beside a figure of one of `RUNS`."""
-    return figures.read(ROOT / "figures" / RUNS[evidence] / f"{name}.csv")
+    """The table beside a figure of one of `RUNS`; claims with today's texts and verdicts."""
+    table = figures.read(ROOT / "figures" / RUNS[evidence] / f"{name}.csv")
+    return claims.again(table) if name == "claims" else table
 
 
 def forest() -> pd.DataFrame:
-    """All runs' claims, for the figure of this name."""
+    """What all runs measured of the claims, for the figure of this name."""
     both = [committed(evidence, "claims").assign(evidence=evidence) for evidence in RUNS]
-    return pd.concat(both, ignore_index=True)
+    columns = ["evidence", "question", "short", "unit", "difference", "low", "high"]
+    measured = pd.concat(both).dropna(subset="difference")
+    return measured[[*columns, "reported_low", "reported_high"]].reset_index(drop=True)
 
 
 # ---- texts --------------------------------------------------------------------------------------

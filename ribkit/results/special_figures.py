@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ribkit.data.digits import SHARE
 from ribkit.results import plots
-from ribkit.results.claims import VERDICTS
+from ribkit.results.claims import VERDICTS, again
 from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend, zero_line
 from ribkit.results.style import KINDS, PALETTE, Pictures, ink
 from ribkit.results.tables_toy import PAPER_DROPS
@@ -184,6 +184,7 @@ def refinement_errors(drawn: Figure, table: pd.DataFrame) -> None:
 
 def claims(drawn: Figure, table: pd.DataFrame) -> None:
     """How many claims of each question have which verdict, the best on the left."""
+    table = again(table)
     counts = pd.crosstab(table["question"], table["verdict"])
     counts = counts[sorted(counts, key=VERDICTS.index)]
     axis = drawn.subplots()
