@@ -18,6 +18,11 @@ from ribkit.runtime.errors import InputError
 from ribkit.study.inputs import ROOT
 
 RUNS = {"photographs": "voc-lite", "drawn scenes": "mini"}  # the runs that decide, by evidence
+COMMANDS = {
+    "voc-lite": 'make reproduce PROFILE=voc-lite DATA=path/to/VOC2012 PARAMS="saliency=u2netp"',
+    "mini-large": "make reproduce PROFILE=mini-large",
+    "mini": "make reproduce",
+}
 MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 
@@ -136,8 +141,13 @@ def scores(evidence: str, name: str) -> str:
 
 
 def both_claims() -> str:
-    """Each claim, and what photographs and scenes say of it."""
-    return claims.markdown(claims.evidence(*(committed(each, "claims") for each in RUNS)))
+    """Each claim, and what photographs and scenes say of it; above, what the columns are."""
+    made = [f"on {on} of profile `{run}`, by `{COMMANDS[run]}`" for on, run in RUNS.items()]
+    table = claims.evidence(*(committed(each, "claims") for each in RUNS))
+    return (
+        f"Measured {'; '.join(made)}. In brackets: a 95 % interval, and the images and trainings "
+        f"that it counts.\n\n{claims.markdown(table)}"
+    )
 
 
 TEXTS: dict[str, Callable[[], str]] = {
