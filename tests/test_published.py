@@ -84,10 +84,17 @@ def test_verdicts_are_counted_by_evidence_and_the_best_come_first(made):
     made["drawn scenes"] = {"rib-seed": (1, 2, "mIoU"), "gndrp-seed": (1, 2, "mIoU")}
     made["drawn scenes"] |= {"activation-removed": (1, 2, "HGR", "digits")}
     rest = len(claims.CLAIMS) - 3  # what is of digits is no photograph's
-    text = published.verdicts()
-    assert text.endswith("**Verdicts on digits:** 1 *holds*.")
-    assert f"on photographs:** 1 *holds*; 1 *opposite*; {rest} *not measured*." in text
-    assert f"on drawn scenes:** 2 *holds*; {rest} *not measured*." in text
+    photographs, scenes, digits = published.verdicts().splitlines()
+    assert photographs == (
+        "- **On photographs** 0 of 2 measured claims are undecided: "
+        f"1 *holds*; 1 *opposite*; {rest} *not measured*."
+    )
+    assert scenes.endswith(f"undecided: 2 *holds*; {rest} *not measured*.")
+    assert digits == "- **On digits** 0 of 1 measured claims are undecided: 1 *holds*."
+    made["drawn scenes"] |= {"rib-seed": (-1, 2, "mIoU")}
+    assert "drawn scenes** 1 of 2 measured claims is undecided: 1 *holds*; 1 *undecided*;" in (
+        published.verdicts()
+    )
 
 
 @pytest.mark.parametrize("evidence", published.RUNS)

@@ -122,17 +122,28 @@ def _points(row: pd.Series) -> str:
 
 
 def verdicts() -> str:
-    """How many claims have which verdict, by evidence; of digits in the run of drawn scenes."""
+    """How many claims have which verdict, by evidence."""
+    said = []
+    for evidence, counts in verdict_counts().items():
+        measured, undecided = counts.drop("not measured").sum(), counts["undecided"]
+        each = "; ".join(f"{count} *{name}*" for name, count in counts[counts > 0].items())
+        said.append(
+            f"- **On {evidence}** {undecided} of {measured} measured claims "
+            f"{'is' if undecided == 1 else 'are'} undecided: {each}."
+        )
+    return "\n".join(said)
+
+
+def verdict_counts() -> dict[str, pd.Series]:
+    """How many claims have which of all verdicts, by evidence; digits are of the scenes' run."""
     runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in RUNS}
     on_digits = runs["drawn scenes"]["on"] == "digits"
-    parts = {evidence: rows[~on_digits.reindex(rows.index)] for evidence, rows in runs.items()}
+    parts = {evidence: rows[~on_digits] for evidence, rows in runs.items()}
     parts["digits"] = runs["drawn scenes"][on_digits]
-    said = []
-    for evidence, rows in parts.items():
-        counts = rows["verdict"].value_counts()
-        each = [f"{counts[name]} *{name}*" for name in claims.VERDICTS if name in counts]
-        said.append(f"**Verdicts on {evidence}:** {'; '.join(each)}.")
-    return " ".join(said)
+    return {
+        evidence: rows["verdict"].value_counts().reindex(claims.VERDICTS, fill_value=0)
+        for evidence, rows in parts.items()
+    }
 
 
 def scores(evidence: str, name: str) -> str:
