@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ribkit.results import claims, figures, tables
+from ribkit.results import claims, figures, reported, tables
 from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError
 from ribkit.study.inputs import ROOT
@@ -152,12 +152,25 @@ def scores(evidence: str, name: str) -> str:
 
 
 def both_claims() -> str:
-    """Each claim, and what photographs and scenes say of it; above, what the columns are."""
+    """Each claim, and what photographs and scenes say of it; above, what the columns are.
+
+    Below, where sources disagree.
+    """
     made = [f"on {on} of profile `{run}`, by `{COMMANDS[run]}`" for on, run in RUNS.items()]
     table = claims.evidence(*(committed(each, "claims") for each in RUNS))
     return (
         f"Measured {'; '.join(made)}. In brackets: a 95 % interval, and the images and trainings "
-        f"that it counts.\n\n{claims.markdown(table)}"
+        f"that it counts.\n\n{claims.markdown(table)}\n\n{two_readings()}"
+    )
+
+
+def two_readings() -> str:
+    """What else is said of RIB on COCO than the claims take."""
+    numbers = reported.NUMBERS["value"]
+    return (
+        f"COCO's {numbers['rib-coco']} is read as of image labels alone, as Papers with Code and "
+        "the authors have it; another summary of the paper gives it to RIB with saliency, and "
+        f"LPCAM's table has {numbers['rib-coco-lpcam']} for RIB."
     )
 
 
