@@ -104,3 +104,18 @@ def test_committed_claims_say_what_was_reported_as_the_claims_themselves_do(evid
         shown[["text", "reported", "reported_low", "reported_high"]],
         claims.table({}).set_index("name")[["text", "reported", "reported_low", "reported_high"]],
     )
+
+
+def test_the_forest_has_what_was_measured_in_the_claims_order_and_digits_once(made):
+    made["photographs"] = {
+        "rib-seed": (1, 2, "mIoU"),
+        "activation-removed": (1, 2, "HGR", "digits"),
+    }
+    made["drawn scenes"] = made["photographs"] | {"gndrp-seed": (1, 2, "mIoU")}
+    shown = published.forest()
+    assert [*zip(shown["short"], shown["evidence"], strict=True)] == [
+        ("without the last activation: more gradient", "digits"),
+        ("GNDRP over GAP", "drawn scenes"),
+        ("RIB over CAM", "photographs"),
+        ("RIB over CAM", "drawn scenes"),
+    ]

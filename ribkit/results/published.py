@@ -33,10 +33,16 @@ def committed(evidence: str, name: str) -> pd.DataFrame:
 
 
 def forest() -> pd.DataFrame:
-    """What all runs measured of the claims, for the figure of this name."""
-    both = [committed(evidence, "claims").assign(evidence=evidence) for evidence in RUNS]
+    """What was measured of the claims, in their order, for the figure of this name.
+
+    Digits, which both runs have, are those of the run of drawn scenes.
+    """
+    runs = {evidence: committed(evidence, "claims") for evidence in RUNS}
+    runs["photographs"] = runs["photographs"].query("on != 'digits'")
+    both = pd.concat([rows.assign(evidence=evidence) for evidence, rows in runs.items()])
+    both["evidence"] = both["evidence"].mask(both["on"] == "digits", "digits")
     columns = ["evidence", "question", "short", "unit", "difference", "low", "high"]
-    measured = pd.concat(both).dropna(subset="difference")
+    measured = both.dropna(subset="difference").sort_index(kind="stable")
     return measured[[*columns, "reported_low", "reported_high"]].reset_index(drop=True)
 
 
