@@ -215,7 +215,11 @@ def forest(drawn: Figure, table: pd.DataFrame) -> None:
         cells = grid.subgridspec(len(side), 1, height_ratios=heights)
         for cell, name in zip(cells, side, strict=True):
             axis = drawn.add_subplot(cell)
-            _forest_rows(axis, parts[name], least=0.05 if name == "HGR" else 0.5)
+            _forest_rows(axis, parts[name])
+            if name == "HGR":
+                axis.axvline(0, color="black", lw=1)
+            else:
+                zero_line(axis, "x")
             axis.set_title(FOREST[0].get(name) or FOREST[1][name], loc="left", fontsize=8)
             shown |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     kinds = [kind for kind in ("reported", *EVIDENCE) if kind in shown]
@@ -237,11 +241,8 @@ FOREST = (  # the two columns of panels: last word of the unit, or question -> t
 EVIDENCE = {"photographs": (0, -0.16), "drawn scenes": (1, 0.16), "digits": (2, 0)}  # look, place
 
 
-def _forest_rows(axis: Axes, table: pd.DataFrame, least: float) -> None:
-    """One panel of the forest: a row for each claim, the first on top.
-
-    least: what the axis shows on either side of zero at least, so that nothing looks like much.
-    """
+def _forest_rows(axis: Axes, table: pd.DataFrame) -> None:
+    """One panel of the forest: a row for each claim, the first on top."""
     table = table.rename(columns={"low": "difference_low", "high": "difference_high"})
     names = list(table["short"].unique())
     table = table.assign(at=table["short"].map(names.index))
@@ -254,10 +255,7 @@ def _forest_rows(axis: Axes, table: pd.DataFrame, least: float) -> None:
         middle = (reported["reported_low"] + reported["reported_high"]) / 2
         look = {"color": "black", "mfc": "none", "label": "reported"}
         axis.plot(middle, reported["at"], "D", ms=5, **look)
-    axis.axvline(0, color="black", lw=1)
     axis.tick_params(labelsize=8)
-    left, right = axis.get_xlim()
-    axis.set_xlim(min(left, -least), max(right, least))
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
 
