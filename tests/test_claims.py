@@ -171,3 +171,31 @@ def test_a_stored_table_reads_back_as_it_was(tmp_path):
     made.to_csv(tmp_path / "claims.csv", index=False)
     read = pd.read_csv(tmp_path / "claims.csv")
     assert readable(read).equals(readable(made))
+
+
+@pytest.mark.parametrize(
+    ("setting", "counted"),
+    [
+        ("voc-lite, 437 images, one training seed, RIB", "437 images, one training"),
+        ("mini, 48 images, 2 training seeds, 3 of 5 images, x", "48 images, 2 trainings"),
+        ("bundled digits, 5 seeds, 100 % of the images with their shape", "5 seeds"),
+        ("voc-lite, 36 images, RIB official, GNDRP against CAM", "36 images"),
+        ("mini", ""),
+    ],
+)
+def test_how_many_images_and_trainings_a_number_counts_stands_beside_it(setting, counted):
+    both = table({"rib-seed": replace(measured(1, 2), setting=setting)})
+    shown = claims.evidence(both, both).query("claim.str.startswith('RIB gives better seeds than')")
+    inside = "; ".join(filter(None, ("+1.00 to +2.00", counted)))
+    assert shown["on photographs"].iloc[0] == f"+1.50 mIoU ({inside}): holds on scenes"
+
+
+def test_of_a_stored_table_only_what_was_measured_is_taken(tmp_path):
+    nothing = Measured(*[math.nan] * 4, "mIoU", "mini, 200 images", "scenes", "it stood still")
+    made = table({"rib-seed": measured(1, 2), "crf-seed": measured(7, 9), "gndrp-seed": nothing})
+    old = made.assign(text="old", reported="old", reported_low=1.0, verdict="holds")
+    old.iloc[:-1].to_csv(tmp_path / "claims.csv", index=False)
+    again = claims.again(pd.read_csv(tmp_path / "claims.csv"))
+    pd.testing.assert_frame_equal(again, made)
+    with pytest.raises(KeyError, match="rib-sead"):
+        claims.again(made.replace({"name": {"rib-seed": "rib-sead"}}))

@@ -130,6 +130,14 @@ def verdicts():
     return claims.table(made)
 
 
+def forest():
+    rows = verdicts().dropna(subset="difference")
+    both = [rows.assign(evidence=kind) for kind in ("photographs", "drawn scenes")]
+    hgr = both[0].iloc[:2].assign(unit="HGR", question="RQ1", evidence="digits")
+    covered = both[0].iloc[:1].assign(unit="points of halves covered", question="RQ2")
+    return pd.concat([*both, hgr, covered])
+
+
 def digits(*panels):
     """Two digits with grey panels, values 0, 1/2 and 1."""
     values = np.arange(12).reshape(3, 4) % 3 / 2
@@ -355,9 +363,7 @@ TABLES = {
     "coverage": coverage,
     "changes": changes,
     "claims": verdicts,
-    "forest": lambda: pd.concat(
-        [verdicts().assign(evidence=kind) for kind in ("photographs", "scenes")]
-    ),
+    "forest": forest,
     "refinement": refinement,
     "refinement_errors": refinement_errors,
     "refined": gallery,
@@ -588,6 +594,24 @@ def test_each_class_of_a_label_map_has_its_colour():
     seen = tables.by_class(np.array([[0, 1, 2, 11, 255]], np.uint8))[0].tolist()
     first, second = (np.round(255 * np.array(style.PALETTE[:2])).astype(int)).tolist()
     assert seen == [[255] * 3, first, second, first, [255] * 3]
+
+
+def test_the_forest_has_a_panel_for_each_unit_and_a_row_for_each_claim():
+    drawn = figures.draw("forest", forest())
+    rows = {
+        axis.get_title("left").split(":")[0]: [text.get_text() for text in axis.get_yticklabels()]
+        for axis in drawn.axes
+    }
+    by_question = verdicts().dropna(subset="difference").set_index("question")["short"]
+    assert rows == {
+        "coverage": [by_question.iloc[0]],
+        "seeds": list(by_question.drop("RQ4")),
+        "labels and networks": list(by_question["RQ4"]),
+        "high gradient ratio (HGR)": list(by_question.iloc[:2]),
+    }
+    (legend,) = drawn.legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said == ["reported", "photographs", "drawn scenes", "digits"]
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ decides it: the notebook, and the heading and the figure there.
 """
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,16 @@ def _row(claim: Claim, value: Measured | None) -> dict:
     return row | vars(value) | {"verdict": word}
 
 
+def again(stored: pd.DataFrame) -> pd.DataFrame:
+    """A `table` that was stored, as it is today: of what is stored what was measured is taken.
+
+    Texts and reported numbers may have changed since, and a verdict with them.
+    """
+    names = [field.name for field in fields(Measured)]
+    rows = _filled(stored).query("unit != ''").set_index("name")[names]
+    return table({name: Measured(**row) for name, row in rows.to_dict("index").items()})
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A `table` as text, a row for each claim."""
     rows = _filled(table).to_dict("records")
@@ -163,16 +174,32 @@ def _filled(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def found(row: Mapping[str, Any]) -> str:
-    """What was measured of a claim, the verdict, and the note."""
-    words = ": ".join(filter(None, (interval(row), in_words(row))))
+    """What was measured of a claim, on how much, the verdict, and the note."""
+    measured = interval(row, counted(row["setting"]))
+    words = ": ".join(filter(None, (measured, in_words(row))))
     return "; ".join(filter(None, (words, row["note"])))
 
 
-def interval(row: Mapping[str, Any]) -> str:
-    """What was measured of a claim, in words; nothing if nothing was."""
+def interval(row: Mapping[str, Any], counts: str = "") -> str:
+    """What was measured of a claim, in words, with what it counts; nothing if nothing was."""
     if pd.isna(row["difference"]):
         return ""
-    return "{difference:+.2f} {unit} ({low:+.2f} to {high:+.2f})".format(**row)
+    brackets = "; ".join(filter(None, ("{low:+.2f} to {high:+.2f}".format(**row), counts)))
+    return "{difference:+.2f} {unit} ".format(**row) + f"({brackets})"
+
+
+COUNTS = re.compile(r"(\d+|one) (images|val images|seeds?|training seeds?)")
+
+
+def counted(setting: str) -> str:
+    """The parts of a setting that say how many images and trainings there were.
+
+    Example:
+        >>> counted("mini, 60 val images, 2 training seeds, with CRF")
+        '60 val images, 2 trainings'
+    """
+    parts = filter(COUNTS.fullmatch, setting.split(", "))
+    return ", ".join(parts).replace("training seed", "training")
 
 
 def in_words(row: Mapping[str, Any]) -> str:

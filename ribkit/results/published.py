@@ -12,24 +12,44 @@ from pathlib import Path
 
 import pandas as pd
 
-from ribkit.results import claims, figures, tables
+from ribkit.results import claims, figures, reported, tables
 from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError
+from ribkit.study import profiles
 from ribkit.study.inputs import ROOT
 
-RUNS = {"photographs": "voc-lite", "drawn scenes": "mini"}  # the runs that decide, by evidence
+DECIDE = {"photographs": "voc-lite", "drawn scenes": "mini-large"}  # profiles, by evidence
+RUNS = {
+    evidence: profile if (ROOT / "figures" / profile / "claims.csv").is_file() else "mini"
+    for evidence, profile in DECIDE.items()
+}
+"""The runs that are shown; the embedded default stands for one that is not published."""
+COMMANDS = {
+    "voc-lite": 'make reproduce PROFILE=voc-lite DATA=path/to/VOC2012 PARAMS="saliency=u2netp"',
+    "mini-large": "make reproduce PROFILE=mini-large",
+    "mini": "make reproduce",
+}
 MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 
 def committed(evidence: str, name: str) -> pd.DataFrame:
-    """The table beside a figure of one of `RUNS`."""
-    return figures.read(ROOT / "figures" / RUNS[evidence] / f"{name}.csv")
+    """The table beside a figure of one of `RUNS`; claims with today's texts and verdicts."""
+    table = figures.read(ROOT / "figures" / RUNS[evidence] / f"{name}.csv")
+    return claims.again(table) if name == "claims" else table
 
 
 def forest() -> pd.DataFrame:
-    """All runs' claims, for the figure of this name."""
-    both = [committed(evidence, "claims").assign(evidence=evidence) for evidence in RUNS]
-    return pd.concat(both, ignore_index=True)
+    """What was measured of the claims, in their order, for the figure of this name.
+
+    Digits, which both runs have, are those of the run of drawn scenes.
+    """
+    runs = {evidence: committed(evidence, "claims") for evidence in RUNS}
+    runs["photographs"] = runs["photographs"].query("on != 'digits'")
+    both = pd.concat([rows.assign(evidence=evidence) for evidence, rows in runs.items()])
+    both["evidence"] = both["evidence"].mask(both["on"] == "digits", "digits")
+    columns = ["evidence", "question", "short", "unit", "difference", "low", "high"]
+    measured = both.dropna(subset="difference").sort_index(kind="stable")
+    return measured[[*columns, "reported_low", "reported_high"]].reset_index(drop=True)
 
 
 # ---- texts --------------------------------------------------------------------------------------
@@ -38,28 +58,24 @@ def answer() -> str:
     runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in RUNS}
     rows, said = runs["photographs"].loc[[*SHORT]], []
     if (rows["verdict"] != "not measured").any():
-        short = "; ".join(_worded(words, rows.loc[name]) for name, words in SHORT.items())
+        short = "; ".join(
+            _worded(words, rows.loc[name]) + _numbers(rows.loc[name], " ({difference:+.2f})")
+            for name, words in SHORT.items()
+        )
         said.append(f"- **In short**, on photographs: {short}.")
     for evidence, rows in runs.items():
         own, oracle, rival = (rows.loc[name] for name in SEEDS)
         said.append(
-            f"- **On {evidence}** RIB's seeds {_worded(COMPARED, own)} CAM's{_by(own)}, in points "
-            f"of mIoU; {_points(oracle)} with thresholds chosen on the scored images, as in the "
-            f"paper, which reports {oracle['reported_low']:+.1f}. They {_worded(COMPARED, rival)} "
-            f"those of the best rival that adapts nothing{_by(rival)}.{_noted(own)}"
+            f"- **On {evidence}** RIB's seeds {_worded(COMPARED, own)} CAM's"
+            f"{_numbers(own, ': {difference:+.2f} mIoU ({low:+.2f} to {high:+.2f})')}"
+            f"{_numbers(oracle, AS_IN_THE_PAPER)}. They {_worded(COMPARED, rival)} those of the "
+            "best-tuned rival that adapts nothing"
+            f"{_numbers(rival, ': {difference:+.2f} ({low:+.2f} to {high:+.2f})')}.{_noted(own)}"
         )
-    without, covers = (
-        " and ".join(f"{_points(rows.loc[name])} on {on}" for on, rows in runs.items())
-        for name in ("activation-seed", "rib-coverage")
-    )
-    said.append(
-        f"- **Is it the bottleneck?** To adapt without the last activation gains {without} over "
-        f"the sigmoid. Beyond CAM, in points of what the classifier had no need of, RIB covers "
-        f"{covers}."
-    )
     return "\n".join(said)
 
 
+AS_IN_THE_PAPER = "; {difference:+.2f} scored as in the paper, which reports {reported_low:+.1f}"
 SHORT = {  # claim -> how its verdict begins -> what that means
     "rib-coverage": {
         "holds": "RIB's maps cover more of what the classifier had no need of",
@@ -69,11 +85,11 @@ SHORT = {  # claim -> how its verdict begins -> what that means
         "not measured": "what RIB's maps cover was not measured",
     },
     "rib-over-rivals": {
-        "holds": "its seeds are better than any that need no adaptation",
-        "undecided": "whether its seeds are better than any that need no adaptation is open",
-        "no effect": "its seeds are not seen to be better than any that need no adaptation",
-        "opposite": "some seeds that need no adaptation are better",
-        "not measured": "its seeds were not compared with others that need no adaptation",
+        "holds": "its seeds are better than those of a rival that adapts nothing",
+        "undecided": "whether its seeds are better than a rival's that adapts nothing is open",
+        "no effect": "its seeds are not seen to be better than a rival's that adapts nothing",
+        "opposite": "the seeds of a rival that adapts nothing are better",
+        "not measured": "its seeds were not compared with a rival's that adapts nothing",
     },
     "activation-seed-matched": {
         "holds": "it helps that the last activation is taken away",
@@ -98,8 +114,9 @@ def _worded(words: Mapping[str, str], row: pd.Series) -> str:
     return next(said for start, said in words.items() if row["verdict"].startswith(start))
 
 
-def _by(row: pd.Series) -> str:
-    return "" if pd.isna(row["difference"]) else f": {_points(row)}"
+def _numbers(row: pd.Series, text: str) -> str:
+    """A text with numbers of a claim; nothing if it was not measured."""
+    return "" if pd.isna(row["difference"]) else text.format(**row)
 
 
 def _noted(row: pd.Series) -> str:
@@ -107,38 +124,123 @@ def _noted(row: pd.Series) -> str:
     return f" {note[0].upper()}{note[1:]}." if isinstance(note, str) and note else ""
 
 
-def _points(row: pd.Series) -> str:
-    if pd.isna(row["difference"]):
-        return "(not measured)"
-    return "{difference:+.2f} ({low:+.2f} to {high:+.2f})".format(**row)
-
-
 def verdicts() -> str:
-    """How many claims have which verdict, by evidence; of digits in the run of drawn scenes."""
+    """How many claims have which verdict, by evidence."""
+    said = []
+    for evidence, counts in verdict_counts().items():
+        measured, undecided = counts.drop("not measured").sum(), counts["undecided"]
+        each = "; ".join(f"{count} *{name}*" for name, count in counts[counts > 0].items())
+        said.append(
+            f"- **On {evidence}** {undecided} of {measured} measured claims "
+            f"{'is' if undecided == 1 else 'are'} undecided: {each}."
+        )
+    return "\n".join(said)
+
+
+def verdict_counts() -> dict[str, pd.Series]:
+    """How many claims have which of all verdicts, by evidence; digits are of the scenes' run."""
     runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in RUNS}
     on_digits = runs["drawn scenes"]["on"] == "digits"
-    parts = {evidence: rows[~on_digits.reindex(rows.index)] for evidence, rows in runs.items()}
+    parts = {evidence: rows[~on_digits] for evidence, rows in runs.items()}
     parts["digits"] = runs["drawn scenes"][on_digits]
-    said = []
-    for evidence, rows in parts.items():
-        counts = rows["verdict"].value_counts()
-        each = [f"{counts[name]} *{name}*" for name in claims.VERDICTS if name in counts]
-        said.append(f"**Verdicts on {evidence}:** {'; '.join(each)}.")
-    return " ".join(said)
+    return {
+        evidence: rows["verdict"].value_counts().reindex(claims.VERDICTS, fill_value=0)
+        for evidence, rows in parts.items()
+    }
 
 
+# ---- at a glance --------------------------------------------------------------------------------
+NETWORKS = {"small": "small ResNet", "efficientnet_lite0": "Lite0", "resnet50": "ResNet-50"}
+MINUTES = {"mini": "15 min"}  # on two cores; others take hours
+SHORTLY = ("holds", "undecided", "no effect", "opposite")  # how the verdicts begin
+
+
+def glance() -> str:
+    """A row for each evidence: what the run had that is shown, and what became of the claims."""
+    rows, counted = [], verdict_counts()
+    for evidence, name in RUNS.items():
+        kind, (images, trainings) = evidence.split()[-1], size(evidence)
+        profile, verdicts = profiles.load(name), counted[evidence]
+        tuned = f" ({profile.tune_images})" if trainings == profile.replicas else ""
+        counts = {word: verdicts.filter(regex=f"^{word}").sum() for word in SHORTLY}
+        row = {
+            "evidence": f"[{kind}](docs/{kind}.md), `{name}`",
+            "images (tuning)": f"{images}{tuned}",
+            "trainings": trainings,
+            "network": NETWORKS[profile.backbone],
+            "takes": MINUTES.get(name, "hours"),
+            "[claims](docs/claims.md)": ", ".join(
+                f"{count} {word}" for word, count in counts.items() if count
+            ),
+        }
+        rows.append(row)
+    voc = profiles.load("voc")
+    paper = ("[paper scale](docs/paper_scale.md), `voc`", f"1,464 ({voc.tune_images})")
+    paper += (voc.replicas, NETWORKS[voc.backbone], "a GPU", "not run")
+    rows.append(dict(zip(rows[0], paper, strict=True)))
+    return "\n\n".join(filter(None, (claims.markdown(pd.DataFrame(rows)), being_run())))
+
+
+def being_run() -> str:
+    """In place of which runs an earlier or smaller one is shown; nothing if of none."""
+    runs = []
+    for evidence, name in DECIDE.items():
+        profile = profiles.load(name)
+        if RUNS[evidence] != name or size(evidence)[1] < profile.replicas:
+            shown = "an earlier run" if RUNS[evidence] == name else "the small default"
+            images = f"{profile.score_images or 'all'} images, {profile.replicas} trainings"
+            runs.append(f"`{name}`, {images} (shown until then: {shown})")
+    return f"Being run: {'; '.join(runs)}." if runs else ""
+
+
+def size(evidence: str) -> tuple[int, int]:
+    """Of how many images and trainings the seeds' scores are; an early run does not say: one."""
+    of_cam = committed(evidence, "seed_scores").iloc[0]
+    return int(of_cam["images"]), int(of_cam.get("seeds", 1))
+
+
+# ---- tables -------------------------------------------------------------------------------------
 def scores(evidence: str, name: str) -> str:
     """A table of scores as Markdown."""
     return claims.markdown(tables.readable(committed(evidence, name)))
 
 
 def both_claims() -> str:
-    """Each claim, and what photographs and scenes say of it."""
-    return claims.markdown(claims.evidence(*(committed(each, "claims") for each in RUNS)))
+    """Each claim, and what photographs and scenes say of it; above, what the columns are.
+
+    Below, where sources disagree.
+    """
+    made = [f"On {on}: profile `{run}`, by `{COMMANDS[run]}`." for on, run in RUNS.items()]
+    made += ["In brackets: a 95 % interval, and the images and trainings that it counts."]
+    table = claims.evidence(*(committed(each, "claims") for each in RUNS))
+    above = " ".join(filter(None, (*made, being_run())))
+    return "\n\n".join((above, claims.markdown(table), two_readings()))
+
+
+def two_readings() -> str:
+    """What else is said of RIB on COCO than the claims take."""
+    numbers = reported.NUMBERS["value"]
+    return (
+        f"COCO's {numbers['rib-coco']} is read as of image labels alone, as Papers with Code and "
+        "the authors have it; another summary of the paper gives it to RIB with saliency, and "
+        f"LPCAM's table has {numbers['rib-coco-lpcam']} for RIB."
+    )
+
+
+def today() -> str:
+    """RIB among the others, when it appeared and now."""
+    numbers = reported.NUMBERS["value"]
+    return (
+        f"RIB's {numbers['rib-test']} mIoU on VOC test was among the best with image labels in "
+        f"2021. WeCLIP+ reports {numbers['weclip-test']} (2025), with features that were learned "
+        "from image and text."
+    )
 
 
 TEXTS: dict[str, Callable[[], str]] = {
     "answer": answer,
+    "glance": glance,
+    "today": today,
     "verdicts": verdicts,
     "claims": both_claims,
     "ledger": partial(scores, "drawn scenes", "ledger"),
