@@ -60,7 +60,7 @@ def study(levels, monkeypatch):
     monkeypatch.setattr(Study, "coverage", coverage)
     best = property(lambda self: (NORM, SMOOTHED)[self.number])
     monkeypatch.setattr(Study, "best_rival", best)
-    moves = Tuned(pd.DataFrame({"edge": [""]}), {})
+    moves = Tuned(pd.DataFrame({"lr": [1.0], "edge": [""]}), {"lr": 1.0})
     monkeypatch.setattr(Study, "tuned", lambda one, method: moves)
     return Study("mini", "", CHANGES)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ribkit.results import figures, tables_coverage
+from ribkit.results import figures, tables_coverage, tables_measures
 from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Study
 
 IMAGES = 30
@@ -92,8 +92,8 @@ def test_coverage_shows_levels_in_percent_over_all_methods(study):
 def test_what_cam_covers_is_told_before_any_rib_is_made(study, monkeypatch):
     score = {"method": "CAM", "threshold chosen": ["held-out", "oracle"], "miou": [44.0, 45.5]}
     score |= {"miou_low": 40.0, "miou_high": 47.0}
-    monkeypatch.setattr(tables_coverage, "seed_scores", lambda *_: pd.DataFrame(score))
-    text = tables_coverage.of_cam(study)
+    monkeypatch.setattr(tables_measures, "seed_scores", lambda *_: pd.DataFrame(score))
+    text = tables_measures.seed_to_beat(study)
     assert "CAM has 44.0 (40.0 to 47.0) mIoU" in text
     assert "worth +1.5" in text
     assert ("90 % of heads, 40 % of bodies" in text) == ("body" in study.coverage(CAM))

@@ -35,6 +35,11 @@ def more_gain(
     return gain(after, before) - gain(other_after, other_before)
 
 
+def with_interval(name: str, values: Interval) -> dict[str, float]:
+    """An estimate and its interval as columns of a row."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
 def mean(sums: np.ndarray) -> np.ndarray:
     """Mean over images of one value each, from the summed `countable` ``(..., 2)``."""
     return sums[..., 0] / sums[..., 1]

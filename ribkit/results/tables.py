@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from ribkit.data.images import SUFFIXES, ImageSet, LabelledImage
-from ribkit.evaluation.intervals import Interval, gain, replicated
+from ribkit.evaluation.intervals import gain, replicated, with_interval
 from ribkit.evaluation.miou import miou
 from ribkit.refinement.stages import label_map
 from ribkit.results.style import PALETTE, Pictures
@@ -43,11 +43,6 @@ def _text(row: dict, column: str, form: str) -> str:
     if f"{column}_low" in row:
         text += f" ({row[f'{column}_low']:{form}} to {row[f'{column}_high']:{form}})"
     return text
-
-
-def with_interval(name: str, values: Interval) -> dict[str, float]:
-    """An estimate and its interval as columns of a row."""
-    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 # ---- what was chosen ----------------------------------------------------------------------------

@@ -9,13 +9,13 @@ import pandas as pd
 
 from ribkit.data.digits import REGIONS
 from ribkit.evaluation import intervals
-from ribkit.evaluation.intervals import simultaneous
+from ribkit.evaluation.intervals import simultaneous, with_interval
 from ribkit.evaluation.miou import miou
 from ribkit.evaluation.thresholds import best_threshold
 from ribkit.method.settings import NO_MARGIN
 from ribkit.refinement.random_walk import WALKS
 from ribkit.results.style import Pictures
-from ribkit.results.tables import each_class, object_of, replicas, shrunk, with_interval
+from ribkit.results.tables import each_class, object_of, replicas, shrunk
 from ribkit.results.tables_toy import means
 from ribkit.study import ablation_runs, information, pipeline
 from ribkit.study.ablation_runs import PAPER_RIB, ablated_images, ledger_runs, runs

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ribkit.evaluation import intervals
-from ribkit.evaluation.intervals import Interval, replicated
+from ribkit.evaluation.intervals import Interval, replicated, with_interval
 from ribkit.evaluation.miou import miou
 from ribkit.results import tables, tables_coverage
-from ribkit.results.tables import with_interval
 from ribkit.results.tables_coverage import BEYOND
 from ribkit.study import controls, pipeline
 from ribkit.study.coverage import beyond, by_image

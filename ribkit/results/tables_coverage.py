@@ -10,8 +10,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from ribkit.evaluation.intervals import Interval, countable, mean, replicated
-from ribkit.results.tables import seed_scores, with_interval
+from ribkit.evaluation.intervals import Interval, countable, mean, replicated, with_interval
 from ribkit.study.coverage import beyond, by_image
 from ribkit.study.study import CAM, RIB, Method, Study
 
@@ -38,7 +37,6 @@ CALLED = {
 BEYOND = {"body": "bodies", "far": "halves far from CAM's peak"}
 """Part that stands for the non-discriminative one -> how claims call it."""
 NEARER = {"body": "head", "far": "near"}  # what `beyond` names -> the rest of the object
-MIOU = ["miou", "miou_low", "miou_high"]
 CHANGE = ["change", "change_low", "change_high"]
 
 
@@ -65,22 +63,6 @@ def aligned(replicas: Sequence[pd.Series]) -> list[tuple[np.ndarray]]:
 def _mean(replicas: Sequence[pd.Series]) -> Interval:
     """Mean over these images, and over trainings."""
     return replicated(mean, aligned(replicas))
-
-
-def of_cam(study: Study) -> str:
-    """How good CAM's seeds are, and what they cover, in words that follow from the numbers."""
-    scores = seed_scores(study, (CAM,)).set_index("threshold chosen")
-    covered = coverage(study, (CAM,)).set_index("part")["covered"]
-    far = beyond(covered)
-    near = NEARER[far]
-    held_out = "{:.1f} ({:.1f} to {:.1f})".format(*scores.loc["held-out", MIOU])
-    more = scores.loc["oracle", "miou"] - scores.loc["held-out", "miou"]
-    return (
-        f"The seed to beat: CAM has {held_out} mIoU with thresholds held out; choosing them on the "
-        f"scored images would be worth {more:+.1f}. It covers {covered[near]:.0f} % of "
-        f"{CALLED[near]}, {covered[far]:.0f} % of {CALLED[far]}, and {covered['outside']:.0f} % of "
-        "what is off the object."
-    )
 
 
 # ---- where the gain comes from ------------------------------------------------------------------

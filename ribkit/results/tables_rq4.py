@@ -9,10 +9,10 @@ import torch
 
 from ribkit.data.images import ImageSet
 from ribkit.data.views import resize_labels
-from ribkit.evaluation.intervals import gain, replicated
+from ribkit.evaluation.intervals import gain, replicated, with_interval
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import KINDS, Pictures
-from ribkit.results.tables import each_class, shrunk, title_of, with_interval
+from ribkit.results.tables import each_class, shrunk, title_of
 from ribkit.runtime.store import Result
 from ribkit.study import pipeline
 from ribkit.study.inputs import first
