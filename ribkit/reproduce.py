@@ -51,7 +51,7 @@ def reproduce(study: Study, parameters: dict) -> list[Path]:
 def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     """Hash what an executed notebook is made of; modules: all that any notebook imports."""
     modules = ("results.report", "results.tables_measures", "results.figures", "data.export")
-    modules += ("study.weights", "results.explorer")
+    modules += ("study.weights", "results.explorer", "results.published")
     code = [code_hash(f"ribkit.{name}") for name in modules]
     tables = [file for file in (ROOT / "ribkit").rglob("*") if file.suffix in (".csv", ".toml")]
     code += [file.read_text() for file in sorted(tables)]

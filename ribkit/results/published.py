@@ -205,6 +205,12 @@ def scores(evidence: str, name: str) -> str:
     return claims.markdown(tables.readable(committed(evidence, name)))
 
 
+def told(evidence: str, name: str) -> str:
+    """A paragraph that a run of one of `RUNS` kept beside its figures."""
+    path = ROOT / "figures" / RUNS[evidence] / f"{name}.md"
+    return path.read_text().strip() if path.is_file() else "(Not told by the run that is shown.)"
+
+
 def both_claims() -> str:
     """Each claim, and what photographs and scenes say of it; above, what the columns are.
 
@@ -244,6 +250,10 @@ TEXTS: dict[str, Callable[[], str]] = {
     "verdicts": verdicts,
     "claims": both_claims,
     "ledger": partial(scores, "drawn scenes", "ledger"),
+    "photographs-where": partial(told, "photographs", "where"),
+    "photographs-meaning": partial(told, "photographs", "meaning"),
+    "scenes-where": partial(told, "drawn scenes", "where"),
+    "scenes-meaning": partial(told, "drawn scenes", "meaning"),
     "seeds": partial(scores, "photographs", "seed_scores"),
     "refinement": partial(scores, "photographs", "refinement"),
     "network": partial(scores, "photographs", "network"),
