@@ -1,5 +1,6 @@
 """The ablations: one thing changed at a time, everything else as RIB's own settings have it.
 
+These are the chosen ones, but at a rate at which RIB moves: see `Study.shown`.
 Each run is a stored result (`ablations.measure`). Its threshold is chosen on the other folds of the
 same images (`thresholds.cross_fitted`), so no run needs images of its own to tune on.
 """
@@ -144,7 +145,7 @@ def ablated_images(study: Study) -> ImageSet:
 @cache
 def runs(study: Study) -> tuple[Run, ...]:
     """All that is tried of RIB's settings, CAM first."""
-    tried, rib = study.profile.ablations, study.settings(RIB)
+    tried, rib = study.profile.ablations, study.shown(RIB)
     unit, rows = study.margin_unit(PAPER_RIB), study.margin_rows(tried.scales)
     if rib.margin < NO_MARGIN:
         rib = replace(rib, margin=rib.margin * rows / study.margin_rows(study.scales))
@@ -154,7 +155,7 @@ def runs(study: Study) -> tuple[Run, ...]:
 @cache
 def ledger_runs(study: Study) -> tuple[Run, ...]:
     """All that is tried of the differences between paper and official code, the paper first."""
-    paper, scales = study.settings(PAPER_RIB), study.profile.ablations.scales
+    paper, scales = study.shown(PAPER_RIB), study.profile.ablations.scales
     unit, rows = study.margin_unit(PAPER_RIB), study.margin_rows(scales)
     return tuple(ledger(paper, unit, rows, len(study.scored.classes), scales))
 

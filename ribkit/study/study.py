@@ -393,10 +393,10 @@ class Study(Inputs):
 
     # ---- pictures of the process --------------------------------------------------------------
     def shown(self, method: Method) -> Settings:
-        """The settings that a RIB's process is shown with: the chosen ones.
+        """The settings that a RIB's process and its ablations are shown with: the chosen ones.
 
-        Where tuning left the rate at the lowest tried nothing would move: there it is the profile's
-        highest.
+        Where tuning left the rate at the lowest tried nothing would move, and there would be
+        nothing to take away: there it is the profile's highest.
         """
         settings = self.settings(method)
         if not self.tuned(method).lowest("lr"):
