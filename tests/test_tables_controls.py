@@ -163,7 +163,7 @@ def test_what_the_pooling_has_of_the_gain_follows_from_the_interval(study, level
     text = tables_controls.meaning(study)
     said = [sentence in text for sentence in tables_controls.POOLING_WORDS]
     assert said == [k == words for k in range(3)]
-    assert f"GNDRP in place of GAP has {over_seeds(6, level):+.2f} points" in text
+    assert f"GNDRP in place of GAP gains {over_seeds(6, level):+.2f} points" in text
 
 
 @pytest.mark.parametrize(("most", "words"), [(8, 0), (0, 1), (-8, 2)])

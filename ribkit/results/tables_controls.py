@@ -125,7 +125,7 @@ def meaning(study: Study) -> str:
     part, note = BEYOND[beyond(study.coverage(CAM))], still(study).note
     text = [f"Read with care: {note}."] if note else []
     text += [
-        f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP has "
+        f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP gains "
         f"{_points(gndrp)}: {_told(gndrp, *POOLING_WORDS)} Of {part} RIB covers {_points(wider)} "
         f"more than the best rival does: {_told(wider, *COVER_WORDS)}",
         f"RQ3. The best rival on the tuning images, by training seed, is {rivals}; RIB gains "
