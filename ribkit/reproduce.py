@@ -27,6 +27,7 @@ from ribkit.study.command_line import opened, parser
 from ribkit.study.inputs import ROOT
 from ribkit.study.study import Study
 
+REPORT = "07_report"
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "scikit-image")
 
 
@@ -54,6 +55,8 @@ def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     modules += ("study.weights", "results.explorer", "results.published")
     code = [code_hash(f"ribkit.{name}") for name in modules]
     tables = [file for file in (ROOT / "ribkit").rglob("*") if file.suffix in (".csv", ".toml")]
+    if source.stem == REPORT:  # which shows the runs that decide, as they are kept
+        tables += (ROOT / "figures").glob("*/claims.csv")
     code += [file.read_text() for file in sorted(tables)]
     made_of = [notebooks.cells(source), parameters, code, study.inputs(), device.device().type]
     return checksum(made_of)

@@ -97,11 +97,13 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
     assert choices["walk"].tolist() == ["IRN"] * 4 + ["PSA"] * 4
     assert choices["trials"].tolist() == [2] * 4 + [4] * 4
     assert set(choices["seed"]) == {0, 1}
-    longest = {"IRN": 4, "PSA": max(study.profile.psa_log2_steps)}
+    p, ends = study.profile, {"lowest": min, "highest": max}
+    steps = {"IRN": p.irn_log2_steps, "PSA": p.psa_log2_steps}
     for row in choices.to_dict("records"):
-        ends = {"last alpha": row["alpha"] == 16}
-        ends |= {"last log2_steps": row["log2_steps"] == longest[row["walk"]]}
-        assert row["at an edge"] == ", ".join(name for name, there in ends.items() if there)
+        grids = {"alpha": p.psa_alphas, "log2_steps": steps[row["walk"]]}
+        for words in filter(None, row["at an edge"].split(", ")):
+            which, name = words.split()
+            assert row[name] == ends[which](grids[name])
 
 
 def test_the_curves_of_irn_and_psa_are_of_each_training(study):

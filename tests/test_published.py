@@ -37,8 +37,9 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words):
     made["photographs"] = {"rib-seed": (low, high, "mIoU")}
     made["photographs"] |= {"rib-seed-oracle": (1, 2, "mIoU"), "rib-over-rivals": (1, 2, "mIoU")}
     text = published.answer().splitlines()
-    numbers = f"{(low + high) / 2:+.2f} mIoU ({low:+.2f} to {high:+.2f})"
-    assert f"- **On photographs** RIB's seeds {words} CAM's: {numbers}; +1.50 scored as" in text[1]
+    numbers = f"{(low + high) / 2:+.2f} ({low:+.2f} to {high:+.2f}) mIoU"
+    as_in_the_paper = "; +1.50 (+1.00 to +2.00) scored as in the paper"
+    assert f"- **On photographs** RIB's seeds {words} CAM's: {numbers}{as_in_the_paper}" in text[1]
     assert "which reports +7.7. They are better than those of the best-tuned rival" in text[1]
     assert text[2] == (
         "- **On drawn scenes** RIB's seeds were not compared with CAM's. They were not compared "
@@ -59,7 +60,7 @@ def test_the_answer_begins_with_what_photographs_say_of_the_question(made):
     assert published.answer().startswith("- **On photographs**")
     for words in published.SHORT.values():
         for verdict in claims.VERDICTS:
-            assert published._worded(words, pd.Series({"verdict": verdict}))
+            assert published._word_for(words, pd.Series({"verdict": verdict}))
 
 
 def test_the_answer_has_the_note_of_its_claim(made, monkeypatch):
@@ -78,7 +79,7 @@ def test_the_answer_has_the_note_of_its_claim(made, monkeypatch):
 def test_what_is_no_effect_of_the_reported_size_is_not_called_better(made):
     assert claims.verdict(-1, 2, (7.7, 7.7)) == "no effect of the reported size"
     row = pd.Series({"verdict": "no effect of the reported size"})
-    assert published._worded(published.COMPARED, row) == "are not seen to be better than"
+    assert published._word_for(published.COMPARED, row) == "are not seen to be better than"
     assert {v for v in claims.VERDICTS if not any(map(v.startswith, published.COMPARED))} == set()
 
 
@@ -104,26 +105,30 @@ def test_at_a_glance_stands_what_each_run_had_and_what_became_of_the_claims(made
     monkeypatch.setattr(published, "RUNS", published.DECIDE)
     made["photographs"] = {"rib-seed": (1, 2, "mIoU"), "rib-seed-oracle": (1, 2, "mIoU")}
     made["photographs"] |= {"gndrp-seed": (-2, 1, "mIoU"), "psa-seed": (-2, 1, "mIoU")}
-    table, _, being_run = published.glance().partition("\n\n")
+    table, _, to_come = published.glance().partition("\n\n")
     assert (
-        "| [photographs](docs/photographs.md), `voc-lite` | 437 (64) | 3 | Lite0 "
+        "| [photographs](docs/photographs.md), `voc-lite` | 437 (64) | 3 | EfficientNet-Lite0 "
         "| hours | 2 holds, 1 undecided, 1 no effect |"
     ) in table
     assert "| [scenes](docs/scenes.md), `mini-large` | 437 | 3 | small ResNet |" in table
-    assert being_run == (  # three trainings, where the profile has six
-        "Being run: `mini-large`, 480 images, 6 trainings (shown until then: an earlier run)."
+    assert to_come == (  # three trainings, where the profile has six
+        "To come: `mini-large`, 480 images, 6 trainings (shown until then: an earlier run)."
     )
 
 
-def test_what_is_being_run_is_told_until_it_is_published(made, monkeypatch):
-    monkeypatch.setattr(published, "size", lambda evidence: (9, 6))
+def test_what_is_to_come_is_told_until_it_is_published(made, monkeypatch):
+    whole = {"photographs": (437, 3), "drawn scenes": (480, 6)}
+    monkeypatch.setattr(published, "size", whole.get)
     monkeypatch.setattr(published, "RUNS", published.DECIDE)
-    assert published.being_run() == ""
-    assert "Being run" not in published.glance() + published.both_claims()
+    assert published.to_come() == ""
+    assert "To come" not in published.glance() + published.both_claims()
     monkeypatch.setattr(published, "RUNS", published.DECIDE | {"drawn scenes": "mini"})
-    said = "Being run: `mini-large`, 480 images, 6 trainings (shown until then: the small default)."
+    said = "To come: `mini-large`, 480 images, 6 trainings (shown until then: the small default)."
     assert published.glance().endswith(f"\n\n{said}")
     assert said in published.both_claims()
+    monkeypatch.setattr(published, "RUNS", published.DECIDE)
+    whole["drawn scenes"] = (48, 6)  # all trainings, but of few images
+    assert "`mini-large`" in published.to_come()
 
 
 @pytest.mark.parametrize("evidence", published.RUNS)

@@ -202,11 +202,11 @@ def test_whether_a_rival_reaches_as_far_follows_from_the_interval(
 
 
 def test_a_rib_that_tuning_stilled_is_read_with_care(study, monkeypatch):
-    lowest = [Tuned(pd.DataFrame({"edge": [edge]}), {}) for edge in ("first lr", "")]
+    lowest = [Tuned(pd.DataFrame({"edge": [edge]}), {}) for edge in ("lowest lr", "")]
     assert not tables_controls.meaning(study).startswith("Read with care")
     monkeypatch.setattr(Study, "tuned", lambda one, method: lowest[one.number])
     text = tables_controls.meaning(study)
-    assert text.startswith("Read with care: in 1 of 2 trainings tuning left RIB at the lowest rate")
+    assert text.startswith("Read with care: in 1 of 2 trainings tuning found no rate better than")
 
 
 def test_one_dose_says_nothing_of_doses(study):

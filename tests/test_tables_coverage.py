@@ -76,7 +76,7 @@ def test_what_stands_for_the_non_discriminative_part_is_told(study):
     part = "far from CAM's peak" if photographs else "+0.0 (+0.0 to +0.0) body"
     assert part in text
     assert "nan" not in text
-    assert "By size it covers +0.0 (+0.0 to +0.0) of small, " in text
+    assert "By size it covers, in points, +0.0 (+0.0 to +0.0) of small, " in text
     assert ("Of green background it covers +35.0" in text) == photographs
     assert "The best rival covers +0.0 (+0.0 to +0.0) points more" in text
 

@@ -88,7 +88,7 @@ def test_a_grid_goes_on_while_the_best_is_at_its_edge_and_no_further_than_told(r
     assert len(table) == len(rates) + MORE
     assert table["lr"].is_monotonic_increasing
     assert table["edge"].tolist().count("") == len(table) - 1
-    assert table.loc[table["chosen"], "edge"].item() == ("last lr" if rising else "first lr")
+    assert table.loc[table["chosen"], "edge"].item() == ("highest lr" if rising else "lowest lr")
     assert chosen == (table["lr"].max() if rising else table["lr"].min())
     beyond = [3.3e-4, 1.1e-3, 3.7e-3] if rising else [3.3e-6, 1.1e-6, 3.7e-7]
     assert sorted(set(table["lr"]) - set(rates)) == pytest.approx(sorted(beyond))
@@ -113,7 +113,7 @@ def test_a_grid_with_a_rate_of_zero_or_of_one_rate_has_no_next(rates):
 def test_a_careful_choice_at_the_low_end_of_a_flat_curve_is_told():
     table, chosen = table_of(lambda rate: 400, Axis("lr", (1.0, 10.0, 100.0), goes_on=True))
     assert chosen == table["lr"].min() < 1
-    assert table.loc[table["chosen"], "edge"].item() == "first lr"
+    assert table.loc[table["chosen"], "edge"].item() == "lowest lr"
 
 
 def test_a_careful_choice_below_a_best_one_inside_is_no_edge():
@@ -145,8 +145,29 @@ def test_settings_are_chosen_in_turn_and_nothing_is_tried_twice():
     assert tuned.table["stage"].tolist() == ["rate", "rate", "others", "others"]
     assert tuned.table["chosen"].tolist() == [False, True, False, True]
     assert tuned.table["miou"].tolist() == pytest.approx([14, 24, 24, 28])
-    assert tuned.table["edge"].tolist() == ["", "last rate", "", "last others"]
-    assert tuned.edges == "last rate, last others"
+    assert tuned.table["edge"].tolist() == ["", "highest rate", "", "highest others"]
+    assert tuned.edges == "highest rate, highest others"
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "edge"),
+    [
+        ((16, 8, 4, 32), 4, "lowest alpha"),  # wherever it stands in the row
+        ((16, 8, 4, 32), 32, "highest alpha"),
+        ((16, 8, 4, 32), 8, ""),
+        ((0, 1, 2), 0, ""),  # there is none below
+        ((100, 90, 80), 100, ""),  # nor above
+        (((1,), (1, 2)), (1, 2), "last alpha"),
+        (((1,), (1, 2)), (1,), ""),
+    ],
+)
+def test_the_best_at_either_end_of_a_grid_is_told_if_there_may_be_one_beyond(values, best, edge):
+    limit = 100 if 100 in values else 0
+    table, chosen = table_of(
+        lambda value: 500 - 400 * (value != best), Axis("alpha", values, limit=limit)
+    )
+    assert chosen == best
+    assert table.loc[table["chosen"], "edge"].item() == edge
 
 
 def test_one_candidate_of_each_is_tried_once():

@@ -35,6 +35,27 @@ def more_gain(
     return gain(after, before) - gain(other_after, other_before)
 
 
+def number(value: float, form: str = "+.2f") -> str:
+    """A number as text; what rounds to 0 has no minus.
+
+    Example:
+        >>> number(-0.004), number(-0.006)
+        ('+0.00', '-0.01')
+    """
+    text = format(value, form)
+    return format(0.0, form) if float(text) == 0 else text
+
+
+def worded(values: Sequence[float], form: str = "+.2f") -> str:
+    """A point estimate and its interval as text.
+
+    Example:
+        >>> worded((1.0, -0.5, 2.5), ".1f")
+        '1.0 (-0.5 to 2.5)'
+    """
+    return "{} ({} to {})".format(*(number(value, form) for value in values))
+
+
 def with_interval(name: str, values: Interval) -> dict[str, float]:
     """An estimate and its interval as columns of a row."""
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))

@@ -29,6 +29,7 @@ class Axis:
     name: str
     values: tuple
     goes_on: bool = False  # a geometric grid, which goes on while the best is at its edge
+    limit: float = 0.0  # a value beyond which there is none: no edge of the grid
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Tuned:
 
     The table's columns: ``stage``, the setting that was varied; a column for each setting; miou,
     threshold; behind and error, how far the best of the stage is ahead, with its standard error;
-    chosen, of this stage; and edge, where that is the last candidate, or the first of a grid that
-    goes on and the best: beyond it there may be a better one.
+    chosen, of this stage; and edge, where that is the best, and the lowest or the highest tried:
+    beyond it there may be a better one.
     """
 
     table: pd.DataFrame
@@ -50,12 +51,12 @@ class Tuned:
         return float(self.table.query("chosen")["miou"].iloc[-1])
 
     def lowest(self, setting: str) -> bool:
-        """Whether the first of a grid was chosen that went on below it as far as it may."""
-        return f"first {setting}" in set(self.table.get("edge", ()))
+        """Whether the lowest of a grid was best that went on below it as far as it may."""
+        return f"lowest {setting}" in set(self.table.get("edge", ()))
 
     @property
     def edges(self) -> str:
-        """Which settings were chosen at an edge of their grid, as ``last alpha``; empty: none."""
+        """Which settings were chosen at an edge, as ``highest alpha``; empty: none."""
         return ", ".join(edge for edge in self.table["edge"] if edge)
 
     @property
@@ -128,17 +129,25 @@ def search(axes: Sequence[Axis], score: Score) -> Tuned:
             if more is None:
                 break
             values = sorted([*values, more])
-        ends = {len(values) - 1: "last"}
-        if axis.goes_on and best == 0 and values[0]:  # else it is careful, and none below is better
-            ends[0] = "first"
-        ends = {k: f"{which} {axis.name}" for k, which in ends.items() if len(values) > 1}
+        edge = _edge(axis, values, index) if index == best else ""  # else it is a careful one
         for k, (setting, (counts, threshold)) in enumerate(zip(tried, results, strict=True)):
             row = {"stage": axis.name} | setting
             row |= {"miou": miou(counts.sum(axis=0)), "threshold": threshold}
             row |= {"behind": behind[k], "error": error[k], "chosen": k == index}
-            rows.append(row | {"edge": ends.get(k, "") if k == index else ""})
+            rows.append(row | {"edge": edge if k == index else ""})
         chosen = tried[index]
     return Tuned(pd.DataFrame(rows), chosen)
+
+
+def _edge(axis: Axis, values: list, index: int) -> str:
+    """Which end of the grid a candidate is; nothing if none, or if there is none beyond it."""
+    value = values[index]
+    if len(values) == 1 or value == axis.limit:
+        return ""
+    if isinstance(value, tuple):  # of these only the last has none beyond it
+        return f"last {axis.name}" if index == len(values) - 1 else ""
+    which = {max(values): "highest", min(values): "lowest"}.get(value)
+    return f"{which} {axis.name}" if which else ""
 
 
 def _beyond(values: list, best: int) -> float | None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ribkit.evaluation.intervals import number
 from ribkit.results.reported import Effect, effect
 
 VERDICTS = (
@@ -184,8 +185,8 @@ def interval(row: Mapping[str, Any], counts: str = "") -> str:
     """What was measured of a claim, in words, with what it counts; nothing if nothing was."""
     if pd.isna(row["difference"]):
         return ""
-    brackets = "; ".join(filter(None, ("{low:+.2f} to {high:+.2f}".format(**row), counts)))
-    return "{difference:+.2f} {unit} ".format(**row) + f"({brackets})"
+    point, low, high = (number(row[name]) for name in ("difference", "low", "high"))
+    return f"{point} {row['unit']} ({'; '.join(filter(None, (f'{low} to {high}', counts)))})"
 
 
 COUNTS = re.compile(r"(\d+|one) (images|val images|seeds?|training seeds?)")

@@ -1,7 +1,8 @@
 """What README.md and ``docs/`` show of the committed tables: texts between marks, and one figure.
 
 What stands between ``<!-- name -->`` and ``<!-- /name -->`` is one of `TEXTS`.
-``python -m ribkit.results.published`` writes all of them anew, and a test holds them to the tables.
+``python -m ribkit.results.published`` writes all of them anew, and a test holds them to the tables;
+first it gives committed claims the texts, the reported numbers and the verdicts of today.
 """
 
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ribkit.evaluation.intervals import number, worded
 from ribkit.results import claims, figures, reported, tables
 from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError
@@ -19,11 +21,10 @@ from ribkit.study import profiles
 from ribkit.study.inputs import ROOT
 
 DECIDE = {"photographs": "voc-lite", "drawn scenes": "mini-large"}  # profiles, by evidence
-RUNS = {
-    evidence: profile if (ROOT / "figures" / profile / "claims.csv").is_file() else "mini"
-    for evidence, profile in DECIDE.items()
-}
-"""The runs that are shown; the embedded default stands for one that is not published."""
+RUNS = dict(DECIDE)
+if not (ROOT / "figures" / DECIDE["drawn scenes"] / "claims.csv").is_file():
+    RUNS["drawn scenes"] = "mini"
+"""The runs that are shown; the embedded default stands for the other scenes until they are."""
 COMMANDS = {
     "voc-lite": 'make reproduce PROFILE=voc-lite DATA=path/to/VOC2012 PARAMS="saliency=u2netp"',
     "mini-large": "make reproduce PROFILE=mini-large",
@@ -33,9 +34,8 @@ MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOT
 
 
 def committed(evidence: str, name: str) -> pd.DataFrame:
-    """The table beside a figure of one of `RUNS`; claims with today's texts and verdicts."""
-    table = figures.read(ROOT / "figures" / RUNS[evidence] / f"{name}.csv")
-    return claims.again(table) if name == "claims" else table
+    """The table beside a figure of one of `RUNS`."""
+    return figures.read(ROOT / "figures" / RUNS[evidence] / f"{name}.csv")
 
 
 def forest() -> pd.DataFrame:
@@ -59,23 +59,22 @@ def answer() -> str:
     rows, said = runs["photographs"].loc[[*SHORT]], []
     if (rows["verdict"] != "not measured").any():
         short = "; ".join(
-            _worded(words, rows.loc[name]) + _numbers(rows.loc[name], " ({difference:+.2f})")
+            _word_for(words, rows.loc[name]) + _point(rows.loc[name])
             for name, words in SHORT.items()
         )
         said.append(f"- **In short**, on photographs: {short}.")
     for evidence, rows in runs.items():
         own, oracle, rival = (rows.loc[name] for name in SEEDS)
+        as_in_paper = f" scored as in the paper, which reports {oracle['reported_low']:+.1f}"
         said.append(
-            f"- **On {evidence}** RIB's seeds {_worded(COMPARED, own)} CAM's"
-            f"{_numbers(own, ': {difference:+.2f} mIoU ({low:+.2f} to {high:+.2f})')}"
-            f"{_numbers(oracle, AS_IN_THE_PAPER)}. They {_worded(COMPARED, rival)} those of the "
-            "best-tuned rival that adapts nothing"
-            f"{_numbers(rival, ': {difference:+.2f} ({low:+.2f} to {high:+.2f})')}.{_noted(own)}"
+            f"- **On {evidence}** RIB's seeds {_word_for(COMPARED, own)} CAM's"
+            f"{_by(': ', own, ' mIoU')}{_by('; ', oracle, as_in_paper)}. They "
+            f"{_word_for(COMPARED, rival)} those of the best-tuned rival that adapts nothing"
+            f"{_by(': ', rival)}.{_noted(own)}"
         )
     return "\n".join(said)
 
 
-AS_IN_THE_PAPER = "; {difference:+.2f} scored as in the paper, which reports {reported_low:+.1f}"
 SHORT = {  # claim -> how its verdict begins -> what that means
     "rib-coverage": {
         "holds": "RIB's maps cover more of what the classifier had no need of",
@@ -109,14 +108,19 @@ COMPARED = {  # how a verdict begins -> how two sets of seeds compare
 }
 
 
-def _worded(words: Mapping[str, str], row: pd.Series) -> str:
+def _word_for(words: Mapping[str, str], row: pd.Series) -> str:
     """The words for a claim's verdict."""
     return next(said for start, said in words.items() if row["verdict"].startswith(start))
 
 
-def _numbers(row: pd.Series, text: str) -> str:
-    """A text with numbers of a claim; nothing if it was not measured."""
-    return "" if pd.isna(row["difference"]) else text.format(**row)
+def _point(row: pd.Series) -> str:
+    return "" if pd.isna(row["difference"]) else f" ({number(row['difference'])})"
+
+
+def _by(before: str, row: pd.Series, after: str = "") -> str:
+    """What was measured of a claim, between two texts; nothing if it was not."""
+    found = row[["difference", "low", "high"]]
+    return "" if found.isna().all() else f"{before}{worded(found)}{after}"
 
 
 def _noted(row: pd.Series) -> str:
@@ -150,7 +154,8 @@ def verdict_counts() -> dict[str, pd.Series]:
 
 
 # ---- at a glance --------------------------------------------------------------------------------
-NETWORKS = {"small": "small ResNet", "efficientnet_lite0": "Lite0", "resnet50": "ResNet-50"}
+NETWORKS = {"small": "small ResNet", "resnet50": "ResNet-50"}
+NETWORKS["efficientnet_lite0"] = "EfficientNet-Lite0"
 MINUTES = {"mini": "15 min"}  # on two cores; others take hours
 SHORTLY = ("holds", "undecided", "no effect", "opposite")  # how the verdicts begin
 
@@ -178,19 +183,20 @@ def glance() -> str:
     paper = ("[paper scale](docs/paper_scale.md), `voc`", f"1,464 ({voc.tune_images})")
     paper += (voc.replicas, NETWORKS[voc.backbone], "a GPU", "not run")
     rows.append(dict(zip(rows[0], paper, strict=True)))
-    return "\n\n".join(filter(None, (claims.markdown(pd.DataFrame(rows)), being_run())))
+    return "\n\n".join(filter(None, (claims.markdown(pd.DataFrame(rows)), to_come())))
 
 
-def being_run() -> str:
+def to_come() -> str:
     """In place of which runs an earlier or smaller one is shown; nothing if of none."""
     runs = []
     for evidence, name in DECIDE.items():
         profile = profiles.load(name)
-        if RUNS[evidence] != name or size(evidence)[1] < profile.replicas:
+        whole = (profile.score_images or size(evidence)[0], profile.replicas)
+        if RUNS[evidence] != name or size(evidence) != whole:
             shown = "an earlier run" if RUNS[evidence] == name else "the small default"
             images = f"{profile.score_images or 'all'} images, {profile.replicas} trainings"
             runs.append(f"`{name}`, {images} (shown until then: {shown})")
-    return f"Being run: {'; '.join(runs)}." if runs else ""
+    return f"To come: {'; '.join(runs)}." if runs else ""
 
 
 def size(evidence: str) -> tuple[int, int]:
@@ -205,10 +211,15 @@ def scores(evidence: str, name: str) -> str:
     return claims.markdown(tables.readable(committed(evidence, name)))
 
 
-def told(evidence: str, name: str) -> str:
-    """A paragraph that a run of one of `RUNS` kept beside its figures."""
-    path = ROOT / "figures" / RUNS[evidence] / f"{name}.md"
-    return path.read_text().strip() if path.is_file() else "(Not told by the run that is shown.)"
+TOLD = {"where": "Where RIB's gain comes from", "meaning": "What the controls say"}
+
+
+def told(evidence: str) -> str:
+    """The paragraphs of `TOLD` that a run of one of `RUNS` kept beside its figures."""
+    folder = ROOT / "figures" / RUNS[evidence]
+    kept = {title: folder / f"{name}.md" for name, title in TOLD.items()}
+    texts = {title: path.read_text().strip() for title, path in kept.items() if path.is_file()}
+    return "\n\n".join(f"**{title}.** {text}" for title, text in texts.items())
 
 
 def both_claims() -> str:
@@ -219,7 +230,7 @@ def both_claims() -> str:
     made = [f"On {on}: profile `{run}`, by `{COMMANDS[run]}`." for on, run in RUNS.items()]
     made += ["In brackets: a 95 % interval, and the images and trainings that it counts."]
     table = claims.evidence(*(committed(each, "claims") for each in RUNS))
-    above = " ".join(filter(None, (*made, being_run())))
+    above = " ".join(filter(None, (*made, to_come())))
     return "\n\n".join((above, claims.markdown(table), two_readings()))
 
 
@@ -250,10 +261,8 @@ TEXTS: dict[str, Callable[[], str]] = {
     "verdicts": verdicts,
     "claims": both_claims,
     "ledger": partial(scores, "drawn scenes", "ledger"),
-    "photographs-where": partial(told, "photographs", "where"),
-    "photographs-meaning": partial(told, "photographs", "meaning"),
-    "scenes-where": partial(told, "drawn scenes", "where"),
-    "scenes-meaning": partial(told, "drawn scenes", "meaning"),
+    "photographs-told": partial(told, "photographs"),
+    "scenes-told": partial(told, "drawn scenes"),
     "seeds": partial(scores, "photographs", "seed_scores"),
     "refinement": partial(scores, "photographs", "refinement"),
     "network": partial(scores, "photographs", "network"),
@@ -279,7 +288,9 @@ def files() -> list[Path]:
 
 @command("README and docs")
 def main(argv: list[str] | None = None) -> None:
-    """Write all texts anew, and the figure."""
+    """Write all texts anew, and the figures of claims: with today's texts and verdicts."""
+    for path in sorted((ROOT / "figures").glob("*/claims.csv")):
+        figures.save("claims", claims.again(figures.read(path)), path.parent)
     figures.save("forest", forest(), ROOT / "figures" / "both")
     for path in files():
         path.write_text(filled(path.read_text()))

@@ -60,8 +60,8 @@ def measured(study: Study, notebook: str = "") -> dict[str, Measured]:
     found = {name: value for part in parts for name, value in part.items()}
     if study.profile.data == "coco":  # what else was reported is of VOC
         of_coco = {of_voc: found.pop(of_voc) for of_voc in ON_COCO if of_voc in found}
-        reported = {claim.name for claim in claims.CLAIMS if claim.reported}
-        found = {name: value for name, value in found.items() if name not in reported}
+        of_paper = {claim.name for claim in claims.CLAIMS if claim.reported}
+        found = {name: value for name, value in found.items() if name not in of_paper}
         found |= {ON_COCO[of_voc]: value for of_voc, value in of_coco.items()}
     return found
 
@@ -89,20 +89,10 @@ def _found(
     note: str = "",
 ) -> Measured:
     """A statistic of what each replica counted, as a gain is of a pair of counts."""
-    found = Measured(
-        *intervals.replicated(statistic, replicas),
-        power.detectable(statistic, replicas),
-        unit,
-        setting,
-        _on(study),
-        "; ".join(filter(None, (still.note, note))),
-    )
-    return _without_power(found) if still.everywhere else found
-
-
-def _without_power(found: Measured) -> Measured:
-    """The spread of a RIB that does not move tells nothing of what could have been found."""
-    return replace(found, detectable=float("nan"))
+    # the spread of a RIB that does not move tells nothing of what could have been found
+    detectable = np.nan if still.everywhere else power.detectable(statistic, replicas)
+    measured = (*intervals.replicated(statistic, replicas), detectable, unit, setting, _on(study))
+    return Measured(*measured, "; ".join(filter(None, (still.note, note))))
 
 
 def _on(study: Study) -> str:
@@ -124,7 +114,7 @@ def _toy(study: Study) -> dict[str, Measured]:
     doses = tables_toy.doses(study.toy_doses())
     if known := tables_toy.known_doses(doses):
         best = tables_toy.beyond_nothing(doses, max(known))
-        how = f"{study.digits().name}, sigmoid, {p.toy_dose_seeds} seeds"
+        how = f"{study.digits().name}, sigmoid, {best['n']:.0f} seeds"
         how += f", {100 * max(known):g} % of the images with their shape"
         found["known-shape-drop"] = _over_seeds(best, how)
     return found | {"high-gradient-used": _masked(study, setting)}
@@ -141,7 +131,7 @@ def _masked(study: Study, setting: str) -> Measured:
     (less_sure, gap), (other, more) = gaps.iterrows()
     blanked = f"{100 * gap['share']:g} % of what is not black blanked, by G6"
     found = _over_seeds(gap, f"{setting}, {blanked}, against {less_sure}", "points of accuracy")
-    note = "against {} {mean:+.1f} ({low:+.1f} to {high:+.1f})".format(other, **more)
+    note = f"against {less_sure}; against {other} {tables_toy.in_points(more)}"
     return replace(found, note=note)
 
 
@@ -208,24 +198,24 @@ def _networks(study: Study) -> dict[str, Measured]:
 def _ablations(study: Study) -> dict[str, Measured]:
     """Gains over the sigmoid, over one adaptation for the whole set, and over the last map.
 
-    Not measured where tuning stilled RIB in all trainings: what its parts do at a higher rate,
-    which the pictures show, is not what they add.
+    Also how much more RIB gains where activations inside saturate. Not measured where tuning
+    stilled RIB in a training: what its parts do there at a higher rate, which the pictures show, is
+    not what they add.
     """
     setting, values = _setting(study, ablated_images(study)), {}
-    still = tables_controls.still(study)
-    if still.everywhere:
-        unknown = (np.nan,) * 4
-        return dict.fromkeys(
-            ablation_runs.COMPARED, Measured(*unknown, "mIoU", setting, _on(study), still.note)
-        )
-    for name, pair in ablation_runs.COMPARED.items():
-        pairs, ((after, _), (before, factor)) = [_counts_of(o, pair) for o in study.replicas], pair
-        how = f"{setting}, RIB official, GNDRP, {factor}: {after} against {before}"
-        values[name] = _found(study, gain, pairs, "mIoU", how, still)
+    compared = dict(ablation_runs.COMPARED)
     if any(run.factor == ablation_runs.UNSATURATED for run in ablation_runs.runs(study)):
-        runs = [_counts_of(one, ablation_runs.SATURATION) for one in study.replicas]
-        how = f"{setting}, RIB over CAM, with ReLU6 against ReLU inside"
-        values["saturation-inside"] = _found(study, intervals.more_gain, runs, "mIoU", how, still)
+        compared["saturation-inside"] = ablation_runs.SATURATION
+    if note := tables_controls.still(study).note:
+        unknown = Measured(*(np.nan,) * 4, "mIoU", setting, _on(study), note)
+        return dict.fromkeys(compared, unknown)
+    for name, named in compared.items():
+        counts = [_counts_of(one, named) for one in study.replicas]
+        (after, _), (before, factor), *more = named
+        how, statistic = f"RIB official, GNDRP, {factor}: {after} against {before}", gain
+        if more:
+            how, statistic = "RIB over CAM, with ReLU6 against ReLU inside", intervals.more_gain
+        values[name] = _found(study, statistic, counts, "mIoU", f"{setting}, {how}")
     return values
 
 
@@ -245,11 +235,12 @@ def _controls(study: Study) -> dict[str, Measured]:
     if len(doses) > 1:
         least, most = min(doses), max(doses)
         point, *errors = intervals.unpaired(gain, doses[most], doses[least])
-        interval, detectable = intervals.by_t(point, *errors), power.detectable_by_t(*errors)
         how = f"{setting}, bodies' usual texture {most:g} against {least:g}"
-        ends = tables_controls.still(*(controls.doses(study)[dose] for dose in (least, most)))
-        told = Measured(*interval, detectable, "mIoU", how, _on(study), ends.note)
-        found["dose-response"] = _without_power(told) if ends.everywhere else told
+        ends = [controls.doses(study)[dose] for dose in (least, most)]
+        blind = any(tables_controls.still(end).everywhere for end in ends)
+        detectable = np.nan if blind else power.detectable_by_t(*errors)
+        measured = (*intervals.by_t(point, *errors), detectable, "mIoU", how, _on(study))
+        found["dose-response"] = Measured(*measured, tables_controls.still(*ends).note)
     return found
 
 

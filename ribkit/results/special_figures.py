@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ribkit.data.digits import SHARE
 from ribkit.results import plots
-from ribkit.results.claims import VERDICTS, again
+from ribkit.results.claims import VERDICTS
 from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend, zero_line
 from ribkit.results.style import KINDS, PALETTE, Pictures, ink
 from ribkit.results.tables_toy import PAPER_DROPS
@@ -184,7 +184,6 @@ def refinement_errors(drawn: Figure, table: pd.DataFrame) -> None:
 
 def claims(drawn: Figure, table: pd.DataFrame) -> None:
     """How many claims of each question have which verdict, the best on the left."""
-    table = again(table)
     counts = pd.crosstab(table["question"], table["verdict"])
     counts = counts[sorted(counts, key=VERDICTS.index)]
     axis = drawn.subplots()
@@ -200,7 +199,7 @@ def claims(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 def forest(drawn: Figure, table: pd.DataFrame) -> None:
-    """Each claim's difference with its interval, by evidence; a diamond where the paper's lies.
+    """Claims' differences with their intervals, by evidence; a diamond where the paper's lies.
 
     A panel for each unit, and one for RQ4, whose differences are large. One claim is in no panel:
     what blanking pixels costs a toy network, in points of accuracy, which no other is in.
@@ -282,7 +281,9 @@ def poolings(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 def sensitivity(drawn: Figure, table: pd.DataFrame) -> None:
-    """RQ3: gain over CAM against K, rate, margin and B, with paired bands; circled: as chosen."""
+    """RQ3: gain over CAM against K, rate, margin and B, with paired bands; circled: where the
+    others start from.
+    """
     factors = table[table["factor"] != "baseline"].groupby("factor", sort=False)
     axes = drawn.subplots(2, -(-len(factors) // 2), sharey=True, squeeze=False)
     for axis, (name, rows) in zip(axes.ravel(), factors, strict=False):

@@ -183,7 +183,7 @@ def object_of(image: LabelledImage, k: int) -> np.ndarray:
 
 
 def by_class(labels: np.ndarray) -> np.ndarray:
-    """A label map ``(H, W)`` as colours ``(H, W, 3)`` uint8, one for each class; else white."""
+    """A label map ``(H, W)`` as colours ``(H, W, 3)`` uint8, ten in turn; else white."""
     colours = np.round(255 * np.array([(1, 1, 1), *PALETTE])).astype(np.uint8)
     return colours[np.where(labels % 255 > 0, (labels - 1) % len(PALETTE) + 1, 0)]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ribkit.evaluation import intervals
-from ribkit.evaluation.intervals import Interval, replicated, with_interval
+from ribkit.evaluation.intervals import Interval, number, replicated, with_interval
 from ribkit.evaluation.miou import miou
 from ribkit.results import tables, tables_coverage
 from ribkit.results.tables_coverage import BEYOND
@@ -84,8 +84,8 @@ def dose_pairs(study: Study) -> dict[float, list[tuple[np.ndarray, np.ndarray]]]
 class Still:
     """Whether tuning stilled RIB in all of some trainings; and a note, if it did in some.
 
-    There the lowest rate was the best of a grid that went down as far as it may, and what tuning
-    says is that the map had better not move.
+    There the best rate was the lowest of a grid that went down as far as it may: what tuning says
+    is that the map had better not move.
     """
 
     everywhere: bool = False
@@ -95,7 +95,8 @@ class Still:
 def still(*studies: Study) -> Still:
     """Whether tuning stilled RIB in the trainings of some studies."""
     lowest = [one.tuned(RIB).lowest("lr") for study in studies for one in study.replicas]
-    note = f"in {sum(lowest)} of {len(lowest)} trainings tuning left RIB at the lowest rate tried"
+    note = f"in {sum(lowest)} of {len(lowest)} trainings tuning found no rate better than the "
+    note += "lowest, at which RIB's maps hardly move"
     return Still(all(lowest), note if any(lowest) else "")
 
 
@@ -152,9 +153,9 @@ POOLING_WORDS = (  # where the interval lies above zero, spans it, lies below it
     "GAP is better.",
 )
 COVER_WORDS = (
-    "it does not reach as far.",
-    "the two cannot be told apart.",
-    "that one reaches further.",
+    "the rival does not reach as far.",
+    "the two reach equally far, as far as can be told.",
+    "the rival reaches further.",
 )
 RIVAL_WORDS = (
     "it does better than what adapts nothing.",
@@ -175,11 +176,11 @@ NO_DOSE_GAIN = "it does better where there is more to be set free, but gains not
 
 
 def _points(gain: Sequence[float]) -> str:
-    return "{:+.2f} points ({:+.2f} to {:+.2f})".format(*gain)
+    return "{} points ({} to {})".format(*map(number, gain))
 
 
 def _told(gain: Interval, above: str, spans: str, below: str) -> str:
     """The words for where an interval lies; its ends belong to it."""
     if np.isnan(gain).any():
-        return "one image or one training tells nothing."
+        return "one image tells nothing."
     return above if gain[1] > 0 else below if gain[2] < 0 else spans

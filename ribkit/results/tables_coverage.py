@@ -10,7 +10,14 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from ribkit.evaluation.intervals import Interval, countable, mean, replicated, with_interval
+from ribkit.evaluation.intervals import (
+    Interval,
+    countable,
+    mean,
+    replicated,
+    with_interval,
+    worded,
+)
 from ribkit.study.coverage import beyond, by_image
 from ribkit.study.study import CAM, RIB, Method, Study
 
@@ -126,7 +133,7 @@ def _places(study: Study) -> list[tuple[str, str, str, np.ndarray]]:
 def where(study: Study) -> str:
     """Where RIB's gain comes from, in words that follow from the numbers."""
     rows = changes(study).set_index(["method", "where", "region"])[CHANGE]
-    told = {at: "{:+.1f} ({:+.1f} to {:+.1f})".format(*row) for at, row in rows.iterrows()}
+    told = {at: worded(row, "+.1f") for at, row in rows.iterrows()}
     on, off, every = (
         {part: told.get(("RIB", where, name)) for part, name in parts.items()}
         for where, parts in REGIONS.items()
@@ -140,7 +147,7 @@ def where(study: Study) -> str:
         f"{every['found']} % more of the object, and {every['false']} % more that is not."
     ]
     sizes = [f"{told['RIB', 'on objects', size]} of {size}" for size in SIZES]
-    text.append(f"By size it covers {', '.join(sizes[:-1])} and {sizes[-1]} objects.")
+    text.append(f"By size it covers, in points, {', '.join(sizes[:-1])} and {sizes[-1]} objects.")
     grass = [
         f"{told['RIB', 'green background', name]} where there is a {name}"
         for name in study.scored.classes
@@ -150,7 +157,8 @@ def where(study: Study) -> str:
         text.append(f"Of green background it covers {', '.join(grass)}.")
     found, false = (told["best rival", "of all pixels", of] for of in ALL.values())
     text.append(
-        f"The best rival covers {told['best rival', 'on the object', names[far]]} points more "
-        f"{names[far]}, and of all pixels {found} % more of the object and {false} % more off it."
+        f"The best rival covers {told['best rival', 'on the object', names[far]]} points more than "
+        f"CAM of {BEYOND[far]}, and of all pixels {found} % more of the object and {false} % more "
+        "off it."
     )
     return " ".join(text)

@@ -34,7 +34,7 @@ from ribkit.study.study import CAM, RIB, Seed, Study
 
 Measure = Callable[[np.ndarray], np.ndarray]
 """How often each image is drawn ``(..., N)`` -> ``(...)``."""
-FEWEST = 6  # points: of four, one order in twelve is the same or the reverse
+FEWEST = 6  # points: one order in 360 is the same or the reverse
 OWN = "each image's own"
 
 
@@ -176,8 +176,9 @@ def class_scores(study: Study, part: str) -> pd.DataFrame:
 def rank_correlations(study: Study) -> pd.DataFrame:
     """Spearman's rank correlation of each two scores, over methods and training seeds.
 
-    Seeds have all methods; labels and networks only what goes through the chain, CAM and RIB. Of
-    fewer than six points the order says nothing, and the table says so.
+    Seeds have all methods; labels and networks CAM and RIB alone, which go through the chain,
+    without and with saliency. Of fewer than six points the order says nothing, and the table says
+    so.
     """
     scores, rows = _all_scores(study), []
     for first, second in combinations(scores, 2):
@@ -185,7 +186,7 @@ def rank_correlations(study: Study) -> pd.DataFrame:
         row = {"score": first, "against": second, "points": len(both)}
         row["methods"] = both.index.get_level_values("method").nunique()
         row["rank correlation"] = f"fewer than {FEWEST} points"
-        if (both.nunique() == 1).any():
+        if len(both) >= FEWEST and (both.nunique() == 1).any():
             row["rank correlation"] = "all equal"
         elif len(both) >= FEWEST:
             row["rank correlation"] = f"{spearmanr(both[first], both[second]).statistic:+.2f}"

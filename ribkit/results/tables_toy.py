@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from ribkit.data.digits import Digits
+from ribkit.evaluation.intervals import worded
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
 from ribkit.study.toy import EXAMPLE_MAPS, PAPER_HGR
@@ -255,11 +256,15 @@ def masking_answer(table: pd.DataFrame) -> str:
         else:
             verdict = "undecided"
         costs = ", ".join(
-            f"{row.mean:+.1f} ({row.low:+.1f} to {row.high:+.1f}) at {100 * row.share:g} %"
-            for row in rows.itertuples()
+            f"{in_points(row)} at {100 * row['share']:g} %" for _, row in rows.iterrows()
         )
         sentences.append(f"{layer}, high against {other}: {costs}: {verdict}.")
     return "Points of accuracy that blanking costs more. " + " ".join(sentences)
+
+
+def in_points(gap: pd.Series) -> str:
+    """A row of `masking_gaps` as text."""
+    return worded(gap[["mean", "low", "high"]], "+.1f")
 
 
 def _falls(table: pd.DataFrame) -> pd.DataFrame:
@@ -267,7 +272,7 @@ def _falls(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _text(found: pd.Series) -> str:
-    return "{mean:.2f} ({low:.2f} to {high:.2f})".format(**(found.round(2) + 0.0))  # no -0.00
+    return worded(found[["mean", "low", "high"]], ".2f")
 
 
 # ---- pictures ------------------------------------------------------------------------------------

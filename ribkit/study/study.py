@@ -312,10 +312,12 @@ class Study(Inputs):
             ]
         if method.rival:
             (setting,) = (name for name, rival in RIVALS.items() if rival == method)
-            goes_on = setting != "percentiles"  # which end at 0
-            return [Axis(method.rival, self._candidates(setting), goes_on)]
+            goes_on, limit = (
+                (False, Rival().percentile) if setting == "percentiles" else (True, 0.0)
+            )
+            return [Axis(method.rival, self._candidates(setting), goes_on, limit)]
         axes = [Axis("scales", p.scale_sets), Axis("smoothing", p.smoothings, goes_on=True)]
-        return [*axes, Axis("percentile", p.percentiles)]
+        return [*axes, Axis("percentile", p.percentiles, limit=Rival().percentile)]
 
     def _candidates(self, setting: str) -> tuple[float, ...]:
         """A rival's candidates: the profile's, but for what changes nothing."""
