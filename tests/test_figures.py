@@ -743,6 +743,26 @@ def test_photographs_of_data_sets_are_not_published(tmp_path):
             assert {name.split(".")[0] for name in kept} == {"photographs", "claims"}
 
 
+def test_rows_of_fewer_trainings_than_others_say_so():
+    table = seed_scores().assign(seeds=3)
+    table.loc[table["method"] == METHODS[-1], "seeds"] = 1
+    names = [
+        label.get_text() for label in figures.draw("seed_scores", table).axes[0].get_yticklabels()
+    ]
+    assert names == [*METHODS[:-1], f"{METHODS[-1]} (seeds: 1)"]
+
+
+def test_the_legend_of_tuning_has_all_trainings():
+    rows = [
+        {"method": m, "seed": k, "stage": "lr", "lr": lr, "gain": 1.0, "chosen": lr == 1e-5}
+        for m, seeds in (("RIB paper, GAP", 1), ("RIB official, GAP", 3))
+        for k in range(seeds)
+        for lr in (1e-6, 1e-5)
+    ]
+    drawn = figures.draw("tuning", pd.DataFrame(rows))
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["0", "1", "2"]
+
+
 def test_a_paragraph_is_kept_beside_the_figures_and_shown(tmp_path):
     run = SimpleNamespace(folder=tmp_path)
     assert figures.tell(run, "where", "On objects.").data == "On objects."

@@ -86,6 +86,14 @@ def point_rows(
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
 
+def _of_fewer(table: pd.DataFrame) -> pd.Series | str:
+    """How many training seeds each row is of, where that is fewer than others are of."""
+    if "seeds" not in table:
+        return ""
+    seeds = table["seeds"].astype(int)
+    return seeds.map(" (seeds: {})".format).where(seeds < seeds.max(), "")
+
+
 def grouped_points(
     drawn: Figure,
     table: pd.DataFrame,
@@ -98,9 +106,10 @@ def grouped_points(
 ) -> None:
     """`point_rows`, side by side for each value: column -> label of its axis.
 
-    The columns rows name the rows together; size: width, height of a row and of all else (inches).
+    The columns rows name the rows together, and say which are of fewer training seeds; size: width,
+    height of a row and of all else (inches).
     """
-    table = table.assign(row=table[rows].agg(": ".join, axis=1))
+    table = table.assign(row=table[rows].agg(": ".join, axis=1) + _of_fewer(table))
     drawn.set_size_inches(size[0], size[1] * table["row"].nunique() + size[2])
     axes = drawn.subplots(1, len(values), sharey=True, squeeze=False, width_ratios=widths)[0]
     for axis, (value, label) in zip(axes, values.items(), strict=True):

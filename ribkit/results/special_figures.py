@@ -143,7 +143,8 @@ def tuning(drawn: Figure, table: pd.DataFrame, size: Sequence[float]) -> None:
         _rate_ticks(axis, sorted(rates["lr"].unique()), rotation=45)
     drawn.supxlabel("learning rate of the adaptation (ringed: chosen)", fontsize=9)
     drawn.supylabel("gain over CAM, tuning images (points)", fontsize=9)
-    handles = axes[0, 0].get_legend_handles_labels()[0]
+    every = (axis.get_legend_handles_labels()[0] for axis in axes.ravel())
+    handles = max(every, key=len)  # some methods have fewer trainings
     drawn.legend(handles=handles, loc="outside right center", title="training\nseed")
 
 

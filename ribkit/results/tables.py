@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from ribkit.data.images import SUFFIXES, ImageSet, LabelledImage
-from ribkit.evaluation.intervals import gain, replicated, with_interval
+from ribkit.evaluation.intervals import gain, number, replicated, with_interval, worded
 from ribkit.evaluation.miou import miou
 from ribkit.refinement.stages import label_map
 from ribkit.results.style import PALETTE, Pictures
@@ -39,10 +39,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 def _text(row: dict, column: str, form: str) -> str:
     if pd.isna(row[column]):
         return ""
-    text = format(row[column], form)
     if f"{column}_low" in row:
-        text += f" ({row[f'{column}_low']:{form}} to {row[f'{column}_high']:{form}})"
-    return text
+        return worded([row[f"{column}{end}"] for end in ("", "_low", "_high")], form)
+    return number(row[column], form) if form else str(row[column])
 
 
 # ---- what was chosen ----------------------------------------------------------------------------
