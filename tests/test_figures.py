@@ -411,6 +411,13 @@ def test_a_heatmap_says_each_number_in_its_row_and_column():
     assert said == ["0", "5", "10", "1", "6", "11"]
 
 
+def test_a_heatmap_has_no_number_where_there_is_none():
+    table = class_scores()
+    table.loc[2, ["precision", "iou"]] = np.nan  # a class that is never predicted
+    axis = figures.draw("classes", table).axes[0]
+    assert len(axis.texts) == table["precision"].notna().sum()
+
+
 def test_a_heatmaps_numbers_can_be_read_on_their_colours():
     axis = figures.draw("classes", class_scores().assign(recall=np.linspace(0, 100, 6))).axes[1]
     for text, colour in zip(axis.texts, axis.collections[0].get_facecolors(), strict=True):

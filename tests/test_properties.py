@@ -317,7 +317,7 @@ def test_every_interval_over_counts_holds_its_point_estimate(every):
     assert holds(intervals.bootstrap(miou, every[0][0]), images)
     assert holds(intervals.bootstrap(intervals.gain, *every[0]), images)
     assert holds(intervals.replicated(intervals.gain, every), images + len(every) - 1)
-    assert all(map(holds, intervals.simultaneous(intervals.gain, every)))
+    assert all(holds(one, images) for one in intervals.simultaneous(intervals.gain, every))
 
 
 values = arrays(np.float64, st.integers(1, 8), elements=st.sampled_from([0.0, 0.1, 1 / 3, -7.0]))

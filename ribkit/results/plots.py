@@ -164,7 +164,8 @@ def heatmaps(
         grid = table.pivot(index="row", columns=columns, values=value).loc[names, across]
         look = {"vmin": 0, "vmax": 100, "cmap": "viridis", "cbar": False}
         sns.heatmap(grid, annot=True, fmt=".0f", annot_kws={"size": 8}, ax=axis, **look)
-        for text, colour in zip(axis.texts, axis.collections[0].get_facecolors(), strict=True):
+        colours = axis.collections[0].get_facecolors()[grid.notna().to_numpy().ravel()]
+        for text, colour in zip(axis.texts, colours, strict=True):
             text.set_color(ink(colour))
         axis.set(title=title, xlabel="", ylabel="")
         axis.tick_params(axis="x", rotation=90)

@@ -207,7 +207,9 @@ def size(evidence: str) -> tuple[int, int]:
 
 # ---- tables -------------------------------------------------------------------------------------
 def scores(evidence: str, name: str) -> str:
-    """A table of scores as Markdown."""
+    """A table of scores as Markdown, if the run that is shown has it."""
+    if not (ROOT / "figures" / RUNS[evidence] / f"{name}.csv").is_file():
+        return "To come."
     return claims.markdown(tables.readable(committed(evidence, name)))
 
 
