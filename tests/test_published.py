@@ -153,3 +153,8 @@ def test_the_forest_has_what_was_measured_in_the_claims_order_and_digits_once(ma
         ("RIB over CAM", "photographs"),
         ("RIB over CAM", "drawn scenes"),
     ]
+
+
+def test_a_copy_without_figures_shows_no_claims(monkeypatch, tmp_path):
+    monkeypatch.setattr(published, "ROOT", tmp_path)
+    assert published.both_claims().endswith("claims.csv: not all are there.")

@@ -227,8 +227,11 @@ def told(evidence: str) -> str:
 def both_claims() -> str:
     """Each claim, and what photographs and scenes say of it; above, what the columns are.
 
-    Below, where sources disagree.
+    Below, where sources disagree. A copy of the code without ``figures/`` has none to show.
     """
+    kept = [ROOT / "figures" / run / "claims.csv" for run in RUNS.values()]
+    if not all(path.is_file() for path in kept):
+        return f"{', '.join(map(str, kept))}: not all are there."
     made = [f"On {on}: profile `{run}`, by `{COMMANDS[run]}`." for on, run in RUNS.items()]
     made += ["In brackets: a 95 % interval, and the images and trainings that it counts."]
     table = claims.evidence(*(committed(each, "claims") for each in RUNS))
