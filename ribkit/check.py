@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from unittest.mock import patch
 
@@ -42,10 +43,10 @@ def counts(study: Study) -> dict[str, int]:
     example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
     runs = ablation_runs.grid(example, 1.0, 1.0, p.ablations, relu6=True)
     runs += ablation_runs.ledger(example, 1.0, 1.0, len(study.scored.classes), (1.0,))
-    claimed = {run for both in ablation_runs.COMPARED.values() for run in both}
-    again = {(r.settings, r.once) for r in runs if (r.value, r.factor) in claimed}
-    adapting = sum(run.settings is not None for run in runs) + (p.replicas - 1) * len(again)
-    ablated = min(n, p.ablations.images or n) * adapting
+    claimed = {*ablation_runs.SATURATION, *chain(*ablation_runs.COMPARED.values())}
+    adapting = [run for run in runs if run.settings is not None]
+    again = {(r.settings, r.once, r.saturates) for r in adapting if (r.value, r.factor) in claimed}
+    ablated = min(n, p.ablations.images or n) * (len(adapting) + (p.replicas - 1) * len(again))
     variants = p.variant_replicas or p.replicas
     adapted = p.replicas + 2 * variants + rounds  # GAP, the paper's two, and RIB on all scenes
     networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")

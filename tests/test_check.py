@@ -35,8 +35,9 @@ def test_counts_by_hand(study):
     runs += ablation_runs.ledger(example, 1.0, 1.0, 8, (1.0,))
     adapted = sum(run.settings is not None for run in runs)
     # two rates and three beyond, one more margin, one more B: four RIBs on the study's scenes, one
-    # on the others; in the other training again RIB, the sigmoid (twice), the last map, one for all
-    assert counts["rib"] == 2 * (4 + 1) * ((2 + 3 + 1 + 1) * 4 + 6) + 3 * (adapted + 5)
+    # on the others; in the other training again RIB, the sigmoid (twice), the last map, one for
+    # all, and RIB with ReLU for ReLU6
+    assert counts["rib"] == 2 * (4 + 1) * ((2 + 3 + 1 + 1) * 4 + 6) + 3 * (adapted + 6)
     assert counts["crf"] == 2 * 2 * 2 * 6  # CAM's and RIB's, of the seeds and after IRN, replicas
     assert counts["irn"] == 2 * 2 * 2 * (10 // 4)  # CAM's and RIB's, replicas, epochs, batches
     assert counts["psa"] == 2 * 2 * 1 * (10 // 5)

@@ -144,7 +144,7 @@ def _edge(axis: Axis, values: list, index: int) -> str:
     value = values[index]
     if len(values) == 1 or value == axis.limit:
         return ""
-    if isinstance(value, tuple):  # of these only the last has none beyond it
+    if isinstance(value, tuple):  # which has no size: beyond the last there may be a better one
         return f"last {axis.name}" if index == len(values) - 1 else ""
     which = {max(values): "highest", min(values): "lowest"}.get(value)
     return f"{which} {axis.name}" if which else ""

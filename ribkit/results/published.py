@@ -154,8 +154,11 @@ def verdict_counts() -> dict[str, pd.Series]:
 
 
 # ---- at a glance --------------------------------------------------------------------------------
-NETWORKS = {"small": "small ResNet", "resnet50": "ResNet-50"}
-NETWORKS["efficientnet_lite0"] = "EfficientNet-Lite0"
+NETWORKS = {
+    "small": "small ResNet",
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "resnet50": "ResNet-50",
+}
 MINUTES = {"mini": "15 min"}  # on two cores; others take hours
 SHORTLY = ("holds", "undecided", "no effect", "opposite")  # how the verdicts begin
 
