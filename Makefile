@@ -4,11 +4,12 @@ PROFILE ?= mini
 DATA ?=
 DEVICE ?=
 PARAMS ?=
+NOTEBOOKS ?=
 PYTHON ?=
 
 PY := .venv/bin/python
-export PROFILE DATA DEVICE PARAMS PYTHON
-$(foreach v,PROFILE DATA DEVICE PARAMS PYTHON,$(eval override $v := $$(value $v)))  # as typed, with $
+export PROFILE DATA DEVICE PARAMS NOTEBOOKS PYTHON
+$(foreach v,PROFILE DATA DEVICE PARAMS NOTEBOOKS PYTHON,$(eval override $v := $$(value $v)))  # as typed, with $
 SETTINGS = --profile "$$PROFILE" --data "$$DATA" --device "$$DEVICE" --set "$$PARAMS"
 STUDY = $(PY) -m ribkit.reproduce $(SETTINGS)
 
@@ -23,7 +24,7 @@ SOAK = $(if $(filter voc,$(PROFILE)),tests/test_soak_voc.py,$(DAMAGE))
 install: .venv/.installed  ## install the packages into .venv, and no more
 
 reproduce: .venv/.installed  ## run all notebooks in order, draw the figures, print the table of claims
-	$(STUDY)
+	$(STUDY) --notebooks "$$NOTEBOOKS"
 
 test: export RIBKIT_DEVICE = cpu
 test: .venv/.installed  ## run the unit tests, then every notebook in short; compare cells that are the same everywhere
@@ -65,6 +66,7 @@ help:  ## list what can be made
 	@echo "  DATA       the folder with the images, for profiles that need one"
 	@echo "  DEVICE     cuda or cpu (cuda where there is one)"
 	@echo "  PARAMS     single settings, as in PARAMS=\"steps=5 epochs=3\""
+	@echo "  NOTEBOOKS  those to reproduce, as in NOTEBOOKS=\"01 07\" (all)"
 	@echo "  PYTHON     the Python that .venv is made with (the first 3.11 or 3.12 found)"
 
 # The environment. Its stamps are written last, so a broken installation is made again. The first

@@ -21,6 +21,7 @@ from ribkit import check
 from ribkit.results import claims, figures
 from ribkit.runtime import device, notebooks, parallel, progress
 from ribkit.runtime.command import command
+from ribkit.runtime.errors import InputError
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
 from ribkit.study.command_line import opened, parser
@@ -31,12 +32,24 @@ REPORT = "07_report"
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "scipy", "scikit-learn", "scikit-image")
 
 
-def reproduce(study: Study, parameters: dict) -> list[Path]:
-    """Run what must be run; return the executed notebooks. Raises NotebookError if one fails."""
+def chosen(numbers: str) -> list[Path]:
+    """Find the notebooks of these numbers, as in "01 07"; all of them for "". Raises InputError."""
+    sources = {path.name[:2]: path for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+    wanted, known = sorted(set(numbers.split()) or sources), sorted(sources)
+    for number in wanted:
+        if number not in known:
+            raise InputError(f"notebook '{number}' is unknown; they are {', '.join(known)}.")
+    return [sources[number] for number in wanted]
+
+
+def reproduce(study: Study, parameters: dict, numbers: str = "") -> list[Path]:
+    """Run what must be run; return the executed notebooks. Raises NotebookError if one fails.
+
+    numbers: of the notebooks, see `chosen`.
+    """
     study.folder.mkdir(parents=True, exist_ok=True)
     executed, drawn = [], study.folder / "figures"
-    sources = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    for source in progress.bar(sources, "notebooks", delay=0):
+    for source in progress.bar(chosen(numbers), "notebooks", delay=0):
         target = study.folder / source.name
         key = notebook_key(source, study, parameters)
         record = notebooks.recorded(target, drawn)
@@ -56,7 +69,7 @@ def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     code = [code_hash(f"ribkit.{name}") for name in modules]
     tables = [file for file in (ROOT / "ribkit").rglob("*") if file.suffix in (".csv", ".toml")]
     if source.stem == REPORT:  # which shows the runs that decide, as they are kept
-        tables += (ROOT / "figures").glob("*/claims.csv")
+        tables += (ROOT / "figures").glob("*/*claims.csv")
     code += [file.read_text() for file in sorted(tables)]
     made_of = [notebooks.cells(source), parameters, code, study.inputs(), device.device().type]
     return checksum(made_of)
@@ -98,7 +111,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument(
         "--publish", action="store_true", help="copy its figures to figures/, as scenes' always are"
     )
+    arguments.add_argument(
+        "--notebooks", default="", metavar="NUMBERS", help='only these, as in "01 07"'
+    )
     options = arguments.parse_args(argv)
+    chosen(options.notebooks)
     study = opened(options)
     if options.check:
         print(study.check(), flush=True)
@@ -109,11 +126,11 @@ def main(argv: list[str] | None = None) -> None:
     busy = f"Process {{}} makes {study.folder} already: "
     busy += "wait until it ends, or stop it (kill {})."
     with locked(lock, busy, wait=False):
-        run_all(study, options.publish)
+        run_all(study, options.publish, options.notebooks)
 
 
-def run_all(study: Study, publish: bool) -> None:
-    """Check the input, run what must be run, publish the figures, print the claims.
+def run_all(study: Study, publish: bool, numbers: str = "") -> None:
+    """Check the input, run what must be run, publish the figures, print the claims if made.
 
     Published without being asked: a profile's own scenes, which everybody has.
     """
@@ -121,11 +138,12 @@ def run_all(study: Study, publish: bool) -> None:
     print(study.check(), flush=True)
     data = str(study.data or "")
     parameters = {"profile": study.profile.name, "data": data, "overrides": study.overrides}
-    executed = reproduce(study, parameters)
+    executed = reproduce(study, parameters, numbers)
     if publish or (study.profile.data == "scenes" and not study.overrides):
         figures.publish(study, ROOT / "figures" / study.profile.name)
-    table = claims.readable(figures.read(folder / "figures" / "claims.csv"))
-    print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")
+    if folder / f"{REPORT}.ipynb" in executed:
+        table = claims.readable(figures.read(folder / "figures" / "claims.csv"))
+        print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")
     minutes = (time.perf_counter() - started) / 60
     print(f"{len(executed)} notebooks in {folder}, {minutes:.1f} minutes.")
 

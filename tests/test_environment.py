@@ -308,7 +308,7 @@ def test_what_is_missing_is_told_before_anything_is_installed(fresh_clone, pytho
     [
         {"DATA": "/my photos/VOC", "PARAMS": "saliency=/my maps/of cats steps=5"},
         {"DATA": "~/$5/it's", "PARAMS": 'lrs=1e-6,1e-5  digits=a$(shell echo)b "c"'},
-        {"PROFILE": "voc", "DEVICE": "cpu"},
+        {"PROFILE": "voc", "DEVICE": "cpu", "NOTEBOOKS": "01 07"},
         {},
     ],
 )
@@ -321,13 +321,14 @@ def test_make_hands_on_what_is_typed(fresh_clone, given, by):
     tells.chmod(0o755)
     words = [f"{name}={value}" for name, value in given.items()] if by == "words" else []
     result = run(
-        shutil.which("make"), "-o", ".venv/.installed", "PY=./tells", "check", *words,
+        shutil.which("make"), "-o", ".venv/.installed", "PY=./tells", "reproduce", *words,
         cwd=tells.parent, **({} if by == "words" else given),
     )  # fmt: skip
     command = ["-m", "ribkit.reproduce", "--profile", given.get("PROFILE", "mini")]
     for option, name in (("--data", "DATA"), ("--device", "DEVICE"), ("--set", "PARAMS")):
         command += [option, given.get(name, "")]
-    assert ast.literal_eval(result.stderr) == [*command, "--check"]
+    command += ["--notebooks", given.get("NOTEBOOKS", "")]
+    assert ast.literal_eval(result.stderr) == command
 
 
 def test_root_collects_no_executed_copy_and_checks_outputs(tmp_path):

@@ -63,6 +63,7 @@ def nothing_computed(monkeypatch):
         (["--profile", "voc-lite"], "needs a folder in VOC layout"),
         (["--profile", "voc-lite", "--data", "/nowhere"], "/nowhere"),
         (["--device", "tpu"], "device 'tpu' is unknown"),
+        (["--notebooks", "01 8"], "notebook '8' is unknown; they are 01, 02, 03, 04, 05, 06, 07"),
     ],
 )
 @pytest.mark.usefixtures("nothing_computed")
@@ -197,7 +198,7 @@ def test_paths_begin_where_the_user_stands_and_notebooks_get_them_whole(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     given = {}
 
-    def run_all(study, publish):
+    def run_all(study, publish, numbers):
         monkeypatch.chdir("/")  # a notebook's process stands elsewhere
         data = str(study.given)
         again = Study(study.profile.name, data, study.overrides)
@@ -267,6 +268,18 @@ def test_a_notebook_is_executed_once_with_its_parameters_and_a_record(study, tmp
     write(tmp_path / "notebooks", "something_else = 1")
     with pytest.raises(pytest.fail.Exception):
         reproduce.reproduce(study, PARAMETERS)
+
+
+def test_only_the_notebooks_of_these_numbers_run_in_their_order(study, tmp_path, monkeypatch):
+    for number in (3, 7, 1):
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        (tmp_path / "notebooks" / f"0{number}_x.ipynb").write_text('{"cells": []}')
+    ran = []
+    monkeypatch.setattr(notebooks, "run", lambda source, *_: ran.append(source.name[:2]))
+    reproduce.reproduce(study, PARAMETERS, "07 01 01")
+    assert ran == ["01", "07"]
+    reproduce.reproduce(study, PARAMETERS)
+    assert ran[2:] == ["01", "03", "07"]
 
 
 def kept(study):
