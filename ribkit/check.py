@@ -50,6 +50,7 @@ def counts(study: Study) -> dict[str, int]:
     variants = p.variant_replicas or p.replicas
     adapted = p.replicas + 2 * variants + rounds  # GAP, the paper's two, and RIB on all scenes
     networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")
+    refined = p.replicas * len(pipeline.REFINED)
     walks = len(p.irn_log2_steps) + len(p.irn_betas) + len(p.irn_radii) - 2
     pretexts = min(p.pretext_seeds, p.replicas) * p.pretext_epochs
     return {
@@ -58,13 +59,13 @@ def counts(study: Study) -> dict[str, int]:
         "bank": rounds * min(p.bank_images, len(study.train)),
         "cam": rounds * (len(p.scale_sets) * tuned + n) + remaining,
         "rib": adapted * (tried * tuned + n) + remaining + ablated,
-        "crf": 2 * 2 * p.replicas * n,  # of the seeds, and after IRN
-        "irn-labels": 2 * p.replicas * labelled,
-        "psa-labels": 2 * p.replicas * labelled,
-        "irn": 2 * p.replicas * p.irn.epochs * steps_per_epoch(labelled, p.irn.batch),
-        "psa": 2 * p.replicas * p.psa.epochs * steps_per_epoch(labelled, p.psa.batch),
-        "irn-walk": 2 * p.replicas * (n + remaining + walks * tuned),
-        "psa-walk": 2 * p.replicas * (n + len(p.psa_alphas + p.psa_log2_steps) * tuned),
+        "crf": 2 * refined * n,  # of the seeds, and after IRN
+        "irn-labels": refined * labelled,
+        "psa-labels": refined * labelled,
+        "irn": refined * p.irn.epochs * steps_per_epoch(labelled, p.irn.batch),
+        "psa": refined * p.psa.epochs * steps_per_epoch(labelled, p.psa.batch),
+        "irn-walk": refined * (n + remaining + walks * tuned),
+        "psa-walk": refined * (n + len(p.psa_alphas + p.psa_log2_steps) * tuned),
         "network": networks * p.network.iterations,
         "predictions": networks * len(study.validation),
     }
@@ -111,7 +112,7 @@ def sample(study: Study) -> dict[str, dict]:
         small.store = Store(folder)
         small.seed(CAM)
         for stage in pipeline.available_stages(small):
-            pipeline.refinements(small)[1].stage(stage)
+            pipeline.refinement(small, "RIB").stage(stage)
         pipeline.network_labels(small, "RIB")
         manifests = {}
         for path in sorted(Path(folder).glob(f"*/{MANIFEST}"), key=lambda p: p.stat().st_mtime):

@@ -38,10 +38,11 @@ def test_counts_by_hand(study):
     # on the others; in the other training again RIB, the sigmoid (twice), the last map, one for
     # all, and RIB with ReLU for ReLU6
     assert counts["rib"] == 2 * (4 + 1) * ((2 + 3 + 1 + 1) * 4 + 6) + 3 * (adapted + 6)
-    assert counts["crf"] == 2 * 2 * 2 * 6  # CAM's and RIB's, of the seeds and after IRN, replicas
-    assert counts["irn"] == 2 * 2 * 2 * (10 // 4)  # CAM's and RIB's, replicas, epochs, batches
-    assert counts["psa"] == 2 * 2 * 1 * (10 // 5)
-    assert counts["irn-walk"] == 2 * 2 * (6 + 2 * 4)
+    # of CAM, the best rival and RIB; of the seeds and after IRN
+    assert counts["crf"] == 3 * 2 * 2 * 6
+    assert counts["irn"] == 3 * 2 * 2 * (10 // 4)  # replicas, epochs, batches
+    assert counts["psa"] == 3 * 2 * 1 * (10 // 5)
+    assert counts["irn-walk"] == 3 * 2 * (6 + 2 * 4)
     # CAM, RIB, both with saliency, true masks, few masks; and saliency's own
     networks = 2 * 6 + 1
     assert counts["network"] == networks * 9

@@ -14,18 +14,22 @@ from ribkit.results import figures, report, tables, tables_ablations, tables_rq4
 from ribkit.runtime.store import Store, stage
 from ribkit.study import pipeline, predictions
 from ribkit.study.pipeline import FEW, Refinement
-from ribkit.study.study import CAM, RIB, Study
+from ribkit.study.study import CAM, RIB, RIVALS, Study
 
 HEADS = AffinityConfig(stride=4, radius=3, epochs=1, batch=4, lr=0.05, crop=48)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """RIB's maps are the objects, CAM's only their upper parts; nothing was trained before."""
+    """RIB's maps are the objects, CAM's and the rival's only upper parts of them, the rival's
+    longer ones; nothing was trained before. In the second training CAM is the best rival itself.
+    """
     patched = pytest.MonkeyPatch()
     patched.setenv("RIBKIT_WORKERS", "1")
     patched.setattr(pipeline, "SALIENT_SCENES", 4)
     patched.setattr(Study, "pretext_of", lambda self, backbone: None)
+    rivals, rows = (RIVALS["norms"], CAM), {CAM: 8, RIVALS["norms"]: 12, RIB: 64}
+    patched.setattr(Study, "best_rival", property(lambda self: rivals[self.number]))
     found = Study("mini", "", {"score_images": 4, "tune_images": 2, "val_images": 3, "replicas": 2})
     found.store = Store(tmp_path_factory.mktemp("store"))
     network = dataclasses.replace(found.profile.network, iterations=2, batch=2, crop=48)
@@ -39,13 +43,12 @@ def study(tmp_path_factory):
     )
 
     def seeds(self, images):
-        arrays = {}
+        arrays, upper = {}, rows[self.method]
         for i, name in enumerate(images.ids):
             shown = [images.mask(i) == k + 1 for k in np.flatnonzero(images.labels[i])]
-            if self.method == CAM:
-                shown = [m & (np.cumsum(m.any(axis=1))[:, None] <= 8) for m in shown]
+            shown = [m & (np.cumsum(m.any(axis=1))[:, None] <= upper) for m in shown]
             arrays[name] = 0.8 * np.stack(shown).astype(np.float16)
-        key = f"seeds-{self.title}-{images.source.rng_seed}"
+        key = f"seeds-{upper}-{images.source.rng_seed}"
         result = self.study.store.run(stage(key)(lambda: {"maps": arrays}))
         return images, result.arrays("maps")
 
@@ -56,7 +59,7 @@ def study(tmp_path_factory):
 
 
 def test_every_stage_has_labels_for_every_scored_image(study):
-    for own in pipeline.refinements(study):
+    for own in pipeline.refinements(study).values():
         for name in pipeline.available_stages(study):
             refined = own.stage(name)
             assert set(refined.labels.arrays("labels")) == set(study.scored.ids)
@@ -70,13 +73,16 @@ def test_scores_are_of_each_stage_and_paired(study):
     assert np.isnan(table.loc[("CAM", "seed"), "over_seed"])
     assert table.loc[("RIB", "seed"), "miou"] == pytest.approx(100)
     assert table.loc[("RIB", "seed"), "over_cam_low"] > 0
+    rival = table.loc[("best rival", "seed"), ["over_cam", "miou"]]
+    assert 0 < rival["over_cam"] < table.loc[("RIB", "seed"), "over_cam"]  # in one training of two
+    assert table.loc[("CAM", "seed"), "miou"] + rival["over_cam"] == pytest.approx(rival["miou"])
     text = tables.readable(table.reset_index())
     assert text["gain over the seed"][0] == ""
-    assert re.fullmatch(r"100\.0 \(\d+\.\d to 100\.0\)", text["mIoU (%)"][1])
+    assert re.fullmatch(r"100\.0 \(\d+\.\d to 100\.0\)", text["mIoU (%)"][2])
 
 
 def test_both_walks_are_tuned_one_setting_after_another(study):
-    for method in pipeline.refinements(study):
+    for method in pipeline.refinements(study).values():
         table = method.psa_tuned.table
         assert table["stage"].tolist() == ["alpha"] * 2 + ["log2_steps"] * 3
         assert method.psa_tuned.trials == 2 + 2
@@ -94,8 +100,8 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
         assert miou(counts.sum(axis=0)) == pytest.approx(row["miou"])
         assert threshold == row["threshold"]
     choices = tables_rq4.walk_choices(study)
-    assert choices["walk"].tolist() == ["IRN"] * 4 + ["PSA"] * 4
-    assert choices["trials"].tolist() == [2] * 4 + [4] * 4
+    assert choices["walk"].tolist() == ["IRN"] * 6 + ["PSA"] * 6
+    assert choices["trials"].tolist() == [2] * 6 + [4] * 6
     assert set(choices["seed"]) == {0, 1}
     p, ends = study.profile, {"lowest": min, "highest": max}
     steps = {"IRN": p.irn_log2_steps, "PSA": p.psa_log2_steps}
@@ -108,16 +114,16 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
 
 def test_the_curves_of_irn_and_psa_are_of_each_training(study):
     table = tables_rq4.affinity_curves(study)
-    assert table["network"].tolist() == ["IRN"] * 4 + ["PSA"] * 4  # of one epoch each
+    assert table["network"].tolist() == ["IRN"] * 6 + ["PSA"] * 6  # of one epoch each
     for one in study.replicas:
-        for own in pipeline.refinements(one):
-            rows = table[(table["method"] == own.title) & (table["seed"] == one.training_seed)]
+        for title, own in pipeline.refinements(one).items():
+            rows = table[(table["method"] == title) & (table["seed"] == one.training_seed)]
             stored = [model.weights.result.table("history") for model in (own.irn, own.psa)]
             assert rows["loss"].tolist() == [history["loss"].item() for history in stored]
 
 
 def test_another_walk_makes_other_maps_than_the_chosen_one(study):
-    rib = pipeline.refinements(study)[1]
+    rib = pipeline.refinement(study, "RIB")
     images, maps = rib.tuning
     chosen = rib.irn_maps(images, maps)
     assert rib.irn_maps(images, maps, rib.walk) == chosen
@@ -128,7 +134,7 @@ def test_another_walk_makes_other_maps_than_the_chosen_one(study):
 
 def test_the_walks_of_both_codes_are_as_long_as_the_tuned_one(study):
     official, paper = tables_ablations._walked_both_ways(study)
-    walked = pipeline.refinements(study)[1].stage("+ IRN").counts
+    walked = pipeline.refinement(study, "RIB").stage("+ IRN").counts
     assert (official == walked).all()  # the walk that was chosen, at the threshold chosen
     assert paper.shape == walked.shape
     assert (paper != walked).any()
@@ -235,7 +241,7 @@ def test_every_picture_is_drawn(study, tmp_path):
 
 def test_claims_of_rq4_are_measured(study):
     found = report.measured(study, "04") | report.measured(study, "05")
-    names = {"crf-seed", "psa-seed", "irn-seed", "rib-pseudo", "rib-network"}
+    names = {"crf-seed", "psa-seed", "irn-seed", "rib-pseudo", "rib-pseudo-rival", "rib-network"}
     names |= {"saliency-network", "rib-network-saliency"}
     assert set(found) == names
     assert all(m.low <= m.difference <= m.high for m in found.values())
@@ -245,5 +251,12 @@ def test_without_saliency_maps_there_is_no_stage_with_them(study):
     without = Study("mini", "", {"saliency": ""})
     assert pipeline.available_stages(without) == pipeline.STAGES[:-1]
     assert pipeline.sources(without) == ("CAM", "RIB", "ground truth")
-    assert [r.title for r in pipeline.refinements(without)] == ["CAM", "RIB"]
-    assert pipeline.refinements(without)[1].method == RIB
+    assert pipeline.refinement(without, "RIB").method == RIB
+
+
+def test_the_best_rival_goes_through_the_stages_once_where_it_is_cam(study):
+    first, second = map(pipeline.refinements, study.replicas)
+    assert list(first) == list(second) == ["CAM", "best rival", "RIB"]
+    assert first["best rival"].method == RIVALS["norms"]
+    assert second["best rival"] is second["CAM"]
+    assert len(pipeline.trainings(study.replicas, "irn")) == 3 + 2

@@ -105,14 +105,14 @@ def fabricated(request, monkeypatch):
         named = {"image": np.arange(IMAGES), "class": "cat", "size": 0.3}
         return pd.DataFrame(named | {"body": body})
 
-    def refinement(title, level):
+    def refinement(level):
         levels = {"seed": 0, "+ IRN + saliency": 9}
 
         def stage(name):
             made = counts(confusions(level + sign * levels.get(name, 5)))
             return Refined(None, made, made, None, 0.3)
 
-        return SimpleNamespace(title=title, stage=stage)
+        return SimpleNamespace(stage=stage)
 
     sources = {"CAM": -4, "RIB": 0, "CAM + saliency": 0, "RIB + saliency": 4}
     sources |= {"ground truth": 8}
@@ -143,8 +143,9 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(Study, "toy_masking", lambda self: toy_masking(sign))
     monkeypatch.setattr(Study, "model", None)
     monkeypatch.setattr(Study, "coverage", coverage)
-    pair = (refinement("CAM", -4 * sign), refinement("RIB", 0))
-    monkeypatch.setattr(pipeline, "refinements", lambda study: pair)
+    levels = zip(pipeline.REFINED, (-4 * sign, -2 * sign, 0), strict=True)
+    refined = {title: refinement(level) for title, level in levels}
+    monkeypatch.setattr(pipeline, "refinement", lambda study, title: refined[title])
     monkeypatch.setattr(pipeline, "train", lambda *_: None)
     monkeypatch.setattr(pipeline, "network_counts", networks)
     monkeypatch.setattr(ablation_runs, "run_result", run_result)
@@ -174,7 +175,13 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     noted += "at which RIB's maps hardly move"
     of_rib = {"gndrp-seed", "gndrp-coverage", "rib-seed", "rib-seed-oracle", "rib-coverage"}
     of_rib |= {"rib-over-rivals", "crf-seed", "psa-seed", "irn-seed", *ablation_runs.COMPARED}
-    of_rib |= {"rib-pseudo", "rib-network", "saliency-network", "rib-network-saliency"}
+    of_rib |= {
+        "rib-pseudo",
+        "rib-pseudo-rival",
+        "rib-network",
+        "saliency-network",
+        "rib-network-saliency",
+    }
     assert {name for name, value in some.items() if value.note.startswith(noted)} == of_rib
     assert some["dose-response"].note == noted.replace("1 of 2", "2 of 4")
     gone = {name for name, value in some.items() if np.isnan(value.difference)}

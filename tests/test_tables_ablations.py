@@ -107,9 +107,9 @@ def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
             level = levels[title].get(name, levels[title]["seed"])
             return Refined(None, made(level, np.random.default_rng(2)).at(40), None, None, 0.3)
 
-        return type("Own", (), {"title": title, "stage": staticmethod(stage)})
+        return type("Own", (), {"stage": staticmethod(stage)})
 
-    monkeypatch.setattr(pipeline, "refinements", lambda s: (refinement("CAM"), refinement("RIB")))
+    monkeypatch.setattr(pipeline, "refinement", lambda study, title: refinement(title))
     table = tables_ablations.interaction(study).set_index("stage")
     row = table.loc["+ CRF"]
     assert row["beyond"] == pytest.approx(row["on RIB"] - row["on CAM"])

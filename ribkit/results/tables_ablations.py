@@ -136,7 +136,7 @@ def ledger(study: Study) -> pd.DataFrame:
     walk = ("10 maps into the walk", "power 1.3, one maximum", "as they are")
     compared[walk] = _walked_both_ways(study)
     if study.profile.saliency:
-        cut = pipeline.refinements(study)[1].stage("+ IRN + saliency")
+        cut = pipeline.refinement(study, "RIB").stage("+ IRN + saliency")
         compared["11 255 in a label", "background", "an error"] = (cut.background, cut.counts)
     table = pd.DataFrame(list(compared), columns=["difference", "value", "against"])
     gains = simultaneous(intervals.gain, list(compared.values()))
@@ -148,7 +148,7 @@ def ledger(study: Study) -> pd.DataFrame:
 
 def _walked_both_ways(study: Study) -> tuple[np.ndarray, ...]:
     """Counts of RIB after IRN's walk, as the official code and as the paper has it."""
-    rib, counts = pipeline.refinements(study)[1], []
+    rib, counts = pipeline.refinement(study, "RIB"), []
     for name in ("official", "paper"):
         walk = replace(WALKS[name], **rib.irn_tuned.chosen)
         scored, tuned = (
@@ -161,7 +161,7 @@ def _walked_both_ways(study: Study) -> tuple[np.ndarray, ...]:
 
 def interaction(study: Study) -> pd.DataFrame:
     """RQ4: what each stage adds to RIB's seed beyond what it adds to CAM's, corrected intervals."""
-    cam, rib = pipeline.refinements(study)
+    cam, rib = (pipeline.refinement(study, title) for title in ("CAM", "RIB"))
     _, *stages = pipeline.available_stages(study)
     rib_seed, cam_seed = rib.stage("seed").counts, cam.stage("seed").counts
     compared = [

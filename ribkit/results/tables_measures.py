@@ -27,7 +27,7 @@ from ribkit.evaluation.miou import iou, miou
 from ribkit.evaluation.thresholds import own_best
 from ribkit.results.tables import seed_scores
 from ribkit.results.tables_coverage import CALLED, NEARER, coverage
-from ribkit.results.tables_rq4 import TITLES, stage_counts
+from ribkit.results.tables_rq4 import stage_counts
 from ribkit.study import pipeline
 from ribkit.study.coverage import beyond
 from ribkit.study.study import CAM, RIB, Seed, Study
@@ -123,7 +123,7 @@ def _seeds(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
 
 def _stages(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
     for stage in pipeline.available_stages(study):
-        for title in TITLES:
+        for title in pipeline.REFINED:
             yield title, stage, stage_counts(study, title, stage)
 
 

@@ -19,31 +19,29 @@ from ribkit.study.inputs import first
 from ribkit.study.panels import WALK_LOG2_STEPS, irn_panels
 from ribkit.study.study import Study
 
-TITLES = ("CAM", "RIB")  # of what is refined
-
 
 # ---- seeds to pseudo ground truth ---------------------------------------------------------------
 def stage_counts(study: Study, title: str, stage: str, value: str = "counts") -> list[np.ndarray]:
-    """Counts ``(N, 3, n)`` of the labels of CAM or RIB after a stage, one for each replica.
+    """Counts ``(N, 3, n)`` of labels after a stage, one for each replica.
 
-    value: ``counts``, or another field of `pipeline.Refined`.
+    title: one of `pipeline.REFINED`; value: ``counts``, or another field of `pipeline.Refined`.
     """
     pipeline.train(study.replicas, "irn", "psa", "saliency")
-    methods = [m for one in study.replicas for m in pipeline.refinements(one) if m.title == title]
+    methods = (pipeline.refinement(one, title) for one in study.replicas)
     return [getattr(method.stage(stage), value) for method in methods]
 
 
 @cache
 def refinement_scores(study: Study) -> pd.DataFrame:
-    """mIoU of CAM's and RIB's labels after each stage, over all replicas.
+    """mIoU of the labels of each of `pipeline.REFINED` after each stage, over all replicas.
 
-    over_seed: gain over the method's own seed; over_cam: RIB's over CAM's after the same stage;
+    over_seed: gain over the method's own seed; over_cam: over CAM's labels after the same stage;
     both paired over images and replicas. Where labels hold 255, once as errors and once as
     background (difference 11).
     """
     rows = []
     for stage in pipeline.available_stages(study):
-        for title in TITLES:
+        for title in pipeline.REFINED:
             error = stage_counts(study, title, stage)
             for suffix, value in (("", "counts"), (", 255 as background", "background")):
                 counts = stage_counts(study, title, stage, value)
@@ -54,7 +52,7 @@ def refinement_scores(study: Study) -> pd.DataFrame:
                 if stage != "seed":
                     pairs = zip(counts, stage_counts(study, title, "seed"), strict=True)
                     row |= with_interval("over_seed", replicated(gain, list(pairs)))
-                if title == "RIB":
+                if title != "CAM":
                     pairs = zip(counts, stage_counts(study, "CAM", stage, value), strict=True)
                     row |= with_interval("over_cam", replicated(gain, list(pairs)))
                 rows.append(row | {"images": len(counts[0]), "seeds": len(counts)})
@@ -65,9 +63,9 @@ def walk_choices(study: Study) -> pd.DataFrame:
     """What was chosen of IRN's and of PSA's walk, by method and training seed."""
     rows = []
     for one in study.replicas:
-        for method in pipeline.refinements(one):
+        for title, method in pipeline.refinements(one).items():
             for walk, tuned in (("IRN", method.irn_tuned), ("PSA", method.psa_tuned)):
-                row = {"walk": walk, "method": method.title, "seed": one.training_seed}
+                row = {"walk": walk, "method": title, "seed": one.training_seed}
                 row |= tuned.chosen | {"trials": tuned.trials, "at an edge": tuned.edges}
                 rows.append(row)
     return pd.DataFrame(rows).sort_values("walk", kind="stable")
@@ -77,10 +75,10 @@ def affinity_curves(study: Study) -> pd.DataFrame:
     """Loss of each training of IRN and of PSA by epoch, on the labels that it learns from."""
     curves = [
         trained.weights.result.table("history").assign(
-            network=name, method=method.title, seed=one.training_seed
+            network=name, method=title, seed=one.training_seed
         )
         for one in study.replicas
-        for method in pipeline.refinements(one)
+        for title, method in pipeline.refinements(one).items()
         for name, trained in (("IRN", method.irn), ("PSA", method.psa))
     ]
     return pd.concat(curves).sort_values("network", kind="stable")
@@ -89,7 +87,7 @@ def affinity_curves(study: Study) -> pd.DataFrame:
 def errors(study: Study) -> pd.DataFrame:
     """What is wrong with each stage's labels, in % of all pixels: see `error_shares`."""
     rows = []
-    for title in TITLES:
+    for title in pipeline.REFINED:
         for stage in pipeline.available_stages(study):
             total = sum(stage_counts(study, title, stage, "confusion"))
             rows.append({"method": title, "stage": stage} | error_shares(total))
@@ -115,8 +113,8 @@ def error_shares(confusion: np.ndarray) -> dict[str, float]:
 def refined(study: Study, count: int = 2) -> Pictures:
     """Some scored images with each stage's labels, right and wrong."""
     images, pictures = first(study.scored, count), {}
-    for method in pipeline.refinements(study):
-        titles = [f"{method.title}, {name}" for name in images.ids]
+    for own, method in pipeline.refinements(study).items():
+        titles = [f"{own}, {name}" for name in images.ids]
         labels = {s: method.stage(s).labels for s in pipeline.available_stages(study)}
         pictures |= _judged(images, titles, labels, "labels")
     return pictures
@@ -149,7 +147,7 @@ def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.nda
 
 def walks(study: Study, count: int = 2) -> Pictures:
     """IRN's boundaries and displacements, and RIB's maps through its walk."""
-    images, rib = first(study.scored, count), pipeline.refinements(study)[1]
+    images, rib = first(study.scored, count), pipeline.refinement(study, "RIB")
     walk, side = rib.walk, study.profile.long_side
     shown = {"model": rib.irn, "images": images, "maps": rib.scored[1]}
     result = study.store.run(irn_panels, **shown, walk=walk, long_side=side)

@@ -29,6 +29,11 @@ Seeds = tuple[ImageSet, StoredArrays]  # images with their maps
 Labels = tuple[tuple[ImageSet, StoredArrays | None], ...]  # with its label maps; None: its masks
 
 STAGES = ("seed", "+ CRF", "+ PSA", "+ IRN", "+ IRN + CRF", "+ IRN + saliency")
+REFINED: dict[str, Callable[[Study], Method]] = {  # whose seeds go through the stages
+    "CAM": lambda study: CAM,
+    "best rival": lambda study: study.best_rival,  # which may be CAM
+    "RIB": lambda study: RIB,
+}
 PSEUDO = "+ IRN"  # what the network learns from, as in the paper's headline
 LEARNERS = {"irn": irn, "psa": psa, "network": deeplab}  # what learns from label maps
 TRAINED = ("classifier", *LEARNERS)
@@ -52,7 +57,6 @@ class Refinement:
 
     def __init__(self, study: Study, method: Method):
         self.study, self.method, self.profile = study, method, study.profile
-        self.title = method.short
         self.run = study.store.run
 
     @cached_property
@@ -187,10 +191,17 @@ class Refinement:
         return self._sized(stages.psa_walk, images, maps, model=self.psa, **tried)
 
 
-@cache
-def refinements(study: Study) -> tuple[Refinement, Refinement]:
-    """CAM's and RIB's."""
-    return Refinement(study, CAM), Refinement(study, RIB)
+_own = cache(Refinement)
+
+
+def refinement(study: Study, title: str) -> Refinement:
+    """What happens to the seeds of one of `REFINED`."""
+    return _own(study, REFINED[title](study))
+
+
+def refinements(study: Study) -> dict[str, Refinement]:
+    """All of them."""
+    return {title: refinement(study, title) for title in REFINED}
 
 
 def available_stages(study: Study) -> tuple[str, ...]:
@@ -236,9 +247,8 @@ def labelled(study: Study, source: str) -> Labels:
         return ((study.tuning, None),)
     if source == "ground truth":
         return tuple((images, None) for images in (study.scored, *study.remaining_images))
-    cam, rib = refinements(study)
-    name = "+ IRN + saliency" if source.endswith("saliency") else PSEUDO
-    return (cam if source.startswith("CAM") else rib).pseudo(name)
+    title, _, saliency = source.partition(" + ")
+    return refinement(study, title).pseudo("+ IRN + saliency" if saliency else PSEUDO)
 
 
 def network(study: Study, source: str) -> TrainedModel:
@@ -319,7 +329,8 @@ def trainings(studies: Sequence[Study], name: str) -> list[Callable[[], partial]
         return [partial(_network_training, one, FEW) for one in studies]
     if name == "network":
         return [partial(_network_training, one, own) for one in studies for own in sources(one)]
-    return [partial(own.training, name) for one in studies for own in refinements(one)]
+    owns = (own for one in studies for own in dict.fromkeys(refinements(one).values()))
+    return [partial(own.training, name) for own in owns]
 
 
 @cache
