@@ -9,17 +9,20 @@ from ribkit.results.claims import Measured
 
 @pytest.fixture
 def made(monkeypatch):
-    """Claims of both runs, made up: evidence -> name -> low and high end."""
+    """Claims of the runs, made up: evidence -> name -> low and high end."""
     ends = {evidence: {} for evidence in published.RUNS}
 
     def committed(evidence, name):
         if name == "seed_scores":
             return pd.DataFrame({"images": [437], "seeds": [3]})
+        if name == "toy_hgr":
+            return pd.DataFrame({"n": [10]})
+        notebook = published.CLAIM_TABLES[name]
         found = {
             claim: Measured((low + high) / 2, low, high, 1.0, unit, "made up", *(on or [evidence]))
             for claim, (low, high, unit, *on) in ends[evidence].items()
         }
-        return claims.table(found)
+        return claims.table(found, notebook)
 
     monkeypatch.setattr(published, "committed", committed)
     return ends
@@ -39,22 +42,22 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words):
     text = published.answer().splitlines()
     numbers = f"{(low + high) / 2:+.2f} ({low:+.2f} to {high:+.2f}) mIoU"
     as_in_the_paper = "; +1.50 (+1.00 to +2.00) scored as in the paper"
-    assert f"- **On photographs** RIB's seeds {words} CAM's: {numbers}{as_in_the_paper}" in text[1]
-    assert "which reports +7.7. They are better than those of the best-tuned rival" in text[1]
-    assert text[2] == (
+    assert f"- **On photographs** RIB's seeds {words} CAM's: {numbers}{as_in_the_paper}" in text[0]
+    assert "which reports +7.7. They are better than those of the best-tuned rival" in text[0]
+    assert text[2] == "- **On digits** what the last layer loses was not measured."
+    assert text[1] == (
         "- **On drawn scenes** RIB's seeds were not compared with CAM's. They were not compared "
         "with those of the best-tuned rival that adapts nothing."
     )
 
 
 def test_the_answer_begins_with_what_photographs_say_of_the_question(made):
-    made["photographs"] = {"rib-coverage": (1, 2, "points"), "rib-over-rivals": (-1, 2, "mIoU")}
+    made["photographs"] = {"rib-coverage": (1, 2, "points")}
     made["photographs"]["activation-seed-matched"] = (-2, -1, "mIoU")
     made["drawn scenes"] = {"rib-over-rivals": (1, 2, "mIoU")}
     assert published.answer().startswith(
         "- **In short**, on photographs: RIB's maps cover more of what the classifier had no need "
-        "of (+1.50); whether its seeds are better than a rival's that adapts nothing is open "
-        "(+0.50); it would help to leave the last activation in (-1.50).\n- **On photographs**"
+        "of (+1.50); it would help to leave the last activation in (-1.50).\n- **On photographs**"
     )
     made["photographs"] = {}
     assert published.answer().startswith("- **On photographs**")
@@ -63,10 +66,20 @@ def test_the_answer_begins_with_what_photographs_say_of_the_question(made):
             assert published._word_for(words, pd.Series({"verdict": verdict}))
 
 
+def test_the_answer_says_what_digits_say_of_the_last_layer(made):
+    made["digits"] = {"last-layer-bottleneck": (-0.02, 0.04, "HGR")}
+    assert published.answer().splitlines()[-1] == (
+        "- **On digits** the last layer is not seen to lose more of what the network hardly needs: "
+        "+0.01 (-0.02 to +0.04) HGR, where the paper's figure has +0.53."
+    )
+    for verdict in claims.VERDICTS:
+        assert published._word_for(published.SQUEEZED, pd.Series({"verdict": verdict}))
+
+
 def test_the_answer_has_the_note_of_its_claim(made, monkeypatch):
     made["photographs"] = {"rib-seed": (1, 2, "mIoU")}
     plain = published.answer()
-    tables = {evidence: published.committed(evidence, "claims") for evidence in published.RUNS}
+    tables = {evidence: published._claims(evidence) for evidence in published.RUNS}
     tables["photographs"].loc[lambda t: t["name"] == "rib-seed", "note"] = "in 1 of 2 it is still"
     monkeypatch.setattr(published, "size", lambda evidence: (437, 3))
     monkeypatch.setattr(published, "committed", lambda evidence, name: tables[evidence])
@@ -86,15 +99,18 @@ def test_what_is_no_effect_of_the_reported_size_is_not_called_better(made):
 def test_verdicts_are_counted_by_evidence_and_the_best_come_first(made):
     made["photographs"] = {"rib-seed": (1, 2, "mIoU"), "gndrp-seed": (-2, -1, "mIoU")}
     made["drawn scenes"] = {"rib-seed": (1, 2, "mIoU"), "gndrp-seed": (1, 2, "mIoU")}
-    made["drawn scenes"] |= {"activation-removed": (1, 2, "HGR", "digits")}
-    rest = len(claims.CLAIMS) - 3  # what is of digits is no photograph's
+    made["drawn scenes"] |= {"activation-removed": (-2, -1, "HGR", "digits")}
+    made["digits"] = {"activation-removed": (1, 2, "HGR")}
+    of_digits = sum(claim.notebook.startswith("01") for claim in claims.CLAIMS)
+    rest = len(claims.CLAIMS) - of_digits - 2  # what is of digits is no photograph's
     photographs, scenes, digits = published.verdicts().splitlines()
     assert photographs == (
         "- **On photographs** 0 of 2 measured claims are undecided: "
         f"1 *holds*; 1 *opposite*; {rest} *not measured*."
     )
     assert scenes.endswith(f"undecided: 2 *holds*; {rest} *not measured*.")
-    assert digits == "- **On digits** 0 of 1 measured claims are undecided: 1 *holds*."
+    words = f"undecided: 1 *holds*; {of_digits - 1} *not measured*."
+    assert digits == f"- **On digits** 0 of 1 measured claims are {words}"
     made["drawn scenes"] |= {"rib-seed": (-1, 2, "mIoU")}
     assert "drawn scenes** 1 of 2 measured claims is undecided: 1 *holds*; 1 *undecided*;" in (
         published.verdicts()
@@ -111,13 +127,14 @@ def test_at_a_glance_stands_what_each_run_had_and_what_became_of_the_claims(made
         "| hours | 2 holds, 1 undecided, 1 no effect |"
     ) in table
     assert "| [scenes](docs/scenes.md), `mini-large` | 437 | 3 | small ResNet |" in table
+    assert "| [digits](docs/digits.md), `mnist` | 200 | 10 | 5 convolutions | 30 min |" in table
     assert to_come == (  # three trainings, where the profile has six
         "To come: `mini-large`, 480 images, 6 trainings (shown until then: an earlier run)."
     )
 
 
 def test_what_is_to_come_is_told_until_it_is_published(made, monkeypatch):
-    whole = {"photographs": (437, 3), "drawn scenes": (480, 6)}
+    whole = {"photographs": (437, 3), "drawn scenes": (480, 6), "digits": (200, 10)}
     monkeypatch.setattr(published, "size", whole.get)
     monkeypatch.setattr(published, "RUNS", published.DECIDE)
     assert published.to_come() == ""
@@ -133,18 +150,16 @@ def test_what_is_to_come_is_told_until_it_is_published(made, monkeypatch):
 
 @pytest.mark.parametrize("evidence", published.RUNS)
 def test_committed_claims_say_what_was_reported_as_the_claims_themselves_do(evidence):
-    shown = published.committed(evidence, "claims").set_index("name")
-    pd.testing.assert_frame_equal(
-        shown[["text", "reported", "reported_low", "reported_high"]],
-        claims.table({}).set_index("name")[["text", "reported", "reported_low", "reported_high"]],
-    )
+    shown = published._claims(evidence).set_index("name")
+    own = claims.table({}).set_index("name").loc[shown.index]
+    said = ["text", "reported", "reported_low", "reported_high"]
+    pd.testing.assert_frame_equal(shown[said], own[said])
 
 
 def test_the_forest_has_what_was_measured_in_the_claims_order_and_digits_once(made):
-    made["photographs"] = {
-        "rib-seed": (1, 2, "mIoU"),
-        "activation-removed": (1, 2, "HGR", "digits"),
-    }
+    made["digits"] = {"activation-removed": (3, 4, "HGR")}
+    bundled = {"activation-removed": (1, 2, "HGR", "digits")}
+    made["photographs"] = {"rib-seed": (1, 2, "mIoU")} | bundled
     made["drawn scenes"] = made["photographs"] | {"gndrp-seed": (1, 2, "mIoU")}
     shown = published.forest()
     assert [*zip(shown["short"], shown["evidence"], strict=True)] == [
@@ -153,8 +168,19 @@ def test_the_forest_has_what_was_measured_in_the_claims_order_and_digits_once(ma
         ("RIB over CAM", "photographs"),
         ("RIB over CAM", "drawn scenes"),
     ]
+    assert shown["difference"].iloc[0] == 3.5
+
+
+def test_digits_of_two_kinds_stand_side_by_side(made):
+    made["digits"] = {"activation-removed": (1, 2, "HGR")}
+    made["drawn scenes"] = {"activation-removed": (-2, 1, "HGR", "digits")}
+    header, _, *rows = published.digit_claims().splitlines()
+    assert header == "| claim | reported | on MNIST | on bundled digits |"
+    (row,) = (row for row in rows if "holds" in row)
+    assert row.startswith("| Without the last activation the non-discriminative region keeps more")
+    assert "| +1.50 HGR (+1.00 to +2.00): holds on digits | -0.50 HGR (-2.00 to +1.00): und" in row
 
 
 def test_a_copy_without_figures_shows_no_claims(monkeypatch, tmp_path):
     monkeypatch.setattr(published, "ROOT", tmp_path)
-    assert published.both_claims().endswith("claims.csv: not all are there.")
+    assert published.both_claims().endswith("has not all of voc-lite, mini, mnist.")

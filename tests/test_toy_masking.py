@@ -103,9 +103,9 @@ def test_what_blanking_costs_by_hand():
 @pytest.mark.parametrize(
     ("falls", "words"),
     [
-        ((0.5, 0.1, 0.2), ["random: +30.0 (+30.0 to +30.0) at 25 %", "high is needed more"]),
-        ((0.1, 0.5, 0.2), ["random: -10.0", "low: -40.0", "high is needed less"]),
-        ((0.2, 0.2, 0.2), ["+0.0 (+0.0 to +0.0) at 50 %", "undecided"]),
+        ((0.5, 0.1, 0.2), ["random: +30.0 (+30.0 to +30.0) at 25 % (more), +30.0"]),
+        ((0.1, 0.5, 0.2), ["random: -10.0", "low: -40.0", " at 50 % (less)."]),
+        ((0.2, 0.2, 0.2), ["+0.0 (+0.0 to +0.0) at 50 % (undecided)"]),
     ],
 )
 def test_the_masking_tests_sentence(falls, words):

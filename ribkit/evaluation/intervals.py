@@ -46,14 +46,31 @@ def number(value: float, form: str = "+.2f") -> str:
     return format(0.0, form) if float(text) == 0 else text
 
 
+def numbers(values: Sequence[float], form: str = "+.2f") -> list[str]:
+    """A point estimate and the ends of its interval, each as text.
+
+    With up to two more digits, where an interval beside 0 would seem to reach it.
+
+    Example:
+        >>> numbers((-0.035, -0.067, -0.003)), numbers((0.001, -0.067, 0.003))
+        (['-0.035', '-0.067', '-0.003'], ['+0.00', '-0.07', '+0.00'])
+    """
+    _, low, high = values
+    for more in range(3):
+        finer = f"{form[:-2]}{int(form[-2]) + more}f"
+        if not low * high > 0 or all(float(format(end, finer)) for end in (low, high)):
+            break
+    return [number(value, finer) for value in values]
+
+
 def worded(values: Sequence[float], form: str = "+.2f") -> str:
-    """A point estimate and its interval as text.
+    """A point estimate and its interval as text, see `numbers`.
 
     Example:
         >>> worded((1.0, -0.5, 2.5), ".1f")
         '1.0 (-0.5 to 2.5)'
     """
-    return "{} ({} to {})".format(*(number(value, form) for value in values))
+    return "{} ({} to {})".format(*numbers(values, form))
 
 
 def with_interval(name: str, values: Interval) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ribkit.evaluation.intervals import number
+from ribkit.evaluation.intervals import numbers
 from ribkit.results.reported import Effect, effect
 
 VERDICTS = (
@@ -129,19 +129,20 @@ def _row(claim: Claim, value: Measured | None) -> dict:
     return row | vars(value) | {"verdict": word}
 
 
-def again(stored: pd.DataFrame) -> pd.DataFrame:
+def again(stored: pd.DataFrame, notebook: str = "") -> pd.DataFrame:
     """A `table` that was stored, as it is today: of what is stored what was measured is taken.
 
     Texts and reported numbers may have changed since, and a verdict with them.
     """
     names = [field.name for field in fields(Measured)]
-    rows = _filled(stored).query("unit != ''").set_index("name")[names]
-    return table({name: Measured(**row) for name, row in rows.to_dict("index").items()})
+    rows = filled(stored).query("unit != ''").set_index("name")[names]
+    found = {name: Measured(**row) for name, row in rows.to_dict("index").items()}
+    return table(found, notebook)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """A `table` as text, a row for each claim."""
-    rows = _filled(table).to_dict("records")
+    rows = filled(table).to_dict("records")
     shown = []
     for row in rows:
         # JupyterLab's kind of link to a heading, and the figure in the report
@@ -154,22 +155,20 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
-def evidence(photographs: pd.DataFrame, scenes: pd.DataFrame) -> pd.DataFrame:
-    """Two `table`, of photographs and of drawn scenes, side by side as text.
-
-    What was measured on digits, in both, stands beside the scenes, which have more seeds.
-    """
-    scenes = _filled(scenes).set_index("name")
+def evidence(photographs: pd.DataFrame, scenes: pd.DataFrame, digits: pd.DataFrame) -> pd.DataFrame:
+    """Three `table`, of photographs and of drawn scenes or digits, side by side as text."""
+    scenes, digits = (filled(table).set_index("name") for table in (scenes, digits))
     shown = []
-    for row in _filled(photographs).to_dict("records"):
-        other = scenes.loc[row["name"]]
+    for row in filled(photographs).to_dict("records"):
+        of_digits = row["name"] in digits.index
+        other = (digits if of_digits else scenes).loc[row["name"]]
         text = {"question": row["question"], "claim": row["text"], "reported": row["reported"]}
-        text["on photographs"] = "" if other["on"] == "digits" else found(row)
+        text["on photographs"] = "" if of_digits else found(row)
         shown.append(text | {"on scenes, or digits": found(other)})
     return pd.DataFrame(shown)
 
 
-def _filled(table: pd.DataFrame) -> pd.DataFrame:
+def filled(table: pd.DataFrame) -> pd.DataFrame:
     """A table as it was before it was a file, which has no empty texts."""
     return table.assign(**{name: table[name].astype(object).fillna("") for name in TEXTS})
 
@@ -185,7 +184,7 @@ def interval(row: Mapping[str, Any], counts: str = "") -> str:
     """What was measured of a claim, in words, with what it counts; nothing if nothing was."""
     if pd.isna(row["difference"]):
         return ""
-    point, low, high = (number(row[name]) for name in ("difference", "low", "high"))
+    point, low, high = numbers([row[name] for name in ("difference", "low", "high")])
     return f"{point} {row['unit']} ({'; '.join(filter(None, (f'{low} to {high}', counts)))})"
 
 

@@ -20,7 +20,7 @@ from ribkit.runtime.errors import InputError
 from ribkit.study import profiles
 from ribkit.study.inputs import ROOT
 
-DECIDE = {"photographs": "voc-lite", "drawn scenes": "mini-large"}  # profiles, by evidence
+DECIDE = {"photographs": "voc-lite", "drawn scenes": "mini-large", "digits": "mnist"}  # profiles
 RUNS = dict(DECIDE)
 if not (ROOT / "figures" / DECIDE["drawn scenes"] / "claims.csv").is_file():
     RUNS["drawn scenes"] = "mini"
@@ -29,8 +29,12 @@ COMMANDS = {
     "voc-lite": 'make reproduce PROFILE=voc-lite DATA=path/to/VOC2012 PARAMS="saliency=u2netp"',
     "mini-large": "make reproduce PROFILE=mini-large",
     "mini": "make reproduce",
+    "mnist": "make reproduce PROFILE=mnist NOTEBOOKS=01",
 }
 MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
+
+
+CLAIM_TABLES = {"claims": "", "digits_claims": "01"}  # and of which notebook: "" of all
 
 
 def committed(evidence: str, name: str) -> pd.DataFrame:
@@ -39,23 +43,33 @@ def committed(evidence: str, name: str) -> pd.DataFrame:
 
 
 def forest() -> pd.DataFrame:
-    """What was measured of the claims, in their order, for the figure of this name.
-
-    Digits, which both runs have, are those of the run of drawn scenes.
-    """
-    runs = {evidence: committed(evidence, "claims") for evidence in RUNS}
-    runs["photographs"] = runs["photographs"].query("on != 'digits'")
-    both = pd.concat([rows.assign(evidence=evidence) for evidence, rows in runs.items()])
-    both["evidence"] = both["evidence"].mask(both["on"] == "digits", "digits")
+    """What was measured of the claims, in their order, for the figure of this name."""
+    rows = pd.concat([_own(evidence).assign(evidence=evidence) for evidence in RUNS])
+    order = {claim.name: number for number, claim in enumerate(claims.CLAIMS)}
+    rows = rows.sort_values("name", key=lambda names: names.map(order), kind="stable")
+    measured = rows.dropna(subset="difference")
     columns = ["evidence", "question", "short", "unit", "difference", "low", "high"]
-    measured = both.dropna(subset="difference").sort_index(kind="stable")
     return measured[[*columns, "reported_low", "reported_high"]].reset_index(drop=True)
+
+
+def _claims(evidence: str) -> pd.DataFrame:
+    """The committed claims of a run."""
+    return committed(evidence, "digits_claims" if evidence == "digits" else "claims")
+
+
+def _own(evidence: str) -> pd.DataFrame:
+    """The same but for what it measures on digits, which every run has and one run is for."""
+    found = _claims(evidence)
+    if evidence == "digits":
+        return found
+    return found[~found["name"].isin(_claims("digits")["name"])]
 
 
 # ---- texts --------------------------------------------------------------------------------------
 def answer() -> str:
     """The answer in a few sentences, whose words follow from the verdicts."""
-    runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in RUNS}
+    seeds = ("photographs", "drawn scenes")
+    runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in seeds}
     rows, said = runs["photographs"].loc[[*SHORT]], []
     if (rows["verdict"] != "not measured").any():
         short = "; ".join(
@@ -72,6 +86,9 @@ def answer() -> str:
             f"{_word_for(COMPARED, rival)} those of the best-tuned rival that adapts nothing"
             f"{_by(': ', rival)}.{_noted(own)}"
         )
+    last = _claims("digits").set_index("name").loc["last-layer-bottleneck"]
+    as_in_paper = f" HGR, where the paper's figure has {last['reported_low']:+.2f}"
+    said.append(f"- **On digits** {_word_for(SQUEEZED, last)}{_by(': ', last, as_in_paper)}.")
     return "\n".join(said)
 
 
@@ -83,13 +100,6 @@ SHORT = {  # claim -> how its verdict begins -> what that means
         "opposite": "RIB's maps cover less of what the classifier had no need of",
         "not measured": "what RIB's maps cover was not measured",
     },
-    "rib-over-rivals": {
-        "holds": "its seeds are better than those of a rival that adapts nothing",
-        "undecided": "whether its seeds are better than a rival's that adapts nothing is open",
-        "no effect": "its seeds are not seen to be better than a rival's that adapts nothing",
-        "opposite": "the seeds of a rival that adapts nothing are better",
-        "not measured": "its seeds were not compared with a rival's that adapts nothing",
-    },
     "activation-seed-matched": {
         "holds": "it helps that the last activation is taken away",
         "undecided": "whether it helps that the last activation is taken away is open",
@@ -97,6 +107,13 @@ SHORT = {  # claim -> how its verdict begins -> what that means
         "opposite": "it would help to leave the last activation in",
         "not measured": "whether it helps that the last activation is taken away was not measured",
     },
+}
+SQUEEZED = {
+    "holds": "the last layer loses more of what the network hardly needs",
+    "undecided": "whether the last layer loses more of what the network hardly needs is open",
+    "no effect": "the last layer is not seen to lose more of what the network hardly needs",
+    "opposite": "the last layer loses less of what the network hardly needs",
+    "not measured": "what the last layer loses was not measured",
 }
 SEEDS = ("rib-seed", "rib-seed-oracle", "rib-over-rivals")
 COMPARED = {  # how a verdict begins -> how two sets of seeds compare
@@ -142,14 +159,10 @@ def verdicts() -> str:
 
 
 def verdict_counts() -> dict[str, pd.Series]:
-    """How many claims have which of all verdicts, by evidence; digits are of the scenes' run."""
-    runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in RUNS}
-    on_digits = runs["drawn scenes"]["on"] == "digits"
-    parts = {evidence: rows[~on_digits] for evidence, rows in runs.items()}
-    parts["digits"] = runs["drawn scenes"][on_digits]
+    """How many claims have which of all verdicts, by evidence."""
     return {
-        evidence: rows["verdict"].value_counts().reindex(claims.VERDICTS, fill_value=0)
-        for evidence, rows in parts.items()
+        evidence: _own(evidence)["verdict"].value_counts().reindex(claims.VERDICTS, fill_value=0)
+        for evidence in RUNS
     }
 
 
@@ -159,7 +172,7 @@ NETWORKS = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "resnet50": "ResNet-50",
 }
-MINUTES = {"mini": "15 min"}  # on two cores; others take hours
+MINUTES = {"mini": "15 min", "mnist": "30 min"}  # on two cores; others take hours
 SHORTLY = ("holds", "undecided", "no effect", "opposite")  # how the verdicts begin
 
 
@@ -169,13 +182,13 @@ def glance() -> str:
     for evidence, name in RUNS.items():
         kind, (images, trainings) = evidence.split()[-1], size(evidence)
         profile, verdicts = profiles.load(name), counted[evidence]
-        tuned = f" ({profile.tune_images})" if trainings == profile.replicas else ""
+        tuned = trainings == profile.replicas and evidence != "digits"
         counts = {word: verdicts.filter(regex=f"^{word}").sum() for word in SHORTLY}
         row = {
             "evidence": f"[{kind}](docs/{kind}.md), `{name}`",
-            "images (tuning)": f"{images}{tuned}",
+            "images (tuning)": f"{images} ({profile.tune_images})" if tuned else images,
             "trainings": trainings,
-            "network": NETWORKS[profile.backbone],
+            "network": "5 convolutions" if kind == "digits" else NETWORKS[profile.backbone],
             "takes": MINUTES.get(name, "hours"),
             "[claims](docs/claims.md)": ", ".join(
                 f"{count} {word}" for word, count in counts.items() if count
@@ -194,16 +207,22 @@ def to_come() -> str:
     runs = []
     for evidence, name in DECIDE.items():
         profile = profiles.load(name)
-        whole = (profile.score_images or size(evidence)[0], profile.replicas)
+        images, trainings = profile.score_images, profile.replicas
+        if evidence == "digits":
+            images, trainings = profile.toy_test, profile.toy_seeds
+        whole = (images or size(evidence)[0], trainings)
         if RUNS[evidence] != name or size(evidence) != whole:
             shown = "an earlier run" if RUNS[evidence] == name else "the small default"
-            images = f"{profile.score_images or 'all'} images, {profile.replicas} trainings"
-            runs.append(f"`{name}`, {images} (shown until then: {shown})")
+            has = f"{images or 'all'} images, {trainings} trainings"
+            runs.append(f"`{name}`, {has} (shown until then: {shown})")
     return f"To come: {'; '.join(runs)}." if runs else ""
 
 
 def size(evidence: str) -> tuple[int, int]:
-    """Of how many images and trainings the seeds' scores are; an early run does not say: one."""
+    """Of how many images and trainings the scores are; an early run does not say: one."""
+    if evidence == "digits":
+        tested = profiles.load(RUNS[evidence]).toy_test
+        return tested, int(committed(evidence, "toy_hgr")["n"].iloc[0])
     of_cam = committed(evidence, "seed_scores").iloc[0]
     return int(of_cam["images"]), int(of_cam.get("seeds", 1))
 
@@ -216,15 +235,20 @@ def scores(evidence: str, name: str) -> str:
     return claims.markdown(tables.readable(committed(evidence, name)))
 
 
-TOLD = {"where": "Where RIB's gain comes from", "meaning": "What the controls say"}
+TOLD = {
+    "where": "Where RIB's gain comes from.",
+    "meaning": "What the controls say.",
+    "known_shape": "Does it know the shape?",
+    "masked": "Is a high gradient what the network uses?",
+}
 
 
-def told(evidence: str) -> str:
-    """The paragraphs of `TOLD` that a run of one of `RUNS` kept beside its figures."""
+def told(evidence: str, *names: str) -> str:
+    """The paragraphs, of these names in `TOLD`, that a run kept beside its figures."""
     folder = ROOT / "figures" / RUNS[evidence]
-    kept = {title: folder / f"{name}.md" for name, title in TOLD.items()}
-    texts = {title: path.read_text().strip() for title, path in kept.items() if path.is_file()}
-    return "\n\n".join(f"**{title}.** {text}" for title, text in texts.items())
+    kept = [(TOLD[name], folder / f"{name}.md") for name in names]
+    texts = [(title, path.read_text().strip()) for title, path in kept if path.is_file()]
+    return "\n\n".join(f"**{title}** {text}" for title, text in texts)
 
 
 def both_claims() -> str:
@@ -232,14 +256,23 @@ def both_claims() -> str:
 
     Below, where sources disagree. A copy of the code without ``figures/`` has none to show.
     """
-    kept = [ROOT / "figures" / run / "claims.csv" for run in RUNS.values()]
-    if not all(path.is_file() for path in kept):
-        return f"{', '.join(map(str, kept))}: not all are there."
+    if not all((ROOT / "figures" / run).is_dir() for run in RUNS.values()):
+        return f"{ROOT / 'figures'} has not all of {', '.join(RUNS.values())}."
     made = [f"On {on}: profile `{run}`, by `{COMMANDS[run]}`." for on, run in RUNS.items()]
     made += ["In brackets: a 95 % interval, and the images and trainings that it counts."]
-    table = claims.evidence(*(committed(each, "claims") for each in RUNS))
+    table = claims.evidence(*map(_claims, RUNS))
     above = " ".join(filter(None, (*made, to_come())))
     return "\n\n".join((above, claims.markdown(table), two_readings()))
+
+
+def digit_claims() -> str:
+    """The claims that digits decide, on MNIST and on the bundled digits of the scenes' run."""
+    decided = _claims("digits").set_index("name")
+    columns = {"claim": decided["text"], "reported": decided["reported"]}
+    for title, evidence in {"on MNIST": "digits", "on bundled digits": "drawn scenes"}.items():
+        rows = claims.filled(_claims(evidence)).set_index("name").loc[decided.index]
+        columns[title] = [claims.found(row) for row in rows.to_dict("records")]
+    return claims.markdown(pd.DataFrame(columns))
 
 
 def two_readings() -> str:
@@ -269,8 +302,10 @@ TEXTS: dict[str, Callable[[], str]] = {
     "verdicts": verdicts,
     "claims": both_claims,
     "ledger": partial(scores, "drawn scenes", "ledger"),
-    "photographs-told": partial(told, "photographs"),
-    "scenes-told": partial(told, "drawn scenes"),
+    "photographs-told": partial(told, "photographs", "where", "meaning"),
+    "scenes-told": partial(told, "drawn scenes", "where", "meaning"),
+    "digits-told": partial(told, "digits", "known_shape", "masked"),
+    "digits-claims": digit_claims,
     "seeds": partial(scores, "photographs", "seed_scores"),
     "refinement": partial(scores, "photographs", "refinement"),
     "network": partial(scores, "photographs", "network"),
@@ -297,8 +332,9 @@ def files() -> list[Path]:
 @command("README and docs")
 def main(argv: list[str] | None = None) -> None:
     """Write all texts anew, and the figures of claims: with today's texts and verdicts."""
-    for path in sorted((ROOT / "figures").glob("*/claims.csv")):
-        figures.save("claims", claims.again(figures.read(path)), path.parent)
+    for name, notebook in CLAIM_TABLES.items():
+        for path in sorted((ROOT / "figures").glob(f"*/{name}.csv")):
+            figures.save(name, claims.again(figures.read(path), notebook), path.parent)
     figures.save("forest", forest(), ROOT / "figures" / "both")
     for path in files():
         path.write_text(filled(path.read_text()))

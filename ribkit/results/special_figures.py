@@ -228,6 +228,19 @@ def forest(drawn: Figure, table: pd.DataFrame) -> None:
     drawn.legend(handles, kinds, **look)
 
 
+def digits_claims(drawn: Figure, table: pd.DataFrame) -> None:
+    """What digits say of the claims that they decide, as in `forest`."""
+    panels = {"HGR": "high gradient ratio (HGR)", "points of accuracy": "points of accuracy"}
+    parts = dict(list(table.assign(evidence="digits").groupby("unit")))
+    shown = [unit for unit in panels if unit in parts]
+    axes = drawn.subplots(len(shown), height_ratios=[len(parts[unit]) for unit in shown])
+    for axis, unit in zip(np.ravel(axes), shown, strict=True):
+        _forest_rows(axis, parts[unit])
+        axis.axvline(0, color="black", lw=1)
+        axis.set_xlabel(f"{panels[unit]}, 95 % interval")
+    right_legend(np.ravel(axes)[0])
+
+
 FOREST = (  # the two columns of panels: last word of the unit, or question -> title
     {
         "covered": "coverage: points of bodies or far halves",

@@ -246,20 +246,24 @@ def masking_gaps(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def masking_answer(table: pd.DataFrame) -> str:
-    """One sentence for each layer and each of random and low: is high what a network needs?"""
+    """For each layer, and each of random and low: is high what a network needs?"""
     sentences = []
     for (layer, other), rows in masking_gaps(table).groupby(["layer", "others"], sort=False):
-        if (rows["low"] > 0).all():
-            verdict = "what it calls high is needed more"
-        elif (rows["high"] < 0).all():
-            verdict = "what it calls high is needed less"
-        else:
-            verdict = "undecided"
-        costs = ", ".join(
-            f"{in_points(row)} at {100 * row['share']:g} %" for _, row in rows.iterrows()
-        )
-        sentences.append(f"{layer}, high against {other}: {costs}: {verdict}.")
-    return "Points of accuracy that blanking costs more. " + " ".join(sentences)
+        costs = [
+            f"{in_points(row)} at {100 * row['share']:g} % ({_needed(row)})"
+            for _, row in rows.iterrows()
+        ]
+        sentences.append(f"{layer}, high against {other}: {', '.join(costs)}.")
+    return (
+        "Points of accuracy that blanking costs more; in brackets, whether what the gradient "
+        "calls high is needed more than the other. " + " ".join(sentences)
+    )
+
+
+def _needed(gap: pd.Series) -> str:
+    if gap["low"] > 0:
+        return "more"
+    return "less" if gap["high"] < 0 else "undecided"
 
 
 def in_points(gap: pd.Series) -> str:
