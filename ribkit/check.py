@@ -50,7 +50,7 @@ def counts(study: Study) -> dict[str, int]:
     variants = p.variant_replicas or p.replicas
     adapted = p.replicas + 2 * variants + rounds  # GAP, the paper's two, and RIB on all scenes
     networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")
-    refined = p.replicas * len(pipeline.REFINED)
+    refined = p.replicas * len(pipeline.available_starts(study))
     walks = len(p.irn_log2_steps) + len(p.irn_betas) + len(p.irn_radii) - 2
     pretexts = min(p.pretext_seeds, p.replicas) * p.pretext_epochs
     return {
@@ -64,7 +64,7 @@ def counts(study: Study) -> dict[str, int]:
         "psa-labels": refined * labelled,
         "irn": refined * p.irn.epochs * steps_per_epoch(labelled, p.irn.batch),
         "psa": refined * p.psa.epochs * steps_per_epoch(labelled, p.psa.batch),
-        "irn-walk": refined * (n + remaining + walks * tuned),
+        "irn-walk": refined * (n + walks * tuned) + 2 * p.replicas * remaining,
         "psa-walk": refined * (n + len(p.psa_alphas + p.psa_log2_steps) * tuned),
         "network": networks * p.network.iterations,
         "predictions": networks * len(study.validation),

@@ -132,14 +132,14 @@ def main(argv: list[str] | None = None) -> None:
 def run_all(study: Study, publish: bool, numbers: str = "") -> None:
     """Check the input, run what must be run, publish the figures, print the claims if made.
 
-    Published without being asked: a profile's own scenes, which everybody has.
+    Published without being asked: a profile's own scenes, which everybody has, and all notebooks.
     """
     started, folder = time.perf_counter(), study.folder
     print(study.check(), flush=True)
     data = str(study.data or "")
     parameters = {"profile": study.profile.name, "data": data, "overrides": study.overrides}
     executed = reproduce(study, parameters, numbers)
-    if publish or (study.profile.data == "scenes" and not study.overrides):
+    if publish or (study.profile.data == "scenes" and not study.overrides and not numbers):
         figures.publish(study, ROOT / "figures" / study.profile.name)
     if folder / f"{REPORT}.ipynb" in executed:
         table = claims.readable(figures.read(folder / "figures" / "claims.csv"))

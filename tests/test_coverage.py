@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from fabricated import last_unlabelled, run_stage, stored
 
 from ribkit.data.images import ImageSet
@@ -24,6 +25,8 @@ def test_heads_bodies_and_the_rest_are_told_apart(tmp_path):
     assert list(table["class"]) == [images.classes[k] for k in keys]
     assert (table[["head", "body", "outside"]] == [1, 0, 0]).all(axis=None)
     everything = covered(images, maps, 0.01, tmp_path / "t")
+    assert table["auc head"].tolist() == [1, 1][: len(table)]
+    assert table["auc body"].tolist() == everything["auc body"].tolist()  # at any threshold
     assert (everything[["head", "body", "near", "far", "outside"]] == [1, 1, 1, 1, 0]).all(
         axis=None
     )
@@ -59,9 +62,11 @@ def test_parts_of_a_photograph_by_hand(tmp_path):
     near = [(y, x) for y in range(8) for x in range(4) if y * y + x * x < 18]
     found = sum(x >= 2 for _, x in near)
     expected = {"near": found / 16, "far": (16 - found) / 16}
-    expected |= {"size": 32 / 48, "object": 0.5, "inside": 8 / 24, "edge": 1}
+    # off the object are 12 pixels as high as those found, and 4 of zero
+    told = {f"auc {part}": (10 * share + 2 * (1 - share)) / 16 for part, share in expected.items()}
+    expected |= told | {"size": 32 / 48, "object": 0.5, "inside": 8 / 24, "edge": 1}
     expected |= {"outside": 12 / 16, "around": 1, "away": 0.5, "green": 1, "other": 0.5}
-    assert row == expected
+    assert row == pytest.approx(expected)
 
 
 def test_a_part_without_a_pixel_has_no_share_and_small_maps_are_resized(tmp_path):

@@ -103,6 +103,7 @@ def seed_scores():
 def coverage():
     rows = [
         {"method": method, "part": part, "covered": 50.0, "covered_low": 45, "covered_high": 55}
+        | {f"auc{end}": 90 + at if part != "outside" else np.nan for end, at in ENDS.items()}
         for method in METHODS
         for part in ("head", "body", "near", "far", "outside")
     ]
@@ -146,7 +147,7 @@ def forest():
     both = [rows.assign(evidence=kind) for kind in ("photographs", "drawn scenes")]
     hgr = both[0].iloc[:2].assign(unit="HGR", question="RQ1", evidence="digits")
     covered = both[0].iloc[:1].assign(unit="points of halves covered", question="RQ2")
-    return pd.concat([*both, hgr, covered])
+    return pd.concat([*both, hgr, covered, covered.assign(unit="points of AUC")])
 
 
 def digits(*panels):
@@ -240,7 +241,7 @@ def refinement():
         | {f"miou{end}": 50 + k + at for end, at in ENDS.items()}
         | {f"over_seed{end}": k + at if k else np.nan for end, at in ENDS.items()}
         | {f"over_cam{end}": at if method != "CAM" else np.nan for end, at in ENDS.items()}
-        for method in pipeline.REFINED
+        for method in pipeline.STARTS
         for k, stage in enumerate(("seed", "+ CRF", "+ IRN"))
     ]
     return pd.DataFrame(rows)
@@ -248,7 +249,7 @@ def refinement():
 
 def refinement_errors():
     shares = {"false negative": 10.0, "false positive": 5.0, "wrong class": 2.5, "ignored": 0.0}
-    rows = [{"method": m, "stage": s} | shares for m in pipeline.REFINED for s in ("seed", "+ CRF")]
+    rows = [{"method": m, "stage": s} | shares for m in pipeline.STARTS for s in ("seed", "+ CRF")]
     return pd.DataFrame(rows)
 
 
@@ -278,7 +279,7 @@ def affinity_curves():
         {"epoch": epoch, "loss": 1 / epoch + 0.1 * rng_seed + k}
         | {"network": name, "method": method, "seed": rng_seed}
         for k, name in enumerate(("PSA", "IRN"))
-        for method in pipeline.REFINED
+        for method in pipeline.STARTS
         for rng_seed in (0, 1)
         for epoch in (1, 2, 3)
     ]
@@ -473,10 +474,10 @@ def test_shares_and_their_intervals_end_at_0_and_100(name):
     table = TABLES[name]()
     table[[c for c in table if c.endswith("_high")]] = 117.0
     for axis in figures.draw(name, table).axes:
-        low, high = axis.get_xlim()
-        assert -5 < low < 0 < 100 < high < 105
-        ends = [s[:, 0] for c in axis.containers for s in c.lines[2][0].get_segments()]
-        assert np.max(ends) == 100
+        (low, high), least = axis.get_xlim(), 50 if "AUC" in axis.get_xlabel() else 0
+        assert least - 5 < low < least < 100 < high < 105
+        drawn = [s for c in axis.containers for s in c.lines[2][0].get_segments() if len(s)]
+        assert np.max([segment[:, 0] for segment in drawn]) == 100
 
 
 def test_no_margin_stands_at_the_right_and_is_not_joined():
@@ -624,6 +625,7 @@ def test_the_forest_has_a_panel_for_each_unit_and_a_row_for_each_claim():
     by_question = verdicts().dropna(subset="difference").set_index("question")["short"]
     assert rows == {
         "coverage": [by_question.iloc[0]],
+        "the same told from off the object": [by_question.iloc[0]],
         "seeds": list(by_question.drop("RQ4")),
         "labels and networks": list(by_question["RQ4"]),
         "high gradient ratio (HGR)": list(by_question.iloc[:2]),
@@ -677,7 +679,7 @@ def test_names_of_digits_keep_their_zeros(tmp_path):
     drawn = figures.save("growth", named, tmp_path)
     assert drawn.axes[0].get_ylabel() == "000000000139\n007"
     figures.save("coverage", coverage().assign(image="0012"), tmp_path)
-    assert ",55,0012\n" in (tmp_path / "coverage.csv").read_text()
+    assert ",92,0012\n" in (tmp_path / "coverage.csv").read_text()
     seen = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(figures, "draw", lambda _, table: seen.append(table) or Figure())

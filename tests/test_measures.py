@@ -6,9 +6,14 @@ import torch
 from fabricated import swept_from
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, precision_score, recall_score
+from sklearn.metrics import (
+    average_precision_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
-from ribkit.evaluation.measures import over_images, precision, pxap, recall, worst_tenth
+from ribkit.evaluation.measures import auc, over_images, precision, pxap, recall, worst_tenth
 from ribkit.evaluation.miou import confusion, counts, miou
 from ribkit.evaluation.thresholds import (
     Swept,
@@ -163,3 +168,19 @@ def test_pxap_of_maps_that_tell_nothing_is_the_share_of_the_class():
         assert (
             pxap(swept_of([(np.full((1, 1, 4), level, np.float32), np.array([0]), target)])) == 25
         )
+
+
+# ---- the area under the ROC curve ----------------------------------------------------------------
+@always
+@given(RANDOM)
+def test_auc_is_scikit_learns_ties_included_and_knows_no_scale(random):
+    values, inside = random.integers(0, 6, 40) / 5, np.arange(40) < random.integers(1, 40)
+    found = auc(values[inside], values[~inside])
+    assert found == pytest.approx(roc_auc_score(inside, values))
+    assert found == auc(values[inside] ** 3, values[~inside] ** 3)
+    assert found == pytest.approx(1 - auc(values[~inside], values[inside]))
+
+
+def test_auc_needs_pixels_of_both_kinds():
+    assert np.isnan(auc(np.zeros(0), np.ones(3)))
+    assert np.isnan(auc(np.ones(3), np.zeros(0)))

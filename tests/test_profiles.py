@@ -4,7 +4,6 @@ import math
 import tomllib
 from importlib.resources import files
 from operator import attrgetter
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from ribkit.method.settings import VARIANTS, Settings
 from ribkit.networks.configs import ClassifierConfig
 from ribkit.runtime.errors import InputError
 from ribkit.study import profiles
+from ribkit.study.inputs import ROOT
 from ribkit.study.profiles import PROFILES
 
 
@@ -38,8 +38,8 @@ def test_the_file_of_profiles_names_only_settings(name):
         own = getattr(PROFILES[name], setting)
         if isinstance(value, dict):
             own = {part: getattr(own, part) for part in value}
-        if setting in profiles.PATHS:  # which begin where the user stands
-            own = own.removeprefix(f"{Path.cwd()}/")
+        if setting == "digits":  # a folder of the repository
+            own = own.removeprefix(f"{ROOT}/")
         assert json.loads(json.dumps(own)) == value
 
 

@@ -103,7 +103,7 @@ def fabricated(request, monkeypatch):
     def coverage(study, method):
         body = 0.5 + 0.01 * ranks[method] + 0.001 * np.arange(IMAGES)
         named = {"image": np.arange(IMAGES), "class": "cat", "size": 0.3}
-        return pd.DataFrame(named | {"body": body})
+        return pd.DataFrame(named | {"body": body, "auc body": 2 * body})
 
     def refinement(level):
         levels = {"seed": 0, "+ IRN + saliency": 9}
@@ -143,7 +143,7 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(Study, "toy_masking", lambda self: toy_masking(sign))
     monkeypatch.setattr(Study, "model", None)
     monkeypatch.setattr(Study, "coverage", coverage)
-    levels = zip(pipeline.REFINED, (-4 * sign, -2 * sign, 0), strict=True)
+    levels = zip(pipeline.STARTS, (-4 * sign, -2 * sign, 0), strict=True)
     refined = {title: refinement(level) for title, level in levels}
     monkeypatch.setattr(pipeline, "refinement", lambda study, title: refined[title])
     monkeypatch.setattr(pipeline, "train", lambda *_: None)
@@ -174,6 +174,7 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     noted = "in 1 of 2 trainings tuning found no rate better than the lowest, "
     noted += "at which RIB's maps hardly move"
     of_rib = {"gndrp-seed", "gndrp-coverage", "rib-seed", "rib-seed-oracle", "rib-coverage"}
+    of_rib |= {"gndrp-auc", "rib-auc", "rib-auc-over-rivals"}
     of_rib |= {"rib-over-rivals", "crf-seed", "psa-seed", "irn-seed", *ablation_runs.COMPARED}
     of_rib |= {
         "rib-pseudo",
@@ -238,6 +239,9 @@ def test_rib_is_held_against_the_rival_that_each_training_seed_chose(fabricated,
     study, sign = fabricated
     chosen = (RIVALS["norms"], CAM)
     monkeypatch.setattr(Study, "best_rival", property(lambda self: chosen[self.number]))
+    told = report.measured(study, "03")["rib-auc-over-rivals"]
+    assert told.difference == pytest.approx(2 * sign * np.mean([4 - 2, 4 + 4]))
+    assert (told.unit, told.setting.split(", ")[-1]) == ("points of AUC", "no threshold")
     found = report.measured(study, "06")["rib-over-rivals"]
     # two points beyond the norm's in one replica, eight beyond CAM's in the other
     gains = [pooled(4 * sign, 0) - pooled(2 * sign, 0), pooled(4 * sign, 1) - pooled(-4 * sign, 1)]
@@ -307,7 +311,8 @@ def test_far_from_its_own_peak_any_other_map_covers_more_and_one_training_says_s
     fabricated, monkeypatch
 ):
     study, _ = fabricated
-    halves = pd.DataFrame({"image": range(IMAGES), "class": "cat", "size": 0.3, "far": 0.5})
+    named = {"image": range(IMAGES), "class": "cat", "size": 0.3}
+    halves = pd.DataFrame(named | {"far": 0.5, "auc far": 0.8})
     monkeypatch.setattr(Study, "coverage", lambda *_: halves)
     note = "halved by this training's own CAM, which favours every other map"
     assert report.measured(study, "03")["rib-coverage"].note == ""

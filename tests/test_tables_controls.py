@@ -53,7 +53,7 @@ def study(levels, monkeypatch):
     def coverage(one, method):
         covered = 0.25 if method == CAM else 0.5 + 0.1 * one.profile.usual_texture
         named = {"image": np.arange(IMAGES), "class": "cat", "size": 0.3}
-        return pd.DataFrame(named | {"body": covered + 0.2 * one.number})
+        return pd.DataFrame(named | {"body": covered + 0.2 * one.number, "auc body": covered})
 
     monkeypatch.setattr(Study, "seed", seed)
     monkeypatch.setattr(pipeline, "few_masks_counts", few)

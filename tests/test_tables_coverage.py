@@ -11,7 +11,7 @@ IMAGES = 30
 NORM = RIVALS["norms"]
 SHARES = {  # of CAM
     "object": 0.5, "near": 0.8, "far": 0.2, "inside": 0.6, "edge": 0.4, "outside": 0.1,
-    "around": 0.2, "away": 0.05, "green": 0.1, "other": 0.1,
+    "around": 0.2, "away": 0.05, "green": 0.1, "other": 0.1, "auc near": 0.9, "auc far": 0.8,
 }  # fmt: skip
 MORE = {RIB: {"object": 0.1, "far": 0.2, "outside": 0.05, "green": 0.3}, NORM: {"away": 0.02}}
 PLACES = ["where", "region", "method"]
@@ -22,7 +22,7 @@ def study(request, monkeypatch):
     """Two training seeds, the second of which has 0.1 more of everything that is more."""
     shares = dict(SHARES)
     if request.param == "scenes":
-        shares |= {"head": 0.9, "body": 0.4}
+        shares |= {"head": 0.9, "body": 0.4, "auc body": 0.7}
 
     def coverage(one, method):
         names = np.repeat(np.arange(IMAGES), 2)  # each shows a cat and a dog
@@ -85,6 +85,9 @@ def test_coverage_shows_levels_in_percent_over_all_methods(study):
     table = tables_coverage.coverage(study)
     part = table.set_index(["method", "part"])["covered"]
     assert part["CAM", "far"] == pytest.approx(20)
+    told = table.set_index(["method", "part"])["auc"]
+    assert told["CAM", "far"] == pytest.approx(80)
+    assert np.isnan(told["CAM", "outside"])
     assert part[RIBS[-1].title, "far"] == pytest.approx(45)
     assert "inside" not in set(table["part"])
 

@@ -122,7 +122,7 @@ def test_labels_and_networks_are_scored_by_stage(study, monkeypatch):
     monkeypatch.setattr(pipeline, "network_counts", lambda *asked: [counts, counts])
     table = tables_measures.precision_recall(study, "labels")
     assert table["stage"].unique().tolist() == list(pipeline.available_stages(study))
-    assert set(table["method"]) == set(pipeline.REFINED)
+    assert set(table["method"]) == set(pipeline.STARTS)
     networks = tables_measures.precision_recall(study, "networks")
     assert len(networks) == 2 * len(pipeline.sources(study))
     assert networks["seeds"].unique() == [2]

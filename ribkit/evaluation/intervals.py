@@ -49,18 +49,19 @@ def number(value: float, form: str = "+.2f") -> str:
 def numbers(values: Sequence[float], form: str = "+.2f") -> list[str]:
     """A point estimate and the ends of its interval, each as text.
 
-    With up to two more digits, where an interval beside 0 would seem to reach it.
+    With one or two more digits, where these keep an interval beside 0 from seeming to reach it.
 
     Example:
         >>> numbers((-0.035, -0.067, -0.003)), numbers((0.001, -0.067, 0.003))
         (['-0.035', '-0.067', '-0.003'], ['+0.00', '-0.07', '+0.00'])
+        >>> numbers((-0.035, -0.067, -1e-9))
+        ['-0.04', '-0.07', '+0.00']
     """
     _, low, high = values
-    for more in range(3):
-        finer = f"{form[:-2]}{int(form[-2]) + more}f"
-        if not low * high > 0 or all(float(format(end, finer)) for end in (low, high)):
-            break
-    return [number(value, finer) for value in values]
+    finer = (f"{form[:-2]}{int(form[-2]) + more}f" for more in range(3))
+    apart = (f for f in finer if float(format(low, f)) and float(format(high, f)))
+    form = next(apart, form) if low * high > 0 else form
+    return [number(value, form) for value in values]
 
 
 def worded(values: Sequence[float], form: str = "+.2f") -> str:

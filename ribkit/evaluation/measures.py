@@ -108,6 +108,32 @@ def _sorted(values: np.ndarray, drawn: np.ndarray | None) -> tuple[np.ndarray, n
     return values[order], drawn[..., order]
 
 
+def auc(inside: np.ndarray, outside: np.ndarray) -> float:
+    r"""Area under the ROC curve: how well a map tells pixels from others, at all thresholds.
+
+    .. math:: \mathrm{AUC} = P(M_u > M_v) + \tfrac{1}{2} P(M_u = M_v)
+
+    over pixels u of the one kind and v of the other: the Mann-Whitney statistic (Hanley and McNeil
+    1982, Radiology 143). Any increasing function of the map has the same.
+
+    Args:
+        inside: The map's values M at u, ``(n,)``.
+        outside: At v, ``(m,)``.
+
+    Returns:
+        In [0, 1]; 0.5 is chance, NaN if there is no u or no v.
+
+    Example:
+        >>> auc(np.array([3.0, 1.0]), np.array([1.0, 0.0]))  # 3 pairs of 4, and half of one
+        0.875
+    """
+    if not inside.size or not outside.size:
+        return np.nan
+    outside = np.sort(outside)
+    below = np.searchsorted(outside, inside, "left") + np.searchsorted(outside, inside, "right")
+    return float(below.mean() / (2 * len(outside)))
+
+
 def pxap(swept: Swept, drawn: np.ndarray | None = None) -> np.ndarray:
     r"""Pixel average precision (PxAP), mean over classes, in percent: a score without a threshold.
 

@@ -144,22 +144,34 @@ def _over_seeds(values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
 
 
 def _seeds(study: Study) -> dict[str, Measured]:
-    """RIB's gains in seed mIoU, and in coverage of what CAM has no need of; over all replicas."""
+    """RIB's gains: in seed mIoU, and in what its maps cover of what CAM has no need of, and tell
+    of it over all thresholds.
+    """
     values, part, still = {}, beyond(study.coverage(CAM)), tables_controls.still(study)
     alone = part == "far" and len(study.replicas) == 1
     halved = "halved by this training's own CAM, which favours every other map" if alone else ""
-    for seed, coverage, before, choice in (
-        ("gndrp-seed", "gndrp-coverage", RIBS[2], "held-out"),
-        ("rib-seed", "rib-coverage", CAM, "held-out"),
-        ("rib-seed-oracle", "", CAM, "oracle"),
+    setting = f"{_setting(study, study.scored)}, {RIB.title} against"
+    for name, before, choice in (
+        ("gndrp-seed", RIBS[2], "held-out"),
+        ("rib-seed", CAM, "held-out"),
+        ("rib-seed-oracle", CAM, "oracle"),
     ):
-        setting = f"{_setting(study, study.scored)}, {RIB.title} against {before.title}, {choice}"
         pairs = [(r.seed(RIB).at(choice), r.seed(before).at(choice)) for r in study.replicas]
-        values[seed] = _found(study, gain, pairs, "mIoU", f"{setting} threshold", still)
-        if coverage:
-            covered = tables_controls.coverage_gains(study, lambda one, before=before: before)
-            how = (f"points of {BEYOND[part]} covered", f"{setting} thresholds", still, halved)
-            values[coverage] = _found(study, intervals.mean, covered, *how)
+        how = ("mIoU", f"{setting} {before.title}, {choice} threshold", still)
+        values[name] = _found(study, gain, pairs, *how)
+    covered = (part, f"points of {BEYOND[part]} covered", "held-out thresholds")
+    told = (f"auc {part}", "points of AUC", "no threshold")
+    for name, other, (column, unit, threshold) in (
+        ("gndrp-coverage", RIBS[2], covered),
+        ("rib-coverage", CAM, covered),
+        ("gndrp-auc", RIBS[2], told),
+        ("rib-auc", CAM, told),
+        ("rib-auc-over-rivals", None, told),
+    ):
+        gains = tables_controls.coverage_gains(study, column, other)
+        against = other.title if other else "the best rival"
+        how = (unit, f"{setting} {against}, {threshold}", still, halved)
+        values[name] = _found(study, intervals.mean, gains, *how)
     return values
 
 
@@ -173,6 +185,8 @@ def _refinement(study: Study) -> dict[str, Measured]:
         ("rib-pseudo", pipeline.PSEUDO, ("CAM", pipeline.PSEUDO)),
         ("rib-pseudo-rival", pipeline.PSEUDO, ("best rival", pipeline.PSEUDO)),
     ):
+        if other[0] not in pipeline.available_starts(study):
+            continue
         both = (tables_rq4.stage_counts(study, *of) for of in (("RIB", stage), other))
         how = f"{setting}, RIB {stage} against {' '.join(other)}, thresholds held out"
         reported = stage == pipeline.PSEUDO and other[0] != "best rival"

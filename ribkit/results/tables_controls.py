@@ -1,7 +1,7 @@
 """Small tables of the controls: rivals without a bottleneck, few masks, scenes of other kinds."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ribkit.evaluation import intervals
-from ribkit.evaluation.intervals import Interval, number, replicated, with_interval
+from ribkit.evaluation.intervals import Interval, numbers, replicated, with_interval
 from ribkit.evaluation.miou import miou
 from ribkit.results import tables, tables_coverage
 from ribkit.results.tables_coverage import BEYOND
@@ -100,16 +100,18 @@ def still(*studies: Study) -> Still:
     return Still(all(lowest), note if any(lowest) else "")
 
 
-def coverage_gains(study: Study, before: Callable[[Study], Method]) -> list[tuple[np.ndarray]]:
-    """Points of what CAM has no need of that RIB covers beyond another method, of each image.
+def coverage_gains(
+    study: Study, column: str, other: Method | None = None
+) -> list[tuple[np.ndarray]]:
+    """How much more RIB has than another method in a column of `Study.coverage`, of each image.
 
-    before: the other method, of a training. What `replicated` takes.
+    In points; other: None for each training's best rival. What `replicated` takes.
     """
-    part = beyond(study.coverage(CAM))
     gains = []
     for one in study.replicas:
-        after, other = (by_image(one.coverage(method))[part] for method in (RIB, before(one)))
-        gains.append(100 * (after - other))
+        methods = (RIB, other or one.best_rival)
+        after, before = (by_image(one.coverage(method))[column] for method in methods)
+        gains.append(100 * (after - before))
     return tables_coverage.aligned(gains)
 
 
@@ -118,12 +120,13 @@ def meaning(study: Study) -> str:
     gaps, own = _counts(study, RIBS[2]), replicated(intervals.gain, rib_and_cam(study))
     gndrp = replicated(intervals.gain, list(zip(_counts(study, RIB), gaps, strict=True)))
     over_rival = replicated(intervals.gain, rib_and_rival(study))
-    wider = replicated(intervals.mean, coverage_gains(study, lambda one: one.best_rival))
+    far = beyond(study.coverage(CAM))
+    wider = replicated(intervals.mean, coverage_gains(study, far))
     chosen = Counter(one.best_rival.title for one in study.replicas).most_common()
     rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
     few = pipeline.few_masks_counts(study)
     over_rib = replicated(intervals.gain, list(zip(few, _counts(study, RIB), strict=True)))
-    part, note = BEYOND[beyond(study.coverage(CAM))], still(study).note
+    part, note = BEYOND[far], still(study).note
     text = [f"Read with care: {note}."] if note else []
     text += [
         f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP gains "
@@ -176,7 +179,7 @@ NO_DOSE_GAIN = "it does better where there is more to be set free, but gains not
 
 
 def _points(gain: Sequence[float]) -> str:
-    return "{} points ({} to {})".format(*map(number, gain))
+    return "{} points ({} to {})".format(*numbers(gain))
 
 
 def _told(gain: Interval, above: str, spans: str, below: str) -> str:

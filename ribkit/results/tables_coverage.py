@@ -49,15 +49,21 @@ CHANGE = ["change", "change_low", "change_high"]
 
 @cache
 def coverage(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
-    """Mean shares of some parts that maps cover, in %, over all replicas; all methods, or some."""
+    """What maps cover of some parts, and their AUC; over all replicas, of all methods, or some.
+
+    Both in %: covered is a mean share, auc how well maps tell the part from what is off the object.
+    """
     rows = []
     for method in methods or study.methods:
         trainings = study.trainings(method)
         each = [100 * by_image(one.coverage(method)) for one in trainings]
         for part in LEVELS:
+            row = {"method": method.title, "part": part}
+            for name, column in (("covered", part), ("auc", f"auc {part}")):
+                if column in each[0]:
+                    row |= with_interval(name, _mean([one[column] for one in each]))
             if part in each[0]:
-                row = {"method": method.title, "part": part}
-                rows.append(row | with_interval("covered", _mean([one[part] for one in each])))
+                rows.append(row)
     return pd.DataFrame(rows)
 
 

@@ -123,7 +123,7 @@ def _seeds(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
 
 def _stages(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
     for stage in pipeline.available_stages(study):
-        for title in pipeline.REFINED:
+        for title in pipeline.available_starts(study):
             yield title, stage, stage_counts(study, title, stage)
 
 
@@ -176,7 +176,7 @@ def class_scores(study: Study, part: str) -> pd.DataFrame:
 def rank_correlations(study: Study) -> pd.DataFrame:
     """Spearman's rank correlation of each two scores, over methods and training seeds.
 
-    Seeds have all methods; labels and networks CAM and RIB alone, which go through the chain,
+    Seeds have all methods; labels and networks those that networks learn from,
     without and with saliency. Of fewer than six points the order says nothing, and the table says
     so.
     """

@@ -24,7 +24,7 @@ from ribkit.study.study import Study
 def stage_counts(study: Study, title: str, stage: str, value: str = "counts") -> list[np.ndarray]:
     """Counts ``(N, 3, n)`` of labels after a stage, one for each replica.
 
-    title: one of `pipeline.REFINED`; value: ``counts``, or another field of `pipeline.Refined`.
+    title: one of `pipeline.STARTS`; value: ``counts``, or another field of `pipeline.Refined`.
     """
     pipeline.train(study.replicas, "irn", "psa", "saliency")
     methods = (pipeline.refinement(one, title) for one in study.replicas)
@@ -33,7 +33,7 @@ def stage_counts(study: Study, title: str, stage: str, value: str = "counts") ->
 
 @cache
 def refinement_scores(study: Study) -> pd.DataFrame:
-    """mIoU of the labels of each of `pipeline.REFINED` after each stage, over all replicas.
+    """mIoU of the labels of each of `pipeline.STARTS` after each stage, over all replicas.
 
     over_seed: gain over the method's own seed; over_cam: over CAM's labels after the same stage;
     both paired over images and replicas. Where labels hold 255, once as errors and once as
@@ -41,7 +41,7 @@ def refinement_scores(study: Study) -> pd.DataFrame:
     """
     rows = []
     for stage in pipeline.available_stages(study):
-        for title in pipeline.REFINED:
+        for title in pipeline.available_starts(study):
             error = stage_counts(study, title, stage)
             for suffix, value in (("", "counts"), (", 255 as background", "background")):
                 counts = stage_counts(study, title, stage, value)
@@ -87,7 +87,7 @@ def affinity_curves(study: Study) -> pd.DataFrame:
 def errors(study: Study) -> pd.DataFrame:
     """What is wrong with each stage's labels, in % of all pixels: see `error_shares`."""
     rows = []
-    for title in pipeline.REFINED:
+    for title in pipeline.available_starts(study):
         for stage in pipeline.available_stages(study):
             total = sum(stage_counts(study, title, stage, "confusion"))
             rows.append({"method": title, "stage": stage} | error_shares(total))

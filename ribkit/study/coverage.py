@@ -5,9 +5,11 @@ import pandas as pd
 
 from ribkit.data import views
 from ribkit.data.images import LabelledImage
-from ribkit.evaluation import regions
+from ribkit.evaluation import measures, regions
 from ribkit.runtime.per_image import PerImageResult, per_image
 from ribkit.runtime.store import Values
+
+TOLD = ("head", "body", "near", "far")  # parts of which the AUC is taken
 
 
 def _coverage(results: PerImageResult) -> Values:
@@ -19,18 +21,22 @@ def cover(image: LabelledImage, maps: np.ndarray, plain: np.ndarray, threshold: 
     """What the maps cover above a threshold: ``coverage``, a row for each image and class.
 
     ``size``: the object's share of the image's known pixels; and of each part of `parts` the share
-    that the class's map covers, NaN where it has no pixel. ``plain``: the image's plain CAM.
+    that the class's map covers, NaN where it has no pixel. ``auc far`` and others: how well the map
+    tells that part from what is off the object, whatever the threshold (`measures.auc`).
+    ``plain``: the image's plain CAM.
     """
     mask, heads = image.mask(), image.heads()
-    covered = views.resize_maps(maps, mask.shape) > threshold
-    peaked, pixels = views.resize_maps(plain, mask.shape), image.pixels()
-    rows = []
-    for label, found, score in zip(image.classes + 1, covered, peaked, strict=True):
+    both = (views.resize_maps(each, mask.shape) for each in (maps, plain))
+    pixels, rows = image.pixels(), []
+    for label, shown, score in zip(image.classes + 1, *both, strict=True):
         each = parts(pixels, mask, label, score, heads)
+        found, outside = shown > threshold, shown[each["outside"]]
         sums = np.array([[(found & part).sum(), part.sum()] for part in each.values()])
         with np.errstate(invalid="ignore"):
-            shares = dict(zip(each, sums[:, 0] / sums[:, 1], strict=True))
-        rows.append({"size": (mask == label).sum() / (mask != views.IGNORE).sum()} | shares)
+            row = dict(zip(each, sums[:, 0] / sums[:, 1], strict=True))
+        told = {f"auc {name}": shown[each[name]] for name in TOLD if name in each}
+        row |= {name: measures.auc(inside, outside) for name, inside in told.items()}
+        rows.append({"size": (mask == label).sum() / (mask != views.IGNORE).sum()} | row)
     names = rows[0] if rows else ()
     table = {name: np.array([row[name] for row in rows]) for name in names}
     return {"class": np.array(image.images.classes)[image.classes]} | table

@@ -29,7 +29,7 @@ Seeds = tuple[ImageSet, StoredArrays]  # images with their maps
 Labels = tuple[tuple[ImageSet, StoredArrays | None], ...]  # with its label maps; None: its masks
 
 STAGES = ("seed", "+ CRF", "+ PSA", "+ IRN", "+ IRN + CRF", "+ IRN + saliency")
-REFINED: dict[str, Callable[[Study], Method]] = {  # whose seeds go through the stages
+STARTS: dict[str, Callable[[Study], Method]] = {  # whose seeds go through the stages
     "CAM": lambda study: CAM,
     "best rival": lambda study: study.best_rival,  # which may be CAM
     "RIB": lambda study: RIB,
@@ -195,13 +195,18 @@ _own = cache(Refinement)
 
 
 def refinement(study: Study, title: str) -> Refinement:
-    """What happens to the seeds of one of `REFINED`."""
-    return _own(study, REFINED[title](study))
+    """What happens to the seeds of one of `STARTS`."""
+    return _own(study, STARTS[title](study))
 
 
 def refinements(study: Study) -> dict[str, Refinement]:
-    """All of them."""
-    return {title: refinement(study, title) for title in REFINED}
+    """All that this run has."""
+    return {title: refinement(study, title) for title in available_starts(study)}
+
+
+def available_starts(study: Study) -> tuple[str, ...]:
+    """Those of `STARTS` that this run has: where nothing rivals CAM, CAM and RIB."""
+    return tuple(STARTS) if study.rivals else ("CAM", "RIB")
 
 
 def available_stages(study: Study) -> tuple[str, ...]:

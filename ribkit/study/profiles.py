@@ -5,7 +5,7 @@ rule of `ribkit.evaluation.tuning`, by each replica for itself. CAM chooses amon
 `smoothings` and `percentiles`, in this order, and what it chose holds for every method. A rival
 (`ribkit.method.rivals`) chooses its own of the last two, or of `norms`; each RIB among `lrs`,
 `margins` and `n_others`; IRN's walk among `irn_log2_steps`, `irn_betas` and `irn_radii`, and PSA's
-among `psa_alphas` and `psa_log2_steps`, for CAM's maps and for RIB's. Each list starts with what is
+among `psa_alphas` and `psa_log2_steps`, for each method's maps. Each list starts with what is
 most careful; those of rates, smoothings and norms go on beyond their ends. A list of one leaves
 nothing to choose: so it is in `voc` and `coco`.
 
@@ -203,9 +203,13 @@ RENAMED = {  # a setting's name up to version 0.1 -> its name now, in a group to
 
 
 def _read() -> dict[str, Profile]:
-    tables = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text())
+    """The profiles; a folder that one names lies in the repository, wherever the user stands."""
+    here = Path(__file__)
+    tables = tomllib.loads(here.with_name("profiles.toml").read_text())
     for name, table in tables.items():
         tables[name] = tables.get(table.pop("like", None), {}) | table
+        if "digits" in table:
+            tables[name]["digits"] = str(here.parents[2] / table["digits"])
     return {name: Profile(name=name, **table) for name, table in tables.items()}
 
 
