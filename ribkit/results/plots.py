@@ -24,9 +24,9 @@ REGION_STYLES = {
     "non-discriminative": {"color": PALETTE[1], "marker": "s"},
     "irrelevant": {"color": PALETTE[7], "marker": "^"},
 }
-# columns of differences in points, and of shares in %
+# columns of differences in points, and of shares in % with where their axis begins
 DIFFERENCES = ("gain", "over_cam", "over_seed", "added", "beyond", "change", "fall")
-SHARES = ("covered", "cover body", "precision", "recall")
+SHARES = {"covered": 0, "cover body": 0, "precision": 0, "recall": 0, "auc": 50}
 LEAST = 0.5  # points to both sides of zero that an axis shows at least: noise shall look like noise
 
 
@@ -82,7 +82,9 @@ def point_rows(
     if value in DIFFERENCES:
         zero_line(axis, "x")
     if value in SHARES:
-        axis.set(xlim=(-3, 103))
+        least = min(SHARES[value], axis.dataLim.x0)
+        beyond = 0.03 * (100 - least)
+        axis.set(xlim=(least - beyond, 100 + beyond))
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
 

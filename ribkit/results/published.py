@@ -31,10 +31,8 @@ COMMANDS = {
     "mini": "make reproduce",
     "mnist": "make reproduce PROFILE=mnist NOTEBOOKS=01",
 }
-MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
-
-
 CLAIM_TABLES = {"claims": "", "digits_claims": "01"}  # and of which notebook: "" of all
+MARKED = re.compile(r"<!-- (?P<name>[\w-]+) -->\n.*?<!-- /(?P=name) -->", re.DOTALL)
 
 
 def committed(evidence: str, name: str) -> pd.DataFrame:
@@ -80,15 +78,20 @@ def answer() -> str:
     for evidence, rows in runs.items():
         own, oracle, rival = (rows.loc[name] for name in SEEDS)
         as_in_paper = f" scored as in the paper, which reports {oracle['reported_low']:+.1f}"
+        of_paper = _by("; ", oracle, as_in_paper) if evidence == "photographs" else ""
         said.append(
             f"- **On {evidence}** RIB's seeds {_word_for(COMPARED, own)} CAM's"
-            f"{_by(': ', own, ' mIoU')}{_by('; ', oracle, as_in_paper)}. They "
+            f"{_by(': ', own, ' mIoU')}{of_paper}. They "
             f"{_word_for(COMPARED, rival)} those of the best-tuned rival that adapts nothing"
             f"{_by(': ', rival)}.{_noted(own)}"
         )
-    last = _claims("digits").set_index("name").loc["last-layer-bottleneck"]
+    digits = _claims("digits").set_index("name")
+    last, known = digits.loc["last-layer-bottleneck"], digits.loc["known-shape-drop"]
     as_in_paper = f" HGR, where the paper's figure has {last['reported_low']:+.2f}"
-    said.append(f"- **On digits** {_word_for(SQUEEZED, last)}{_by(': ', last, as_in_paper)}.")
+    said.append(
+        f"- **On digits** {_word_for(SQUEEZED, last)}{_by(': ', last, as_in_paper)}. A shape that "
+        f"the network knows {_word_for(KNOWN, known)} one that says nothing{_by(': ', known)}."
+    )
     return "\n".join(said)
 
 
@@ -100,6 +103,20 @@ SHORT = {  # claim -> how its verdict begins -> what that means
         "opposite": "RIB's maps cover less of what the classifier had no need of",
         "not measured": "what RIB's maps cover was not measured",
     },
+    "rib-auc": {
+        "holds": "over all thresholds they tell it better from what is off the object",
+        "undecided": "whether they tell it better from what is off the object is open",
+        "no effect": "they are not seen to tell it better from what is off the object",
+        "opposite": "over all thresholds they tell it less well from what is off the object",
+        "not measured": "how well they tell it from what is off the object was not measured",
+    },
+    "rib-auc-over-rivals": {
+        "holds": "and better than the maps of a rival that adapts nothing",
+        "undecided": "whether better than the maps of a rival that adapts nothing is open",
+        "no effect": "not seen to be better than the maps of a rival that adapts nothing",
+        "opposite": "less well than the maps of a rival that adapts nothing",
+        "not measured": "a rival that adapts nothing was not asked",
+    },
     "activation-seed-matched": {
         "holds": "it helps that the last activation is taken away",
         "undecided": "whether it helps that the last activation is taken away is open",
@@ -109,11 +126,18 @@ SHORT = {  # claim -> how its verdict begins -> what that means
     },
 }
 SQUEEZED = {
-    "holds": "the last layer loses more of what the network hardly needs",
-    "undecided": "whether the last layer loses more of what the network hardly needs is open",
-    "no effect": "the last layer is not seen to lose more of what the network hardly needs",
-    "opposite": "the last layer loses less of what the network hardly needs",
+    "holds": "a shape beside the digit loses more gradient in the last layer than the digit",
+    "undecided": "whether a shape beside the digit loses more gradient in the last layer is open",
+    "no effect": "a shape beside the digit is not seen to lose more gradient in the last layer",
+    "opposite": "a shape beside the digit loses less gradient in the last layer than the digit",
     "not measured": "what the last layer loses was not measured",
+}
+KNOWN = {
+    "holds": "loses more there than",
+    "undecided": "cannot be told there from",
+    "no effect": "is not seen to lose more there than",
+    "opposite": "loses less there than",
+    "not measured": "was not compared with",
 }
 SEEDS = ("rib-seed", "rib-seed-oracle", "rib-over-rivals")
 COMPARED = {  # how a verdict begins -> how two sets of seeds compare
@@ -131,7 +155,7 @@ def _word_for(words: Mapping[str, str], row: pd.Series) -> str:
 
 
 def _point(row: pd.Series) -> str:
-    return "" if pd.isna(row["difference"]) else f" ({number(row['difference'])})"
+    return "" if pd.isna(row["difference"]) else f" ({number(row['difference'])} points)"
 
 
 def _by(before: str, row: pd.Series, after: str = "") -> str:
@@ -252,7 +276,7 @@ def told(evidence: str, *names: str) -> str:
 
 
 def both_claims() -> str:
-    """Each claim, and what photographs and scenes say of it; above, what the columns are.
+    """Each claim, and what photographs, scenes or digits say of it; above, what the columns are.
 
     Below, where sources disagree. A copy of the code without ``figures/`` has none to show.
     """

@@ -244,6 +244,7 @@ def digits_claims(drawn: Figure, table: pd.DataFrame) -> None:
 FOREST = (  # the two columns of panels: last word of the unit, or question -> title
     {
         "covered": "coverage: points of bodies or far halves",
+        "AUC": "the same told from off the object: points of AUC",
         "mIoU": "seeds: points of mIoU",
     },
     {
