@@ -51,7 +51,7 @@ def test_was_run_in_order_and_has_a_checked_cell(path):
 def test_parameters_are_those_of_every_notebook(path):
     cells = [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
     assert [cell.source for cell in cells] == [
-        'profile = "mini"  # mini, mini-large, voc-lite, voc, coco\n'
+        'profile = "mini"  # mini, mini-large, mnist, voc-lite, voc, coco\n'
         'data = ""  # the folder with the images, for the profiles that need one\n'
         "overrides = {}  # any setting of the profile, by name"
     ]
