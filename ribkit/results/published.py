@@ -66,9 +66,8 @@ def _own(evidence: str) -> pd.DataFrame:
 # ---- texts --------------------------------------------------------------------------------------
 def answer() -> str:
     """The answer in a few sentences, whose words follow from the verdicts."""
-    seeds = ("photographs", "drawn scenes")
-    runs = {evidence: committed(evidence, "claims").set_index("name") for evidence in seeds}
-    rows, said = runs["photographs"].loc[[*SHORT]], []
+    runs = {evidence: _claims(evidence).set_index("name") for evidence in RUNS}
+    digits, rows, said = runs.pop("digits"), runs["photographs"].loc[[*SHORT]], []
     if (rows["verdict"] != "not measured").any():
         short = "; ".join(
             _word_for(words, rows.loc[name]) + _point(rows.loc[name])
@@ -85,7 +84,6 @@ def answer() -> str:
             f"{_word_for(COMPARED, rival)} those of the best-tuned rival that adapts nothing"
             f"{_by(': ', rival)}.{_noted(own)}"
         )
-    digits = _claims("digits").set_index("name")
     last, known = digits.loc["last-layer-bottleneck"], digits.loc["known-shape-drop"]
     as_in_paper = f" HGR, where the paper's figure has {last['reported_low']:+.2f}"
     said.append(

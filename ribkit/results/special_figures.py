@@ -230,15 +230,14 @@ def forest(drawn: Figure, table: pd.DataFrame) -> None:
 
 def digits_claims(drawn: Figure, table: pd.DataFrame) -> None:
     """What digits say of the claims that they decide, as in `forest`."""
-    panels = {"HGR": "high gradient ratio (HGR)", "points of accuracy": "points of accuracy"}
-    parts = dict(list(table.assign(evidence="digits").groupby("unit")))
-    shown = [unit for unit in panels if unit in parts]
-    axes = drawn.subplots(len(shown), height_ratios=[len(parts[unit]) for unit in shown])
-    for axis, unit in zip(np.ravel(axes), shown, strict=True):
-        _forest_rows(axis, parts[unit])
+    measured = table.dropna(subset="difference").assign(evidence="digits")
+    parts = dict(list(measured.groupby("unit", sort=False)))
+    axes = np.ravel(drawn.subplots(len(parts), height_ratios=[*map(len, parts.values())]))
+    for axis, (unit, part) in zip(axes, parts.items(), strict=True):
+        _forest_rows(axis, part)
         axis.axvline(0, color="black", lw=1)
-        axis.set_xlabel(f"{panels[unit]}, 95 % interval")
-    right_legend(np.ravel(axes)[0])
+        axis.set_xlabel(f"{FOREST[1].get(unit, unit)}, 95 % interval")
+    right_legend(axes[0])
 
 
 FOREST = (  # the two columns of panels: last word of the unit, or question -> title

@@ -58,12 +58,13 @@ def coverage(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
         trainings = study.trainings(method)
         each = [100 * by_image(one.coverage(method)) for one in trainings]
         for part in LEVELS:
+            if part not in each[0]:
+                continue
             row = {"method": method.title, "part": part}
-            for name, column in (("covered", part), ("auc", f"auc {part}")):
-                if column in each[0]:
-                    row |= with_interval(name, _mean([one[column] for one in each]))
-            if part in each[0]:
-                rows.append(row)
+            row |= with_interval("covered", _mean([one[part] for one in each]))
+            if f"auc {part}" in each[0]:
+                row |= with_interval("auc", _mean([one[f"auc {part}"] for one in each]))
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
