@@ -156,7 +156,7 @@ def resnet(depth: int, weights: Weights | None = None, output_stride: int = 16) 
 class SmallResNet(PooledClassifier):
     """The network of `mini`: basic residual blocks (He et al. 2016), stride 4, three stages."""
 
-    def __init__(self, n_classes: int, widths: Sequence[int] = (24, 48, 64), blocks: int = 2):
+    def __init__(self, n_classes: int, widths: Sequence[int] = (16, 32, 32), blocks: int = 2):
         layers, inputs = [*_conv3_norm(3, widths[0], 2), nn.ReLU()], widths[0]
         for stage, width in enumerate(widths):
             for block in range(blocks):
