@@ -60,7 +60,9 @@ def panels(images: ImageSet, grown: Result, index: int, step: int | str, thresho
         drawn = Figure((9, 3.4), layout="constrained")
         for axis, (name, picture) in zip(drawn.subplots(1, 3), shown.items(), strict=True):
             axis.imshow(picture, vmin=0, vmax=1, cmap="viridis")
-            axis.contour(np.asarray(mask) % 255 > 0, [0.5], colors="white", linewidths=0.8)
+            for colour, width in (("black", 2.4), ("white", 0.8)):  # seen on light and on dark
+                outline = np.asarray(mask) % 255 > 0
+                axis.contour(outline, [0.5], colors=colour, linewidths=width)
             axis.set(title=name, xticks=[], yticks=[])
         named = [Patch(color=colours[c + 1], label=images.classes[c]) for c in image.classes]
         drawn.legend(handles=named, loc="outside lower right", ncols=len(named))
