@@ -6,6 +6,7 @@ DEVICE ?=
 PARAMS ?=
 NOTEBOOKS ?=
 PYTHON ?=
+LAB ?=
 
 PY := .venv/bin/python
 export PROFILE DATA DEVICE PARAMS NOTEBOOKS PYTHON
@@ -35,8 +36,8 @@ test: .venv/.installed  ## run the unit tests, then every notebook in short; com
 check: .venv/.installed  ## check the input; say what will be computed, and for how long
 	$(STUDY) --check
 
-lab: .venv/.installed  ## open the notebooks in JupyterLab
-	JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab notebooks
+lab: .venv/.installed  ## open the notebooks in JupyterLab; LAB="--allow-root": with its options
+	JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 $(PY) -m jupyterlab $(LAB) notebooks
 
 figures: .venv/.installed  ## redraw every figure from the table beside it; write README's and docs' tables anew
 	$(PY) -m ribkit.results.figures

@@ -63,7 +63,7 @@ class Comparison:
 
 def compare(
     folder: str | Path,
-    model: nn.Module,
+    model: nn.Module | Network,
     classes: Sequence[str] | None = None,
     labels: Mapping[str, str | int | Iterable[str | int]] | None = None,
     settings: Settings = SETTINGS,
@@ -81,7 +81,8 @@ def compare(
     Args:
         folder: Of photographs of any size.
         model: A trained classifier that ends in global average pooling and one linear layer, whose
-            bias is dropped (see `ribkit.networks.backbone.from_classifier`).
+            bias is dropped (see `ribkit.networks.backbone.from_classifier`); or a `Network` made of
+            one, which has its own mean and std.
         classes: The names of its C outputs; None: their numbers, from 0.
         labels: File name -> one or more of these; for other photographs their top class is taken.
         settings: Of the adaptation.
@@ -103,7 +104,9 @@ def compare(
         Traceback (most recent call last):
         ribkit.runtime.errors.InputError: none is not a folder; give one that holds photographs.
     """
-    network = from_classifier(model, *_for_bytes(mean, std)).to(device())
+    own = isinstance(model, Network)
+    network = model if own else from_classifier(model, *_for_bytes(mean, std))
+    network = network.to(device())
     outputs = network.classifier.out_channels
     names = tuple(map(str, range(outputs) if classes is None else classes))
     if len(names) != outputs:

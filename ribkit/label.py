@@ -13,6 +13,7 @@ nothing tells whether it is the best for others.
 """
 
 import argparse
+import difflib
 import json
 import sys
 import warnings
@@ -44,6 +45,7 @@ from ribkit.study.unmasked import Unmasked, UnmaskedRefinement
 METHODS = {"cam": CAM, "rib": RIB}
 SEEN = 512  # pixels, at most, of a photograph's long side for everything but the writing
 ROWS, SHEETS = 20, 5  # of a sheet; of a run: the photographs on them are spread evenly
+FEW = 10  # photographs of a class, below which there is a warning
 SHOWN = 256  # pixels of a photograph's long side on a sheet
 RECORD, CLASSIFIER = "label.json", "classifier.safetensors"  # in the folder that is written
 
@@ -106,6 +108,7 @@ def label(
     images = _images(folder, labels, classes)
     if not trained:
         _require_tellable(images)
+        _warn_of_few(images)
     _require_own(out, images)
     seen = replace(images, source=replace(images.source, long_side=SEEN))
     study = Unmasked(folder, seen, settings, trained)
@@ -176,6 +179,19 @@ def _require_tellable(images: ImageSet) -> None:
             f"all {len(images)} photographs show {name}, so that a classifier cannot learn what it "
             "looks like; add some without it, and labels that say so."
         )
+
+
+def _warn_of_few(images: ImageSet) -> None:
+    """A warning for classes that few photographs show, misspelt ones among them."""
+    counts = dict(zip(images.classes, images.labels.sum(axis=0), strict=True))
+    told = []
+    for name in (name for name, count in counts.items() if count < FEW):
+        others = [other for other in counts if counts[other] > counts[name]]
+        like = difflib.get_close_matches(name, others, 1)
+        told.append(f"{name} ({', or '.join([str(counts[name]), *like])})")
+    if told:
+        sentence = f"few photographs show {few(told)}; a classifier learns little from less than "
+        warnings.warn(f"{sentence}{FEW}: add some, or correct the name.", stacklevel=3)
 
 
 def _require_own(out: Path, images: ImageSet) -> None:

@@ -120,6 +120,14 @@ def test_classes_without_names_are_numbered(folder, model):
     assert compare(folder, model, settings=settings()).images.classes == ("0", "1", "2", "3", "4")
 
 
+def test_a_network_is_taken_with_its_own_mean_and_std(folder, model):
+    own = [50.0] * 3, [20.0] * 3
+    given = compare(folder, model, settings=settings(), mean=own[0], std=own[1])
+    ready = compare(folder, from_classifier(model, *own), settings=settings())
+    for name in SIZES:
+        assert np.array_equal(given.rib[name], ready.rib[name])
+
+
 def test_the_figure_has_a_row_for_each_photograph_and_class(folder, model):
     labels = {"a.png": ["dog", "ant"], "b.png": ["bee"], "c.png": ["elk"]}
     found = compare(folder, model, CLASSES, labels, settings=settings())

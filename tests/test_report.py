@@ -227,7 +227,7 @@ def test_every_verdict_says_on_what_and_knows_what_could_have_been_found(fabrica
     digits = {"last-layer-bottleneck", "activation-removed", "known-shape-drop"}
     digits |= {"high-gradient-used"}
     assert {name: value.on for name, value in found.items()} == {
-        name: "digits" if name in digits else "scenes" for name in found
+        name: "bundled digits" if name in digits else "scenes" for name in found
     }
     for name, value in found.items():
         assert 0 <= value.detectable < np.inf, name
@@ -332,9 +332,9 @@ def test_one_dose_alone_measures_no_dose_response(fabricated, monkeypatch):
     assert row[claim.text] == "not measured"
 
 
-def test_one_toy_network_has_no_interval_and_no_verdict():
+def test_one_toy_network_has_no_interval_and_no_verdict(fabricated):
     one = pd.Series({"mean": 0.1, "low": np.nan, "high": np.nan, "n": 1.0})
-    found = report._over_seeds(one, "bundled digits, 1 seed")
+    found = report._over_seeds(fabricated[0], one, "bundled digits, 1 seed")
     assert np.isnan(found.detectable)
     words = claims.table({"activation-removed": found}, "01")["verdict"]
     assert set(words) == {"not measured"}

@@ -70,7 +70,7 @@ class Measured:
     detectable: float  # a true gain of so much would have been found 8 times in 10
     unit: str
     setting: str
-    on: str  # what it was measured on: "scenes", "photographs" or "digits"
+    on: str  # what it was measured on: "scenes", "photographs", "MNIST" or "bundled digits"
     note: str = ""  # what the number alone would hide
 
 

@@ -68,6 +68,7 @@ def answer() -> str:
     """The answer in a few sentences, whose words follow from the verdicts."""
     runs = {evidence: _claims(evidence).set_index("name") for evidence in RUNS}
     digits, rows, said = runs.pop("digits"), runs["photographs"].loc[[*SHORT]], []
+    few = runs["drawn scenes"].loc["last-layer-bottleneck"]
     if (rows["verdict"] != "not measured").any():
         short = "; ".join(
             _word_for(words, rows.loc[name]) + _point(rows.loc[name])
@@ -87,8 +88,10 @@ def answer() -> str:
     last, known = digits.loc["last-layer-bottleneck"], digits.loc["known-shape-drop"]
     as_in_paper = f" HGR, where the paper's figure has {last['reported_low']:+.2f}"
     said.append(
-        f"- **On digits** {_word_for(SQUEEZED, last)}{_by(': ', last, as_in_paper)}. A shape that "
-        f"the network knows {_word_for(KNOWN, known)} one that says nothing{_by(': ', known)}."
+        f"- **On MNIST's digits** {_word_for(SQUEEZED, last)}{_by(': ', last, as_in_paper)}. A "
+        f"shape that the network knows {_word_for(KNOWN, known)} one that says nothing"
+        f"{_by(': ', known)}."
+        f"{_by(' On the few bundled digits of notebook 01 the first is ', few, '.')}"
     )
     return "\n".join(said)
 
@@ -194,7 +197,7 @@ NETWORKS = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "resnet50": "ResNet-50",
 }
-MINUTES = {"mini": "15 min", "mnist": "30 min"}  # on two cores; others take hours
+MINUTES = {"mini": "15 min", "mnist": "30 min", "voc-lite": "9 to 22 hours"}  # on two cores
 SHORTLY = ("holds", "undecided", "no effect", "opposite")  # how the verdicts begin
 
 

@@ -108,15 +108,15 @@ def _toy(study: Study) -> dict[str, Measured]:
     drop = drop.loc[("sigmoid", "trained", "sum", "after")]
     beyond = f"{setting}, beyond what a meaningless shape gets back"
     found = {
-        "last-layer-bottleneck": _over_seeds(drop, f"{setting}, outputs summed"),
-        "activation-removed": _over_seeds(tables_toy.removal_beyond_control(hgr), beyond),
+        "last-layer-bottleneck": _over_seeds(study, drop, f"{setting}, outputs summed"),
+        "activation-removed": _over_seeds(study, tables_toy.removal_beyond_control(hgr), beyond),
     }
     doses = tables_toy.doses(study.toy_doses())
     if known := tables_toy.known_doses(doses):
         best = tables_toy.beyond_nothing(doses, max(known))
         how = f"{study.digits().name}, sigmoid, {best['n']:.0f} seeds"
         how += f", {100 * max(known):g} % of the images with their shape"
-        found["known-shape-drop"] = _over_seeds(best, how)
+        found["known-shape-drop"] = _over_seeds(study, best, how)
     return found | {"high-gradient-used": _masked(study, setting)}
 
 
@@ -130,17 +130,19 @@ def _masked(study: Study, setting: str) -> Measured:
     gaps = gaps[gaps["share"] == gaps["share"].min()].set_index("others").sort_values("low")
     (less_sure, gap), (other, more) = gaps.iterrows()
     blanked = f"{100 * gap['share']:g} % of what is not black blanked, by G6"
-    found = _over_seeds(gap, f"{setting}, {blanked}, against {less_sure}", "points of accuracy")
+    how = f"{setting}, {blanked}, against {less_sure}"
+    found = _over_seeds(study, gap, how, "points of accuracy")
     note = f"against {less_sure}; against {other} {tables_toy.in_points(more)}"
     return replace(found, note=note)
 
 
-def _over_seeds(values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
+def _over_seeds(study: Study, values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
     """A mean, low and high of n toy networks, see `tables_toy.interval`."""
     freedom = values["n"] - 1
     error = (values["high"] - values["mean"]) / stats.t.ppf(0.975, freedom)
     detectable = power.detectable_by_t(np.array([error**2]), np.array([freedom]))
-    return Measured(*values[["mean", "low", "high"]], detectable, unit, setting, "digits")
+    on = study.digits().name
+    return Measured(*values[["mean", "low", "high"]], detectable, unit, setting, on)
 
 
 def _seeds(study: Study) -> dict[str, Measured]:

@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 from skimage.color import label2rgb
+from skimage.segmentation import mark_boundaries
 
 from ribkit.results import plots
 from ribkit.results.style import PALETTE, styled
 
 CONTOUR = "above the threshold"
-COLOURS = [*PALETTE[:7], *PALETTE[8:]]  # but for the grey, which photographs are
+COLOURS = [*PALETTE[:6], *PALETTE[8:]]  # no grey, which photographs are, and one pink of two
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Row:
 def sheet(rows: Sequence[Row], classes: Sequence[str], threshold: float) -> Figure:
     """Photograph, highest map and labels side by side, a row each.
 
-    White on the map: what exceeds the threshold. A label bears its class's name, since colours
-    recur after nine classes.
+    White on the map: what exceeds the threshold; on the labels: their edges. A label bears its
+    class's name, since colours recur after eight classes.
     """
     pictures = {}
     for row in rows:
@@ -53,7 +54,9 @@ def _coloured(row: Row) -> np.ndarray:
     """Labels in colour over the photograph in grey: ``(h, w, 3)`` uint8."""
     used = [COLOURS[(label - 1) % len(COLOURS)] for label in np.unique(row.labels[row.labels > 0])]
     look = {"alpha": 0.5, "bg_label": 0, "saturation": 0}
-    return np.round(255 * label2rgb(row.labels, row.pixels, used or None, **look)).astype(np.uint8)
+    coloured = label2rgb(row.labels, row.pixels, used or None, **look)
+    edged = mark_boundaries(coloured, row.labels, color=(1, 1, 1), mode="inner")
+    return np.round(255 * edged).astype(np.uint8)
 
 
 def _name(axis: Axes, where: np.ndarray, name: str) -> None:
