@@ -197,7 +197,7 @@ NETWORKS = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "resnet50": "ResNet-50",
 }
-MINUTES = {"mini": "15 min", "mnist": "30 min", "voc-lite": "9 to 22 hours"}  # on two cores
+MINUTES = {"mini": "15 to 25 min", "mnist": "30 min", "voc-lite": "9 to 22 h"}  # on two cores
 SHORTLY = ("holds", "undecided", "no effect", "opposite")  # how the verdicts begin
 
 
