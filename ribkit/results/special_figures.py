@@ -121,12 +121,18 @@ def toy_masking(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 # ---- tuning and controls ------------------------------------------------------------------------
+GAINS = (-30, -10, -3, -1, 0, 1, 3, 10)  # ticks, in points
+
+
 def tuning(drawn: Figure, table: pd.DataFrame, size: Sequence[float]) -> None:
     """Gain over CAM on the tuning images against the rate, by method; a line for each training.
 
-    Ringed: the rate that each training chose. size: of a panel, in inches.
+    Ringed: the rate that each training chose. Beyond a point up or down the axis is logarithmic.
+    size: of a panel, in inches.
     """
     rates = table[table["stage"] == "lr"]
+    ends = min(-1, rates["gain"].min()), max(1, rates["gain"].max())
+    ticks = [tick for tick in GAINS if ends[0] <= tick <= ends[1]]
     methods = dict(list(rates.groupby("method", sort=False)))
     columns = min(2, len(methods))
     rows = -(-len(methods) // columns)
@@ -140,9 +146,12 @@ def tuning(drawn: Figure, table: pd.DataFrame, size: Sequence[float]) -> None:
             axis.plot(chosen["lr"], chosen["gain"], "o", color=look["color"], mfc="none", ms=9)
         zero_line(axis, "y")
         axis.set(title=method)
+        axis.set_yscale("symlog", linthresh=1, linscale=0.7)  # broken rates lose tens of points
+        axis.set_yticks(ticks, labels=[f"{tick:+}" if tick else "0" for tick in ticks])
+        axis.minorticks_off()
         _rate_ticks(axis, sorted(rates["lr"].unique()), rotation=45)
     drawn.supxlabel("learning rate of the adaptation (ringed: chosen)", fontsize=9)
-    drawn.supylabel("gain over CAM, tuning images (points)", fontsize=9)
+    drawn.supylabel("gain over CAM, tuning images\n(points; beyond 1 logarithmic)", fontsize=9)
     every = (axis.get_legend_handles_labels()[0] for axis in axes.ravel())
     handles = max(every, key=len)  # some methods have fewer trainings
     drawn.legend(handles=handles, loc="outside right center", title="training\nseed")
