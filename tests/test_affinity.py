@@ -142,7 +142,7 @@ def trained(method, images, scratch):
         scratch=scratch, parts=((images, None),), n_labels=9, long_side=None, **begun
     )
     assert made["history"]["epoch"].tolist() == [1, 2]
-    assert made["weights"].keys() == method.Heads([24, 48, 64]).state_dict().keys()
+    assert made["weights"].keys() == method.Heads([16, 32]).state_dict().keys()
     return TrainedModel.of(method.build, made["weights"], **begun).load()
 
 

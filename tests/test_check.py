@@ -60,8 +60,8 @@ def test_a_sample_measures_every_stage_and_leaves_nothing_behind(study, monkeypa
     assert (costs["seconds each"] > 0).all()
     assert (costs["memory (GiB)"] >= 0).all()
     assert costs["disk (GiB)"]["cam"] > 0
-    # 96 channels of 16 x 16 float32 of each of the bank's images
-    bank = check.counts(study)["bank"] * 96 * 16 * 16 * 4 / 2**30
+    # 16 channels of 32 x 32 float32 of each of the bank's images
+    bank = check.counts(study)["bank"] * 16 * 32 * 32 * 4 / 2**30
     assert costs["disk (GiB)"]["bank"] == pytest.approx(bank, rel=0.1)
     assert f"About {costs['hours'].sum():,.3g} hours" in check.summary(costs.reset_index())
 

@@ -340,10 +340,10 @@ def test_one_toy_network_has_no_interval_and_no_verdict(fabricated):
     assert set(words) == {"not measured"}
 
 
-def test_a_toys_interval_gives_its_error():
+def test_a_toys_interval_gives_its_error(fabricated):
     # three seeds with error 1: the t quantile of 2 degrees of freedom either way
     three = pd.Series({"mean": 0.0, "low": -4.302653, "high": 4.302653, "n": 3.0})
-    found = report._over_seeds(three, "").detectable
+    found = report._over_seeds(fabricated[0], three, "").detectable
     assert found == pytest.approx(power.detectable_by_t(np.array([1.0]), np.array([2])), rel=1e-6)
 
 

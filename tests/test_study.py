@@ -91,7 +91,7 @@ def test_settings_that_change_a_given_profile_are_refused():
         Study(Study("mini").profile, "", {"steps": 5})
 
 
-@pytest.mark.parametrize(("edge", "rate"), [("lowest lr", 3e-5), ("highest lr", 1e-6), ("", 1e-6)])
+@pytest.mark.parametrize(("edge", "rate"), [("lowest lr", 1e-4), ("highest lr", 1e-6), ("", 1e-6)])
 def test_where_tuning_stilled_rib_it_is_shown_at_the_highest_rate(edge, rate):
     study = Study("mini")
     found = {"lr": 1e-6, "margin": 0.0, "n_others": 4}
