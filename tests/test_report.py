@@ -171,8 +171,7 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     by_seed = [edges("lowest lr", "highest margin"), edges("highest lr", "")]
     monkeypatch.setattr(Study, "tuned", lambda self, method: by_seed[self.number])
     some = report.measured(study)
-    noted = "in 1 of 2 trainings tuning found no rate better than the lowest, "
-    noted += "at which RIB's maps hardly move"
+    noted = "in 1 of 2 trainings tuning left RIB at the lowest rate, where maps hardly move"
     of_rib = {"gndrp-seed", "gndrp-coverage", "rib-seed", "rib-seed-oracle", "rib-coverage"}
     of_rib |= {"gndrp-auc", "rib-auc", "rib-auc-over-rivals"}
     of_rib |= {"rib-over-rivals", "crf-seed", "psa-seed", "irn-seed", *ablation_runs.COMPARED}

@@ -206,7 +206,7 @@ def test_a_rib_that_tuning_stilled_is_read_with_care(study, monkeypatch):
     assert not tables_controls.meaning(study).startswith("Read with care")
     monkeypatch.setattr(Study, "tuned", lambda one, method: lowest[one.number])
     text = tables_controls.meaning(study)
-    assert text.startswith("Read with care: in 1 of 2 trainings tuning found no rate better than")
+    assert text.startswith("Read with care: in 1 of 2 trainings tuning left RIB at the lowest")
 
 
 def test_one_dose_says_nothing_of_doses(study):

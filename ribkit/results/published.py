@@ -219,7 +219,7 @@ def glance() -> str:
     paper = ("[paper scale](docs/paper_scale.md), `voc`", "1,464")
     paper += (voc.replicas, NETWORKS[voc.backbone], "a GPU", "not run")
     rows.append(dict(zip(rows[0], paper, strict=True)))
-    return "\n\n".join(filter(None, (claims.markdown(pd.DataFrame(rows)), to_come())))
+    return claims.markdown(pd.DataFrame(rows))
 
 
 def to_come() -> str:

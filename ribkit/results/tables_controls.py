@@ -95,8 +95,8 @@ class Still:
 def still(*studies: Study) -> Still:
     """Whether tuning stilled RIB in the trainings of some studies."""
     lowest = [one.tuned(RIB).lowest("lr") for study in studies for one in study.replicas]
-    note = f"in {sum(lowest)} of {len(lowest)} trainings tuning found no rate better than the "
-    note += "lowest, at which RIB's maps hardly move"
+    note = f"in {sum(lowest)} of {len(lowest)} trainings tuning left RIB at the "
+    note += "lowest rate, where maps hardly move"
     return Still(all(lowest), note if any(lowest) else "")
 
 
