@@ -104,9 +104,9 @@ def compare(
         Traceback (most recent call last):
         ribkit.runtime.errors.InputError: none is not a folder; give one that holds photographs.
     """
-    own = isinstance(model, Network)
-    network = model if own else from_classifier(model, *_for_bytes(mean, std))
-    network = network.to(device())
+    if not isinstance(model, Network):
+        model = from_classifier(model, *_for_bytes(mean, std))
+    network = model.to(device())
     outputs = network.classifier.out_channels
     names = tuple(map(str, range(outputs) if classes is None else classes))
     if len(names) != outputs:

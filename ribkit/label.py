@@ -185,10 +185,11 @@ def _warn_of_few(images: ImageSet) -> None:
     """A warning for classes that few photographs show, misspelt ones among them."""
     counts = dict(zip(images.classes, images.labels.sum(axis=0), strict=True))
     told = []
-    for name in (name for name, count in counts.items() if count < FEW):
-        others = [other for other in counts if counts[other] > counts[name]]
-        like = difflib.get_close_matches(name, others, 1)
-        told.append(f"{name} ({', or '.join([str(counts[name]), *like])})")
+    for name, count in counts.items():
+        if count < FEW:
+            others = [other for other in counts if counts[other] > count]
+            like = difflib.get_close_matches(name, others, 1)
+            told.append(f"{name} ({', or '.join([str(count), *like])})")
     if told:
         sentence = f"few photographs show {few(told)}; a classifier learns little from less than "
         warnings.warn(f"{sentence}{FEW}: add some, or correct the name.", stacklevel=3)

@@ -47,8 +47,7 @@ def test_the_large_run_is_the_default_measured_on_more():
     mini, large = PROFILES["mini"], PROFILES["mini-large"]
     assert (large.irn, large.network, large.epochs) == (mini.irn, mini.network, mini.epochs)
     assert large.replicas == large.pretext_seeds >= 6
-    assert large.score_images >= 3 * mini.score_images
-    assert large.tune_images >= 2 * mini.tune_images
+    assert large.score_images >= 480
     for name in ("scale_sets", "lrs", "margins", "norms", "irn_log2_steps", "psa_log2_steps"):
         assert set(getattr(large, name)) >= set(getattr(mini, name))
 

@@ -136,18 +136,18 @@ def test_at_a_glance_stands_what_each_run_had_and_what_became_of_the_claims(made
     assert "| [scenes](docs/scenes.md), `mini-large` | 437 | 3 | small ResNet |" in table
     assert "| [digits](docs/digits.md), `mnist` | 200 | 10 | 5 convolutions | 30 min |" in table
     assert published.to_come() == (  # three trainings, where the profile has six
-        "To come: `mini-large`, 160 images, 6 trainings (shown until then: an earlier run)."
+        "To come: `mini-large`, 480 images, 6 trainings (shown until then: an earlier run)."
     )
 
 
 def test_what_is_to_come_is_told_until_it_is_published(made, monkeypatch):
-    whole = {"photographs": (437, 3), "drawn scenes": (160, 6), "digits": (200, 10)}
+    whole = {"photographs": (437, 3), "drawn scenes": (480, 6), "digits": (200, 10)}
     monkeypatch.setattr(published, "size", whole.get)
     monkeypatch.setattr(published, "RUNS", published.DECIDE)
     assert published.to_come() == ""
     assert "To come" not in published.both_claims()
     monkeypatch.setattr(published, "RUNS", published.DECIDE | {"drawn scenes": "mini"})
-    said = "To come: `mini-large`, 160 images, 6 trainings (shown until then: the small default)."
+    said = "To come: `mini-large`, 480 images, 6 trainings (shown until then: the small default)."
     assert said in published.both_claims()
     monkeypatch.setattr(published, "RUNS", published.DECIDE)
     whole["drawn scenes"] = (48, 6)  # all trainings, but of few images

@@ -54,6 +54,7 @@ def panels(images: ImageSet, grown: Result, index: int, step: int | str, thresho
     colours = np.array(style.PALETTE)[np.arange(len(images.classes) + 1) % len(style.PALETTE)]
     over = np.where(labels[..., None] > 0, 0.4 * pixels + 153 * colours[labels], pixels)
     mask = fromarray(image.mask()).resize(pixels.shape[1::-1], Resampling.NEAREST)
+    outline = np.asarray(mask) % 255 > 0
     title = "map: sum of the steps" if step == SUM else f"map: step {step}" + " (CAM)" * (step == 0)
     shown = {"image": pixels, title: maps.max(axis=0), f"labels above {threshold:.2f}": over / 255}
     with style.styled():
@@ -61,7 +62,6 @@ def panels(images: ImageSet, grown: Result, index: int, step: int | str, thresho
         for axis, (name, picture) in zip(drawn.subplots(1, 3), shown.items(), strict=True):
             axis.imshow(picture, vmin=0, vmax=1, cmap="viridis")
             for colour, width in (("black", 2.4), ("white", 0.8)):  # seen on light and on dark
-                outline = np.asarray(mask) % 255 > 0
                 axis.contour(outline, [0.5], colors=colour, linewidths=width)
             axis.set(title=name, xticks=[], yticks=[])
         named = [Patch(color=colours[c + 1], label=images.classes[c]) for c in image.classes]

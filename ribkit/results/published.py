@@ -72,7 +72,8 @@ def answer() -> str:
     few = runs["drawn scenes"].loc["last-layer-bottleneck"]
     if len(rows):
         short = "; ".join(
-            _word_for(SHORT[name], row) + _point(row) for name, row in rows.iterrows()
+            f"{_word_for(SHORT[name], row)} ({number(row['difference'])})"
+            for name, row in rows.iterrows()
         )
         said.append(f"- **In short**, on photographs, in points: {short}.")
     for evidence, rows in runs.items():
@@ -149,10 +150,6 @@ COMPARED = {  # how a verdict begins -> how two sets of seeds compare
 def _word_for(words: Mapping[str, str], row: pd.Series) -> str:
     """The words for a claim's verdict."""
     return next(said for start, said in words.items() if row["verdict"].startswith(start))
-
-
-def _point(row: pd.Series) -> str:
-    return "" if pd.isna(row["difference"]) else f" ({number(row['difference'])})"
 
 
 def _by(before: str, row: pd.Series, after: str = "") -> str:
