@@ -45,7 +45,8 @@ def toy_hgr(sign):
     rows = []
     for condition in ("trained", "random shapes"):
         for rng_seed in range(3):
-            for layer, reading in ((5, "after"), (6, "after"), (6, "before")):
+            networks = ((5, "after", "sum"), *product((6,), ("after", "before"), ("sum", "target")))
+            for layer, reading, output in networks:
                 for region in ("discriminative", "non-discriminative", "irrelevant"):
                     hgr = 0.8 + 0.01 * rng_seed
                     if layer == 6:
@@ -55,7 +56,7 @@ def toy_hgr(sign):
                             hgr = 0.5
                     rows.append(
                         {"activation": "sigmoid", "condition": condition, "seed": rng_seed}
-                        | {"layer": layer, "reading": reading, "output": "sum", "scale": "image"}
+                        | {"layer": layer, "reading": reading, "output": output, "scale": "image"}
                         | {"threshold": 0.3, "region": region, "hgr": hgr, "magnitude": hgr}
                     )
     return pd.DataFrame(rows)
@@ -186,13 +187,11 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     assert some["dose-response"].note == noted.replace("1 of 2", "2 of 4")
     gone = {name for name, value in some.items() if np.isnan(value.difference)}
     assert gone == set(ablation_runs.COMPARED)
+    # what stands still has not the spread of a RIB that moves
     blind = {name for name, value in some.items() if np.isnan(value.detectable)}
-    assert blind == gone
+    assert blind == of_rib | {"dose-response"}
     by_seed[1] = edges("lowest lr")
     every = claims.table(report.measured(study)).set_index("name")
-    # nothing moves: its small spread is not that of a RIB that does
-    blind = every["detectable"].isna() & (every["verdict"] != "not measured")
-    assert set(every.index[blind]) == (of_rib | {"dose-response"}) - ablation_runs.COMPARED.keys()
     assert "8 times in 10" not in claims.in_words({**every.loc["rib-seed"], "verdict": "undecided"})
     gone = every.loc[[*ablation_runs.COMPARED]]
     assert set(gone["verdict"]) == {"not measured"}
@@ -223,8 +222,7 @@ def test_every_verdict_is_computed_from_stored_results_and_can_be_either(fabrica
 def test_every_verdict_says_on_what_and_knows_what_could_have_been_found(fabricated):
     study, _ = fabricated
     found = report.measured(study)
-    digits = {"last-layer-bottleneck", "activation-removed", "known-shape-drop"}
-    digits |= {"high-gradient-used"}
+    digits = {claim.name for claim in CLAIMS if claim.notebook.startswith("01")}
     assert {name: value.on for name, value in found.items()} == {
         name: "bundled digits" if name in digits else "scenes" for name in found
     }
@@ -264,9 +262,36 @@ def test_blanking_the_high_must_cost_more_than_blanking_random_pixels_too(fabric
     rows.loc[shown, "accuracy"] = 0.9 - np.array([0.2, 0.3, 0.1] * 4)  # as random ones, on average
     monkeypatch.setattr(Study, "toy_masking", lambda self: rows)
     found = report.measured(study, "01")["high-gradient-used"]
-    assert found.setting.endswith("25 % of what is not black blanked, by G6, against random")
+    assert found.setting.endswith("blanked by G6: 25 %, against random")
     assert found.low < 0 < found.high
-    assert found.note.startswith("against random; against low +10.0")
+    first, *others = found.note.split("; ")
+    assert first == "blanked: 25 %, against random"
+    # at the other share it is the low that cost more
+    begin = (
+        "25 %, against low +10.0 (",
+        "50 %, against low -10.0 (",
+        "50 %, against random +0.0 (",
+    )
+    assert all(map(str.startswith, others, begin))
+    assert len(others) == 3
+
+
+def test_what_one_number_of_digits_would_hide_stands_beside_it(fabricated, monkeypatch):
+    study, sign = fabricated
+    found = report.measured(study, "01")
+    # a shape loses .2 more than the digit; one that says nothing as much as the digit
+    assert found["last-layer-bottleneck"].note == (
+        f"a shape that says nothing: +0.00 (+0.00 to +0.00); at the image's own class: "
+        f"{0.2 * sign:+.2f} ({0.2 * sign:+.2f} to {0.2 * sign:+.2f})"
+    )
+    assert found["activation-removed"].difference == pytest.approx(0.2 * sign)
+    assert found["removed-beyond-nothing"].difference == pytest.approx(0.2 * sign)
+    known = found["known-shape-drop"]
+    assert known.difference == pytest.approx(0.2 * sign)
+    other = f"{-0.2 * sign:+.2f}"  # at the smaller dose, which the network knows too
+    assert known.note == (
+        f"50 % of the images with their shape, at 10 % {other} ({other} to {other})"
+    )
 
 
 def test_what_saturates_inside_is_asked_by_the_difference_of_two_gains(fabricated, monkeypatch):

@@ -49,18 +49,18 @@ def number(value: float, form: str = "+.2f") -> str:
 def numbers(values: Sequence[float], form: str = "+.2f") -> list[str]:
     """A point estimate and the ends of its interval, each as text.
 
-    With one or two more digits, where these keep an interval beside 0 from seeming to reach it.
+    With one or two more digits, where these keep an end of the interval from seeming to be 0.
 
     Example:
-        >>> numbers((-0.035, -0.067, -0.003)), numbers((0.001, -0.067, 0.003))
-        (['-0.035', '-0.067', '-0.003'], ['+0.00', '-0.07', '+0.00'])
+        >>> numbers((-0.035, -0.067, -0.003)), numbers((7.6, -0.035, 15.2), "+.1f")
+        (['-0.035', '-0.067', '-0.003'], ['+7.60', '-0.04', '+15.20'])
         >>> numbers((-0.035, -0.067, -1e-9))
         ['-0.04', '-0.07', '+0.00']
     """
     _, low, high = values
     finer = (f"{form[:-2]}{int(form[-2]) + more}f" for more in range(3))
     apart = (f for f in finer if float(format(low, f)) and float(format(high, f)))
-    form = next(apart, form) if low * high > 0 else form
+    form = next(apart, form)
     return [number(value, form) for value in values]
 
 

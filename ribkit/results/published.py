@@ -92,23 +92,23 @@ def answer() -> str:
         f"- **On MNIST's digits** {_word_for(SQUEEZED, last)}{_by(': ', last, as_in_paper)}. A "
         f"shape that the network knows {_word_for(KNOWN, known)} one that says nothing"
         f"{_by(': ', known)}."
-        f"{_by(' On the few bundled digits of notebook 01 the first is ', few, '.')}"
+        f"{_by(' On the few bundled digits of notebook 01 the first is ', few, '.')}{_noted(few)}"
     )
     return "\n".join(said)
 
 
 SHORT = {  # claim -> how its verdict begins -> what that means, where it was measured
     "rib-coverage": {
-        "holds": "RIB's maps cover more of what the classifier had no need of",
-        "undecided": "whether RIB's maps cover more of what the classifier had no need of is open",
-        "no effect": "RIB's maps are not seen to cover more of what the classifier had no need of",
-        "opposite": "RIB's maps cover less of what the classifier had no need of",
+        "holds": "RIB's maps cover more of objects' halves far from CAM's peak",
+        "undecided": "whether RIB's maps cover more of objects' halves far from CAM's peak is open",
+        "no effect": "RIB's maps are not seen to cover more of objects' halves far from CAM's peak",
+        "opposite": "RIB's maps cover less of objects' halves far from CAM's peak",
     },
     "rib-auc": {
-        "holds": "over all thresholds they tell it better from what is off the object",
-        "undecided": "whether they tell it better from what is off the object is open",
-        "no effect": "they are not seen to tell it better from what is off the object",
-        "opposite": "over all thresholds they tell it less well from what is off the object",
+        "holds": "over all thresholds they tell these better from what is off the object",
+        "undecided": "whether they tell these better from what is off the object is open",
+        "no effect": "they are not seen to tell these better from what is off the object",
+        "opposite": "over all thresholds they tell these less well from what is off the object",
     },
     "rib-auc-over-rivals": {
         "holds": "and better than the maps of a rival that adapts nothing",
@@ -131,10 +131,10 @@ SQUEEZED = {
     "not measured": "what the last layer loses was not measured",
 }
 KNOWN = {
-    "holds": "loses more there than",
-    "undecided": "cannot be told there from",
-    "no effect": "is not seen to lose more there than",
-    "opposite": "loses less there than",
+    "holds": "loses more there, beyond what the digit loses, than",
+    "undecided": "cannot be told there, beyond what the digit loses, from",
+    "no effect": "is not seen to lose more there, beyond what the digit loses, than",
+    "opposite": "loses less there, beyond what the digit loses, than",
     "not measured": "was not compared with",
 }
 SEEDS = ("rib-seed", "rib-seed-oracle", "rib-over-rivals")
@@ -190,7 +190,7 @@ NETWORKS = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "resnet50": "ResNet-50",
 }
-MINUTES = {"mini": "25 min", "mnist": "30 min", "voc-lite": "22 h"}  # at most, on two cores
+MINUTES = {"mini": "25 min", "mnist": "30 min", "voc-lite": "22 h, estimated"}  # on two cores
 SHORTLY = ("holds", "undecided", "no effect", "opposite")  # how the verdicts begin
 
 

@@ -1,7 +1,6 @@
 """What the report is made of: what was measured of each claim, and the figures that decide it."""
 
 from collections.abc import Callable, Sized
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,8 @@ from ribkit.results import (
     tables_toy,
 )
 from ribkit.results.claims import Measured
-from ribkit.results.tables_controls import Still
 from ribkit.results.tables_coverage import BEYOND
+from ribkit.results.tables_toy import text
 from ribkit.study import ablation_runs, controls, pipeline
 from ribkit.study.ablation_runs import ablated_images, run_named
 from ribkit.study.coverage import beyond
@@ -47,7 +46,6 @@ CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
 
 ON_COCO = {"rib-seed-oracle": "rib-seed-coco", "rib-network": "rib-network-coco"}
 """Claim of VOC -> the same of COCO."""
-MOVES = Still()
 
 
 # ---- what was measured of each claim ------------------------------------------------------------
@@ -85,14 +83,17 @@ def _found(
     replicas: list[tuple[np.ndarray, ...]],
     unit: str,
     setting: str,
-    still: Still = MOVES,
+    still: str = "",
     note: str = "",
 ) -> Measured:
-    """A statistic of what each replica counted, as a gain is of a pair of counts."""
-    # the spread of a RIB that does not move tells nothing of what could have been found
-    detectable = np.nan if still.everywhere else power.detectable(statistic, replicas)
+    """A statistic of what each replica counted, as a gain is of a pair of counts.
+
+    still: the note where tuning left RIB still in a training. The spread of one that does not move
+    tells nothing of what could have been found.
+    """
+    detectable = np.nan if still else power.detectable(statistic, replicas)
     measured = (*intervals.replicated(statistic, replicas), detectable, unit, setting, _on(study))
-    return Measured(*measured, "; ".join(filter(None, (still.note, note))))
+    return Measured(*measured, "; ".join(filter(None, (still, note))))
 
 
 def _on(study: Study) -> str:
@@ -104,45 +105,67 @@ def _toy(study: Study) -> dict[str, Measured]:
     """What the last layer loses, whether it matters, and whether a high gradient is used."""
     hgr, p = study.toy().table("hgr"), study.profile
     setting = f"{study.digits().name}, sigmoid, {p.toy_seeds} seeds"
-    drop = tables_toy.last_drop(hgr).set_index(tables_toy.KEYS)
-    drop = drop.loc[("sigmoid", "trained", "sum", "after")]
-    beyond = f"{setting}, beyond what a meaningless shape gets back"
+    summed = f"{setting}, outputs summed"
+    drops = tables_toy.last_drop(hgr).set_index(tables_toy.KEYS)
+    drop, nothing, own = (
+        drops.loc[("sigmoid", *network, "after")]
+        for network in (("trained", "sum"), ("random shapes", "sum"), ("trained", "target"))
+    )
+    note = f"a shape that says nothing: {text(nothing, '+.2f')}; "
+    note += f"at the image's own class: {text(own, '+.2f')}"
+    returned = tables_toy.removal(hgr).set_index(["activation", "condition", "output", "region"])
+    returned = returned.loc[("sigmoid", "trained", "sum", "non-discriminative")]
+    beyond = tables_toy.removal_beyond_control(hgr)
     found = {
-        "last-layer-bottleneck": _over_seeds(study, drop, f"{setting}, outputs summed"),
-        "activation-removed": _over_seeds(study, tables_toy.removal_beyond_control(hgr), beyond),
+        "last-layer-bottleneck": _over_seeds(study, drop, summed, note=note),
+        "activation-removed": _over_seeds(study, returned, summed),
+        "removed-beyond-nothing": _over_seeds(study, beyond, summed),
     }
+    return found | _known(study) | {"high-gradient-used": _masked(study, setting)}
+
+
+def _known(study: Study) -> dict[str, Measured]:
+    """What the last layer loses of a shape that the network knows, at the largest such dose."""
     doses = tables_toy.doses(study.toy_doses())
-    if known := tables_toy.known_doses(doses):
-        best = tables_toy.beyond_nothing(doses, max(known))
-        how = f"{study.digits().name}, sigmoid, {best['n']:.0f} seeds"
-        how += f", {100 * max(known):g} % of the images with their shape"
-        found["known-shape-drop"] = _over_seeds(study, best, how)
-    return found | {"high-gradient-used": _masked(study, setting)}
+    if not (known := tables_toy.known_doses(doses)):
+        return {}
+    *others, most = known
+    found = tables_toy.beyond_nothing(doses, most)
+    setting = f"{study.digits().name}, sigmoid, {found['n']:.0f} seeds, outputs summed"
+    note = f"{100 * most:g} % of the images with their shape"
+    for dose in others:
+        note += f", at {100 * dose:g} % {text(tables_toy.beyond_nothing(doses, dose), '+.2f')}"
+    return {"known-shape-drop": _over_seeds(study, found, setting, note=note)}
 
 
 def _masked(study: Study, setting: str) -> Measured:
     """How much more blanking the high costs than blanking random pixels, or the low.
 
     Both must cost less: the claim stands or falls with the one that is less sure. By the last
-    layer, at the smallest share.
+    layer, at the smallest share, which was fixed before; the note has the others.
     """
     gaps = tables_toy.masking_gaps(study.toy_masking()).query("layer == 'G6'")
-    gaps = gaps[gaps["share"] == gaps["share"].min()].set_index("others").sort_values("low")
-    (less_sure, gap), (other, more) = gaps.iterrows()
-    blanked = f"{100 * gap['share']:g} % of what is not black blanked, by G6"
-    how = f"{setting}, {blanked}, against {less_sure}"
-    found = _over_seeds(study, gap, how, "points of accuracy")
-    note = f"against {less_sure}; against {other} {tables_toy.in_points(more)}"
-    return replace(found, note=note)
+    gaps = gaps.sort_values(["share", "low"])
+    gap = gaps.iloc[0]
+    setting += f", blanked by G6: {_blanked(gap)}"
+    more = (f"{_blanked(row)} {text(row, '+.1f')}" for _, row in gaps.iloc[1:].iterrows())
+    note = f"blanked: {'; '.join((_blanked(gap), *more))}"
+    return _over_seeds(study, gap, setting, "points of accuracy", note)
 
 
-def _over_seeds(study: Study, values: pd.Series, setting: str, unit: str = "HGR") -> Measured:
+def _blanked(gap: pd.Series) -> str:
+    return f"{100 * gap['share']:g} %, against {gap['others']}"
+
+
+def _over_seeds(
+    study: Study, values: pd.Series, setting: str, unit: str = "HGR", note: str = ""
+) -> Measured:
     """A mean, low and high of n toy networks, see `tables_toy.interval`."""
     freedom = values["n"] - 1
     error = (values["high"] - values["mean"]) / stats.t.ppf(0.975, freedom)
     detectable = power.detectable_by_t(np.array([error**2]), np.array([freedom]))
     on = study.digits().name
-    return Measured(*values[["mean", "low", "high"]], detectable, unit, setting, on)
+    return Measured(*values[["mean", "low", "high"]], detectable, unit, setting, on, note)
 
 
 def _seeds(study: Study) -> dict[str, Measured]:
@@ -224,7 +247,7 @@ def _ablations(study: Study) -> dict[str, Measured]:
     compared = dict(ablation_runs.COMPARED)
     if any(run.factor == ablation_runs.UNSATURATED for run in ablation_runs.runs(study)):
         compared["saturation-inside"] = ablation_runs.SATURATION
-    if note := tables_controls.still(study).note:
+    if note := tables_controls.still(study):
         unknown = Measured(*(np.nan,) * 4, "mIoU", setting, _on(study), note)
         return dict.fromkeys(compared, unknown)
     for name, named in compared.items():
@@ -255,10 +278,10 @@ def _controls(study: Study) -> dict[str, Measured]:
         point, *errors = intervals.unpaired(gain, doses[most], doses[least])
         how = f"{setting}, bodies' usual texture {most:g} against {least:g}"
         ends = [controls.doses(study)[dose] for dose in (least, most)]
-        blind = any(tables_controls.still(end).everywhere for end in ends)
-        detectable = np.nan if blind else power.detectable_by_t(*errors)
+        still = tables_controls.still(*ends)
+        detectable = np.nan if still else power.detectable_by_t(*errors)
         measured = (*intervals.by_t(point, *errors), detectable, "mIoU", how, _on(study))
-        found["dose-response"] = Measured(*measured, tables_controls.still(*ends).note)
+        found["dose-response"] = Measured(*measured, still)
     return found
 
 

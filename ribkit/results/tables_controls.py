@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -80,24 +79,16 @@ def dose_pairs(study: Study) -> dict[float, list[tuple[np.ndarray, np.ndarray]]]
     return {dose: rib_and_cam(other) for dose, other in controls.doses(study).items()}
 
 
-@dataclass(frozen=True)
-class Still:
-    """Whether tuning stilled RIB in all of some trainings; and a note, if it did in some.
+def still(*studies: Study) -> str:
+    """A note if tuning stilled RIB in trainings of some studies; empty if in none.
 
     There the best rate was the lowest of a grid that went down as far as it may: what tuning says
     is that the map had better not move.
     """
-
-    everywhere: bool = False
-    note: str = ""
-
-
-def still(*studies: Study) -> Still:
-    """Whether tuning stilled RIB in the trainings of some studies."""
     lowest = [one.tuned(RIB).lowest("lr") for study in studies for one in study.replicas]
     note = f"in {sum(lowest)} of {len(lowest)} trainings tuning left RIB at the "
     note += "lowest rate, where maps hardly move"
-    return Still(all(lowest), note if any(lowest) else "")
+    return note if any(lowest) else ""
 
 
 def coverage_gains(
@@ -126,7 +117,7 @@ def meaning(study: Study) -> str:
     rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
     few = pipeline.few_masks_counts(study)
     over_rib = replicated(intervals.gain, list(zip(few, _counts(study, RIB), strict=True)))
-    part, note = BEYOND[far], still(study).note
+    part, note = BEYOND[far], still(study)
     text = [f"Read with care: {note}."] if note else []
     text += [
         f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP gains "
@@ -157,7 +148,7 @@ POOLING_WORDS = (  # where the interval lies above zero, spans it, lies below it
 )
 COVER_WORDS = (
     "the rival does not reach as far.",
-    "the two reach equally far, as far as can be told.",
+    "which of the two reaches further cannot be told.",
     "the rival reaches further.",
 )
 RIVAL_WORDS = (

@@ -40,6 +40,11 @@ def interval(values) -> pd.Series:
     return pd.Series({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
 
 
+def text(found: pd.Series, form: str = ".2f") -> str:
+    """An `interval` as text."""
+    return worded(found[["mean", "low", "high"]], form)
+
+
 def means(table: pd.DataFrame, keys: list[str], column: str) -> pd.DataFrame:
     """`interval` of a column for each group of ``keys``, a row each, in order of appearance."""
     groups = table.groupby(keys, sort=False)[column]
@@ -99,7 +104,7 @@ def sensitivity(hgr: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for (scale, threshold), rows in hgr.groupby(["scale", "threshold"], sort=False):
         table = last_drop(rows, scale, threshold).set_index(KEYS)
-        columns[f"{scale}, {threshold}"] = table.apply(_text, axis=1)
+        columns[f"{scale}, {threshold}"] = table.apply(text, axis=1)
     return pd.DataFrame(columns, index=table.index)
 
 
@@ -177,7 +182,7 @@ def dose_text(table: pd.DataFrame) -> pd.DataFrame:
     """Means of `doses` as text, a row for each dose and condition."""
     keys, columns = ["dose", "condition"], ["shape_only", "G5 shape", "G6 shape"]
     columns += ["drop shape", "drop digit"]
-    return table.groupby(keys, sort=False)[columns].agg(lambda values: _text(interval(values)))
+    return table.groupby(keys, sort=False)[columns].agg(lambda values: text(interval(values)))
 
 
 def _by_seed(table: pd.DataFrame) -> pd.DataFrame:
@@ -219,10 +224,10 @@ def dose_answer(table: pd.DataFrame) -> str:
     own, more = wide.loc[best, "shape_only"], wide.loc[best, "more"]
     return (
         f"Of the doses {every} %, the network knows the shape at {known} %. At {100 * best:g} % it "
-        f"is right from the shape alone {_text(interval(own['trained']))} of the time, and from G5 "
-        f"to G6 the shape loses {_text(interval(more['trained']))} more HGR than the digit (the "
+        f"is right from the shape alone {text(interval(own['trained']))} of the time, and from G5 "
+        f"to G6 the shape loses {text(interval(more['trained']))} more HGR than the digit (the "
         f"paper: {PAPER_MORE:.2f}). Less the same of a shape that says nothing: "
-        f"{_text(beyond_nothing(table, best))}."
+        f"{text(beyond_nothing(table, best))}."
     )
 
 
@@ -250,7 +255,7 @@ def masking_answer(table: pd.DataFrame) -> str:
     sentences = []
     for (layer, other), rows in masking_gaps(table).groupby(["layer", "others"], sort=False):
         costs = [
-            f"{in_points(row)} at {100 * row['share']:g} % ({_needed(row)})"
+            f"{text(row, '+.1f')} at {100 * row['share']:g} % ({_needed(row)})"
             for _, row in rows.iterrows()
         ]
         sentences.append(f"{layer}, high against {other}: {', '.join(costs)}.")
@@ -266,17 +271,8 @@ def _needed(gap: pd.Series) -> str:
     return "less" if gap["high"] < 0 else "undecided"
 
 
-def in_points(gap: pd.Series) -> str:
-    """A row of `masking_gaps` as text."""
-    return worded(gap[["mean", "low", "high"]], "+.1f")
-
-
 def _falls(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(fall=100 * (table["whole"] - table["accuracy"]))
-
-
-def _text(found: pd.Series) -> str:
-    return worded(found[["mean", "low", "high"]], ".2f")
 
 
 # ---- pictures ------------------------------------------------------------------------------------
