@@ -46,7 +46,8 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words):
     assert "which reports +7.7. They are better than those of the best-tuned rival" in text[0]
     assert text[2] == (
         "- **On MNIST's digits** what the last layer loses was not measured. A shape that the "
-        "network knows was not compared with one that says nothing."
+        "network knows was not compared with one that says nothing. [What notebook 01's few digits "
+        "say](docs/digits.md)."
     )
     assert text[1] == (
         "- **On drawn scenes** RIB's seeds were not compared with CAM's. They were not compared "
@@ -59,8 +60,8 @@ def test_the_answer_begins_with_what_photographs_say_of_the_question(made):
     made["photographs"]["activation-seed-matched"] = (-2, -1, "mIoU")
     made["drawn scenes"] = {"rib-over-rivals": (1, 2, "mIoU")}
     assert published.answer().startswith(
-        "- **In short**, on photographs, in points: RIB's maps cover more of objects' halves far "
-        "from CAM's peak (+1.50); it would help to leave the last activation in (-1.50).\n"
+        "- **In short**, on photographs, in points: RIB's maps cover more of objects' far "
+        "halves (+1.50); it would help to leave the last activation in (-1.50).\n"
         "- **On photographs**"
     )
     made["photographs"] = {}
@@ -76,8 +77,8 @@ def test_the_answer_says_what_digits_say_of_the_last_layer(made):
     assert published.answer().splitlines()[-1] == (
         "- **On MNIST's digits** a shape beside the digit is not seen to lose more gradient in the "
         "last layer: +0.01 (-0.02 to +0.04) HGR, where the paper's figure has +0.53. A shape that "
-        "the network knows loses less there, beyond what the digit loses, than one that says "
-        "nothing: -0.037 (-0.070 to -0.004)."
+        "the network knows loses less, beyond what the digit loses, than one that says nothing: "
+        "-0.037 (-0.070 to -0.004). [What notebook 01's few digits say](docs/digits.md)."
     )
     for verdict in claims.VERDICTS:
         for words in (published.SQUEEZED, published.KNOWN):
@@ -132,7 +133,7 @@ def test_at_a_glance_stands_what_each_run_had_and_what_became_of_the_claims(made
     table = published.glance()
     assert (
         "| [photographs](docs/photographs.md), `voc-lite` | 437 | 3 | EfficientNet-Lite0 "
-        "| 22 h, estimated | 2 holds, 1 undecided, 1 no effect |"
+        "| about 22 h | 2 holds, 1 undecided, 1 no effect |"
     ) in table
     assert "| [scenes](docs/scenes.md), `mini-large` | 437 | 3 | small ResNet |" in table
     assert "| [digits](docs/digits.md), `mnist` | 200 | 10 | 5 convolutions | 30 min |" in table

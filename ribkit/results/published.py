@@ -69,7 +69,6 @@ def answer() -> str:
     runs = {evidence: _claims(evidence).set_index("name") for evidence in RUNS}
     digits, rows, said = runs.pop("digits"), runs["photographs"].loc[[*SHORT]], []
     rows = rows[rows["verdict"] != "not measured"]
-    few = runs["drawn scenes"].loc["last-layer-bottleneck"]
     if len(rows):
         short = "; ".join(
             f"{_word_for(SHORT[name], row)} ({number(row['difference'])})"
@@ -91,18 +90,17 @@ def answer() -> str:
     said.append(
         f"- **On MNIST's digits** {_word_for(SQUEEZED, last)}{_by(': ', last, as_in_paper)}. A "
         f"shape that the network knows {_word_for(KNOWN, known)} one that says nothing"
-        f"{_by(': ', known)}."
-        f"{_by(' On the few bundled digits of notebook 01 the first is ', few, '.')}{_noted(few)}"
+        f"{_by(': ', known)}. [What notebook 01's few digits say](docs/digits.md)."
     )
     return "\n".join(said)
 
 
 SHORT = {  # claim -> how its verdict begins -> what that means, where it was measured
     "rib-coverage": {
-        "holds": "RIB's maps cover more of objects' halves far from CAM's peak",
-        "undecided": "whether RIB's maps cover more of objects' halves far from CAM's peak is open",
-        "no effect": "RIB's maps are not seen to cover more of objects' halves far from CAM's peak",
-        "opposite": "RIB's maps cover less of objects' halves far from CAM's peak",
+        "holds": "RIB's maps cover more of objects' far halves",
+        "undecided": "whether RIB's maps cover more of objects' far halves is open",
+        "no effect": "RIB's maps are not seen to cover more of objects' far halves",
+        "opposite": "RIB's maps cover less of objects' far halves",
     },
     "rib-auc": {
         "holds": "over all thresholds they tell these better from what is off the object",
@@ -131,10 +129,10 @@ SQUEEZED = {
     "not measured": "what the last layer loses was not measured",
 }
 KNOWN = {
-    "holds": "loses more there, beyond what the digit loses, than",
-    "undecided": "cannot be told there, beyond what the digit loses, from",
-    "no effect": "is not seen to lose more there, beyond what the digit loses, than",
-    "opposite": "loses less there, beyond what the digit loses, than",
+    "holds": "loses more, beyond what the digit loses, than",
+    "undecided": "cannot be told, beyond what the digit loses, from",
+    "no effect": "is not seen to lose more, beyond what the digit loses, than",
+    "opposite": "loses less, beyond what the digit loses, than",
     "not measured": "was not compared with",
 }
 SEEDS = ("rib-seed", "rib-seed-oracle", "rib-over-rivals")
@@ -190,7 +188,7 @@ NETWORKS = {
     "efficientnet_lite0": "EfficientNet-Lite0",
     "resnet50": "ResNet-50",
 }
-MINUTES = {"mini": "25 min", "mnist": "30 min", "voc-lite": "22 h, estimated"}  # on two cores
+MINUTES = {"mini": "25 min", "mnist": "30 min", "voc-lite": "about 22 h"}  # on two cores
 SHORTLY = ("holds", "undecided", "no effect", "opposite")  # how the verdicts begin
 
 
