@@ -218,7 +218,7 @@ def forest(drawn: Figure, table: pd.DataFrame) -> None:
     parts = dict(list(table.groupby(panels)))
     sides = [[name for name in side if name in parts] for side in FOREST]
     rows = [[parts[name]["short"].nunique() for name in side] for side in sides]
-    drawn.set_size_inches(10, max(0.175 * sum(n) + 0.42 * len(n) for n in rows) + 0.3)
+    drawn.set_size_inches(10, max(0.15 * sum(n) + 0.4 * len(n) for n in rows) + 0.3)
     columns, shown = drawn.add_gridspec(1, 2, width_ratios=(4, 5)), {}
     for grid, side, heights in zip(columns, sides, rows, strict=True):
         cells = grid.subgridspec(len(side), 1, height_ratios=heights)
