@@ -49,6 +49,8 @@ def counts(study: Study) -> dict[str, int]:
     ablated = min(n, p.ablations.images or n) * (len(adapting) + (p.replicas - 1) * len(again))
     variants = p.variant_replicas or p.replicas
     adapted = p.replicas + 2 * variants + rounds  # GAP, the paper's two, and RIB on all scenes
+    one_scale = (p.ablations.scales,)  # at which RIB is tuned once more, and once the paper's
+    again_tuned = (p.replicas + 1) * tried * tuned * (p.scale_sets != one_scale)
     networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")
     refined = p.replicas * len(pipeline.available_starts(study))
     walks = len(p.irn_log2_steps) + len(p.irn_betas) + len(p.irn_radii) - 2
@@ -58,7 +60,7 @@ def counts(study: Study) -> dict[str, int]:
         "classifier": rounds * p.epochs * steps_per_epoch(len(study.train), p.batch),
         "bank": rounds * min(p.bank_images, len(study.train)),
         "cam": rounds * (len(p.scale_sets) * tuned + n) + remaining,
-        "rib": adapted * (tried * tuned + n) + remaining + ablated,
+        "rib": adapted * (tried * tuned + n) + remaining + again_tuned + ablated,
         "crf": 2 * refined * n,  # of the seeds, and after IRN
         "irn-labels": refined * labelled,
         "psa-labels": refined * labelled,

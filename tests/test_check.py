@@ -37,7 +37,9 @@ def test_counts_by_hand(study):
     # two rates and three beyond, one more margin, one more B: four RIBs on the study's scenes, one
     # on the others; in the other training again RIB, the sigmoid (twice), the last map, one for
     # all, and RIB with ReLU for ReLU6
-    assert counts["rib"] == 2 * (4 + 1) * ((2 + 3 + 1 + 1) * 4 + 6) + 3 * (adapted + 6)
+    tuned = (2 + 3 + 1 + 1) * 4
+    at_one_scale = (2 + 1) * tuned  # RIB's rate of both trainings, the paper's of one
+    assert counts["rib"] == 2 * (4 + 1) * (tuned + 6) + at_one_scale + 3 * (adapted + 6)
     # of CAM, the best rival and RIB; of the seeds and after IRN
     assert counts["crf"] == 3 * 2 * 2 * 6
     assert counts["irn"] == 3 * 2 * 2 * (10 // 4)  # replicas, epochs, batches

@@ -198,7 +198,7 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     assert set(gone["note"]) == {noted.replace("1 of", "2 of")}
     assert every.loc["rib-seed", "verdict"] != "not measured"
     row = claims.readable(every.reset_index()).query("verdict == 'not measured'").iloc[0]
-    assert row["setting"].endswith(", 2 training seeds; " + noted.replace("1 of", "2 of"))
+    assert row["setting"].endswith(", 2 training seeds, scale 1; " + noted.replace("1 of", "2 of"))
 
 
 def against_zero(table):

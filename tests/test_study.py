@@ -20,6 +20,7 @@ from ribkit.networks import classifier
 from ribkit.results import tables
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
+from ribkit.study import ablation_runs
 from ribkit.study.inputs import some
 from ribkit.study.study import CAM, RIB, RIVALS, Seed, Study
 
@@ -478,3 +479,25 @@ def test_the_papers_variants_may_be_tried_on_fewer_trainings():
     assert papers == {"RIB paper, GAP", "RIB paper, GNDRP"}
     assert all(len(trainings) == 3 for title, trainings in tried.items() if title not in papers)
     assert len(Study("mini", "", {"replicas": 2}).trainings(study.methods[-3])) == 2
+
+
+def test_ablations_are_tuned_at_their_own_scales(monkeypatch):
+    study = Study("mini", "", {"replicas": 2, "scale_sets": "1.0;1.0,1.5"})
+    tuned = {True: 1e-6, False: 1e-5}  # whether the scales are the ablations' alone -> best rate
+
+    def best(self, method):
+        alone = self.profile.scale_sets == ((1.0,),)
+        found = {"lr": tuned[alone], "margin": 0.0, "n_others": 4}
+        if method == CAM:
+            found = {"scales": (1.0,) if alone else (1.0, 1.5)}
+        return Tuned(pd.DataFrame({"edge": [""]}), found)
+
+    monkeypatch.setattr(Study, "tuned", best)
+    monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
+    second = study.replicas[1]
+    own = ablation_runs.at_own_scales(second)
+    assert (own.number, own.scales, own.store) == (1, (1.0,), study.store)
+    assert ablation_runs.at_own_scales(own) is own
+    assert ablation_runs.runs(second)[1].settings == own.shown(RIB)
+    assert own.shown(RIB).lr == 1e-6
+    assert second.shown(RIB).lr == 1e-5

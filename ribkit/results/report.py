@@ -243,11 +243,12 @@ def _ablations(study: Study) -> dict[str, Measured]:
     stilled RIB in a training: what its parts do there at a higher rate, which the pictures show, is
     not what they add.
     """
-    setting, values = _setting(study, ablated_images(study)), {}
+    scales = ", ".join(map("{:g}".format, study.profile.ablations.scales))
+    setting, values = f"{_setting(study, ablated_images(study))}, scale {scales}", {}
     compared = dict(ablation_runs.COMPARED)
     if any(run.factor == ablation_runs.UNSATURATED for run in ablation_runs.runs(study)):
         compared["saturation-inside"] = ablation_runs.SATURATION
-    if note := tables_controls.still(study):
+    if note := tables_controls.still(ablation_runs.at_own_scales(study)):
         unknown = Measured(*(np.nan,) * 4, "mIoU", setting, _on(study), note)
         return dict.fromkeys(compared, unknown)
     for name, named in compared.items():

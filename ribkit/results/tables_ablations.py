@@ -64,7 +64,8 @@ def sensitivity(study: Study) -> pd.DataFrame:
     base, tried = table.iloc[:2], table.iloc[2:].query("factor != 'adaptation'")
     settings = runs(study)[1].settings
     at = {"steps K": settings.steps, "learning rate": settings.lr, "others B": settings.n_others}
-    unit = study.margin_unit(PAPER_RIB) * study.margin_rows(study.profile.ablations.scales)
+    tuned = ablation_runs.at_own_scales(study)
+    unit = tuned.margin_unit(PAPER_RIB) * tuned.margin_rows(tuned.scales)
     at["margin"] = round(settings.margin / unit, 2) if settings.margin < NO_MARGIN else 0
     rib = base.iloc[1].to_dict() | {"question": "RQ3", "chosen": True}
     chosen = [rib | {"factor": factor, "x": x, "value": str(x)} for factor, x in at.items()]

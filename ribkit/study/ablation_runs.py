@@ -1,6 +1,7 @@
 """The ablations: one thing changed at a time, everything else as RIB's own settings have it.
 
-These are the chosen ones, but at a rate at which RIB moves: see `Study.shown`.
+These are the ones chosen for the ablations' own scales, but at a rate at which RIB moves: see
+`Study.shown`.
 Each run is a stored result (`ablations.measure`). Its threshold is chosen on the other folds of the
 same images (`thresholds.cross_fitted`), so no run needs images of its own to tune on.
 """
@@ -143,21 +144,30 @@ def ablated_images(study: Study) -> ImageSet:
 
 
 @cache
+def at_own_scales(study: Study) -> Study:
+    """The study tuned at the ablations' scales alone: the best rate at one scale is not that at
+    several, over which ``official`` sums an image's logits.
+    """
+    scales = study.profile.ablations.scales
+    return study if study.scales == scales else study.like(scale_sets=(scales,))
+
+
+@cache
 def runs(study: Study) -> tuple[Run, ...]:
     """All that is tried of RIB's settings, CAM first."""
-    tried, rib = study.profile.ablations, study.shown(RIB)
-    unit, rows = study.margin_unit(PAPER_RIB), study.margin_rows(tried.scales)
-    if rib.margin < NO_MARGIN:
-        rib = replace(rib, margin=rib.margin * rows / study.margin_rows(study.scales))
-    return tuple(grid(rib, unit, rows, tried, study.profile.backbone == "efficientnet_lite0"))
+    tried, tuned = study.profile.ablations, at_own_scales(study)
+    unit, rows = tuned.margin_unit(PAPER_RIB), tuned.margin_rows(tried.scales)
+    relu6 = study.profile.backbone == "efficientnet_lite0"
+    return tuple(grid(tuned.shown(RIB), unit, rows, tried, relu6))
 
 
 @cache
 def ledger_runs(study: Study) -> tuple[Run, ...]:
     """All that is tried of the differences between paper and official code, the paper first."""
-    paper, scales = study.shown(PAPER_RIB), study.profile.ablations.scales
-    unit, rows = study.margin_unit(PAPER_RIB), study.margin_rows(scales)
-    return tuple(ledger(paper, unit, rows, len(study.scored.classes), scales))
+    tuned, scales = at_own_scales(study), study.profile.ablations.scales
+    unit, rows = tuned.margin_unit(PAPER_RIB), tuned.margin_rows(scales)
+    n_classes = len(study.scored.classes)
+    return tuple(ledger(tuned.shown(PAPER_RIB), unit, rows, n_classes, scales))
 
 
 def run_named(study: Study, value: str, factor: str = "") -> Run:

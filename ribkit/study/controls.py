@@ -4,7 +4,6 @@ The rivals, which adapt nothing, are methods of the study like RIB (`Study.rival
 tuning. Here is what needs more: scenes of another kind.
 """
 
-from dataclasses import replace
 from functools import cache
 
 from ribkit.study.study import Study
@@ -22,6 +21,5 @@ def doses(study: Study) -> dict[float, Study]:
     others = set(study.profile.ablations.usual_textures) - {own}
     found = {own: study}
     for dose in others:
-        found[dose] = Study(replace(study.profile, usual_texture=dose), str(study.given or ""))
-        found[dose].store = study.store
+        found[dose] = study.like(usual_texture=dose)
     return dict(sorted(found.items()))

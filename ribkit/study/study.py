@@ -130,6 +130,12 @@ class Study(Inputs):
             other.number, other._tuned = number, {}
         return self, *others
 
+    def like(self, **changes: Any) -> "Study":
+        """This training of the same study, with other settings of its profile."""
+        other = Study(replace(self.profile, **changes), str(self.given or ""))
+        other.store = self.store
+        return other.replicas[self.number]
+
     def trainings(self, method: Method) -> tuple["Study", ...]:
         """The replicas that a method is tried on: all, but perhaps for the paper's variants."""
         fewer = self.profile.variant_replicas if method.variant == "paper" else 0
