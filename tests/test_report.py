@@ -192,6 +192,8 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     assert blind == of_rib | {"dose-response"}
     by_seed[1] = edges("lowest lr")
     every = claims.table(report.measured(study)).set_index("name")
+    blind = every["detectable"].isna() & (every["verdict"] != "not measured")
+    assert set(every.index[blind]) == (of_rib | {"dose-response"}) - ablation_runs.COMPARED.keys()
     assert "8 times in 10" not in claims.in_words({**every.loc["rib-seed"], "verdict": "undecided"})
     gone = every.loc[[*ablation_runs.COMPARED]]
     assert set(gone["verdict"]) == {"not measured"}
@@ -276,7 +278,7 @@ def test_blanking_the_high_must_cost_more_than_blanking_random_pixels_too(fabric
     assert len(others) == 3
 
 
-def test_what_one_number_of_digits_would_hide_stands_beside_it(fabricated, monkeypatch):
+def test_what_one_number_of_digits_would_hide_stands_beside_it(fabricated):
     study, sign = fabricated
     found = report.measured(study, "01")
     # a shape loses .2 more than the digit; one that says nothing as much as the digit

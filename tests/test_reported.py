@@ -44,7 +44,10 @@ def test_a_source_of_both_numbers_is_named_once():
 def test_a_gain_reported_as_such_may_be_a_range():
     found = effect("rib-gain-coco")
     assert (found.low, found.high) == (2.7, 3.0)
-    assert found.text.startswith("+2.7 to +3.0 mIoU on COCO train (the paper, by a summary of it")
+    assert found.text == (
+        "+2.7 to +3.0 mIoU on COCO train (the paper, by a summary of it: one range for seeds and "
+        "pseudo ground truth)"
+    )
 
 
 def test_a_range_less_a_number_is_a_range(monkeypatch):
