@@ -143,12 +143,33 @@ def test_one_adaptation_for_the_set_moves_the_weights_once_per_image(model, bank
         update(optimiser, loss, factor)
 
     monkeypatch.setattr(adaptation, "_update", counted)
+    rates = []
+    optimiser_of = adaptation._optimiser
+    monkeypatch.setattr(
+        adaptation, "_optimiser", lambda n, s: rates.append(s.lr) or optimiser_of(n, s)
+    )
     found = ablations.adapt_once(model, images, Sizes((1.0,)), Adaptation(RIB, bank))["weights"]
     assert updates == pytest.approx([(1 - k / 3) ** 0.9 for k in range(3)])
+    assert rates == pytest.approx([RIB.lr * RIB.steps / 3])  # as far in all as one image's K steps
     before = model.load().state_dict()
     moved = [name for name, value in found.items() if not torch.equal(value, before[name])]
     assert moved
     assert not any(name.startswith("frozen") for name in moved)
+
+
+def test_weights_that_are_not_finite_find_nothing_and_have_no_gradient(model, tmp_path):
+    images = scenes.generate(8, 2)
+    weights = {k: torch.full_like(v, torch.nan) if v.is_floating_point() else v
+               for k, v in model.weights.items()}  # fmt: skip
+    diverged = replace(
+        model, weights=stored(tmp_path, "diverged", weights=weights).tensors("weights")
+    )
+    found = run_stage(measure, images, tmp_path / "one", model=diverged, **SEEN)
+    rows, measured = found["rows"], found["measured"]
+    assert not rows["predicted"][rows["label"] > 0].any()
+    assert np.nanmax(measured["cover"]) == 0
+    assert np.isnan(measured["hgr"]).all()
+    assert set(found["images"]["reason"]) == {"diverged"}
 
 
 def test_cross_fitted_thresholds_never_see_their_own_image():

@@ -3,7 +3,10 @@
 `ribkit.study.ablation_runs` lists the ablations; each is a call of `measure`.
 """
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 
 from ribkit.data import views
 from ribkit.data.images import ImageSet, LabelledImage
@@ -36,12 +39,17 @@ def measure(
     ``rows``: of a `thresholds.Swept`. ``measured``: ``cover`` ``(N, 100, 3)``, the share of each of
     `PARTS` that its class's map exceeds at each threshold (mean over the image's classes; NaN where
     there is no such part); ``hgr`` ``(N, 3)``, of the summed own logits of the network that made
-    the last map. ``images``, a row each: steps, and why it ended.
+    the last map. ``images``, a row each: steps, and why it ended. Maps that are not finite find
+    nothing, and a network that diverged has no gradient (NaN).
     """
     size, network, adapted = adapt_image(loaded(model), image, sizes, adaptation)
     mask, regions = image.mask(), information.regions(image)
     maps = views.resize_map_tensor(cam.multi_scale(adapted.maps, size), mask.shape)
-    ratios = information.logit_ratios(network, image, regions)
+    if not maps.isfinite().all():
+        maps, adapted.reason = torch.zeros_like(maps), "diverged"
+    ratios = dict.fromkeys(REGION_OF.values(), np.nan)
+    if adapted.reason != "diverged":
+        ratios = information.logit_ratios(network, image, regions)
     return thresholds.image_rows(*thresholds.sweep(maps, image.classes, mask)) | {
         "steps": adapted.steps,
         "reason": adapted.reason,
@@ -70,13 +78,17 @@ def _cover(
 def adapt_once(
     model: TrainedModel, images: ImageSet, sizes: Sizes, adaptation: Adaptation
 ) -> Values:
-    """One adaptation for the whole set, an update for each image: ``weights``, as trained ones."""
-    network = loaded(model)
+    """One adaptation for the whole set, an update for each image: ``weights``, as trained ones.
+
+    Its N steps are as long in all as the K of one image: each at K / N of the rate.
+    """
+    network, settings = loaded(model), adaptation.settings
+    settings = replace(settings, lr=settings.lr * settings.steps / len(images))
 
     def turn(image: LabelledImage) -> tuple:
         _, features = frozen_features(network, image, sizes)
         return features, label_of(image), adaptation.others(image)
 
     with threads(1):
-        adapted = adapt_set(network, map(turn, images), len(images), adaptation.settings)
+        adapted = adapt_set(network, map(turn, images), len(images), settings)
     return {"weights": adapted.state_dict()}
