@@ -29,60 +29,52 @@ def made(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
+    ("low", "high", "words", "word"),
     [
-        (1, 3, "are better than"),
-        (-1, 3, "cannot be told from"),
-        (-3, -1, "are worse than"),
+        (1, 3, "are better than", "yes"),
+        (-1, 3, "cannot be told from", "open"),
+        (-3, -1, "are worse than", "the opposite"),
     ],
 )
-def test_the_answer_follows_from_the_verdicts(made, low, high, words):
-    made["photographs"] = {"rib-seed": (low, high, "mIoU")}
+def test_the_answer_follows_from_the_verdicts(made, low, high, words, word):
+    made["photographs"] = {"rib-seed": (low, high, "mIoU"), "rib-coverage": (low, high, "points")}
     made["photographs"] |= {"rib-seed-oracle": (1, 2, "mIoU"), "rib-over-rivals": (1, 2, "mIoU")}
-    text = published.answer().splitlines()
-    numbers = f"{(low + high) / 2:+.2f} ({low:+.2f} to {high:+.2f}) mIoU"
-    as_in_the_paper = "; +1.50 (+1.00 to +2.00) scored as in the paper"
-    assert f"- **On photographs** RIB's seeds {words} CAM's: {numbers}{as_in_the_paper}" in text[0]
-    assert "which reports +7.7. They are better than those of the best-tuned rival" in text[0]
-    assert text[2] == (
-        "- **On MNIST's digits** what the last layer loses was not measured. A shape that the "
-        "network knows was not compared with one that says nothing. [What notebook 01's few digits "
-        "say](docs/digits.md)."
+    first, table, _ = published.answer().split("\n\n")
+    reach = published.REACH[{"yes": "holds", "open": "undecided", "the opposite": "opposite"}[word]]
+    assert first == (
+        f"On photographs RIB's seeds {words} CAM's, and are better than those of the best-tuned "
+        f"rival, which adapts nothing; its maps {reach}. On drawn scenes RIB's seeds "
+        "were not compared with CAM's, and were not compared with those of the best-tuned rival, "
+        "which adapts nothing; its maps were not measured."
     )
-    assert text[1] == (
-        "- **On drawn scenes** RIB's seeds were not compared with CAM's. They were not compared "
-        "with those of the best-tuned rival that adapts nothing."
+    header, _, *rows = table.splitlines()
+    assert header == "|  | on photographs | on drawn scenes, or digits | reported |"
+    found = f"{word}: {(low + high) / 2:+.2f} ({low:+.2f} to {high:+.2f})"
+    assert (
+        f"**Are its seeds better than CAM's?** In points of mIoU | {found} | not yet |  |"
+        in rows[2]
     )
-
-
-def test_the_answer_begins_with_what_photographs_say_of_the_question(made):
-    made["photographs"] = {"rib-coverage": (1, 2, "points")}
-    made["photographs"]["activation-seed-matched"] = (-2, -1, "mIoU")
-    made["drawn scenes"] = {"rib-over-rivals": (1, 2, "mIoU")}
-    assert published.answer().startswith(
-        "- **In short**, on photographs, in points: RIB's maps cover more of objects' far "
-        "halves (+1.50); it would help to leave the last activation in (-1.50).\n"
-        "- **On photographs**"
-    )
-    made["photographs"] = {}
-    assert published.answer().startswith("- **On photographs**")
-    for words in published.SHORT.values():
-        for verdict in claims.VERDICTS[:-1]:  # but for "not measured", of which nothing is said
-            assert published._word_for(words, pd.Series({"verdict": verdict}))
+    assert rows[3].endswith("| yes: +1.50 (+1.00 to +2.00) | not yet | +7.7 |")
+    assert rows[4].endswith("| not yet | not yet | +4.1? |")  # from memory
+    assert rows[-1].endswith("|  | not yet |  |")  # of digits alone
+    assert len(rows) == len(published.ANSWER)
 
 
 def test_the_answer_says_what_digits_say_of_the_last_layer(made):
     made["digits"] = {"last-layer-bottleneck": (-0.02, 0.04, "HGR")}
     made["digits"]["known-shape-drop"] = (-0.07, -0.004, "HGR")
-    assert published.answer().splitlines()[-1] == (
-        "- **On MNIST's digits** a shape beside the digit is not seen to lose more gradient in the "
-        "last layer: +0.01 (-0.02 to +0.04) HGR, where the paper's figure has +0.53. A shape that "
-        "the network knows loses less, beyond what the digit loses, than one that says nothing: "
-        "-0.037 (-0.070 to -0.004). [What notebook 01's few digits say](docs/digits.md)."
-    )
+    *_, last, known = published.answer().split("\n\n")[1].splitlines()
+    assert last.endswith("|  | not seen: +0.01 (-0.02 to +0.04) | +0.53 |")
+    assert known.endswith("|  | the opposite: -0.037 (-0.070 to -0.004) |  |")
+
+
+def test_each_verdict_has_its_words():
     for verdict in claims.VERDICTS:
-        for words in (published.SQUEEZED, published.KNOWN):
-            assert published._word_for(words, pd.Series({"verdict": verdict}))
+        row = pd.Series({"verdict": verdict})
+        assert published._word_for(published.COMPARED, row)
+        assert published._word_for(published.REACH, row)
+        assert verdict == "not measured" or published._word_for(published.SHORTLY, row)
+    assert {claim.name for claim in claims.CLAIMS} >= published.ANSWER.keys()
 
 
 def test_the_answer_has_the_note_of_its_claim(made, monkeypatch):
@@ -92,7 +84,7 @@ def test_the_answer_has_the_note_of_its_claim(made, monkeypatch):
     tables["photographs"].loc[lambda t: t["name"] == "rib-seed", "note"] = "in 1 of 2 it is still"
     monkeypatch.setattr(published, "size", lambda evidence: (437, 3))
     monkeypatch.setattr(published, "committed", lambda evidence, name: tables[evidence])
-    assert "adapts nothing. In 1 of 2 it is still.\n" in published.answer()
+    assert "were not measured. In 1 of 2 it is still. On drawn" in published.answer()
     assert "still" not in plain
     both = published.both_claims()
     assert "+1.50 mIoU (+1.00 to +2.00): holds on photographs; in 1 of 2 it is still |" in both

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ribkit.evaluation.intervals import number, worded
+from ribkit.evaluation.intervals import worded
 from ribkit.results import claims, figures, reported, tables
 from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError
@@ -66,79 +66,21 @@ def _own(evidence: str) -> pd.DataFrame:
     return found[~found["name"].isin(_claims("digits")["name"])]
 
 
-# ---- texts --------------------------------------------------------------------------------------
-def answer() -> str:
-    """The answer in a few sentences, whose words follow from the verdicts."""
-    runs = {evidence: _claims(evidence).set_index("name") for evidence in RUNS}
-    digits, rows, said = runs.pop("digits"), runs["photographs"].loc[[*SHORT]], []
-    rows = rows[rows["verdict"] != "not measured"]
-    if len(rows):
-        short = "; ".join(
-            f"{_word_for(SHORT[name], row)} ({number(row['difference'])})"
-            for name, row in rows.iterrows()
-        )
-        said.append(f"- **In short**, on photographs, in points: {short}.")
-    for evidence, rows in runs.items():
-        own, oracle, rival = (rows.loc[name] for name in SEEDS)
-        as_in_paper = f" scored as in the paper, which reports {oracle['reported_low']:+.1f}"
-        of_paper = _by("; ", oracle, as_in_paper) if evidence == "photographs" else ""
-        said.append(
-            f"- **On {evidence}** RIB's seeds {_word_for(COMPARED, own)} CAM's"
-            f"{_by(': ', own, ' mIoU')}{of_paper}. They "
-            f"{_word_for(COMPARED, rival)} those of the best-tuned rival that adapts nothing"
-            f"{_by(': ', rival)}.{_noted(own)}"
-        )
-    last, known = digits.loc["last-layer-bottleneck"], digits.loc["known-shape-drop"]
-    as_in_paper = f" HGR, where the paper's figure has {last['reported_low']:+.2f}"
-    said.append(
-        f"- **On MNIST's digits** {_word_for(SQUEEZED, last)}{_by(': ', last, as_in_paper)}. A "
-        f"shape that the network knows {_word_for(KNOWN, known)} one that says nothing"
-        f"{_by(': ', known)}. [What notebook 01's few digits say](docs/digits.md)."
-    )
-    return "\n".join(said)
-
-
-SHORT = {  # claim -> how its verdict begins -> what that means, where it was measured
-    "rib-coverage": {
-        "holds": "RIB's maps cover more of objects' far halves",
-        "undecided": "whether RIB's maps cover more of objects' far halves is open",
-        "no effect": "RIB's maps are not seen to cover more of objects' far halves",
-        "opposite": "RIB's maps cover less of objects' far halves",
-    },
-    "rib-auc": {
-        "holds": "over all thresholds they tell these better from what is off the object",
-        "undecided": "whether they tell these better from what is off the object is open",
-        "no effect": "they are not seen to tell these better from what is off the object",
-        "opposite": "over all thresholds they tell these less well from what is off the object",
-    },
-    "rib-auc-over-rivals": {
-        "holds": "and better than the maps of a rival that adapts nothing",
-        "undecided": "whether better than the maps of a rival that adapts nothing is open",
-        "no effect": "not seen to be better than the maps of a rival that adapts nothing",
-        "opposite": "less well than the maps of a rival that adapts nothing",
-    },
-    "activation-seed-matched": {
-        "holds": "it helps that the last activation is taken away",
-        "undecided": "whether it helps that the last activation is taken away is open",
-        "no effect": "it is not seen to help that the last activation is taken away",
-        "opposite": "it would help to leave the last activation in",
-    },
+# ---- the answer ---------------------------------------------------------------------------------
+SHORTLY = {"holds": "yes", "undecided": "open", "no effect": "not seen", "opposite": "the opposite"}
+"""How a verdict begins, and what it says of its claim."""
+ANSWER = {  # claim -> its row in the table of answers
+    "rib-coverage": "**Do its maps reach further over objects than CAM's?** In points",
+    "rib-auc": "... over all thresholds, in points of AUC",
+    "rib-seed": "**Are its seeds better than CAM's?** In points of mIoU",
+    "rib-seed-oracle": "... scored as in the paper",
+    "rib-pseudo": "... the labels that IRN makes of them",
+    "rib-network": "... the networks that learn from these",
+    "rib-over-rivals": "**Is it the bottleneck?** Better than the best rival, mIoU",
+    "activation-seed-matched": "... better without the last activation than with it, mIoU",
+    "last-layer-bottleneck": "... on digits: a shape loses more gradient than the digit, HGR",
+    "known-shape-drop": "... on digits: a known shape loses more than a meaningless one, HGR",
 }
-SQUEEZED = {
-    "holds": "a shape beside the digit loses more gradient in the last layer than the digit",
-    "undecided": "whether a shape beside the digit loses more gradient in the last layer is open",
-    "no effect": "a shape beside the digit is not seen to lose more gradient in the last layer",
-    "opposite": "a shape beside the digit loses less gradient in the last layer than the digit",
-    "not measured": "what the last layer loses was not measured",
-}
-KNOWN = {
-    "holds": "loses more, beyond what the digit loses, than",
-    "undecided": "cannot be told, beyond what the digit loses, from",
-    "no effect": "is not seen to lose more, beyond what the digit loses, than",
-    "opposite": "loses less, beyond what the digit loses, than",
-    "not measured": "was not compared with",
-}
-SEEDS = ("rib-seed", "rib-seed-oracle", "rib-over-rivals")
 COMPARED = {  # how a verdict begins -> how two sets of seeds compare
     "holds": "are better than",
     "undecided": "cannot be told from",
@@ -146,6 +88,54 @@ COMPARED = {  # how a verdict begins -> how two sets of seeds compare
     "opposite": "are worse than",
     "not measured": "were not compared with",
 }
+READ = (
+    "In brackets 95 % intervals. *Yes* and *the opposite*: all of it lies on that side of 0. "
+    "*Open*: it spans 0; *not seen*: nor does it reach what was reported (?: not confirmed). How "
+    "far maps reach is counted where CAM is weak: on photographs halves far from its peak, on "
+    "scenes bodies, which tell little of the class."
+)
+REACH = {  # the same of how much of an object two methods' maps cover
+    "holds": "reach further over objects",
+    "undecided": "cannot be told to reach further over objects",
+    "no effect": "are not seen to reach further over objects",
+    "opposite": "reach less far over objects",
+    "not measured": "were not measured",
+}
+
+
+def answer() -> str:
+    """The answer: in a sentence for each kind of images, then claim by claim, with numbers."""
+    runs = {evidence: _own(evidence).set_index("name").loc[lambda t: t.index.isin([*ANSWER])]
+            for evidence in RUNS}  # fmt: skip
+    said = [
+        f"On {evidence} RIB's seeds {_word_for(COMPARED, rows.loc['rib-seed'])} CAM's, and "
+        f"{_word_for(COMPARED, rows.loc['rib-over-rivals'])} those of the best-tuned rival, which "
+        f"adapts nothing; its maps {_word_for(REACH, rows.loc['rib-coverage'])}."
+        f"{_noted(rows.loc['rib-seed'])}"
+        for evidence, rows in runs.items()
+        if "rib-seed" in rows.index
+    ]
+    photographs, *others = runs.values()
+    others = pd.concat(others)  # what is of digits is of no scenes
+    columns = {"on photographs": photographs, "on drawn scenes, or digits": others}
+    table = pd.DataFrame({"": ANSWER})
+    for title, rows in columns.items():
+        table[title] = rows.apply(_shortly, axis=1)
+    table["reported"] = others.apply(_reported, axis=1)
+    return "\n\n".join((" ".join(said), claims.markdown(table.fillna("")), READ))
+
+
+def _shortly(row: pd.Series) -> str:
+    """A claim's verdict in a word, and what was measured."""
+    if row["verdict"] == "not measured":
+        return "not yet"
+    return f"{_word_for(SHORTLY, row)}: {worded(row[['difference', 'low', 'high']])}"
+
+
+def _reported(row: pd.Series) -> str:
+    """The difference that was reported, with a question mark where that is not confirmed."""
+    reported = row["reported_low"]
+    return "" if pd.isna(reported) else f"{reported:+g}{'?' if '?' in row['reported'] else ''}"
 
 
 def _word_for(words: Mapping[str, str], row: pd.Series) -> str:
@@ -153,17 +143,12 @@ def _word_for(words: Mapping[str, str], row: pd.Series) -> str:
     return next(said for start, said in words.items() if row["verdict"].startswith(start))
 
 
-def _by(before: str, row: pd.Series, after: str = "") -> str:
-    """What was measured of a claim, between two texts; nothing if it was not."""
-    found = row[["difference", "low", "high"]]
-    return "" if found.isna().all() else f"{before}{worded(found)}{after}"
-
-
 def _noted(row: pd.Series) -> str:
     note = row.get("note", "")
     return f" {note[0].upper()}{note[1:]}." if isinstance(note, str) and note else ""
 
 
+# ---- texts --------------------------------------------------------------------------------------
 def verdicts() -> str:
     """How many claims have which verdict, by evidence."""
     said = []
@@ -197,7 +182,6 @@ MINUTES = {
     "mnist": "30 min",
     "voc-lite": "about 22 h",
 }  # on two cores
-SHORTLY = ("holds", "undecided", "no effect", "opposite")  # how the verdicts begin
 
 
 def glance() -> str:
