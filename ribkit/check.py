@@ -27,7 +27,7 @@ from ribkit.study.study import CAM, Study
 
 IMAGES, ITERATIONS = 3, 4  # of the shrunk run
 TRAININGS = ("pretext", *pipeline.TRAINED)
-ON_CORES = ("labels", "crf", "irn-labels", "psa-labels", "saliency-labels")
+ON_CORES = ("labels", "crf", "sure-labels", "saliency-labels")
 GIB = 2**30
 
 
@@ -62,8 +62,7 @@ def counts(study: Study) -> dict[str, int]:
         "cam": rounds * (len(p.scale_sets) * tuned + n) + remaining,
         "rib": adapted * (tried * tuned + n) + remaining + again_tuned + ablated,
         "crf": 2 * refined * n,  # of the seeds, and after IRN
-        "irn-labels": refined * labelled,
-        "psa-labels": refined * labelled,
+        "sure-labels": refined * labelled,
         "irn": refined * p.irn.epochs * steps_per_epoch(labelled, p.irn.batch),
         "psa": refined * p.psa.epochs * steps_per_epoch(labelled, p.psa.batch),
         "irn-walk": refined * (n + walks * tuned) + 2 * p.replicas * remaining,

@@ -63,7 +63,7 @@ def test_scores_are_normalised_and_sum_to_one():
     kept = crf.refine_scores(halves(), scores, none)
     np.testing.assert_allclose(kept[:, 0, 0], 1 / 3, rtol=1e-5)
     np.testing.assert_allclose(kept[:, 5, 5], scores[:, 5, 5] / scores[:, 5, 5].sum(), rtol=1e-4)
-    assert (crf.refine_scores(halves(), scores[:1], crf.PSA) == 1).all()
+    assert (crf.refine_scores(halves(), scores[:1], crf.NETWORK) == 1).all()
 
 
 def test_labels_without_weight_anywhere_are_left_out():
@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_told_in_one_sentence():
     with pytest.raises(InputError, match=r"labels 0 to 255 are not all among the CRF's 0 to 1"):
         crf.refine_labels(halves(), np.full((12, 16), 255) * np.eye(12, 16, dtype=int), 2)
     with pytest.raises(InputError, match="does not fit its image"):
-        crf.refine_scores(halves(), np.ones((2, 9, 16)), crf.PSA)
+        crf.refine_scores(halves(), np.ones((2, 9, 16)), crf.NETWORK)
 
 
 # ---- arrays as people have them -----------------------------------------------------------------
@@ -134,8 +134,8 @@ def test_an_image_of_clear_meaning_is_taken(kind):
     found = crf.refine_labels(IMAGES[kind], labels, 2)
     assert (found == crf.refine_labels(plain, labels, 2)).all()
     scores = np.stack([labels == 0, labels == 1]) * 0.6 + 0.2
-    found = crf.refine_scores(IMAGES[kind], scores, crf.PSA)
-    assert (found == crf.refine_scores(plain, scores, crf.PSA)).all()
+    found = crf.refine_scores(IMAGES[kind], scores, crf.NETWORK)
+    assert (found == crf.refine_scores(plain, scores, crf.NETWORK)).all()
     assert (IMAGES[kind] == before).all()
 
 
@@ -158,7 +158,7 @@ def test_an_image_of_clear_meaning_is_taken(kind):
     ],
 )
 def test_an_image_of_unclear_meaning_is_told_in_one_sentence(image, words):
-    for refine, arguments in ((crf.refine_labels, 2), (crf.refine_scores, crf.PSA)):
+    for refine, arguments in ((crf.refine_labels, 2), (crf.refine_scores, crf.NETWORK)):
         with pytest.raises(InputError, match=words):
             refine(image, np.ones((2, 12, 16)), arguments)
 
@@ -205,10 +205,9 @@ def test_labels_that_are_none_are_told_in_one_sentence(labels, words):
 )
 def test_scores_that_are_none_are_told_in_one_sentence(scores, words):
     with np.errstate(over="ignore"), pytest.raises(InputError, match=words):
-        crf.refine_scores(halves(), scores, crf.PSA)
+        crf.refine_scores(halves(), scores, crf.NETWORK)
 
 
 def test_the_settings_are_the_papers():
     assert crf.LABELS == crf.Kernels(10, 3, 3, 50, 5, 10)
-    assert crf.PSA == crf.Kernels(10, 3, 3, 80, 13, 10)
     assert crf.NETWORK == crf.Kernels(10, 1, 3, 67, 3, 4)

@@ -215,8 +215,7 @@ def test_labels_of_coarse_maps_have_the_size_that_is_seen(tmp_path):
     stages = {
         refinement.threshold_labels: {"threshold": 0.5},
         refinement.crf_labels: {"threshold": 0.5},
-        refinement.irn_labels: {"threshold": 0.5},
-        refinement.psa_labels: {},
+        refinement.sure_labels: {"threshold": 0.5},
     }
     for make, more in stages.items():
         made = run_stage(make, images, tmp_path / make.__name__, **arguments, **more)

@@ -39,6 +39,7 @@ def study(tmp_path_factory):
         psa=HEADS,
         network=network,
         psa_alphas=(4.0, 16.0),
+        psa_log2_steps=(4, 6, 8),
         irn_log2_steps=(3, 4),
     )
 
@@ -215,8 +216,7 @@ def test_networks_learn_from_further_images_too(study, monkeypatch):
     monkeypatch.setattr(study, "remaining_images", (remaining_images,))
     monkeypatch.setattr(Refinement, "remaining", ((remaining_images, seeds),))
     rib = Refinement(study, RIB)
-    assert [len(images) for images, _ in rib.training_labels("irn")] == [4, 2, 2]
-    assert [len(images) for images, _ in rib.training_labels("psa")] == [4, 2, 2]
+    assert [len(images) for images, _ in rib.training_labels] == [4, 2, 2]
     parts = rib.pseudo("seed")
     assert [images for images, _ in parts] == [study.scored, remaining_images]
     assert set(parts[1][1]) == set(remaining_images.ids)

@@ -103,8 +103,7 @@ STAGES = {
     "coverage": (coverage.cover, {"threshold": 0.4}, OF_MAPS | {"plain": "maps"}),
     "plain": (stages.threshold_labels, HALF, OF_MAPS),
     "crf": (stages.crf_labels, HALF, OF_MAPS),
-    "irn-labels": (stages.irn_labels, HALF, OF_MAPS),
-    "psa-labels": (stages.psa_labels, {"long_side": 56}, OF_MAPS),
+    "sure-labels": (stages.sure_labels, HALF, OF_MAPS),
     "irn-walk": (
         stages.irn_walk,
         {"walk": WALKS["official"], "long_side": 56},

@@ -79,9 +79,9 @@ def test_a_label_map_by_hand_and_as_the_sweep_counts_it():
             assert swept[0].sum() == whole.sum()
 
 
-def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds, tmp_path):
+def test_labels_for_irn_and_psa_are_sure_where_two_crfs_agree(images, seeds, tmp_path):
     given = SEEN | {"maps": seeds, "threshold": 0.4}
-    found = run_stage(stages.irn_labels, images, tmp_path, **given)["labels"]
+    found = run_stage(stages.sure_labels, images, tmp_path, **given)["labels"]
     for i, name in enumerate(images.ids):
         mask, own = images.mask(i), found[name]
         assert own.shape == mask.shape
@@ -90,10 +90,19 @@ def test_labels_for_irn_are_sure_where_two_crfs_agree(images, seeds, tmp_path):
         assert sure.mean() > 0.5
 
 
-def test_labels_for_psa_leave_open_what_depends_on_alpha(images, seeds, tmp_path):
-    found = run_stage(stages.psa_labels, images, tmp_path, maps=seeds, **SEEN)["labels"]
-    values = np.unique(np.concatenate([m.ravel() for m in found.values()]))
-    assert set(values) <= {0, 255, *(np.unique(np.nonzero(images.labels)[1]) + 1)}
+def test_labels_for_irn_and_psa_follow_the_threshold(images, tmp_path):
+    """PSA's own fixed scores take everything above 0.28 for the object."""
+    maps = {}
+    for i, name in enumerate(images.ids):
+        shown = [images.mask(i) == k + 1 for k in np.flatnonzero(images.labels[i])]
+        maps[name] = (0.4 + 0.5 * np.stack(shown)).astype(np.float16)  # never below 0.4
+    kept = stored(tmp_path, "seeds", maps=maps).arrays("maps")
+    given = SEEN | {"maps": kept, "threshold": 0.7}
+    found = run_stage(stages.sure_labels, images, tmp_path / "sure", **given)["labels"]
+    for i, name in enumerate(images.ids):
+        sure = found[name] != affinity.IGNORE
+        assert (found[name][sure] == images.mask(i)[sure]).mean() > 0.9
+        assert sure.mean() > 0.5
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3)])
@@ -105,8 +114,7 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
     half = given | {"threshold": 0.5}
     labels = {
         "crf": run_stage(stages.crf_labels, images, tmp_path / "crf", **half),
-        "irn": run_stage(stages.irn_labels, images, tmp_path / "irn", **half),
-        "psa": run_stage(stages.psa_labels, images, tmp_path / "psa", **given),
+        "sure": run_stage(stages.sure_labels, images, tmp_path / "sure", **half),
         "plain": run_stage(stages.threshold_labels, images, tmp_path / "plain", **half),
     }
     for found in labels.values():
@@ -125,11 +133,8 @@ def test_missing_maps_are_told(images, seeds, tmp_path):
 # ---- networks and walks -------------------------------------------------------------------------
 def trained(kind, images, seeds, store):
     """The result of a training of IRN or PSA, and the model."""
-    make, method, more = {
-        "irn": (stages.irn_labels, irn, {"threshold": 0.4}),
-        "psa": (stages.psa_labels, psa, {}),
-    }[kind]
-    labels = store.run(make, images=images, maps=seeds, **SEEN, **more).arrays("labels")
+    method, given = {"irn": irn, "psa": psa}[kind], SEEN | {"maps": seeds, "threshold": 0.4}
+    labels = store.run(stages.sure_labels, images=images, **given).arrays("labels")
     begun = {"backbone": "small", "training": TRAINING}
     result = store.run(method.train, parts=((images, labels),), n_labels=9, **SEEN, **begun)
     return result, TrainedModel.of(method.build, result.tensors("weights"), **begun)

@@ -91,10 +91,9 @@ def all_keys(profile="mini", data="", overrides=TINY):
         "levels": study.store.run(mask_free.levels, images=images, maps=maps),
         "labels": rib.labels("seed", images, maps)[0],
         "crf": rib.labels("+ CRF", images, maps)[0],
-        "irn-labels": rib.training_labels("irn")[0][1],
+        "sure-labels": rib.training_labels[0][1],
         "irn": rib.irn.weights,
         "irn-walk": rib.irn_maps(images, maps),
-        "psa-labels": rib.training_labels("psa")[0][1],
         "psa": rib.psa.weights,
         "psa-walk": rib.labels("+ PSA", images, maps)[0],
         "saliency": pipeline.saliency_maps(study, images),
@@ -130,7 +129,7 @@ def changed(before, after):
 # ---- groups of stages -------------------------------------------------------------------------
 END = {"network", "predictions", "score-network", "notebooks"}
 IRN_ON = {"irn", "irn-walk", "saliency-labels"} | END
-SEEDS_ON = {"RIB seeds", "growth", "score", "labels", "crf", "irn-labels", "psa-labels", "psa"}
+SEEDS_ON = {"RIB seeds", "growth", "score", "labels", "crf", "sure-labels", "psa"}
 SEEDS_ON |= {"psa-walk", "levels"} | IRN_ON
 CAMS = {"CAM seeds", "CAM as chosen", "norm", "rival"}
 CLASSIFIER_ON = {"classifier", "bank"} | CAMS | SEEDS_ON
@@ -198,11 +197,11 @@ CODE = {
     ),
     "a formula of PSA's background": (
         "refinement/psa", "clamp(min=0) ** alpha", "clamp(min=0)",
-        {"psa-labels", "psa", "psa-walk", "notebooks"}, TRAINED | SEEDS | TOYS | {"score"},
+        {"psa-walk", "notebooks"}, TRAINED | SEEDS | TOYS | {"score"},
     ),
     "a formula of the CRF": (
         "refinement/crf", "bilateral_sxy: float = 50", "bilateral_sxy: float = 49",
-        {"crf", "psa-labels", "irn-labels"} | IRN_ON, TRAINED | SEEDS | TOYS | {"score"},
+        {"crf", "sure-labels", "psa", "psa-walk"} | IRN_ON, TRAINED | SEEDS | TOYS | {"score"},
     ),
     "a formula of the score": (
         "evaluation/miou", "target + predicted - hits", "target + predicted",
@@ -214,7 +213,7 @@ CODE = {
     ),
     "a formula of IRN's and PSA's labels": (
         "refinement/affinity", "def confident", "DELTA = 1\n\n\ndef confident",
-        {"irn-labels", "psa-labels", "psa", "psa-walk"} | IRN_ON, TRAINED | SEEDS | TOYS,
+        {"sure-labels", "psa", "psa-walk"} | IRN_ON, TRAINED | SEEDS | TOYS,
     ),
     "a formula of the network": (
         "networks/deeplab", "sum(means) / 2", "sum(means)",
@@ -349,7 +348,7 @@ PARAMETERS = {
     "irn_log2_steps=5": (IRN_ON - {"irn"}, ALL - IRN_ON | {"irn"}),
     "irn_betas=5.0": (IRN_ON - {"irn"}, ALL - IRN_ON | {"irn"}),
     "irn_radii=3": (IRN_ON - {"irn"}, ALL - IRN_ON | {"irn"}),
-    "irn.epochs=11": (IRN_ON, TRAINED | SEEDS | TOYS | {"irn-labels", "psa", "psa-walk", "crf"}),
+    "irn.epochs=11": (IRN_ON, TRAINED | SEEDS | TOYS | {"sure-labels", "psa", "psa-walk", "crf"}),
     "psa.lr=0.05": (
         {"psa", "psa-walk", "notebooks"}, ALL - {"psa", "psa-walk", "notebooks"},
     ),

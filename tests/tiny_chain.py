@@ -62,15 +62,11 @@ def run(store: Store) -> Iterator[Result]:
     )
     plain = sets | {"maps": maps, "long_side": None}
     learns = begun | {"n_labels": N_LABELS, "long_side": None}
-    labels = {
-        "irn": store.run(stages.irn_labels, **plain, threshold=0.4),
-        "psa": store.run(stages.psa_labels, **plain),
-    }
+    yield (labels := store.run(stages.sure_labels, **plain, threshold=0.4))
     walks = {"irn": (stages.irn_walk, {"walk": WALKS["official"]})}
     walks["psa"] = stages.psa_walk, {"alpha": 4.0, "log2_steps": 3}
     for kind, trained in (("irn", irn), ("psa", psa)):
-        yield labels[kind]
-        parts = ((images, labels[kind].arrays("labels")),)
+        parts = ((images, labels.arrays("labels")),)
         result = store.run(trained.train, **learns, parts=parts, training=HEADS)
         yield result
         walk, how = walks[kind]

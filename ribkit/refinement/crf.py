@@ -30,7 +30,6 @@ class Kernels:
 
 LABELS = Kernels()
 GT_PROB = 0.7  # of a label map's own labels, before the CRF
-PSA = Kernels(bilateral_sxy=80, bilateral_srgb=13)  # on scores, for affinity labels
 NETWORK = Kernels(  # after the segmentation network; deeplab-pytorch's default
     gaussian_sxy=1, bilateral_sxy=67, bilateral_srgb=3, bilateral_weight=4
 )
@@ -110,7 +109,7 @@ def refine_scores(
     Example:
         >>> image = np.array([[[0] * 3, [255] * 3, [255] * 3]], np.uint8)
         >>> scores = np.array([[[0.9, 0.6, 0.1]], [[0.1, 0.4, 0.9]]])
-        >>> refine_scores(image, scores, PSA).argmax(axis=0).tolist()
+        >>> refine_scores(image, scores, NETWORK).argmax(axis=0).tolist()
         [[0, 1, 1]]
     """
     image, scores = _grey_values(image), np.asarray(scores, np.float32)

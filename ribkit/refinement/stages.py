@@ -24,7 +24,6 @@ from ribkit.runtime.store import Values
 # The official code's IRN takes pixels above .35 as foreground and below .17 as background where
 # its own threshold is .27. Maps of other networks have other thresholds: the distances are kept.
 FOREGROUND_MARGIN, BACKGROUND_MARGIN = 0.08, 0.10
-PSA_ALPHAS = (4.0, 32.0)  # background scores of PSA's two label maps: much of it, little of it
 PSA_RADIUS, PSA_BETA = 5, 8.0
 
 
@@ -74,26 +73,18 @@ def crf_labels(
     return {"labels": label_map(maps, image.classes, threshold, pixels)}
 
 
-@per_image("irn-labels", "IRN's labels", arrays=("labels",), gpu=False)
-def irn_labels(
+@per_image("sure-labels", "labels for IRN and PSA", arrays=("labels",), gpu=False)
+def sure_labels(
     image: LabelledImage, maps: np.ndarray, threshold: float, long_side: int | None
 ) -> Values:
-    """IRN's training ``labels``: what the CRF gives above and below the seeds' threshold."""
+    """``labels`` that IRN and PSA learn from: of which CRFs above and below a threshold are sure.
+
+    PSA's own are from two background scores (alpha 4 and 32), which fit maps whose threshold is 0.2
+    and no others: a foreground above 0.28, where scenes' maps have their threshold at 0.8.
+    """
     pixels, maps = _at_scale_1(image, maps, long_side)
     levels = (threshold + FOREGROUND_MARGIN, max(0.0, threshold - BACKGROUND_MARGIN))
     both = (label_map(maps, image.classes, level, pixels) for level in levels)
-    return {"labels": affinity.confident(*both)}
-
-
-@per_image("psa-labels", "PSA's labels", arrays=("labels",), gpu=False)
-def psa_labels(image: LabelledImage, maps: np.ndarray, long_side: int | None) -> Values:
-    """PSA's training ``labels``: the CRF on scores with much and with little background."""
-    pixels, maps = _at_scale_1(image, maps, long_side)
-    both = []
-    for alpha in PSA_ALPHAS:
-        scores = psa.background(torch.from_numpy(maps), alpha).numpy()
-        refined = crf.refine_scores(pixels, scores, crf.PSA)
-        both.append(_dataset_labels(refined.argmax(axis=0), image.classes))
     return {"labels": affinity.confident(*both)}
 
 

@@ -124,17 +124,16 @@ class Refinement:
         return self.run(stages.score, images=images, labels=labels).arrays("scores")
 
     # ---- IRN and PSA ----------------------------------------------------------------------------
-    def training_labels(self, kind: str) -> Labels:
-        """Scored, tuning and remaining images with the labels that IRN or PSA learns from."""
-        make, how = stages.psa_labels, {}
-        if kind == "irn":
-            make, how = stages.irn_labels, {"threshold": self.threshold}
-        every = ((part[0], self._sized(make, *part, **how)) for part in self.learned)
+    @cached_property
+    def training_labels(self) -> Labels:
+        """Scored, tuning and remaining images with the labels that IRN and PSA learn from."""
+        how = {"threshold": self.threshold}
+        every = ((part[0], self._sized(stages.sure_labels, *part, **how)) for part in self.learned)
         return tuple((images, made.arrays("labels")) for images, made in every)
 
     def training(self, kind: str) -> partial:
         """The call that trains one of the two."""
-        return _training(self.study, kind, self.training_labels(kind))
+        return _training(self.study, kind, self.training_labels)
 
     @cached_property
     def irn(self) -> TrainedModel:
