@@ -38,7 +38,7 @@ def counts(study: Study) -> dict[str, int]:
     n, tuned = len(study.scored), len(study.tuning)
     remaining = sum(map(len, study.remaining_images))
     labelled, rounds = n + tuned + remaining, p.replicas * (1 + len(p.ablations.usual_textures))
-    rates = len(p.lrs) + (tuning.MORE if len(p.lrs) > 1 else 0)
+    rates, alphas = (len(grid) + tuning.MORE * (len(grid) > 1) for grid in (p.lrs, p.psa_alphas))
     tried = rates + len(p.margins) + len(p.n_others) - 2
     example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
     runs = ablation_runs.grid(example, 1.0, 1.0, p.ablations, relu6=True)
@@ -66,7 +66,7 @@ def counts(study: Study) -> dict[str, int]:
         "irn": refined * p.irn.epochs * steps_per_epoch(labelled, p.irn.batch),
         "psa": refined * p.psa.epochs * steps_per_epoch(labelled, p.psa.batch),
         "irn-walk": refined * (n + walks * tuned) + 2 * p.replicas * remaining,
-        "psa-walk": refined * (n + len(p.psa_alphas + p.psa_log2_steps) * tuned),
+        "psa-walk": refined * (n + (alphas + len(p.psa_log2_steps)) * tuned),
         "network": networks * p.network.iterations,
         "predictions": networks * len(study.validation),
     }

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ribkit.data import scenes
+from ribkit.evaluation import tuning
 from ribkit.evaluation.miou import miou
 from ribkit.networks.configs import AffinityConfig
 from ribkit.refinement.random_walk import WALKS
@@ -85,9 +86,12 @@ def test_scores_are_of_each_stage_and_paired(study):
 def test_both_walks_are_tuned_one_setting_after_another(study):
     for method in pipeline.refinements(study).values():
         table = method.psa_tuned.table
-        assert table["stage"].tolist() == ["alpha"] * 2 + ["log2_steps"] * 3
-        assert method.psa_tuned.trials == 2 + 2
-        assert method.stage("+ PSA").threshold == method.psa_tuned.chosen["alpha"] in (4, 16)
+        stages, alphas = table["stage"].tolist(), table.query("stage == 'alpha'")["alpha"].tolist()
+        assert stages == ["alpha"] * len(alphas) + ["log2_steps"] * 3
+        assert {4, 16} <= set(alphas) <= {0.062, 0.25, 1, 4, 16, 64, 256, 1000}  # it goes on
+        assert len(alphas) <= 2 + tuning.MORE
+        assert method.psa_tuned.trials == len(alphas) + 2
+        assert method.stage("+ PSA").threshold == method.psa_tuned.chosen["alpha"] in alphas
         table, chosen = method.irn_tuned.table, method.irn_tuned.chosen
         assert table["stage"].tolist() == ["log2_steps"] * 2
         assert table["log2_steps"].tolist() == [3, 4]
@@ -102,12 +106,14 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
         assert threshold == row["threshold"]
     choices = tables_rq4.walk_choices(study)
     assert choices["walk"].tolist() == ["IRN"] * 6 + ["PSA"] * 6
-    assert choices["trials"].tolist() == [2] * 6 + [4] * 6
+    tuned = [own.psa_tuned for one in study.replicas for own in pipeline.refinements(one).values()]
+    assert choices["trials"].tolist() == [2] * 6 + [each.trials for each in tuned]
+    alphas = [None] * 6 + [each.table["alpha"] for each in tuned]
     assert set(choices["seed"]) == {0, 1}
     p, ends = study.profile, {"lowest": min, "highest": max}
     steps = {"IRN": p.irn_log2_steps, "PSA": p.psa_log2_steps}
-    for row in choices.to_dict("records"):
-        grids = {"alpha": p.psa_alphas, "log2_steps": steps[row["walk"]]}
+    for row, tried in zip(choices.to_dict("records"), alphas, strict=True):
+        grids = {"alpha": tried, "log2_steps": steps[row["walk"]]}
         for words in filter(None, row["at an edge"].split(", ")):
             which, name = words.split()
             assert row[name] == ends[which](grids[name])

@@ -182,7 +182,10 @@ class Refinement:
             labels = self._psa_labels(images, maps, tried).arrays("labels")
             return label_counts(self.study, images, labels), tried["alpha"]
 
-        axes = [Axis("alpha", p.psa_alphas), Axis("log2_steps", p.psa_log2_steps)]
+        axes = [
+            Axis("alpha", p.psa_alphas, goes_on=True),
+            Axis("log2_steps", p.psa_log2_steps),
+        ]
         return tuning.search(axes, score)
 
     def _psa_labels(self, images: ImageSet, maps: StoredArrays, tried: Mapping[str, Any]) -> Result:

@@ -6,8 +6,8 @@ rule of `ribkit.evaluation.tuning`, by each replica for itself. CAM chooses amon
 (`ribkit.method.rivals`) chooses its own of the last two, or of `norms`; each RIB among `lrs`,
 `margins` and `n_others`; IRN's walk among `irn_log2_steps`, `irn_betas` and `irn_radii`, and PSA's
 among `psa_alphas` and `psa_log2_steps`, for each method's maps. Each list starts with what is
-most careful; those of rates, smoothings and norms go on beyond their ends. A list of one leaves
-nothing to choose: so it is in `voc` and `coco`.
+most careful; those of rates, smoothings, norms and alphas go on beyond their ends. A list of one
+leaves nothing to choose: so it is in `voc` and `coco`.
 
 How many tuning images: paired differences of RIB and CAM spread by about 7 points over the square
 root of their number (`mini`, 24 scenes, rates of 1e-6 to 3e-5): 200 have half a point of error.
