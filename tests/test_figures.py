@@ -632,7 +632,7 @@ def test_the_forest_has_a_panel_for_each_unit_and_a_row_for_each_claim():
     }
     (legend,) = drawn.legends
     said = [text.get_text() for text in legend.get_texts()]
-    assert said == ["reported", "photographs", "drawn scenes", "digits"]
+    assert said == ["reported", "reported, not confirmed", "photographs", "drawn scenes", "digits"]
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -39,21 +39,21 @@ def made(monkeypatch):
 def test_the_answer_follows_from_the_verdicts(made, low, high, words, word):
     made["photographs"] = {"rib-seed": (low, high, "mIoU"), "rib-coverage": (low, high, "points")}
     made["photographs"] |= {"rib-seed-oracle": (1, 2, "mIoU"), "rib-over-rivals": (1, 2, "mIoU")}
+    made["photographs"] |= {"rib-auc": (-1, 1, "points of AUC")}
     first, table, _ = published.answer().split("\n\n")
     reach = published.REACH[{"yes": "holds", "open": "undecided", "the opposite": "opposite"}[word]]
     assert first == (
         f"On photographs RIB's seeds {words} CAM's, and are better than those of the best-tuned "
-        f"rival, which adapts nothing; its maps {reach}. On drawn scenes RIB's seeds "
+        f"rival, which adapts nothing. At one threshold its maps {reach}; over all thresholds it "
+        "is open whether they tell such parts better from the rest. On drawn scenes RIB's seeds "
         "were not compared with CAM's, and were not compared with those of the best-tuned rival, "
-        "which adapts nothing; its maps were not measured."
+        "which adapts nothing. At one threshold its maps were not held against CAM's; nor were "
+        "they over all thresholds."
     )
     header, _, *rows = table.splitlines()
     assert header == "|  | on photographs | on drawn scenes, or digits | reported |"
     found = f"{word}: {(low + high) / 2:+.2f} ({low:+.2f} to {high:+.2f})"
-    assert (
-        f"**Are its seeds better than CAM's?** In points of mIoU | {found} | not yet |  |"
-        in rows[2]
-    )
+    assert f"**Are its seeds better than CAM's?** mIoU | {found} | not yet |  |" in rows[2]
     assert rows[3].endswith("| yes: +1.50 (+1.00 to +2.00) | not yet | +7.7 |")
     assert rows[4].endswith("| not yet | not yet | +4.1? |")  # from memory
     assert rows[-1].endswith("|  | not yet |  |")  # of digits alone
@@ -73,6 +73,7 @@ def test_each_verdict_has_its_words():
         row = pd.Series({"verdict": verdict})
         assert published._word_for(published.COMPARED, row)
         assert published._word_for(published.REACH, row)
+        assert published._word_for(published.TELL, row)
         assert verdict == "not measured" or published._word_for(published.SHORTLY, row)
     assert {claim.name for claim in claims.CLAIMS} >= published.ANSWER.keys()
 
@@ -84,7 +85,9 @@ def test_the_answer_has_the_note_of_its_claim(made, monkeypatch):
     tables["photographs"].loc[lambda t: t["name"] == "rib-seed", "note"] = "in 1 of 2 it is still"
     monkeypatch.setattr(published, "size", lambda evidence: (437, 3))
     monkeypatch.setattr(published, "committed", lambda evidence, name: tables[evidence])
-    assert "were not measured. In 1 of 2 it is still. On drawn" in published.answer()
+    assert (
+        "nor were they over all thresholds. In 1 of 2 it is still. On drawn" in published.answer()
+    )
     assert "still" not in plain
     both = published.both_claims()
     assert "+1.50 mIoU (+1.00 to +2.00): holds on photographs; in 1 of 2 it is still |" in both
@@ -119,13 +122,12 @@ def test_verdicts_are_counted_by_evidence_and_the_best_come_first(made):
 
 
 def test_at_a_glance_stands_what_each_run_had_and_what_became_of_the_claims(made, monkeypatch):
-    monkeypatch.setattr(published, "RUNS", published.DECIDE)
     made["photographs"] = {"rib-seed": (1, 2, "mIoU"), "rib-seed-oracle": (1, 2, "mIoU")}
     made["photographs"] |= {"gndrp-seed": (-2, 1, "mIoU"), "psa-seed": (-2, 1, "mIoU")}
     table = published.glance()
     assert (
         "| [photographs](docs/photographs.md), `voc-lite` | 437 | 3 | EfficientNet-Lite0 "
-        "| about 22 h | 2 holds, 1 undecided, 1 no effect |"
+        "| 22 h, estimated | 2 holds, 1 undecided, 1 no effect |"
     ) in table
     assert "| [scenes](docs/scenes.md), `mini-large` | 437 | 3 | small ResNet |" in table
     assert "| [digits](docs/digits.md), `mnist` | 200 | 10 | 5 convolutions | 30 min |" in table
@@ -137,13 +139,8 @@ def test_at_a_glance_stands_what_each_run_had_and_what_became_of_the_claims(made
 def test_what_is_to_come_is_told_until_it_is_published(made, monkeypatch):
     whole = {"photographs": (437, 3), "drawn scenes": (480, 6), "digits": (200, 10)}
     monkeypatch.setattr(published, "size", whole.get)
-    monkeypatch.setattr(published, "RUNS", published.DECIDE)
     assert published.to_come() == ""
     assert "To come" not in published.both_claims()
-    monkeypatch.setattr(published, "RUNS", published.DECIDE | {"drawn scenes": "mini"})
-    said = "To come: `mini-large`, 480 images, 6 trainings (shown until then: the small default)."
-    assert said in published.both_claims()
-    monkeypatch.setattr(published, "RUNS", published.DECIDE)
     whole["drawn scenes"] = (48, 6)  # all trainings, but of few images
     assert "`mini-large`" in published.to_come()
 

@@ -209,7 +209,8 @@ def claims(drawn: Figure, table: pd.DataFrame) -> None:
 
 
 def forest(drawn: Figure, table: pd.DataFrame) -> None:
-    """Claims' differences with their intervals, by evidence; a diamond where the paper's lies.
+    """Claims' differences with their intervals, by evidence; a diamond where the paper's lies,
+    grey where that is not confirmed.
 
     A panel for each unit, and one for RQ4, whose differences are large. One claim is in no panel:
     what blanking pixels costs a toy network, in points of accuracy, which no other is in.
@@ -231,7 +232,7 @@ def forest(drawn: Figure, table: pd.DataFrame) -> None:
                 zero_line(axis, "x")
             axis.set_title(FOREST[0].get(name) or FOREST[1][name], loc="left", fontsize=8)
             shown |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
-    kinds = [kind for kind in ("reported", *EVIDENCE) if kind in shown]
+    kinds = [kind for kind in (*REPORTED, *EVIDENCE) if kind in shown]
     handles = [shown[kind] for kind in kinds]
     look = {"loc": "outside upper center", "ncols": len(kinds), "frameon": False}
     drawn.legend(handles, kinds, **look)
@@ -260,6 +261,10 @@ FOREST = (  # the two columns of panels: last word of the unit, or question -> t
         "HGR": "high gradient ratio (HGR)",
     },
 )
+REPORTED = {
+    "reported": "black",
+    "reported, not confirmed": "0.6",
+}  # in the claims "?": not confirmed
 EVIDENCE = {"photographs": (0, -0.16), "drawn scenes": (1, 0.16), "digits": (2, 0)}  # look, place
 
 
@@ -273,10 +278,14 @@ def _forest_rows(axis: Axes, table: pd.DataFrame) -> None:
         look = {"color": PALETTE[k], "marker": MARKERS[k], "label": kind}
         points(axis, part.assign(at=part["at"] + beside), "difference", "at", **look)
     reported = table.dropna(subset="reported_low").drop_duplicates("short")
-    if len(reported):
-        middle = (reported["reported_low"] + reported["reported_high"]) / 2
-        look = {"color": "black", "mfc": "none", "label": "reported"}
-        axis.plot(middle, reported["at"], "D", ms=5, **look)
+    unsure = reported["reported"].str.contains("?", regex=False)
+    for part, (label, colour) in zip(
+        (reported[~unsure], reported[unsure]), REPORTED.items(), strict=True
+    ):
+        if len(part):
+            middle = (part["reported_low"] + part["reported_high"]) / 2
+            look = {"color": colour, "mfc": "none", "label": label}
+            axis.plot(middle, part["at"], "D", ms=5, **look)
     axis.tick_params(labelsize=8)
     axis.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 
