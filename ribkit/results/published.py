@@ -111,21 +111,19 @@ READ = (
 
 def answer() -> str:
     """The answer: in a sentence for each kind of images, then claim by claim, with numbers."""
-    runs = {evidence: _own(evidence).set_index("name").loc[lambda t: t.index.isin([*ANSWER])]
-            for evidence in RUNS}  # fmt: skip
+    runs = {evidence: _own(evidence).set_index("name") for evidence in RUNS}
     said = [
         f"On {evidence} RIB's seeds {_word_for(COMPARED, rows.loc['rib-seed'])} CAM's, and "
         f"{_word_for(COMPARED, rows.loc['rib-over-rivals'])} those of the best-tuned rival, which "
         f"adapts nothing. At one threshold its maps {_word_for(REACH, rows.loc['rib-coverage'])}; "
-        f"{_word_for(TELL, rows.loc['rib-auc'])}."
-        f"{_noted(rows.loc['rib-seed'])}"
+        f"{_word_for(TELL, rows.loc['rib-auc'])}.{_noted(rows.loc['rib-seed'])}"
         for evidence, rows in runs.items()
         if "rib-seed" in rows.index
     ]
     photographs, *others = runs.values()
     others = pd.concat(others)  # what is of digits is of no scenes
     columns = {"on photographs": photographs, "on drawn scenes, or digits": others}
-    table = pd.DataFrame({"": ANSWER})
+    table = pd.DataFrame({"": ANSWER})  # of claims, which the columns are matched to
     for title, rows in columns.items():
         table[title] = rows.apply(_shortly, axis=1)
     table["reported"] = others.apply(_reported, axis=1)
