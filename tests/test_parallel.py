@@ -344,6 +344,23 @@ def test_workers_take_the_gpus_in_turns_and_keep_theirs(monkeypatch, tmp_path):
     assert sorted(places.values()) == ["cuda:0", "cuda:0", "cuda:1"]
 
 
+def test_stages_with_and_without_a_gpu_in_turns_keep_their_workers(monkeypatch):
+    """Each start of a pool cost 15 s on a machine of 16 cores, at every other stage."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
+    monkeypatch.setenv("RIBKIT_WORKERS", "2")
+
+    def met() -> list[set[int]]:
+        both = [parallel.map_images(where, range(8), "places", gpu) for gpu in (True, False)]
+        return [{pid for pid, _, _ in places} for places in both]
+
+    on_gpus, others = met()
+    assert not on_gpus & others
+    pools = dict(parallel._pools)
+    met()
+    assert parallel._pools == pools
+
+
 def test_a_worker_finds_its_device_no_bars_and_no_workers_of_its_own(
     workers, monkeypatch, tmp_path
 ):

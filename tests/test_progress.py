@@ -213,9 +213,10 @@ def test_in_a_terminal_the_stage_has_a_bar_under_that_of_the_notebooks(watched):
 def test_memory_is_that_of_the_gpu_that_computes(monkeypatch, where):
     asked = []
     monkeypatch.setenv("RIBKIT_DEVICE", where)
+    monkeypatch.setattr(torch.cuda, "init", lambda: asked.append("init"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", asked.append)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda gpu: asked.append(gpu) or 2**21)
     with progress.measured() as measures:
         pass
     assert measures["memory"] == 2
-    assert asked == [torch.device(where)] * 2
+    assert asked == ["init"] + [torch.device(where)] * 2  # a card that is not started has no peak

@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor
 
 from ribkit.runtime.device import device, single_threaded
 from ribkit.runtime.errors import InputError, is_final
@@ -45,6 +45,7 @@ warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
 Task = Callable[[Any], Any]
 Submit = Callable[[dict[int, Any]], Future]  # has a worker `_compute` a chunk: position -> item
 Stop = Callable[[Iterable[Future]], None]  # ends all workers at once, with what they do
+_pools: dict[bool, tuple[tuple, ProcessPoolExecutor]] = {}  # on GPUs or not -> how it was made, it
 
 
 def workers(gpu: bool = True) -> int:
@@ -220,15 +221,17 @@ def _pool(task: Task, count: int, gpu: bool) -> tuple[Submit, Stop]:
     }
     if os.environ.get("RAY_ADDRESS"):
         return _cluster(task, gpu, environment)
-    pool = get_reusable_executor(  # the one of the last call, where it is of as many and whole
-        count,
-        timeout=IDLE_S,
-        kill_workers=True,
-        env=environment,
-        initializer=_initialise,
-        initargs=(os.getpid(), torch.cuda.device_count() if gpu else 0),
-    )
-    return partial(pool.submit, _compute, task), lambda running: pool.shutdown(kill_workers=True)
+    made_of = count, environment, os.getpid(), torch.cuda.device_count() if gpu else 0
+    if gpu not in _pools or _pools[gpu][0] != made_of:  # a start takes a second a worker
+        _end(gpu)
+        how = {"timeout": IDLE_S, "env": environment, "initializer": _initialise}
+        _pools[gpu] = made_of, ProcessPoolExecutor(count, **how, initargs=made_of[2:])
+    return partial(_pools[gpu][1].submit, _compute, task), lambda running: _end(gpu)
+
+
+def _end(gpu: bool) -> None:
+    if gpu in _pools:
+        _pools.pop(gpu)[1].shutdown(kill_workers=True)
 
 
 def _initialise(parent: int, gpus: int) -> None:

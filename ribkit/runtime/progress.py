@@ -138,6 +138,7 @@ def _memory(reset: bool = False) -> float:
     """The most so far in MiB, or what is taken now, from where it is counted anew."""
     if device().type == "cuda":
         if reset:
+            torch.cuda.init()  # which nothing may have done yet in this process
             torch.cuda.reset_peak_memory_stats(device())
         return 0.0 if reset else torch.cuda.max_memory_allocated(device()) / 2**20
     try:
