@@ -139,8 +139,10 @@ def _shortly(row: pd.Series) -> str:
 
 def _reported(row: pd.Series) -> str:
     """The difference that was reported, with a question mark where that is not confirmed."""
-    reported = row["reported_low"]
-    return "" if pd.isna(reported) else f"{reported:+g}{'?' if '?' in row['reported'] else ''}"
+    if pd.isna(row["reported_low"]):
+        return ""
+    mark = "" if reported.is_confirmed(row["reported"]) else reported.MARK
+    return f"{row['reported_low']:+g}{mark}"
 
 
 def _word_for(words: Mapping[str, str], row: pd.Series) -> str:

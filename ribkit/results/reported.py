@@ -14,6 +14,7 @@ NUMBERS = pd.read_csv(
 )
 """By name: method, data set, split, stage, the value or a range of it (``2.7 to 3.0``), source."""
 FROM_MEMORY = "from memory, not confirmed"
+MARK = "?"  # of such a number in a text
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def effect(after: str, before: str = "") -> Effect:
     if before:
         low, high = low - ranges[0][-1], high - ranges[0][0]
     gain = " to ".join(f"{end:+}" for end in dict.fromkeys((low, high)))
-    gain += "?" * any(row["source"] == FROM_MEMORY for row in rows) + f" {unit}"
+    gain += MARK * any(row["source"] == FROM_MEMORY for row in rows) + f" {unit}"
     where = f"on {data} {split}".strip()
     if before:
         text = f"{_sourced(rows)} {where}: {gain}"
@@ -62,7 +63,12 @@ def _sourced(rows: list[pd.Series]) -> str:
 
 def _shown(row: pd.Series) -> str:
     """A number, with its question mark."""
-    return row["value"] + "?" * (row["source"] == FROM_MEMORY)
+    return row["value"] + MARK * (row["source"] == FROM_MEMORY)
+
+
+def is_confirmed(text: str) -> bool:
+    """Whether what a text reports, as `Effect.text` does, is of confirmed numbers."""
+    return MARK not in text
 
 
 def pivot(data: str) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from ribkit.data.digits import SHARE
 from ribkit.results import plots
 from ribkit.results.claims import VERDICTS
 from ribkit.results.plots import LINES, MARKERS, REGION_STYLES, points, right_legend, zero_line
+from ribkit.results.reported import is_confirmed
 from ribkit.results.style import KINDS, PALETTE, Pictures, ink
 from ribkit.results.tables_toy import PAPER_DROPS
 
@@ -264,7 +265,7 @@ FOREST = (  # the two columns of panels: last word of the unit, or question -> t
 REPORTED = {
     "reported": "black",
     "reported, not confirmed": "0.6",
-}  # in the claims "?": not confirmed
+}
 EVIDENCE = {"photographs": (0, -0.16), "drawn scenes": (1, 0.16), "digits": (2, 0)}  # look, place
 
 
@@ -278,9 +279,9 @@ def _forest_rows(axis: Axes, table: pd.DataFrame) -> None:
         look = {"color": PALETTE[k], "marker": MARKERS[k], "label": kind}
         points(axis, part.assign(at=part["at"] + beside), "difference", "at", **look)
     reported = table.dropna(subset="reported_low").drop_duplicates("short")
-    unsure = reported["reported"].str.contains("?", regex=False)
+    sure = reported["reported"].map(is_confirmed).astype(bool)
     for part, (label, colour) in zip(
-        (reported[~unsure], reported[unsure]), REPORTED.items(), strict=True
+        (reported[sure], reported[~sure]), REPORTED.items(), strict=True
     ):
         if len(part):
             middle = (part["reported_low"] + part["reported_high"]) / 2
