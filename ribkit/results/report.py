@@ -70,9 +70,9 @@ def answer(study: Study, notebook: str) -> pd.DataFrame:
     return claims.readable(table).drop(columns="decided by")
 
 
-def _setting(study: Study, images: Sized, kind: str = "images") -> str:
-    """How the setting of what all replicas were measured on begins."""
-    seeds = study.profile.replicas
+def _setting(study: Study, images: Sized, kind: str = "images", replicas: int = 0) -> str:
+    """How the setting of what all replicas, or so many, were measured on begins."""
+    seeds = replicas or study.profile.replicas
     seeds = f"{seeds} training seeds" if seeds > 1 else "one training seed"
     return f"{study.profile.name}, {len(images)} {kind}, {seeds}"
 
@@ -239,25 +239,31 @@ def _networks(study: Study) -> dict[str, Measured]:
 def _ablations(study: Study) -> dict[str, Measured]:
     """Gains over the sigmoid, over one adaptation for the whole set, and over the last map.
 
-    Also how much more RIB gains where activations inside saturate. Not measured where tuning
-    stilled RIB in a training: what its parts do there at a higher rate, which the pictures show, is
-    not what they add.
+    Also how much more RIB gains where activations inside saturate. Trainings in which tuning
+    stilled RIB are left out: there is nothing to take away there, and what its parts do at a higher
+    rate, which the pictures show, is not what they add.
     """
+    own = ablation_runs.at_own_scales
+    moving, values = [one for one in study.replicas if not own(one).tuned(RIB).lowest("lr")], {}
     scales = ", ".join(map("{:g}".format, study.profile.ablations.scales))
-    setting, values = f"{_setting(study, ablated_images(study))}, scale {scales}", {}
+    setting = f"{_setting(study, ablated_images(study), replicas=len(moving))}, scale {scales}"
+    note = tables_controls.still(own(study))
     compared = dict(ablation_runs.COMPARED)
     if any(run.factor == ablation_runs.UNSATURATED for run in ablation_runs.runs(study)):
         compared["saturation-inside"] = ablation_runs.SATURATION
-    if note := tables_controls.still(ablation_runs.at_own_scales(study)):
+    if not moving:
         unknown = Measured(*(np.nan,) * 4, "mIoU", setting, _on(study), note)
         return dict.fromkeys(compared, unknown)
     for name, named in compared.items():
-        counts = [_counts_of(one, named) for one in study.replicas]
+        counts = [_counts_of(one, named) for one in moving]
         (after, _), (before, factor), *more = named
         how, statistic = f"RIB official, GNDRP, {factor}: {after} against {before}", gain
         if more:
             how, statistic = "RIB over CAM, with ReLU6 against ReLU inside", intervals.more_gain
-        values[name] = _found(study, statistic, counts, "mIoU", f"{setting}, {how}")
+        how = f"{setting}, {how}"
+        values[name] = _found(
+            study, statistic, counts, "mIoU", how, note=note and f"left out: {note}"
+        )
     return values
 
 
