@@ -248,6 +248,7 @@ def _ablations(study: Study) -> dict[str, Measured]:
     scales = ", ".join(map("{:g}".format, study.profile.ablations.scales))
     setting = f"{_setting(study, ablated_images(study), replicas=len(moving))}, scale {scales}"
     note = tables_controls.still(own(study))
+    left_out = note and f"left out: {note}"
     compared = dict(ablation_runs.COMPARED)
     if any(run.factor == ablation_runs.UNSATURATED for run in ablation_runs.runs(study)):
         compared["saturation-inside"] = ablation_runs.SATURATION
@@ -260,10 +261,7 @@ def _ablations(study: Study) -> dict[str, Measured]:
         how, statistic = f"RIB official, GNDRP, {factor}: {after} against {before}", gain
         if more:
             how, statistic = "RIB over CAM, with ReLU6 against ReLU inside", intervals.more_gain
-        how = f"{setting}, {how}"
-        values[name] = _found(
-            study, statistic, counts, "mIoU", how, note=note and f"left out: {note}"
-        )
+        values[name] = _found(study, statistic, counts, "mIoU", f"{setting}, {how}", note=left_out)
     return values
 
 

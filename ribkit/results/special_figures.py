@@ -262,10 +262,7 @@ FOREST = (  # the two columns of panels: last word of the unit, or question -> t
         "HGR": "high gradient ratio (HGR)",
     },
 )
-REPORTED = {
-    "reported": "black",
-    "reported, not confirmed": "0.6",
-}
+REPORTED = {"reported": "black", "reported, not confirmed": "0.6"}
 EVIDENCE = {"photographs": (0, -0.16), "drawn scenes": (1, 0.16), "digits": (2, 0)}  # look, place
 
 

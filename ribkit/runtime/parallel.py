@@ -221,11 +221,13 @@ def _pool(task: Task, count: int, gpu: bool) -> tuple[Submit, Stop]:
     }
     if os.environ.get("RAY_ADDRESS"):
         return _cluster(task, gpu, environment)
-    made_of = count, environment, os.getpid(), torch.cuda.device_count() if gpu else 0
+    initargs = os.getpid(), torch.cuda.device_count() if gpu else 0
+    made_of = count, environment, initargs
     if gpu not in _pools or _pools[gpu][0] != made_of:  # a start takes a second a worker
         _end(gpu)
-        how = {"timeout": IDLE_S, "env": environment, "initializer": _initialise}
-        _pools[gpu] = made_of, ProcessPoolExecutor(count, **how, initargs=made_of[2:])
+        how = {"timeout": IDLE_S, "env": environment}
+        how |= {"initializer": _initialise, "initargs": initargs}
+        _pools[gpu] = made_of, ProcessPoolExecutor(count, **how)
     return partial(_pools[gpu][1].submit, _compute, task), lambda running: _end(gpu)
 
 
