@@ -176,8 +176,8 @@ def test_a_stored_table_reads_back_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "counted"),
     [
-        ("voc-lite, 437 images, one training seed, RIB", "437 images, one training"),
-        ("mini, 48 images, 2 training seeds, 3 of 5 images, x", "48 images, 2 trainings"),
+        ("voc-lite, 437 images, one training, RIB", "437 images, one training"),
+        ("mini, 48 images, 2 trainings, 3 of 5 images, x", "48 images, 2 trainings"),
         ("bundled digits, 5 seeds, 100 % of the images with their shape", "5 seeds"),
         ("voc-lite, 36 images, RIB official, GNDRP against CAM", "36 images"),
         ("mini", ""),

@@ -61,11 +61,11 @@ def thresholds():
 
 def tuning():
     rates = (1e-5, 3e-5, 1e-4)
-    rows = [{"method": "CAM", "seed": 0, "stage": "scales", "gain": 0.0, "chosen": True}]
+    rows = [{"method": "CAM", "training": 0, "stage": "scales", "gain": 0.0, "chosen": True}]
     rows += [
-        {"method": method, "seed": seed, "stage": "lr", "lr": lr, "gain": k, "chosen": k == seed}
+        {"method": method, "training": n, "stage": "lr", "lr": lr, "gain": k, "chosen": k == n}
         for method in METHODS[1:]
-        for seed in (0, 1)
+        for n in (0, 1)
         for k, lr in enumerate(rates)
     ]
     return pd.DataFrame(rows)
@@ -266,7 +266,7 @@ def network():
 
 def network_curves():
     rows = [
-        {"trained on": source, "seed": rng_seed, "iteration": i, "loss": 1 / i + 0.1 * rng_seed}
+        {"trained on": source, "training": rng_seed, "iteration": i, "loss": 1 / i + 0.1 * rng_seed}
         for source in ("CAM", "RIB")
         for rng_seed in (0, 1)
         for i in (1, 2, 3)
@@ -277,7 +277,7 @@ def network_curves():
 def affinity_curves():
     rows = [
         {"epoch": epoch, "loss": 1 / epoch + 0.1 * rng_seed + k}
-        | {"network": name, "method": method, "seed": rng_seed}
+        | {"network": name, "method": method, "training": rng_seed}
         for k, name in enumerate(("PSA", "IRN"))
         for method in pipeline.STARTS
         for rng_seed in (0, 1)
@@ -349,7 +349,7 @@ TABLES = {
     "interaction": differences,
     "best_of": lambda: pd.DataFrame({"tried": [1, 5], "bias": [0.0, 1.0], "error": [0.1, 0.1]}),
     "replicas": lambda: pd.DataFrame(
-        {"method": METHODS * 2, "seed": [0] * 3 + [1] * 3, "miou": [47, 48, 49, 46, 49, 48]}
+        {"method": METHODS * 2, "training": [0] * 3 + [1] * 3, "miou": [47, 48, 49, 46, 49, 48]}
     ),
     "toy_examples": lambda: digits("image", "region"),
     "toy_gradients": lambda: digits("image", "G1, none", "G6, none"),
@@ -765,17 +765,17 @@ def test_photographs_of_data_sets_are_not_published(tmp_path):
 
 
 def test_rows_of_fewer_trainings_than_others_say_so():
-    table = seed_scores().assign(seeds=3)
-    table.loc[table["method"] == METHODS[-1], "seeds"] = 1
+    table = seed_scores().assign(trainings=3)
+    table.loc[table["method"] == METHODS[-1], "trainings"] = 1
     names = [
         label.get_text() for label in figures.draw("seed_scores", table).axes[0].get_yticklabels()
     ]
-    assert names == [*METHODS[:-1], f"{METHODS[-1]} (seeds: 1)"]
+    assert names == [*METHODS[:-1], f"{METHODS[-1]} (trainings: 1)"]
 
 
 def test_the_legend_of_tuning_has_all_trainings():
     rows = [
-        {"method": m, "seed": k, "stage": "lr", "lr": lr, "gain": 1.0, "chosen": lr == 1e-5}
+        {"method": m, "training": k, "stage": "lr", "lr": lr, "gain": 1.0, "chosen": lr == 1e-5}
         for m, seeds in (("RIB paper, GAP", 1), ("RIB official, GAP", 3))
         for k in range(seeds)
         for lr in (1e-6, 1e-5)

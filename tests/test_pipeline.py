@@ -109,7 +109,7 @@ def test_both_walks_are_tuned_one_setting_after_another(study):
     tuned = [own.psa_tuned for one in study.replicas for own in pipeline.refinements(one).values()]
     assert choices["trials"].tolist() == [2] * 6 + [each.trials for each in tuned]
     alphas = [None] * 6 + [each.table["alpha"] for each in tuned]
-    assert set(choices["seed"]) == {0, 1}
+    assert set(choices["training"]) == {0, 1}
     p, ends = study.profile, {"lowest": min, "highest": max}
     steps = {"IRN": p.irn_log2_steps, "PSA": p.psa_log2_steps}
     for row, tried in zip(choices.to_dict("records"), alphas, strict=True):
@@ -124,7 +124,7 @@ def test_the_curves_of_irn_and_psa_are_of_each_training(study):
     assert table["network"].tolist() == ["IRN"] * 6 + ["PSA"] * 6  # of one epoch each
     for one in study.replicas:
         for title, own in pipeline.refinements(one).items():
-            rows = table[(table["method"] == title) & (table["seed"] == one.training_seed)]
+            rows = table[(table["method"] == title) & (table["training"] == one.training_seed)]
             stored = [model.weights.result.table("history") for model in (own.irn, own.psa)]
             assert rows["loss"].tolist() == [history["loss"].item() for history in stored]
 
@@ -206,7 +206,7 @@ def test_networks_are_scored_on_images_of_their_own(study):
         "RIB + saliency",
         "ground truth",
     ]
-    assert set(table["seeds"]) == {2}
+    assert set(table["trainings"]) == {2}
     assert set(table["images"]) == {3}
     sets = (study.scored, study.tuning, study.train, study.validation)
     assert len({images.source.rng_seed for images in sets}) == 4

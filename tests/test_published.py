@@ -14,7 +14,7 @@ def made(monkeypatch):
 
     def committed(evidence, name):
         if name == "seed_scores":
-            return pd.DataFrame({"images": [437], "seeds": [3]})
+            return pd.DataFrame({"images": [437], "trainings": [3]})
         if name == "toy_hgr":
             return pd.DataFrame({"n": [10]})
         notebook = published.CLAIM_TABLES[name]

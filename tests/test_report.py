@@ -187,7 +187,7 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     assert some["dose-response"].note == noted.replace("1 of 2", "2 of 4")
     for name in ablation_runs.COMPARED:  # of the training that moves
         assert some[name].note == f"left out: {noted}"
-        assert "mini, 16 images, one training seed, scale 1" in some[name].setting
+        assert "mini, 16 images, one training, scale 1" in some[name].setting
     assert not [name for name, value in some.items() if np.isnan(value.difference)]
     # what stands still has not the spread of a RIB that moves
     blind = {name for name, value in some.items() if np.isnan(value.detectable)}
@@ -202,7 +202,7 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     assert set(gone["note"]) == {noted.replace("1 of", "2 of")}
     assert every.loc["rib-seed", "verdict"] != "not measured"
     row = claims.readable(every.reset_index()).query("verdict == 'not measured'").iloc[0]
-    assert row["setting"].endswith(", 2 training seeds, scale 1; " + noted.replace("1 of", "2 of"))
+    assert row["setting"].endswith(", 2 trainings, scale 1; " + noted.replace("1 of", "2 of"))
 
 
 def against_zero(table):
@@ -247,7 +247,7 @@ def test_rib_is_held_against_the_rival_that_each_training_seed_chose(fabricated,
     # two points beyond the norm's in one replica, eight beyond CAM's in the other
     gains = [pooled(4 * sign, 0) - pooled(2 * sign, 0), pooled(4 * sign, 1) - pooled(-4 * sign, 1)]
     assert found.difference == pytest.approx(np.mean(gains))
-    assert found.setting.startswith("mini, 40 images, 2 training seeds, RIB official, GNDRP")
+    assert found.setting.startswith("mini, 40 images, 2 trainings, RIB official, GNDRP")
 
 
 def test_rib_gains_at_the_highest_dose_less_at_the_lowest(fabricated):

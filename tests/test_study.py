@@ -452,7 +452,7 @@ def test_scores_are_paired_with_cam_on_the_same_images(fabricated):
     assert list(table["method"].unique()) == [m.title for m in fabricated.methods]
     assert list(table["threshold chosen"].unique()) == ["oracle", "held-out", "mask-free"]
     assert table["threshold"].unique().tolist() == pytest.approx([0.2, 0.3, 0.4])
-    assert set(table["seeds"]) == {2}
+    assert set(table["trainings"]) == {2}
     assert set(table["trials"]) == {3}
     ribs = table[table["method"] != CAM.title]
     assert (ribs["over_cam_low"] > 0).all()  # every image gains the same, so the pair tells

@@ -37,7 +37,7 @@ def levels():
 
 @pytest.fixture
 def study(levels, monkeypatch):
-    """Two training seeds, whose best rivals are the norm's and the smoothing's."""
+    """Two trainings, whose best rivals are the norm's and the smoothing's."""
 
     def seed(self, method):
         level = levels.get(method, 1)
@@ -70,7 +70,7 @@ def pooled(level, rng_seed):
 
 
 def over_seeds(after, before):
-    """The gain of one level over another, a mean over two training seeds."""
+    """The gain of one level over another, a mean over two trainings."""
     return np.mean([pooled(after, k) - pooled(before, k) for k in (0, 1)])
 
 
@@ -81,7 +81,7 @@ def test_rivals_ribs_and_few_masks_are_compared_with_cam_at_the_held_out_thresho
     titles = [method.title for method in study.methods if method != CAM]
     assert table["method"].tolist() == [*titles, "network from 4"]
     assert set(table["images"]) == {IMAGES}
-    assert set(table["seeds"]) == {2}
+    assert set(table["trainings"]) == {2}
     rows = table.set_index("method")
     for name, level in ((NORM.title, 0), (RIB.title, 6), ("network from 4", 3)):
         assert rows.loc[name, "gain"] == pytest.approx(over_seeds(level, 0))
@@ -121,7 +121,7 @@ def test_the_gain_is_told_by_dose(study, levels):
         assert table.loc[dose, "miou"] == pytest.approx(plain)
     assert table["CAM covers"].tolist() == pytest.approx([35] * 3)  # 25 and 45 %
     assert table["RIB covers"].tolist() == pytest.approx([60, 67, 70])
-    assert set(table["seeds"]) == {2}
+    assert set(table["trainings"]) == {2}
     figures.draw("doses", table.reset_index())
 
 
@@ -138,7 +138,7 @@ def test_pairs_are_by_training_seed(study, levels):
     for rng_seed, (after, before) in enumerate(pairs[0.7]):
         assert (after == counts(confusions(6, rng_seed))).all()
         assert (before == counts(confusions(0, rng_seed))).all()
-    levels[NORM], levels[SMOOTHED] = 2, 5  # each training seed's own rival
+    levels[NORM], levels[SMOOTHED] = 2, 5  # each training's own rival
     beyond = replicated(gain, tables_controls.rib_and_rival(study))
     expected = pooled(6, 0) - pooled(2, 0) + pooled(6, 1) - pooled(5, 1)
     assert beyond[0] == pytest.approx(expected / 2)

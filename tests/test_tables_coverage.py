@@ -19,7 +19,7 @@ PLACES = ["where", "region", "method"]
 
 @pytest.fixture(params=["photographs", "scenes"])
 def study(request, monkeypatch):
-    """Two training seeds, the second of which has 0.1 more of everything that is more."""
+    """Two trainings, the second of which has 0.1 more of everything that is more."""
     shares = dict(SHARES)
     if request.param == "scenes":
         shares |= {"head": 0.9, "body": 0.4, "auc body": 0.7}

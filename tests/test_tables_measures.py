@@ -49,7 +49,7 @@ def by_measure(study):
 
 def test_every_measure_is_the_mean_over_trainings_of_its_own_formula(study):
     table = by_measure(study)
-    assert table["seeds"].unique() == [2]
+    assert table["trainings"].unique() == [2]
     for name, method in (("CAM", CAM), ("RIB", RIB)):
         swept = [one.seed(method).swept for one in study.replicas]
         expected = {
@@ -125,14 +125,14 @@ def test_labels_and_networks_are_scored_by_stage(study, monkeypatch):
     assert set(table["method"]) == set(pipeline.STARTS)
     networks = tables_measures.precision_recall(study, "networks")
     assert len(networks) == 2 * len(pipeline.sources(study))
-    assert networks["seeds"].unique() == [2]
+    assert networks["trainings"].unique() == [2]
 
 
 def test_a_rank_correlation_needs_six_points_that_differ_and_says_so(study, monkeypatch):
     nothing = [np.nan] * 2
     scores = pd.DataFrame(
         {"a": range(8), "b": [0, 1, 2, 3, 5, 4, *nothing], "c": [*nothing * 3, 5, 6], "d": [7] * 8},
-        index=pd.MultiIndex.from_product([("CAM", "RIB"), range(4)], names=["method", "seed"]),
+        index=pd.MultiIndex.from_product([("CAM", "RIB"), range(4)], names=["method", "training"]),
     )
     monkeypatch.setattr(tables_measures, "_all_scores", lambda study: scores)
     table = tables_measures.rank_correlations(study).set_index(["score", "against"])

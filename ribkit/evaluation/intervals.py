@@ -1,9 +1,9 @@
 """Intervals: 95 %, bootstrap over images, paired where two methods are compared.
 
-Three kinds. Over images, for one training (`bootstrap`). Over images *and* training seeds
-(`replicated`): what would come out with other images and other seeds. And *simultaneous* ones, for
-a grid of comparisons of which the reader will pick the most striking: all of them together contain
-the truth 95 times in 100.
+Three kinds. Over images, for one training (`bootstrap`). Over images *and* trainings
+(`replicated`): what would come out with other images and other trainings. And *simultaneous* ones,
+for a grid of comparisons of which the reader will pick the most striking: all of them together
+contain the truth 95 times in 100.
 """
 
 from collections.abc import Callable, Sequence
@@ -150,9 +150,9 @@ def _with_point(point: float, low: float, high: float) -> Interval:
 
 
 def replicated(statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]]) -> Interval:
-    """Mean over training seeds, and its 95 % interval over images and seeds, see `combined`.
+    """Mean over trainings, and its 95 % interval over images and trainings, see `combined`.
 
-    replicas: for each seed the counts that `resample` takes; one seed: over images alone.
+    replicas: for each training the counts that `resample` takes; one: over images alone.
     """
     if len(replicas) == 1:
         return bootstrap(statistic, *replicas[0])
@@ -162,34 +162,34 @@ def replicated(statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]])
 def errors_of(
     statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]]
 ) -> tuple[np.ndarray, float, int]:
-    """What `combined` takes, see `errors_over_seeds`."""
+    """What `combined` takes, see `errors_over_trainings`."""
     resampled = [resample(statistic, *counts) for counts in replicas]
-    return errors_over_seeds(resampled, len(replicas[0][0]))
+    return errors_over_trainings(resampled, len(replicas[0][0]))
 
 
-def errors_over_seeds(
+def errors_over_trainings(
     resampled: Sequence[tuple[float, np.ndarray]], images: int
 ) -> tuple[np.ndarray, float, int]:
-    """A point for each seed, their mean's error over images, and N, from what `resample` gives."""
+    """Points of trainings, their mean's error over images, and N, from what `resample` gives."""
     points = np.array([point for point, _ in resampled])
     values = np.mean([values for _, values in resampled], axis=0)
     return points, float(np.nanstd(values, ddof=1)), images
 
 
 def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
-    r"""Mean over training seeds, and its 95 % interval from the errors over images and over seeds.
+    r"""Mean over trainings, and its 95 % interval from the errors over images and over trainings.
 
     .. math::
-        \bar\theta \pm t_{0.975, \nu} \sqrt{s_{\rm img}^2 + s_{\rm seed}^2 / S}, \qquad
-        \nu = \frac{(s_{\rm img}^2 + s_{\rm seed}^2 / S)^2}
-        {s_{\rm img}^4 / (N - 1) + (s_{\rm seed}^2 / S)^2 / (S - 1)}
+        \bar\theta \pm t_{0.975, \nu} \sqrt{s_{\rm img}^2 + s_{\rm train}^2 / S}, \qquad
+        \nu = \frac{(s_{\rm img}^2 + s_{\rm train}^2 / S)^2}
+        {s_{\rm img}^4 / (N - 1) + (s_{\rm train}^2 / S)^2 / (S - 1)}
 
     Student's t with Welch's and Satterthwaite's degrees of freedom.
 
     Args:
-        points: ``(S,)``, one for each training seed; S at least 2.
+        points: ``(S,)``, one for each training; S at least 2.
         image_error: Standard error of their mean over images.
-        images: N, how many; one tells nothing of others, and only the seeds' error counts.
+        images: N, how many; one tells nothing of others, and only the trainings' error counts.
 
     Example:
         >>> [round(value, 2) for value in combined(np.array([1.0, 2.0, 3.0]), 0.0, 50)]
@@ -215,9 +215,12 @@ def unpaired(
 
 
 def parts_of(points: np.ndarray, image_error: float, images: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared errors over images and over seeds ``(k,)``, and their degrees of freedom ``(k,)``."""
-    seed_error = points.var(ddof=1) / len(points) if len(points) > 1 else 0.0
-    parts, freedoms = np.array([image_error**2, seed_error]), np.array([images, len(points)]) - 1
+    """Squared errors over images and trainings ``(k,)``, and their degrees of freedom ``(k,)``."""
+    training_error = points.var(ddof=1) / len(points) if len(points) > 1 else 0.0
+    parts, freedoms = (
+        np.array([image_error**2, training_error]),
+        np.array([images, len(points)]) - 1,
+    )
     return parts[freedoms > 0], freedoms[freedoms > 0]
 
 

@@ -67,7 +67,7 @@ def detectable_by_t(parts: np.ndarray, freedoms: np.ndarray) -> float:
     :math:`\varepsilon`.
 
     Args:
-        parts: ``(k,)``, squared standard errors, such as over images and over seeds.
+        parts: ``(k,)``, squared standard errors, such as over images and over trainings.
         freedoms: ``(k,)``, how many degrees of freedom each was estimated with; none: NaN.
 
     Example:

@@ -188,18 +188,17 @@ def interval(row: Mapping[str, Any], counts: str = "") -> str:
     return f"{point} {row['unit']} ({'; '.join(filter(None, (f'{low} to {high}', counts)))})"
 
 
-COUNTS = re.compile(r"(\d+|one) (images|val images|seeds?|training seeds?)")
+COUNTS = re.compile(r"(\d+|one) (images|val images|seeds|trainings?)")
 
 
 def counted(setting: str) -> str:
     """The parts of a setting that say how many images and trainings there were.
 
     Example:
-        >>> counted("mini, 60 val images, 2 training seeds, with CRF")
+        >>> counted("mini, 60 val images, 2 trainings, with CRF")
         '60 val images, 2 trainings'
     """
-    parts = filter(COUNTS.fullmatch, setting.split(", "))
-    return ", ".join(parts).replace("training seed", "training")
+    return ", ".join(filter(COUNTS.fullmatch, setting.split(", ")))
 
 
 def in_words(row: Mapping[str, Any]) -> str:

@@ -89,11 +89,11 @@ def point_rows(
 
 
 def _of_fewer(table: pd.DataFrame) -> pd.Series | str:
-    """How many training seeds each row is of, where that is fewer than others are of."""
-    if "seeds" not in table:
+    """How many trainings each row is of, where that is fewer than others are of."""
+    if "trainings" not in table:
         return ""
-    seeds = table["seeds"].astype(int)
-    return seeds.map(" (seeds: {})".format).where(seeds < seeds.max(), "")
+    trainings = table["trainings"].astype(int)
+    return trainings.map(" (trainings: {})".format).where(trainings < trainings.max(), "")
 
 
 def grouped_points(
@@ -108,7 +108,7 @@ def grouped_points(
 ) -> None:
     """`point_rows`, side by side for each value: column -> label of its axis.
 
-    The columns rows name the rows together, and say which are of fewer training seeds; size: width,
+    The columns rows name the rows together, and say which are of fewer trainings; size: width,
     height of a row and of all else (inches).
     """
     table = table.assign(row=table[rows].agg(": ".join, axis=1) + _of_fewer(table))

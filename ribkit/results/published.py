@@ -230,7 +230,7 @@ def size(evidence: str) -> tuple[int, int]:
         tested = profiles.load(RUNS[evidence]).toy_test
         return tested, int(committed(evidence, "toy_hgr")["n"].iloc[0])
     of_cam = committed(evidence, "seed_scores").iloc[0]
-    return int(of_cam["images"]), int(of_cam["seeds"])
+    return int(of_cam["images"]), int(of_cam["trainings"])
 
 
 # ---- tables -------------------------------------------------------------------------------------

@@ -72,9 +72,9 @@ def answer(study: Study, notebook: str) -> pd.DataFrame:
 
 def _setting(study: Study, images: Sized, kind: str = "images", replicas: int = 0) -> str:
     """How the setting of what all replicas, or so many, were measured on begins."""
-    seeds = replicas or study.profile.replicas
-    seeds = f"{seeds} training seeds" if seeds > 1 else "one training seed"
-    return f"{study.profile.name}, {len(images)} {kind}, {seeds}"
+    trainings = replicas or study.profile.replicas
+    trainings = f"{trainings} trainings" if trainings > 1 else "one training"
+    return f"{study.profile.name}, {len(images)} {kind}, {trainings}"
 
 
 def _found(

@@ -140,9 +140,9 @@ def tuning(drawn: Figure, table: pd.DataFrame, size: Sequence[float]) -> None:
     drawn.set_size_inches(size[0] * columns, size[1] * rows)
     axes = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axis, (method, part) in zip(axes.ravel(), methods.items(), strict=False):
-        for k, (seed, line) in enumerate(part.groupby("seed")):
+        for k, (training, line) in enumerate(part.groupby("training")):
             look = {"color": PALETTE[k % len(PALETTE)], "ls": LINES[k % len(LINES)], "lw": 1}
-            axis.plot(line["lr"], line["gain"], marker=".", label=seed, **look)
+            axis.plot(line["lr"], line["gain"], marker=".", label=training, **look)
             chosen = line[line["chosen"]]
             axis.plot(chosen["lr"], chosen["gain"], "o", color=look["color"], mfc="none", ms=9)
         zero_line(axis, "y")

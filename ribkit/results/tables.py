@@ -48,7 +48,7 @@ def _text(row: dict, column: str, form: str) -> str:
 def tuning(study: Study) -> pd.DataFrame:
     """All that was tried on the tuning images, a row each: see `ribkit.evaluation.tuning.Tuned`.
 
-    gain: over CAM as it was chosen, of the same training seed.
+    gain: over CAM as it was chosen, of the same training.
     """
     tables = {}
     for method in study.methods:
@@ -56,11 +56,11 @@ def tuning(study: Study) -> pd.DataFrame:
             table = one.tuned(method).table
             gain = table["miou"] - one.tuned(CAM).miou
             tables[method.title, one.training_seed] = table.assign(gain=gain)
-    return pd.concat(tables, names=["method", "seed"]).reset_index(["method", "seed"])
+    return pd.concat(tables, names=["method", "training"]).reset_index(["method", "training"])
 
 
 def choices(study: Study) -> pd.DataFrame:
-    """What each training seed chose for each method, as text, and after how many trials."""
+    """What each training chose for each method, as text, and after how many trials."""
     rows = []
     for method in study.methods:
         tuned = [one.tuned(method) for one in study.trainings(method)]
@@ -70,7 +70,7 @@ def choices(study: Study) -> pd.DataFrame:
         edges = [one.edges for one in tuned if one.edges]
         row = {"method": method.title, "trials": "; ".join(str(one.trials) for one in tuned)}
         text = ", ".join(f"{name} {values}" for name, values in chosen.items())
-        row |= {"chosen, by training seed": text, "at an edge": ", ".join(edges)}
+        row |= {"chosen, by training": text, "at an edge": ", ".join(edges)}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -84,8 +84,8 @@ def _setting(value: object) -> str:
 def seed_scores(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
     """Seed mIoU by method (all, if none are named) and choice of threshold, over all replicas.
 
-    The gain over CAM is paired over images and training seeds; the threshold is their mean. trials:
-    how many settings a training seed tried, at most.
+    The gain over CAM is paired over images and trainings; the threshold is their mean. trials:
+    how many settings a training tried, at most.
     """
     rows = []
     for method in methods or study.methods:
@@ -101,19 +101,19 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
                 plain = [one.seed(CAM).at(choice) for one in trainings]
                 gains = replicated(gain, list(zip(counts, plain, strict=True)))
                 row |= with_interval("over_cam", gains)
-            rows.append(row | {"images": len(counts[0]), "seeds": len(counts)})
+            rows.append(row | {"images": len(counts[0]), "trainings": len(counts)})
     return pd.DataFrame(rows)
 
 
 @cache
 def replicas(study: Study) -> pd.DataFrame:
-    """Seed mIoU (held out) of each method, by training seed."""
+    """Seed mIoU (held out) of each method, by training."""
     rows = [
         (method.title, one.training_seed, miou(one.seed(method).at("held-out").sum(axis=0)))
         for method in study.methods
         for one in study.trainings(method)
     ]
-    return pd.DataFrame(rows, columns=["method", "seed", "miou"])
+    return pd.DataFrame(rows, columns=["method", "training", "miou"])
 
 
 # ---- pictures -----------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def protocol(study: Study) -> pd.DataFrame:
         intervals.gain(*(seed.at(choice).sum(axis=0) for choice in ("oracle", "held-out")))
         for seed in seeds.values()
     ]
-    by_seed = replicas(study).pivot(index="seed", columns="method", values="miou")
+    by_seed = replicas(study).pivot(index="training", columns="method", values="miou")
     gains = by_seed[RIB.title] - by_seed[CAM.title]
     after, before = seeds[RIB].at("held-out"), seeds[CAM].at("held-out")
     count = len(after)
@@ -205,7 +205,7 @@ def protocol(study: Study) -> pd.DataFrame:
     ]
     if len(gains) > 1:
         sd = by_seed[RIB.title].std(ddof=1)
-        rows.insert(2, ("standard deviation of RIB's mIoU over training seeds", sd, "points"))
+        rows.insert(2, ("standard deviation of RIB's mIoU over trainings", sd, "points"))
         rows.insert(3, ("the same of its gain over CAM", gains.std(ddof=1), "points"))
     return pd.DataFrame(rows, columns=["quantity", "value", "unit"])
 

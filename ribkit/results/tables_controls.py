@@ -21,7 +21,7 @@ from ribkit.study.study import CAM, RIB, RIBS, Method, Study
 def compared(study: Study) -> pd.DataFrame:
     """Seed mIoU, held out, and gain over CAM of what adapts nothing, of the RIBs, of few masks.
 
-    Gains are paired over images and training seeds; kind: what a row stands for.
+    Gains are paired over images and trainings; kind: what a row stands for.
     """
     held_out = tables.seed_scores(study).query("`threshold chosen` == 'held-out'")
     rows = held_out[held_out["method"] != CAM.title]
@@ -32,24 +32,24 @@ def compared(study: Study) -> pd.DataFrame:
     row = {"method": f"network from {len(study.tuning)}", "kind": "few masks"}
     row |= with_interval("miou", replicated(miou, [(counts,) for counts in few]))
     row |= with_interval("gain", replicated(intervals.gain, list(zip(few, plain, strict=True))))
-    row |= {"images": len(few[0]), "seeds": len(few)}
-    columns = ["kind", "method", "images", "seeds"]
+    row |= {"images": len(few[0]), "trainings": len(few)}
+    columns = ["kind", "method", "images", "trainings"]
     columns += [f"{name}{end}" for name in ("miou", "gain") for end in ("", "_low", "_high")]
     return pd.concat([rows, pd.DataFrame([row])], ignore_index=True)[columns]
 
 
 def _counts(study: Study, method: Method) -> list[np.ndarray]:
-    """Counts of a method's seeds, held out, of each training seed."""
+    """Counts of a method's seeds, held out, of each training."""
     return [one.seed(method).at("held-out") for one in study.replicas]
 
 
 def rib_and_cam(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Counts of RIB's and of CAM's seeds, held out, of each training seed."""
+    """Counts of RIB's and of CAM's seeds, held out, of each training."""
     return list(zip(_counts(study, RIB), _counts(study, CAM), strict=True))
 
 
 def rib_and_rival(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The same of RIB and of each training seed's best rival."""
+    """The same of RIB and of each training's best rival."""
     rivals = [one.seed(one.best_rival).at("held-out") for one in study.replicas]
     return list(zip(_counts(study, RIB), rivals, strict=True))
 
@@ -63,7 +63,7 @@ def dose_response(study: Study) -> pd.DataFrame:
     rows = []
     for dose, other in controls.doses(study).items():
         pairs = rib_and_cam(other)
-        row = {"usual texture": dose, "images": len(pairs[0][0]), "seeds": len(pairs)}
+        row = {"usual texture": dose, "images": len(pairs[0][0]), "trainings": len(pairs)}
         row |= with_interval("gain", replicated(intervals.gain, pairs))
         row |= with_interval("miou", replicated(miou, [(plain,) for _, plain in pairs]))
         for method in (CAM, RIB):
@@ -75,7 +75,7 @@ def dose_response(study: Study) -> pd.DataFrame:
 
 
 def dose_pairs(study: Study) -> dict[float, list[tuple[np.ndarray, np.ndarray]]]:
-    """Usual texture -> counts of RIB's and of CAM's seeds, of each training seed."""
+    """Usual texture -> counts of RIB's and of CAM's seeds, of each training."""
     return {dose: rib_and_cam(other) for dose, other in controls.doses(study).items()}
 
 
@@ -123,7 +123,7 @@ def meaning(study: Study) -> str:
         f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP gains "
         f"{_points(gndrp)}: {_told(gndrp, *POOLING_WORDS)} Of {part} RIB covers {_points(wider)} "
         f"more than the best rival does: {_told(wider, *COVER_WORDS)}",
-        f"RQ3. The best rival on the tuning images, by training seed, is {rivals}; RIB gains "
+        f"RQ3. The best rival on the tuning images, by training, is {rivals}; RIB gains "
         f"{_points(over_rival)} over it: {_told(over_rival, *RIVAL_WORDS)}",
         f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
         f"{_points(over_rib)} over RIB: {_told(over_rib, *FEW_WORDS)}",

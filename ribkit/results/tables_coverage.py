@@ -84,7 +84,7 @@ def _mean(replicas: Sequence[pd.Series]) -> Interval:
 def changes(study: Study) -> pd.DataFrame:
     """Change against CAM of the share covered, in points: by part, size and class.
 
-    Of RIB and of each training seed's best rival; means over images, all replicas.
+    Of RIB and of each training's best rival; means over images, all replicas.
     """
     rows, places = [], _places(study)
     for title, of in (("RIB", lambda one: RIB), ("best rival", lambda one: one.best_rival)):

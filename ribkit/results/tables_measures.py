@@ -1,8 +1,8 @@
 """Small tables of what critics of the field ask for beside mIoU, see `ribkit.evaluation.measures`.
 
 The seed to beat, RIB's gain by measure, precision and recall by stage and by class, and how scores
-of seeds, labels and networks go together. What is over all training seeds says so in its column
-``seeds``.
+of seeds, labels and networks go together. What is over all trainings says so in its column
+``trainings``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from ribkit.evaluation.intervals import (
     Interval,
     bootstrap,
     combined,
-    errors_over_seeds,
+    errors_over_trainings,
     replicated,
     resample,
     with_interval,
@@ -41,7 +41,7 @@ OWN = "each image's own"
 # ---- the gain by measure ------------------------------------------------------------------------
 @cache
 def measured_gains(study: Study) -> pd.DataFrame:
-    """RIB's gain over CAM by measure, paired over images; all are means over training seeds."""
+    """RIB's gain over CAM by measure, paired over images; all are means over trainings."""
     both = [(_measures(one.seed(RIB)), _measures(one.seed(CAM))) for one in study.replicas]
     count, rows = len(study.scored), []
     for measure, chosen in both[0][0]:
@@ -49,7 +49,7 @@ def measured_gains(study: Study) -> pd.DataFrame:
         rib, cam = np.mean([[each(np.ones(count)) for each in pair] for pair in pairs], axis=0)
         row = {"measure": measure, "threshold chosen": chosen, "CAM": cam, "RIB": rib}
         row |= with_interval("gain", _interval([partial(_gain, *pair) for pair in pairs], count))
-        rows.append(row | {"seeds": len(pairs), "images": count})
+        rows.append(row | {"trainings": len(pairs), "images": count})
     return pd.DataFrame(rows)
 
 
@@ -77,7 +77,7 @@ def _pooled(counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def _interval(statistics: Sequence[Measure], count: int) -> Interval:
-    """As `replicated`, of a statistic for each training seed that is no function of summed counts.
+    """As `replicated`, of a statistic for each training that is no function of summed counts.
 
     What is summed over the images drawn is which they are.
     """
@@ -85,7 +85,7 @@ def _interval(statistics: Sequence[Measure], count: int) -> Interval:
     if len(statistics) == 1:
         return bootstrap(statistics[0], images)
     resampled = [resample(statistic, images) for statistic in statistics]
-    return combined(*errors_over_seeds(resampled, count))
+    return combined(*errors_over_trainings(resampled, count))
 
 
 # ---- CAM -----------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def _networks(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
 
 
 PARTS = {"seeds": _seeds, "labels": _stages, "networks": _networks}
-"""Name -> method, stage and counts ``(N, 3, n)``, one for each training seed."""
+"""Name -> method, stage and counts ``(N, 3, n)``, one for each training."""
 
 
 @cache
@@ -147,7 +147,7 @@ def precision_recall(study: Study, part: str) -> pd.DataFrame:
         for name in ("precision", "recall"):
             row |= with_interval(name, replicated(partial(_mean, SCORES[name]), replicas))
         row["miou"] = float(np.mean([miou(each.sum(axis=0)) for each in counts]))
-        rows.append(row | {"seeds": len(counts), "images": len(counts[0])})
+        rows.append(row | {"trainings": len(counts), "images": len(counts[0])})
     return pd.DataFrame(rows)
 
 
@@ -174,7 +174,7 @@ def class_scores(study: Study, part: str) -> pd.DataFrame:
 # ---- what goes together -------------------------------------------------------------------------
 @cache
 def rank_correlations(study: Study) -> pd.DataFrame:
-    """Spearman's rank correlation of each two scores, over methods and training seeds.
+    """Spearman's rank correlation of each two scores, over methods and trainings.
 
     Seeds have all methods; labels and networks those that networks learn from,
     without and with saliency. Of fewer than six points the order says nothing, and the table says
@@ -195,7 +195,7 @@ def rank_correlations(study: Study) -> pd.DataFrame:
 
 
 def _all_scores(study: Study) -> pd.DataFrame:
-    """Scores by method and training seed; NaN where this run has none."""
+    """Scores by method and training; NaN where this run has none."""
     found: dict[str, dict] = {"seed mIoU": {}, "seed precision": {}}
     for method in study.methods:
         title = "RIB" if method == RIB else method.title
@@ -210,7 +210,7 @@ def _all_scores(study: Study) -> pd.DataFrame:
             found.setdefault("label mIoU", {})[at] = _label_miou(one, source)
             found.setdefault("network mIoU", {})[at] = miou(counts.sum(axis=0))
     table = pd.DataFrame({name: pd.Series(values) for name, values in found.items()})
-    return table.rename_axis(["method", "seed"])
+    return table.rename_axis(["method", "training"])
 
 
 def _label_miou(one: Study, source: str) -> float:

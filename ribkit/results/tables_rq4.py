@@ -55,17 +55,17 @@ def refinement_scores(study: Study) -> pd.DataFrame:
                 if title != "CAM":
                     pairs = zip(counts, stage_counts(study, "CAM", stage, value), strict=True)
                     row |= with_interval("over_cam", replicated(gain, list(pairs)))
-                rows.append(row | {"images": len(counts[0]), "seeds": len(counts)})
+                rows.append(row | {"images": len(counts[0]), "trainings": len(counts)})
     return pd.DataFrame(rows)
 
 
 def walk_choices(study: Study) -> pd.DataFrame:
-    """What was chosen of IRN's and of PSA's walk, by method and training seed."""
+    """What was chosen of IRN's and of PSA's walk, by method and training."""
     rows = []
     for one in study.replicas:
         for title, method in pipeline.refinements(one).items():
             for walk, tuned in (("IRN", method.irn_tuned), ("PSA", method.psa_tuned)):
-                row = {"walk": walk, "method": title, "seed": one.training_seed}
+                row = {"walk": walk, "method": title, "training": one.training_seed}
                 row |= tuned.chosen | {"trials": tuned.trials, "at an edge": tuned.edges}
                 rows.append(row)
     return pd.DataFrame(rows).sort_values("walk", kind="stable")
@@ -75,7 +75,7 @@ def affinity_curves(study: Study) -> pd.DataFrame:
     """Loss of each training of IRN and of PSA by epoch, on the labels that it learns from."""
     curves = [
         trained.weights.result.table("history").assign(
-            network=name, method=title, seed=one.training_seed
+            network=name, method=title, training=one.training_seed
         )
         for one in study.replicas
         for title, method in pipeline.refinements(one).items()
@@ -168,7 +168,7 @@ def walks(study: Study, count: int = 2) -> Pictures:
 def network_scores(study: Study) -> pd.DataFrame:
     """mIoU of the networks on the validation images, with intervals over images and replicas.
 
-    over_cam: gain over the network trained on CAM's labels. seed_sd: over replicas.
+    over_cam: gain over the network trained on CAM's labels. sd: over replicas.
     """
     rows = []
     for crf in (False, True):
@@ -181,8 +181,8 @@ def network_scores(study: Study) -> pd.DataFrame:
             if source != "CAM":
                 pairs = list(zip(counts, plain, strict=True))
                 row |= with_interval("over_cam", replicated(gain, pairs))
-            row["seed_sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
-            rows.append(row | {"seeds": len(scores), "images": len(counts[0])})
+            row["sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
+            rows.append(row | {"trainings": len(scores), "images": len(counts[0])})
     return pd.DataFrame(rows)
 
 
