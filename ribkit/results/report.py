@@ -244,7 +244,7 @@ def _ablations(study: Study) -> dict[str, Measured]:
     rate, which the pictures show, is not what they add.
     """
     own = ablation_runs.at_own_scales
-    moving, values = [one for one in study.replicas if not own(one).tuned(RIB).lowest("lr")], {}
+    moving, values = [one for one in study.replicas if not own(one).stilled(RIB)], {}
     scales = ", ".join(map("{:g}".format, study.profile.ablations.scales))
     setting = f"{_setting(study, ablated_images(study), replicas=len(moving))}, scale {scales}"
     note = tables_controls.still(own(study))

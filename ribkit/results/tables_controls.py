@@ -80,15 +80,11 @@ def dose_pairs(study: Study) -> dict[float, list[tuple[np.ndarray, np.ndarray]]]
 
 
 def still(*studies: Study) -> str:
-    """A note if tuning stilled RIB in trainings of some studies; empty if in none.
-
-    There the best rate was the lowest of a grid that went down as far as it may: what tuning says
-    is that the map had better not move.
-    """
-    lowest = [one.tuned(RIB).lowest("lr") for study in studies for one in study.replicas]
-    note = f"in {sum(lowest)} of {len(lowest)} trainings tuning left RIB at the "
+    """A note if tuning stilled RIB in trainings of some studies (`Study.stilled`), else empty."""
+    stilled = [one.stilled(RIB) for study in studies for one in study.replicas]
+    note = f"in {sum(stilled)} of {len(stilled)} trainings tuning left RIB at the "
     note += "lowest rate, where maps hardly move"
-    return note if any(lowest) else ""
+    return note if any(stilled) else ""
 
 
 def coverage_gains(

@@ -400,16 +400,21 @@ class Study(Inputs):
         return run.table("coverage")
 
     # ---- pictures of the process --------------------------------------------------------------
+    def stilled(self, method: Method) -> bool:
+        """Whether tuning left a RIB's rate at the lowest of a grid that went down as far as it may.
+
+        What tuning says there is that the map had better not move.
+        """
+        return self.tuned(method).lowest("lr")
+
     def shown(self, method: Method) -> Settings:
         """The settings that a RIB's process and its ablations are shown with: the chosen ones.
 
-        Where tuning left the rate at the lowest tried nothing would move, and there would be
-        nothing to take away: there it is the profile's highest.
+        Where it is `stilled` nothing would move, and there would be nothing to take away: there
+        the rate is the profile's highest.
         """
         settings = self.settings(method)
-        if not self.tuned(method).lowest("lr"):
-            return settings
-        return replace(settings, lr=max(self.profile.lrs))
+        return replace(settings, lr=max(self.profile.lrs)) if self.stilled(method) else settings
 
     def growth(self, method: Method, images: ImageSet | None = None) -> tuple[ImageSet, Result]:
         """Images, else the first scored ones, and a method's maps through its process (`shown`)."""
