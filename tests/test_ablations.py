@@ -8,6 +8,7 @@ import torch
 from fabricated import run_stage, stored, swept_from, trained_classifier
 
 from ribkit.data import scenes
+from ribkit.data.digits import REGIONS
 from ribkit.evaluation import thresholds
 from ribkit.method import adaptation
 from ribkit.method.settings import OFFICIAL, PAPER, Settings
@@ -155,6 +156,19 @@ def test_one_adaptation_for_the_set_moves_the_weights_once_per_image(model, bank
     moved = [name for name, value in found.items() if not torch.equal(value, before[name])]
     assert moved
     assert not any(name.startswith("frozen") for name in moved)
+
+
+def test_the_gradient_is_of_the_image_as_its_maps_see_it(model, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        ablations.information,
+        "logit_ratios",
+        lambda network, image, parts, long_side: (
+            asked.append(long_side) or dict.fromkeys(REGIONS, 0.5)
+        ),
+    )
+    run_stage(measure, scenes.generate(8, 1), tmp_path, model=model, sizes=Sizes((1.0,), 32))
+    assert asked == [32]
 
 
 def test_weights_that_are_not_finite_find_nothing_and_have_no_gradient(model, tmp_path):

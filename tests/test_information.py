@@ -11,8 +11,9 @@ from ribkit.data import scenes
 from ribkit.data.digits import REGIONS
 from ribkit.data.images import ImageSet
 from ribkit.networks import classifier
-from ribkit.networks.backbone import Network
+from ribkit.networks.backbone import FeaturePyramid, Network
 from ribkit.study import information
+from ribkit.study.panels import gradient_region
 
 
 def gaussian_bits(distance):
@@ -86,8 +87,15 @@ def test_a_logit_of_one_position_has_its_gradient_there():
     network = Network(nn.Identity(), nn.Identity(), conv, (0.0,) * 3, (1.0,) * 3)
     found = np.array([[0, 1], [2, 2]])
     images = ImageSet(("x",), ("a", "b"), np.array([[True, False]]), Black())
-    ratios = information.logit_ratios(network, images[0], found)
+    ratios = information.logit_ratios(network, images[0], found, None)
     assert set(ratios.values()) == {1}  # GAP of a pointwise network: every pixel alike
+
+
+def test_regions_are_brought_to_the_size_of_the_pixels():
+    pixels = torch.ones(1, 1, 1, 2, requires_grad=True)
+    parts = np.repeat([[1, 2]], 3, axis=1).astype(np.uint8)  # of 1 x 6
+    ratios = information.high_ratios((pixels * torch.tensor([1.0, 0.2])).sum(), pixels, parts)
+    assert (ratios["discriminative"], ratios["non-discriminative"]) == (1, 0)
 
 
 @pytest.fixture
@@ -95,6 +103,37 @@ def model(tmp_path):
     network = classifier.build("small", len(scenes.CLASSES))
     weights = stored(tmp_path, weights=network.state_dict())
     return trained_classifier(weights.tensors("weights"))
+
+
+@pytest.fixture
+def sizes_seen(monkeypatch):
+    """The sizes of pixels that any level of a network was asked for."""
+    sizes, levels = set(), FeaturePyramid.forward
+
+    def noted(pyramid, pixels):
+        return sizes.add(pixels.shape[-2:]) or levels(pyramid, pixels)
+
+    monkeypatch.setattr(FeaturePyramid, "forward", noted)
+    return sizes
+
+
+def test_photographs_are_seen_as_large_as_their_maps_are_made_from(
+    model, sizes_seen, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+    images, seen = scenes.generate(6, 2), {"model": model, "long_side": 32}
+    maps = {
+        "none": stored(
+            tmp_path, "maps", maps=dict.fromkeys(images.ids, np.zeros((1, 4, 4)))
+        ).arrays("maps")
+    }
+    run_stage(information.layers, images, tmp_path / "layers", **seen)
+    information.estimate(images=images, probe_train_images=scenes.generate(7, 2), maps=maps, **seen)
+    assert sizes_seen == {(32, 32)}
+    panels = run_stage(gradient_region, images, tmp_path / "panels", **seen)["panels"]
+    whole = run_stage(gradient_region, images, tmp_path / "whole", model=model)["panels"]
+    for name in images.ids:
+        assert np.array(panels[name].shape)[-2:] * 2 == pytest.approx(whole[name].shape[-2:])
 
 
 def test_every_layer_of_a_classifier_is_measured(model, monkeypatch, tmp_path):

@@ -41,11 +41,12 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words, word):
     made["photographs"] |= {"rib-seed-oracle": (1, 2, "mIoU"), "rib-over-rivals": (1, 2, "mIoU")}
     made["photographs"] |= {"rib-auc": (-1, 1, "points of AUC")}
     first, table, _ = published.answer().split("\n\n")
-    reach = published.REACH[{"yes": "holds", "open": "undecided", "the opposite": "opposite"}[word]]
+    reach = {"yes": "cover more", "open": "cannot be told to cover more"}.get(word, "cover less")
     assert first == (
         f"On photographs RIB's seeds {words} CAM's, and are better than those of the best-tuned "
-        f"rival, which adapts nothing. At one threshold its maps {reach}; over all thresholds it "
-        "is open whether they tell such parts better from the rest. On drawn scenes RIB's seeds "
+        f"rival, which adapts nothing. At one threshold its maps {reach} of objects' far halves; "
+        "over all thresholds it is open whether they tell these better from the rest. On drawn "
+        "scenes RIB's seeds "
         "were not compared with CAM's, and were not compared with those of the best-tuned rival, "
         "which adapts nothing. At one threshold its maps were not held against CAM's; nor were "
         "they over all thresholds."
@@ -54,7 +55,7 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words, word):
     assert header == "|  | on photographs | on drawn scenes, or digits | reported |"
     found = f"{word}: {(low + high) / 2:+.2f} ({low:+.2f} to {high:+.2f})"
     assert f"**Are its seeds better than CAM's?** mIoU | {found} | not yet |  |" in rows[2]
-    assert rows[3].endswith("| yes: +1.50 (+1.00 to +2.00) | not yet | +7.7 |")
+    assert rows[3].endswith("| yes, smaller: +1.50 (+1.00 to +2.00) | not yet | +7.7 |")
     assert rows[4].endswith("| not yet | not yet | +4.1? |")  # from memory
     assert rows[-1].endswith("|  | not yet |  |")  # of digits alone
     assert len(rows) == len(published.ANSWER)

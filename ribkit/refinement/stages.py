@@ -95,17 +95,16 @@ def on_grid(maps: np.ndarray, size: tuple[int, int]) -> Tensor:
     return F.interpolate(tensor[:, None], tuple(size), mode="area")[:, 0]
 
 
-@per_image("irn-walk", "IRN's walk", arrays=("maps", "edges"))
+@per_image("irn-walk", "IRN's walk", arrays=("maps",))
 def irn_walk(
     image: LabelledImage, maps: np.ndarray, model: TrainedModel, walk: Walk, long_side: int | None
 ) -> Values:
-    """``maps`` after IRN's walk, as coarse as before, and ``edges`` ``(h', w')``; both float16."""
+    """``maps`` float16 after IRN's walk, as coarse as before."""
     pixels = views.to_tensor(image.pixels(), long_side).to(device())
     edge, _ = irn.predict(loaded(model), pixels)
     walked = walk.spread(on_grid(maps, edge.shape), edge).cpu()
     walked = walk.divided(views.resize_map_tensor(walked, maps.shape[-2:]))
-    arrays = {"maps": walked, "edges": edge.cpu()}
-    return {name: array.numpy().astype(np.float16) for name, array in arrays.items()}
+    return {"maps": walked.numpy().astype(np.float16)}
 
 
 @per_image("psa-walk", "PSA's walk", arrays=("labels",))

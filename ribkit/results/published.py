@@ -59,22 +59,29 @@ def _own(evidence: str) -> pd.DataFrame:
 
 
 # ---- the answer ---------------------------------------------------------------------------------
-SHORTLY = {"holds": "yes", "undecided": "open", "no effect": "not seen", "opposite": "the opposite"}
-"""How a verdict begins, and what it says of its claim."""
+SHORTLY = {  # how a verdict begins -> what it says of its claim
+    "holds, smaller": "yes, smaller",
+    "holds": "yes",
+    "undecided": "open",
+    "no effect": "not seen",
+    "opposite": "the opposite",
+}
 ANSWER = {  # claim -> its row in the table of answers
-    "rib-coverage": "**Do its maps reach further?** Points",
+    "rib-coverage": "**Do its maps reach further than CAM's?** Points",
     "rib-auc": "... over all thresholds: points of AUC",
     "rib-seed": "**Are its seeds better than CAM's?** mIoU",
-    "rib-seed-oracle": "... scored as in the paper",
+    "rib-seed-oracle": "... threshold chosen as in the paper",
     "rib-pseudo": "... the labels that IRN makes of them",
     "rib-network": "... the networks that learn from these",
     "rib-over-rivals": "**Does it beat what adapts nothing?** mIoU",
     "rib-auc-over-rivals": "... maps, over all thresholds: AUC",
     "rib-pseudo-rival": "... the labels that IRN makes: mIoU",
-    "activation-seed-matched": "**Is it the bottleneck?** Seeds without it",
-    "last-layer-bottleneck": "... in it a shape loses more than a digit: HGR",
-    "known-shape-drop": "... in it a known shape loses more: HGR",
+    "gndrp-seed": "**Does its pooling, GNDRP, beat GAP?** mIoU",
+    "activation-seed-matched": "**Is it the last activation?** Seeds without: mIoU",
+    "last-layer-bottleneck": "... in the last layer a shape loses more than a digit: HGR",
+    "known-shape-drop": "... and more where the network knows it: HGR",
 }
+PARTS = {"photographs": "objects' far halves", "drawn scenes": "bodies"}  # where CAM is weak
 COMPARED = {  # how a verdict begins -> how two sets of seeds compare
     "holds": "are better than",
     "undecided": "cannot be told from",
@@ -82,28 +89,30 @@ COMPARED = {  # how a verdict begins -> how two sets of seeds compare
     "opposite": "are worse than",
     "not measured": "were not compared with",
 }
-REACH = {  # the same of how much of an object two methods' maps cover
-    "holds": "reach further over objects",
-    "undecided": "cannot be told to reach further over objects",
-    "no effect": "are not seen to reach further over objects",
-    "opposite": "reach less far over objects",
+REACH = {  # the same of how much of such a part two methods' maps cover
+    "holds": "cover more of {}",
+    "undecided": "cannot be told to cover more of {}",
+    "no effect": "are not seen to cover more of {}",
+    "opposite": "cover less of {}",
     "not measured": "were not held against CAM's",
 }
-TELL = {  # and of how well they tell such parts from what is off the object
-    "holds": "over all thresholds they tell such parts better from the rest",
-    "undecided": "over all thresholds it is open whether they tell such parts better from the rest",
-    "no effect": "over all thresholds they are not seen to tell such parts better from the rest",
-    "opposite": "over all thresholds they tell such parts less well from the rest",
+TELL = {  # and of how well they tell it from what is off the object
+    "holds": "over all thresholds they tell these better from the rest",
+    "undecided": "over all thresholds it is open whether they tell these better from the rest",
+    "no effect": "over all thresholds they are not seen to tell these better from the rest",
+    "opposite": "over all thresholds they tell these less well from the rest",
     "not measured": "nor were they over all thresholds",
 }
 READ = (
-    "In brackets 95 % intervals. *Yes* and *the opposite*: all of it lies on that side of 0. "
-    "*Open*: it spans 0; *not seen*: nor does it reach what was reported (?: not confirmed). RIB "
-    "is the authors' code's ([variants](docs/variants.md)) with GNDRP; what adapts nothing is the "
-    "best of CAM smoothed, scaled, or with its features' norm. Maps reach where CAM is weak: on "
-    "photographs over halves far from its peak, on scenes over bodies, which tell little of the "
-    "class; AUC was added as one threshold left that open. The bottleneck is the last activation; "
-    "HGR is the share of a region's pixels with a high gradient ([digits](docs/digits.md))."
+    "In brackets 95 % intervals. *Yes* and *the opposite*: all of it lies on that side of 0; "
+    "*smaller*: than reported. *Open*: it spans 0; *not seen*: nor does it reach what was reported "
+    "(?: not confirmed). RIB is the authors' code's ([variants](docs/variants.md)) with GNDRP, "
+    "pooling of the non-discriminative region; what adapts nothing is the best of CAM smoothed, "
+    "scaled, or with its features' norm. Thresholds are chosen with masks of other images, in the "
+    "paper of the same. Maps reach where CAM is weak: on photographs over the half of an object "
+    "far from its peak, on scenes over bodies, which tell little of the class, as heads do; AUC "
+    "was added as one threshold left that open. The last activation is the paper's bottleneck; HGR "
+    "is the share of a region's pixels with a high gradient ([digits](docs/digits.md))."
 )
 
 
@@ -113,7 +122,8 @@ def answer() -> str:
     said = [
         f"On {evidence} RIB's seeds {_word_for(COMPARED, rows.loc['rib-seed'])} CAM's, and "
         f"{_word_for(COMPARED, rows.loc['rib-over-rivals'])} those of the best-tuned rival, which "
-        f"adapts nothing. At one threshold its maps {_word_for(REACH, rows.loc['rib-coverage'])}; "
+        f"adapts nothing. At one threshold its maps "
+        f"{_word_for(REACH, rows.loc['rib-coverage']).format(PARTS[evidence])}; "
         f"{_word_for(TELL, rows.loc['rib-auc'])}.{_noted(rows.loc['rib-seed'])}"
         for evidence, rows in runs.items()
         if "rib-seed" in rows.index
@@ -189,8 +199,8 @@ def glance() -> str:
     rows, counted = [], verdict_counts()
     for evidence, name in RUNS.items():
         kind, (images, trainings) = evidence.split()[-1], size(evidence)
-        profile, verdicts = profiles.load(name), counted[evidence]
-        counts = {word: verdicts.filter(regex=f"^{word}").sum() for word in SHORTLY}
+        profile, verdicts = profiles.load(name), counted[evidence].drop("not measured")
+        counts = {word: verdicts.filter(regex=f"^{word}").sum() for word in COMPARED}
         row = {
             "evidence": f"[{kind}](docs/{kind}.md), `{name}`",
             "images": images,

@@ -81,7 +81,8 @@ def adaptations(study: Study) -> pd.DataFrame:
 def gradient_pixels(study: Study) -> Pictures:
     """RQ2: which positions of a map get gradient from each pooling, at the first step."""
     images, pictures = first(ablated_images(study), 3), {}
-    panels = study.store.run(gradient_region, model=study.model, images=images).arrays("panels")
+    seen = {"images": images, "long_side": study.profile.long_side}
+    panels = study.store.run(gradient_region, model=study.model, **seen).arrays("panels")
     for title, image, k in each_class(images):
         pictures[title, "image"] = shrunk(image.pixels(), 128)
         pictures[title, "object"] = object_of(image, k)
@@ -92,8 +93,8 @@ def gradient_pixels(study: Study) -> Pictures:
 
 def layer_ratios(study: Study) -> pd.DataFrame:
     """HGR of the ablated images, see `information.layers`."""
-    result = study.store.run(information.layers, model=study.model, images=ablated_images(study))
-    return result.table("hgr")
+    seen = {"images": ablated_images(study), "long_side": study.profile.long_side}
+    return study.store.run(information.layers, model=study.model, **seen).table("hgr")
 
 
 def layers(study: Study) -> pd.DataFrame:
@@ -112,6 +113,7 @@ def bits(study: Study) -> pd.DataFrame:
     """RQ1: bits about the region, layer by layer, then in CAM's and RIB's maps."""
     maps = {f"{m.short}'s map": study.seed(m).maps.arrays("maps") for m in (CAM, RIB)}
     shown = {"images": study.scored, "probe_train_images": study.tuning, "maps": maps}
+    shown |= {"long_side": study.profile.long_side}
     table = study.store.run(information.estimate, model=study.model, **shown).table("bits")
     names = {"mean": "bits", "low": "bits_low", "high": "bits_high"}
     return means(table, ["layer", "part"], "bits").drop(columns="n").rename(columns=names)

@@ -49,7 +49,7 @@ def measure(
         maps, adapted.reason = torch.zeros_like(maps), "diverged"
     ratios = dict.fromkeys(REGION_OF.values(), np.nan)
     if adapted.reason != "diverged":
-        ratios = information.logit_ratios(network, image, regions)
+        ratios = information.logit_ratios(network, image, regions, sizes.long_side)
     return thresholds.image_rows(*thresholds.sweep(maps, image.classes, mask)) | {
         "steps": adapted.steps,
         "reason": adapted.reason,

@@ -50,35 +50,42 @@ def regions(image: LabelledImage) -> np.ndarray:
     return parts
 
 
-def pixels_of(image: LabelledImage) -> Tensor:
-    """``(1, 3, H, W)`` in [0, 255], on the device that computes."""
-    return views.to_tensor(image.pixels())[None].to(device())
+def pixels_of(image: LabelledImage, long_side: int | None) -> Tensor:
+    """``(1, 3, h, w)`` in [0, 255], as maps see it at scale 1, on the device that computes."""
+    return views.to_tensor(image.pixels(), long_side)[None].to(device())
 
 
 # ---- gradients ----------------------------------------------------------------------------------
 def high_ratios(output: Tensor, pixels: Tensor, parts: np.ndarray) -> dict[str, float]:
-    """HGR of an output in the `regions` of its image: of ``|d output / d pixels|`` over colours."""
+    """HGR of an output in the `regions` of its image: of ``|d output / d pixels|`` over colours.
+
+    The regions may be of another size than the pixels, to which they are brought.
+    """
     (slopes,) = torch.autograd.grad(output, pixels, retain_graph=True)
     gradient = toy.scaled(slopes.abs().sum(dim=1).cpu().numpy())
-    return toy.hgr(gradient, parts[None], HIGH)
+    seen = views.resize_labels(torch.from_numpy(parts), pixels.shape[-2:])
+    return toy.hgr(gradient, seen.numpy()[None], HIGH)
 
 
-def logit_ratios(network: Network, image: LabelledImage, parts: np.ndarray) -> dict[str, float]:
+def logit_ratios(
+    network: Network, image: LabelledImage, parts: np.ndarray, long_side: int | None
+) -> dict[str, float]:
     """HGR of the image's own logits (GAP), summed: what a layer-by-layer curve ends in."""
-    pixels = pixels_of(image).requires_grad_()
+    pixels = pixels_of(image, long_side).requires_grad_()
     maps = network.maps(network.frozen(views.normalise(pixels, network.mean, network.std)))
     shown = torch.from_numpy(image.label).to(maps.device)
     return high_ratios(pooling.gap(maps)[0, shown].sum(), pixels, parts)
 
 
 @per_image("layers", "gradients by layer", gather=lambda results: {"hgr": results.joined()})
-def layers(image: LabelledImage, model: TrainedModel) -> Values:
+def layers(image: LabelledImage, model: TrainedModel, long_side: int | None = None) -> Values:
     """HGR layer by layer: ``hgr``, a row for each image and layer, a column for each region.
 
     Layers: the feature levels, summed; then the logits, before and after the sigmoid, summed over
     all classes and over the image's own.
     """
-    network, pixels, parts = loaded(model), pixels_of(image).requires_grad_(), regions(image)
+    network, parts = loaded(model), regions(image)
+    pixels = pixels_of(image, long_side).requires_grad_()
     outputs = _levels(network, pixels)
     logits = pooling.gap(network.classifier(list(outputs.values())[-1]))[0]
     own = logits[torch.from_numpy(image.label).to(logits.device)]
@@ -109,7 +116,11 @@ def projection(features: np.ndarray, kinds: np.ndarray) -> LinearDiscriminantAna
 
 @stage("bits")
 def estimate(
-    model: TrainedModel, images: ImageSet, probe_train_images: ImageSet, maps: Maps
+    model: TrainedModel,
+    images: ImageSet,
+    probe_train_images: ImageSet,
+    maps: Maps,
+    long_side: int | None = None,
 ) -> Values:
     """Bits about the region, layer by layer: ``bits``, a row for each layer, contrast and fold.
 
@@ -118,7 +129,9 @@ def estimate(
     row of layers: what the highest map of an image's own classes tells of its object.
     """
     train, test = (
-        map_images(partial(_samples, model, *of), range(len(of[0])), "features of positions")
+        map_images(
+            partial(_samples, model, long_side, *of), range(len(of[0])), "features of positions"
+        )
         for of in ((probe_train_images, {}), (images, maps))
     )
     rows = []
@@ -147,11 +160,11 @@ def _stacked(samples: list[dict[str, np.ndarray]], name: str) -> tuple[np.ndarra
 
 @torch.no_grad()
 def _samples(
-    model: TrainedModel, images: ImageSet, maps: Maps, index: int
+    model: TrainedModel, long_side: int | None, images: ImageSet, maps: Maps, index: int
 ) -> dict[str, dict[str, np.ndarray]]:
     """Part -> layer -> features of one image at positions of the part, then of the background."""
     image = images[index]
-    parts, levels = regions(image), _levels(loaded(model), pixels_of(image))
+    parts, levels = regions(image), _levels(loaded(model), pixels_of(image, long_side))
     outputs = {name: output[0].cpu().numpy() for name, output in levels.items()}
     for name, seeds in maps.items():
         fitted = views.resize_maps(seeds[image.name], parts.shape)

@@ -44,13 +44,15 @@ def irn_panels(
 
 
 @per_image("gradient-region", "positions that get gradient", arrays=("panels",))
-def gradient_region(image: LabelledImage, model: TrainedModel) -> Values:
+def gradient_region(
+    image: LabelledImage, model: TrainedModel, long_side: int | None = None
+) -> Values:
     """Which positions of a map get gradient from each pooling, at the first step.
 
     ``panels``: ``(K, 9, h, w)`` float32 of the image's K classes, see `GRADIENT_PANELS`.
     """
     with torch.no_grad():
-        maps = loaded(model)(pixels_of(image))[0].cpu()[torch.from_numpy(image.label)]
+        maps = loaded(model)(pixels_of(image, long_side))[0].cpu()[torch.from_numpy(image.label)]
     positive = maps.relu()
     panels = [
         positive / positive.amax(dim=(1, 2), keepdim=True).clamp(min=1e-5),
