@@ -27,7 +27,7 @@ from ribkit.study.study import CAM, Study
 
 IMAGES, ITERATIONS = 3, 4  # of the shrunk run
 TRAININGS = ("pretext", *pipeline.TRAINED)
-ON_CORES = ("labels", "crf", "sure-labels", "saliency-labels")
+ON_CORES = ("crf", "sure-labels")
 GIB = 2**30
 
 
@@ -59,8 +59,8 @@ def counts(study: Study) -> dict[str, int]:
         "pretext": pretexts * (p.pretext_scenes // 32) if "small" in p.backbone else 0,
         "classifier": rounds * p.epochs * steps_per_epoch(len(study.train), p.batch),
         "bank": rounds * min(p.bank_images, len(study.train)),
-        "cam": rounds * (len(p.scale_sets) * tuned + n) + remaining,
-        "rib": adapted * (tried * tuned + n) + remaining + again_tuned + ablated,
+        "cam": rounds * (len(p.scale_sets) * tuned + n) + p.replicas * remaining,
+        "rib": adapted * (tried * tuned + n) + p.replicas * remaining + again_tuned + ablated,
         "crf": 2 * refined * n,  # of the seeds, and after IRN
         "sure-labels": refined * labelled,
         "irn": refined * p.irn.epochs * steps_per_epoch(labelled, p.irn.batch),

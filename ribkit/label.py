@@ -110,6 +110,7 @@ def label(
         _require_tellable(images)
         _warn_of_few(images)
     _require_own(out, images)
+    out.mkdir(parents=True, exist_ok=True)
     seen = replace(images, source=replace(images.source, long_side=SEEN))
     study = Unmasked(folder, seen, settings, trained)
     chain = UnmaskedRefinement(study, METHODS[method], threshold)
@@ -118,7 +119,6 @@ def label(
     maps = chain.irn_maps(seen, maps) if irn else maps
     found = made.arrays("labels")
 
-    out.mkdir(parents=True, exist_ok=True)
     about = {"method": method, "irn": irn, "threshold": used, "settings": settings}
     with atomic_write(out / RECORD) as path:
         path.write_text(json.dumps(about, indent=1, default=str) + "\n")

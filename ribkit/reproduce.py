@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ribkit import check
-from ribkit.results import claims, figures
+from ribkit.results import claims, figures, published
 from ribkit.runtime import device, notebooks, parallel, progress
 from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError
@@ -69,7 +69,8 @@ def notebook_key(source: Path, study: Study, parameters: dict) -> str:
     code = [code_hash(f"ribkit.{name}") for name in modules]
     tables = [file for file in (ROOT / "ribkit").rglob("*") if file.suffix in (".csv", ".toml")]
     if source.stem == REPORT:  # which shows the runs that decide, as they are kept
-        tables += (ROOT / "figures").glob("*/*claims.csv")
+        kept = [ROOT / "figures" / name for name in published.RUNS.values()]
+        tables += [file for folder in kept for file in folder.glob("*.csv")]
     code += [file.read_text() for file in sorted(tables)]
     made_of = [notebooks.cells(source), parameters, code, study.inputs(), device.device().type]
     return checksum(made_of)
@@ -140,7 +141,9 @@ def run_all(study: Study, publish: bool, numbers: str = "") -> None:
     parameters = {"profile": study.profile.name, "data": data, "overrides": study.overrides}
     executed = reproduce(study, parameters, numbers)
     if publish or (study.profile.data == "scenes" and not study.overrides and not numbers):
-        figures.publish(study, ROOT / "figures" / study.profile.name)
+        records = (notebooks.recorded(path, folder / "figures") for path in executed)
+        names = {name for record in records for name in record["stored"]}
+        figures.publish(study, names, ROOT / "figures" / study.profile.name)
     if folder / f"{REPORT}.ipynb" in executed:
         table = claims.readable(figures.read(folder / "figures" / "claims.csv"))
         print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")

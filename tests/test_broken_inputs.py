@@ -38,6 +38,8 @@ SETTINGS = {
     "toy_test": "6",
     "backbone": "small",
     "network_backbone": "small",
+    "pretext_scenes": "32",
+    "pretext_epochs": "1",
 }
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from ribkit import check
+from ribkit.data import scenes
 from ribkit.runtime.errors import InputError
 from ribkit.study import ablation_runs, profiles
 from ribkit.study.inputs import ROOT
@@ -49,6 +50,14 @@ def test_counts_by_hand(study):
     networks = 2 * 6 + 1
     assert counts["network"] == networks * 9
     assert counts["predictions"] == networks * 7
+
+
+def test_images_that_are_only_labelled_count_once_for_each_training(study, monkeypatch):
+    before, left = check.counts(study), scenes.generate(5, 11)
+    monkeypatch.setattr(study, "remaining_images", (left,))
+    more = {stage: count - before[stage] for stage, count in check.counts(study).items()}
+    assert more["cam"] == more["rib"] == 2 * len(left)
+    assert more["irn-walk"] == 2 * 2 * len(left)
 
 
 def test_a_sample_measures_every_stage_and_leaves_nothing_behind(study, monkeypatch):

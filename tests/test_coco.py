@@ -378,6 +378,7 @@ def test_the_study_reads_coco(make, classes, labelled, tmp_path, monkeypatch):
     monkeypatch.setattr("ribkit.study.inputs.ROOT", tmp_path)
     changes = {"score_images": 4, "tune_images": 3, "batch": 2}
     changes |= {"backbone": "small", "network_backbone": "small"}
+    changes |= {"pretext_scenes": 32, "pretext_epochs": 1}
     study = Study("coco", str(make(tmp_path / "coco")), changes)
     trained = labelled + (classes == 3)  # the one without any class, too
     assert study.check().splitlines()[0] == (

@@ -753,13 +753,14 @@ def test_photographs_of_data_sets_are_not_published(tmp_path):
     for name in ("growth", "samples", "photographs", "claims"):
         for suffix in ("csv", "pixels.png", "png", "md"):
             (source / f"{name}.{suffix}").write_text(name)
-    (source / "claims.txt").write_text("no figure's")
+    (source / "old.csv").write_text("of another run")
     for data in ("scenes", "voc", "coco"):
         run = SimpleNamespace(folder=tmp_path / "run", profile=SimpleNamespace(data=data))
-        figures.publish(run, tmp_path / data)
+        drawn = {p.name for p in source.iterdir()} - {"old.csv"}  # of another run
+        figures.publish(run, drawn, tmp_path / data)
         kept = {p.name for p in (tmp_path / data).iterdir()}
         if data == "scenes":
-            assert kept == {p.name for p in source.iterdir()} - {"claims.txt"}
+            assert kept == drawn
         else:
             assert {name.split(".")[0] for name in kept} == {"photographs", "claims"}
 

@@ -72,6 +72,17 @@ def test_what_a_stage_returns_is_stored_as_a_dictionary_would_be(images, tmp_pat
     assert not list(tmp_path.glob("*.scratch"))
 
 
+def test_an_image_that_fails_is_named(images, tmp_path, monkeypatch):
+    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+
+    def fails(index):
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no") as caught:
+        per_image.map_to_disk(fails, images.take([1]), tmp_path, "sizes")
+    assert caught.value.__notes__[-1] == f"not computed in 3 rounds: (0, '{images.ids[1]}')"
+
+
 # ---- a function of one image as a stage ---------------------------------------------------------
 @per_image.per_image("share", "shares", arrays=("share",), scalars=("n", "word"), gpu=False)
 def share(image, maps, factor):

@@ -261,6 +261,8 @@ def test_every_profile_can_do_what_its_settings_say(profile):
         ("norms", "0"),
         ("usual_texture", 1.5),
         ("pretext_seeds", 0),
+        ("pretext_scenes", 0),
+        ("pretext_epochs", 0),
         ("ablations.usual_textures", "2"),
         ("scale_sets", ""),
         ("scale_sets", "1.0;0.5,2.0"),

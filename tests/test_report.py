@@ -321,6 +321,14 @@ def test_what_saturates_inside_is_asked_by_the_difference_of_two_gains(fabricate
     assert (found.low > 0) == (sign > 0)
 
 
+def test_what_adapts_nothing_is_no_rival_where_no_rival_was_tried(fabricated, monkeypatch):
+    study, _ = fabricated
+    every = set(report.measured(study))
+    monkeypatch.setattr(Study, "rivals", ())
+    of_rivals = {"rib-over-rivals", "rib-auc-over-rivals", "rib-pseudo-rival"}
+    assert every - set(report.measured(study)) == of_rivals
+
+
 def test_on_coco_nothing_is_held_against_numbers_of_voc(fabricated, monkeypatch):
     study, _ = fabricated
     of_voc = report.measured(study)
@@ -332,6 +340,8 @@ def test_on_coco_nothing_is_held_against_numbers_of_voc(fabricated, monkeypatch)
     assert found["rib-network-coco"].difference == of_voc["rib-network"].difference
     held = {claim.name for claim in CLAIMS if claim.reported and claim.name in found}
     assert held == {"rib-seed-coco", "rib-network-coco"}
+    of_digits = {claim.name for claim in CLAIMS if claim.notebook.startswith("01")}
+    assert report.measured(study, "01").keys() == of_digits  # MNIST's number is of digits here too
     assert "rib-seed" in found
 
 

@@ -325,7 +325,7 @@ def test_a_false_success_is_a_failure_and_the_notebook_is_kept(study, tmp_path, 
     sources, reason = FALSE_SUCCESSES[kind]
     write(tmp_path / "notebooks", *sources)
     (study.folder / "figures").mkdir(parents=True)
-    for suffix in notebooks.SUFFIXES:
+    for suffix in notebooks.KEPT["show"]:
         (study.folder / "figures" / f"old{suffix}").touch()
     with pytest.raises(NotebookError) as caught:
         reproduce.reproduce(study, PARAMETERS)

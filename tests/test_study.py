@@ -81,10 +81,26 @@ def test_too_few_images_to_tune_on_are_told(tmp_path):
 
 def test_networks_are_not_scored_on_what_they_learned_from(tmp_path):
     folder = voc_folder(tmp_path, {"train": 6, "train_aug": 16})
-    assert Study("voc-lite", str(folder)).validation.ids == ("16",)
+    settings = {"tune_images": 4}
+    assert Study("voc-lite", str(folder), settings).validation.ids == ("16",)
     (folder / "ImageSets/Segmentation/val.txt").write_text("16\n3\n15\n")
     with pytest.raises(InputError, match=r"val\.txt lists 3, 15, which networks learn from too"):
-        _ = Study("voc-lite", str(folder)).validation
+        _ = Study("voc-lite", str(folder), settings).validation
+
+
+def test_networks_are_not_scored_on_what_was_tuned_on(tmp_path):
+    folder = voc_folder(tmp_path, {"train": 16, "train_aug": 48})
+    settings = {"train_images": 16, "tune_images": 20}
+    study = Study("voc-lite", str(folder), settings)
+    tuned = [name for name in study.tuning.ids if name not in {*study.train.ids, *study.scored.ids}]
+    (folder / "ImageSets/Segmentation/val.txt").write_text(f"{tuned[0]}\n")
+    with pytest.raises(InputError, match=rf"val\.txt lists {tuned[0]}, which networks learn from"):
+        _ = Study("voc-lite", str(folder), settings).validation
+
+
+def test_a_folder_for_a_profile_that_reads_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"profile mini draws its images and reads no folder, .*"):
+        Study("mini", str(tmp_path))
 
 
 def test_settings_that_change_a_given_profile_are_refused():
@@ -348,7 +364,7 @@ def test_images_without_a_class_train_the_classifier_and_are_others(tmp_path):
 
 
 LITE = {"tune_images": 3, "classes": ("cat",), "batch": 2, "backbone": "small"}
-LITE |= {"network_backbone": "small"}
+LITE |= {"network_backbone": "small", "pretext_scenes": 32, "pretext_epochs": 1}
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,12 @@ def test_pairs_are_by_training_seed(study, levels):
 
 
 # ---- words --------------------------------------------------------------------------------------
+def test_where_no_rival_was_tried_nothing_is_said_of_one(study, monkeypatch):
+    assert "rival" in tables_controls.meaning(study)
+    monkeypatch.setattr(Study, "rivals", ())
+    assert "rival" not in tables_controls.meaning(study)
+
+
 @pytest.mark.parametrize(("level", "words"), [(0, 0), (6, 1), (12, 2)])
 def test_what_rivals_say_follows_from_the_interval(study, levels, level, words):
     levels[NORM] = levels[SMOOTHED] = level

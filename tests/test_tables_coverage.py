@@ -81,6 +81,17 @@ def test_what_stands_for_the_non_discriminative_part_is_told(study):
     assert "The best rival covers +0.0 (+0.0 to +0.0) points more" in text
 
 
+def test_of_one_object_there_is_no_size_to_tell_of_and_of_no_rival_nothing(study, monkeypatch):
+    whole = Study.coverage
+    monkeypatch.setattr(Study, "coverage", lambda one, method: whole(one, method).iloc[:1])
+    told = tables_coverage.where(study)
+    assert "By size" not in told
+    assert "Beyond CAM" in told
+    assert "best rival" in told
+    monkeypatch.setattr(Study, "rivals", ())
+    assert "best rival" not in tables_coverage.where(study)
+
+
 def test_coverage_shows_levels_in_percent_over_all_methods(study):
     table = tables_coverage.coverage(study)
     part = table.set_index(["method", "part"])["covered"]

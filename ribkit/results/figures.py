@@ -10,6 +10,7 @@ import hashlib
 import shutil
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -127,15 +128,16 @@ def _pictures(path: Path, table: pd.DataFrame) -> Pictures:
         ) from error
 
 
-def publish(study: Study, target: Path) -> None:
-    """Copy a run's figures, tables and paragraphs to where they are kept, but for photographs."""
+def publish(study: Study, names: Iterable[str], target: Path) -> None:
+    """Copy figures, tables and paragraphs of a run to where they are kept, but for photographs.
+
+    names: of their files in the run's folder.
+    """
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted((study.folder / "figures").iterdir()):
-        name, dot, suffix = path.name.partition(".")
-        known = dot + suffix in {".csv", PIXELS, ".md", *NO_DATE}
-        if known and (study.profile.data == "scenes" or name not in PHOTOGRAPHS):
-            with atomic_write(target / path.name) as partial:
-                shutil.copyfile(path, partial)
+    for name in sorted(names):
+        if study.profile.data == "scenes" or name.partition(".")[0] not in PHOTOGRAPHS:
+            with atomic_write(target / name) as partial:
+                shutil.copyfile(study.folder / "figures" / name, partial)
 
 
 @command("the figures")

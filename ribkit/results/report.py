@@ -58,7 +58,8 @@ def measured(study: Study, notebook: str = "") -> dict[str, Measured]:
     found = {name: value for part in parts for name, value in part.items()}
     if study.profile.data == "coco":  # what else was reported is of VOC
         of_coco = {of_voc: found.pop(of_voc) for of_voc in ON_COCO if of_voc in found}
-        of_paper = {claim.name for claim in claims.CLAIMS if claim.reported}
+        of_voc = [claim for claim in claims.CLAIMS if not claim.notebook.startswith("01")]
+        of_paper = {claim.name for claim in of_voc if claim.reported}
         found = {name: value for name, value in found.items() if name not in of_paper}
         found |= {ON_COCO[of_voc]: value for of_voc, value in of_coco.items()}
     return found
@@ -193,6 +194,8 @@ def _seeds(study: Study) -> dict[str, Measured]:
         ("rib-auc", CAM, told),
         ("rib-auc-over-rivals", None, told),
     ):
+        if not (other or study.rivals):
+            continue
         gains = tables_controls.coverage_gains(study, column, other)
         against = other.title if other else "the best rival"
         how = (unit, f"{setting} {against}, {threshold}", still, halved)
@@ -274,9 +277,10 @@ def _counts_of(one: Study, names: tuple[tuple[str, str], ...]) -> tuple[np.ndarr
 def _controls(study: Study) -> dict[str, Measured]:
     """RIB's gain over the best rival; and over CAM, where bodies tell more less where less."""
     setting = f"{_setting(study, study.scored)}, {RIB.title}, thresholds held out"
-    pairs = tables_controls.rib_and_rival(study)
-    alike, still = f"{setting}, tuned alike", tables_controls.still(study)
-    found = {"rib-over-rivals": _found(study, gain, pairs, "mIoU", alike, still)}
+    alike, still, found = f"{setting}, tuned alike", tables_controls.still(study), {}
+    if study.rivals:
+        pairs = tables_controls.rib_and_rival(study)
+        found["rib-over-rivals"] = _found(study, gain, pairs, "mIoU", alike, still)
     doses = tables_controls.dose_pairs(study)
     if len(doses) > 1:
         least, most = min(doses), max(doses)

@@ -115,15 +115,21 @@ def meaning(study: Study) -> str:
     over_rib = replicated(intervals.gain, list(zip(few, _counts(study, RIB), strict=True)))
     part, note = BEYOND[far], still(study)
     text = [f"Read with care: {note}."] if note else []
-    text += [
+    text.append(
         f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP gains "
-        f"{_points(gndrp)}: {_told(gndrp, *POOLING_WORDS)} Of {part} RIB covers {_points(wider)} "
-        f"more than the best rival does: {_told(wider, *COVER_WORDS)}",
-        f"RQ3. The best rival on the tuning images, by training, is {rivals}; RIB gains "
-        f"{_points(over_rival)} over it: {_told(over_rival, *RIVAL_WORDS)}",
+        f"{_points(gndrp)}: {_told(gndrp, *POOLING_WORDS)}"
+    )
+    if study.rivals:
+        text += [
+            f"Of {part} RIB covers {_points(wider)} more than the best rival does: "
+            f"{_told(wider, *COVER_WORDS)}",
+            f"RQ3. The best rival on the tuning images, by training, is {rivals}; RIB gains "
+            f"{_points(over_rival)} over it: {_told(over_rival, *RIVAL_WORDS)}",
+        ]
+    text.append(
         f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
-        f"{_points(over_rib)} over RIB: {_told(over_rib, *FEW_WORDS)}",
-    ]
+        f"{_points(over_rib)} over RIB: {_told(over_rib, *FEW_WORDS)}"
+    )
     doses = dose_pairs(study)
     if len(doses) > 1:
         least, most = (doses[dose] for dose in (min(doses), max(doses)))

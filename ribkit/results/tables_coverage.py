@@ -126,9 +126,10 @@ def _places(study: Study) -> list[tuple[str, str, str, np.ndarray]]:
         if part in table and table[part].notna().any()
     ]
     ranks = size[size > 0].rank(method="first")
-    third = pd.qcut(ranks, len(SIZES), labels=SIZES).reindex(table.index)
-    for name in SIZES:
-        found.append(("on objects", name, "object", (third == name).to_numpy()))
+    if len(ranks) >= len(SIZES):
+        third = pd.qcut(ranks, len(SIZES), labels=SIZES).reindex(table.index)
+        for name in SIZES:
+            found.append(("on objects", name, "object", (third == name).to_numpy()))
     if "green" in table:
         for name in study.scored.classes:
             chosen = (table["class"] == name).to_numpy()
@@ -153,8 +154,9 @@ def where(study: Study) -> str:
         f"the object's boundary and {off['away']} away from it. Of an image's pixels that is "
         f"{every['found']} % more of the object, and {every['false']} % more that is not."
     ]
-    sizes = [f"{told['RIB', 'on objects', size]} of {size}" for size in SIZES]
-    text.append(f"By size it covers, in points, {', '.join(sizes[:-1])} and {sizes[-1]} objects.")
+    if ("RIB", "on objects", SIZES[0]) in told:
+        *most, last = (f"{told['RIB', 'on objects', size]} of {size}" for size in SIZES)
+        text.append(f"By size it covers, in points, {', '.join(most)} and {last} objects.")
     grass = [
         f"{told['RIB', 'green background', name]} where there is a {name}"
         for name in study.scored.classes
@@ -162,10 +164,11 @@ def where(study: Study) -> str:
     ]
     if grass:
         text.append(f"Of green background it covers {', '.join(grass)}.")
-    found, false = (told["best rival", "of all pixels", of] for of in ALL.values())
-    text.append(
-        f"The best rival covers {told['best rival', 'on the object', names[far]]} points more than "
-        f"CAM of {BEYOND[far]}, and of all pixels {found} % more of the object and {false} % more "
-        "off it."
-    )
+    if study.rivals:
+        further = told["best rival", "on the object", names[far]]
+        found, false = (told["best rival", "of all pixels", of] for of in ALL.values())
+        text.append(
+            f"The best rival covers {further} points more than CAM of {BEYOND[far]}, and of all "
+            f"pixels {found} % more of the object and {false} % more off it."
+        )
     return " ".join(text)

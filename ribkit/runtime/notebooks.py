@@ -28,7 +28,7 @@ from ribkit.runtime.keys import code
 
 RECORD = "ribkit"
 SKIPPED = "skip-execution"  # nbclient's tag of a cell that is for a reader to run
-SUFFIXES = (".csv", ".png", ".pdf")
+KEPT = {"show": (".csv", ".png", ".pdf"), "tell": (".md",)}  # function of figures -> its files
 START = 600  # seconds that a kernel may take to start, on a machine that is busy
 SHORT = 70  # characters of a folder; a socket's path has 107 at most
 OURS = (InputError.__name__, ResourceError.__name__)  # their sentence is enough
@@ -104,13 +104,18 @@ def _check_parameters(source: Path, parameters: dict) -> None:
 
 
 def _promised(source: Path, figures: Path) -> list[Path]:
-    """List the files that the cells name: ``figures.show(study, "name", ...)`` draws a figure."""
+    """List the files that cells name, as in ``figures.show(study, "name", ...)``, see `KEPT`."""
     without_magic = TransformerManager().transform_cell
     text = "".join(without_magic(text) for kind, text in cells(source) if kind == "code")
     calls = [node for node in ast.walk(_parsed(source, text)) if isinstance(node, ast.Call)]
-    shown = [call.args[1:2] for call in calls if getattr(call.func, "attr", "") == "show"]
-    names = [name.value for (name,) in filter(None, shown) if isinstance(name, ast.Constant)]
-    return [figures / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+    named = [(KEPT.get(getattr(call.func, "attr", ""), ()), call.args[1:2]) for call in calls]
+    return [
+        figures / f"{name.value}{suffix}"
+        for suffixes, names in named
+        for name in names
+        if isinstance(name, ast.Constant)
+        for suffix in suffixes
+    ]
 
 
 def _parsed(source: Path, text: str) -> ast.Module:

@@ -113,11 +113,12 @@ def map_to_disk(
     task: Callable[[int], Values], images: Any, scratch: Path, label: str, gpu: bool = True
 ) -> PerImageResult:
     """The named arrays of ``task(index)`` for each image; those that lie in scratch are kept."""
-    map_images(partial(_keep, task, scratch), range(len(images)), label, gpu)
+    map_images(partial(_keep, task, scratch), list(enumerate(images.ids)), label, gpu)
     return PerImageResult(scratch, images)
 
 
-def _keep(task: Callable[[int], Values], scratch: Path, index: int) -> None:
+def _keep(task: Callable[[int], Values], scratch: Path, item: tuple[int, str]) -> None:
+    index, _ = item  # the name is for what is told of an image that fails
     path = scratch / f"{index}.npz"
     if not has_checksum(path):
         arrays = {name: np.asarray(array) for name, array in task(index).items()}

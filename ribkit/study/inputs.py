@@ -27,13 +27,20 @@ PICTURED = "efficientnet_lite0"  # the network that photographs are shown with
 
 
 class Inputs:
-    """The inputs of one run of the study. InputError: its profile needs a folder, none is named."""
+    """The inputs of one run of the study. InputError: its profile needs a folder and none is
+    named, or the other way round."""
 
     def __init__(self, profile: Profile, data: str):
         self.profile = profile
         if profile.data in NEEDED and not data:
             needed = NEEDED[profile.data].format(profile.name)
             raise InputError(f"profile {profile.name} needs {needed}.")
+        if data and profile.data not in NEEDED:
+            raise InputError(
+                f"profile {profile.name} draws its images and reads no folder, {data}; name the "
+                "profile that does (PROFILE=voc-lite, voc or coco), or leave DATA out. Digits are "
+                'named PARAMS="digits=path/to/folder".'
+            )
         self.given = resolved(data) if data else None  # in VOC's layout or in COCO's
 
     @cached_property
@@ -170,7 +177,7 @@ class Inputs:
         """
         images = self._images(4, self.profile.val_split, self.profile.val_images)
         if self.profile.data != "scenes":
-            sets = (self.train, self.scored, *self.remaining_images)  # tuning images are of train
+            sets = (self.train, self.tuning, self.scored, *self.remaining_images)
             seen = {name for others in sets for name in others.ids}
             if shared := [name for name in images.ids if name in seen]:
                 raise InputError(

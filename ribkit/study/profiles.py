@@ -169,6 +169,10 @@ class Profile:
         for name in ("train_images", "score_images", "val_images") if scenes else ():
             if not getattr(self, name):
                 raise MustBe("1 or more where images are scenes, of which there is no end", name)
+        small = "small" in (self.backbone, self.network_backbone)
+        for name in ("pretext_scenes", "pretext_epochs") if small else ():
+            if not getattr(self, name):
+                raise MustBe("1 or more where a backbone is small, which learns from them", name)
         if list(self.lrs) != sorted(set(self.lrs)):
             raise MustBe("in ascending order, the most careful first, each once", "lrs")
         return self
