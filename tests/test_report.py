@@ -286,7 +286,7 @@ def test_what_one_number_of_digits_would_hide_stands_beside_it(fabricated):
     # a shape loses .2 more than the digit; one that says nothing as much as the digit
     assert found["last-layer-bottleneck"].note == (
         f"a shape that says nothing: +0.00 (+0.00 to +0.00); at the image's own class: "
-        f"{0.2 * sign:+.2f} ({0.2 * sign:+.2f} to {0.2 * sign:+.2f})"
+        f"{0.2 * sign:+.2f} ({0.2 * sign:+.2f} to {0.2 * sign:+.2f}) and +0.00 (+0.00 to +0.00)"
     )
     assert found["activation-removed"].difference == pytest.approx(0.2 * sign)
     assert found["removed-beyond-nothing"].difference == pytest.approx(0.2 * sign)

@@ -108,12 +108,12 @@ def _toy(study: Study) -> dict[str, Measured]:
     setting = f"{study.digits().name}, sigmoid, {p.toy_seeds} seeds"
     summed = f"{setting}, outputs summed"
     drops = tables_toy.last_drop(hgr).set_index(tables_toy.KEYS)
-    drop, nothing, own = (
-        drops.loc[("sigmoid", *network, "after")]
-        for network in (("trained", "sum"), ("random shapes", "sum"), ("trained", "target"))
+    (drop, nothing), own = (
+        [drops.loc["sigmoid", network, output, "after"] for network in ("trained", "random shapes")]
+        for output in ("sum", "target")
     )
-    note = f"a shape that says nothing: {text(nothing, '+.2f')}; "
-    note += f"at the image's own class: {text(own, '+.2f')}"
+    note = f"a shape that says nothing: {text(nothing, '+.2f')}; at the image's own class: "
+    note += " and ".join(text(each, "+.2f") for each in own)
     returned = tables_toy.removal(hgr).set_index(["activation", "condition", "output", "region"])
     returned = returned.loc[("sigmoid", "trained", "sum", "non-discriminative")]
     beyond = tables_toy.removal_beyond_control(hgr)
