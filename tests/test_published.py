@@ -33,7 +33,7 @@ def made(monkeypatch):
     [
         (1, 3, "are better than", "yes"),
         (-1, 3, "cannot be told from", "open"),
-        (-3, -1, "are worse than", "the opposite"),
+        (-3, -1, "are worse than", "opposite"),
     ],
 )
 def test_the_answer_follows_from_the_verdicts(made, low, high, words, word):
@@ -66,7 +66,7 @@ def test_the_answer_says_what_digits_say_of_the_last_layer(made):
     made["digits"]["known-shape-drop"] = (-0.07, -0.004, "HGR")
     *_, last, known = published.answer().split("\n\n")[1].splitlines()
     assert last.endswith("|  | not seen: +0.01 (-0.02 to +0.04) | +0.53 |")
-    assert known.endswith("|  | the opposite: -0.037 (-0.070 to -0.004) |  |")
+    assert known.endswith("|  | opposite: -0.037 (-0.070 to -0.004) |  |")
 
 
 def test_each_verdict_has_its_words():

@@ -64,7 +64,7 @@ SHORTLY = {  # how a verdict begins -> what it says of its claim
     "holds": "yes",
     "undecided": "open",
     "no effect": "not seen",
-    "opposite": "the opposite",
+    "opposite": "opposite",
 }
 ANSWER = {  # claim -> its row in the table of answers
     "rib-coverage": "**Do its maps reach further than CAM's?** Points",
@@ -78,8 +78,8 @@ ANSWER = {  # claim -> its row in the table of answers
     "rib-pseudo-rival": "... the labels that IRN makes: mIoU",
     "gndrp-seed": "**Does its pooling, GNDRP, beat GAP?** mIoU",
     "activation-seed-matched": "**Is it the last activation?** Seeds without: mIoU",
-    "last-layer-bottleneck": "... in the last layer a shape loses more than a digit: HGR",
-    "known-shape-drop": "... and more where the network knows it: HGR",
+    "last-layer-bottleneck": "... the last layer loses more of a shape: HGR",
+    "known-shape-drop": "... and more of one that is known: HGR",
 }
 PARTS = {"photographs": "objects' far halves", "drawn scenes": "bodies"}  # where CAM is weak
 COMPARED = {  # how a verdict begins -> how two sets of seeds compare
@@ -104,7 +104,7 @@ TELL = {  # and of how well they tell it from what is off the object
     "not measured": "nor were they over all thresholds",
 }
 READ = (
-    "In brackets 95 % intervals. *Yes* and *the opposite*: all of it lies on that side of 0; "
+    "In brackets 95 % intervals. *Yes* and *opposite*: all of it lies on that side of 0; "
     "*smaller*: than reported. *Open*: it spans 0; *not seen*: nor does it reach what was reported "
     "(?: not confirmed). RIB is the authors' code's ([variants](docs/variants.md)) with GNDRP, "
     "pooling of the non-discriminative region; what adapts nothing is the best of CAM smoothed, "
@@ -112,7 +112,8 @@ READ = (
     "paper of the same. Maps reach where CAM is weak: on photographs over the half of an object "
     "far from its peak, on scenes over bodies, which tell little of the class, as heads do; AUC "
     "was added as one threshold left that open. The last activation is the paper's bottleneck; HGR "
-    "is the share of a region's pixels with a high gradient ([digits](docs/digits.md))."
+    "is the share of a region's pixels, of a shape or of a digit, with a high gradient "
+    "([digits](docs/digits.md))."
 )
 
 
