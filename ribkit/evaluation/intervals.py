@@ -217,10 +217,8 @@ def unpaired(
 def parts_of(points: np.ndarray, image_error: float, images: int) -> tuple[np.ndarray, np.ndarray]:
     """Squared errors over images and trainings ``(k,)``, and their degrees of freedom ``(k,)``."""
     training_error = points.var(ddof=1) / len(points) if len(points) > 1 else 0.0
-    parts, freedoms = (
-        np.array([image_error**2, training_error]),
-        np.array([images, len(points)]) - 1,
-    )
+    parts = np.array([image_error**2, training_error])
+    freedoms = np.array([images, len(points)]) - 1
     return parts[freedoms > 0], freedoms[freedoms > 0]
 
 

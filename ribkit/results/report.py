@@ -58,8 +58,8 @@ def measured(study: Study, notebook: str = "") -> dict[str, Measured]:
     found = {name: value for part in parts for name, value in part.items()}
     if study.profile.data == "coco":  # what else was reported is of VOC
         of_coco = {of_voc: found.pop(of_voc) for of_voc in ON_COCO if of_voc in found}
-        of_voc = [claim for claim in claims.CLAIMS if not claim.notebook.startswith("01")]
-        of_paper = {claim.name for claim in of_voc if claim.reported}
+        pictured = [claim for claim in claims.CLAIMS if not claim.notebook.startswith("01")]
+        of_paper = {claim.name for claim in pictured if claim.reported}  # digits are the same
         found = {name: value for name, value in found.items() if name not in of_paper}
         found |= {ON_COCO[of_voc]: value for of_voc, value in of_coco.items()}
     return found

@@ -106,22 +106,22 @@ def meaning(study: Study) -> str:
     """What the controls say of RIB's gain, in words that follow from the numbers."""
     gaps, own = _counts(study, RIBS[2]), replicated(intervals.gain, rib_and_cam(study))
     gndrp = replicated(intervals.gain, list(zip(_counts(study, RIB), gaps, strict=True)))
-    over_rival = replicated(intervals.gain, rib_and_rival(study))
-    far = beyond(study.coverage(CAM))
-    wider = replicated(intervals.mean, coverage_gains(study, far))
-    chosen = Counter(one.best_rival.title for one in study.replicas).most_common()
-    rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
     few = pipeline.few_masks_counts(study)
     over_rib = replicated(intervals.gain, list(zip(few, _counts(study, RIB), strict=True)))
-    part, note = BEYOND[far], still(study)
+    note = still(study)
     text = [f"Read with care: {note}."] if note else []
     text.append(
         f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP gains "
         f"{_points(gndrp)}: {_told(gndrp, *POOLING_WORDS)}"
     )
     if study.rivals:
+        over_rival = replicated(intervals.gain, rib_and_rival(study))
+        far = beyond(study.coverage(CAM))
+        wider = replicated(intervals.mean, coverage_gains(study, far))
+        chosen = Counter(one.best_rival.title for one in study.replicas).most_common()
+        rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
         text += [
-            f"Of {part} RIB covers {_points(wider)} more than the best rival does: "
+            f"Of {BEYOND[far]} RIB covers {_points(wider)} more than the best rival does: "
             f"{_told(wider, *COVER_WORDS)}",
             f"RQ3. The best rival on the tuning images, by training, is {rivals}; RIB gains "
             f"{_points(over_rival)} over it: {_told(over_rival, *RIVAL_WORDS)}",

@@ -108,14 +108,14 @@ def _promised(source: Path, figures: Path) -> list[Path]:
     without_magic = TransformerManager().transform_cell
     text = "".join(without_magic(text) for kind, text in cells(source) if kind == "code")
     calls = [node for node in ast.walk(_parsed(source, text)) if isinstance(node, ast.Call)]
-    named = [(KEPT.get(getattr(call.func, "attr", ""), ()), call.args[1:2]) for call in calls]
-    return [
-        figures / f"{name.value}{suffix}"
-        for suffixes, names in named
-        for name in names
+    kept = [call for call in calls if getattr(call.func, "attr", "") in KEPT]
+    named = [
+        (call.func.attr, name.value)
+        for call in kept
+        for name in call.args[1:2]
         if isinstance(name, ast.Constant)
-        for suffix in suffixes
     ]
+    return [figures / f"{name}{suffix}" for how, name in named for suffix in KEPT[how]]
 
 
 def _parsed(source: Path, text: str) -> ast.Module:
