@@ -131,7 +131,9 @@ def test_photographs_are_seen_as_large_as_their_maps_are_made_from(
     information.estimate(images=images, probe_train_images=scenes.generate(7, 2), maps=maps, **seen)
     assert sizes_seen == {(32, 32)}
     panels = run_stage(gradient_region, images, tmp_path / "panels", **seen)["panels"]
-    whole = run_stage(gradient_region, images, tmp_path / "whole", model=model)["panels"]
+    whole = run_stage(gradient_region, images, tmp_path / "whole", model=model, long_side=None)[
+        "panels"
+    ]
     for name in images.ids:
         assert np.array(panels[name].shape)[-2:] * 2 == pytest.approx(whole[name].shape[-2:])
 
@@ -139,7 +141,9 @@ def test_photographs_are_seen_as_large_as_their_maps_are_made_from(
 def test_every_layer_of_a_classifier_is_measured(model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
     images = scenes.generate(6, 4)
-    hgr = run_stage(information.layers, images, tmp_path / "layers", model=model)["hgr"]
+    hgr = run_stage(information.layers, images, tmp_path / "layers", model=model, long_side=None)[
+        "hgr"
+    ]
     names = list(dict.fromkeys(hgr["layer"]))
     assert names[-4:] == ["logits", "sigmoid", "own logits", "own sigmoid"]
     assert len(hgr) == 4 * len(names)
@@ -151,7 +155,7 @@ def test_every_layer_of_a_classifier_is_measured(model, monkeypatch, tmp_path):
     perfect = {n: images.mask(i)[None].astype(float) for i, n in enumerate(images.ids)}
     perfect = {n: (m > 0).astype(np.float16) for n, m in perfect.items()}
     maps = {"perfect": stored(tmp_path, "seeds", maps=perfect).arrays("maps")}
-    found = information.estimate(model, images, scenes.generate(7, 4), maps)["bits"]
+    found = information.estimate(model, images, scenes.generate(7, 4), maps, None)["bits"]
     assert set(found["part"]) == {"discriminative", "non-discriminative"}
     last = found[found["layer"] == "perfect"]
     assert last["bits"].min() > 0.85  # the estimator's own bias on ties

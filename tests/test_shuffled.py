@@ -125,7 +125,7 @@ STAGES = {
     "foreground": (predictions.foreground, {"long_side": 56}, {"model": "network"}),
     "objects": (predictions.objects, {}, {}),
     "ablation": (ablations.measure, SEEN, OF_RIB),
-    "layers": (information.layers, {}, OF_MODEL),
+    "layers": (information.layers, {"long_side": 40}, OF_MODEL),
 }
 LABELLED = ("growth", "ablation")  # stages that an image without a label is not given to
 
@@ -244,6 +244,7 @@ def test_what_is_estimated_over_a_set_does_not_depend_on_workers(images, given, 
     found = []
     for workers in (1, 2):
         monkeypatch.setenv("RIBKIT_WORKERS", str(workers))
-        found.append(information.estimate(given["model"], labelled(images), teaching, maps)["bits"])
+        made = information.estimate(given["model"], labelled(images), teaching, maps, None)
+        found.append(made["bits"])
     assert found[0]["bits"].gt(0).any()
     pd.testing.assert_frame_equal(*found, check_exact=True)

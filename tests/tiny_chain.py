@@ -56,10 +56,9 @@ def run(store: Store) -> Iterator[Result]:
     yield store.run(mask_free.levels, **sets, maps=maps)
     yield store.run(ablations.measure, **adapted)
     yield store.run(ablations.adapt_once, **adapted)
-    yield store.run(information.layers, model=model, **sets)
-    yield store.run(
-        information.estimate, model=model, **sets, probe_train_images=others, maps={"RIB": maps}
-    )
+    whole = sets | {"model": model, "long_side": None}
+    yield store.run(information.layers, **whole)
+    yield store.run(information.estimate, **whole, probe_train_images=others, maps={"RIB": maps})
     plain = sets | {"maps": maps, "long_side": None}
     learns = begun | {"n_labels": N_LABELS, "long_side": None}
     yield (labels := store.run(stages.sure_labels, **plain, threshold=0.4))

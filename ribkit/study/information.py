@@ -78,7 +78,7 @@ def logit_ratios(
 
 
 @per_image("layers", "gradients by layer", gather=lambda results: {"hgr": results.joined()})
-def layers(image: LabelledImage, model: TrainedModel, long_side: int | None = None) -> Values:
+def layers(image: LabelledImage, model: TrainedModel, long_side: int | None) -> Values:
     """HGR layer by layer: ``hgr``, a row for each image and layer, a column for each region.
 
     Layers: the feature levels, summed; then the logits, before and after the sigmoid, summed over
@@ -120,7 +120,7 @@ def estimate(
     images: ImageSet,
     probe_train_images: ImageSet,
     maps: Maps,
-    long_side: int | None = None,
+    long_side: int | None,
 ) -> Values:
     """Bits about the region, layer by layer: ``bits``, a row for each layer, contrast and fold.
 

@@ -44,9 +44,7 @@ def irn_panels(
 
 
 @per_image("gradient-region", "positions that get gradient", arrays=("panels",))
-def gradient_region(
-    image: LabelledImage, model: TrainedModel, long_side: int | None = None
-) -> Values:
+def gradient_region(image: LabelledImage, model: TrainedModel, long_side: int | None) -> Values:
     """Which positions of a map get gradient from each pooling, at the first step.
 
     ``panels``: ``(K, 9, h, w)`` float32 of the image's K classes, see `GRADIENT_PANELS`.
