@@ -298,6 +298,12 @@ def test_what_one_number_of_digits_would_hide_stands_beside_it(fabricated):
     )
 
 
+def test_what_a_region_has_to_lose_stands_beside_what_it_loses(fabricated):
+    study, _ = fabricated
+    note = report.measured(study)["real-bottleneck"].note
+    assert note == "it has 0.52 to lose, the discriminative one 0.50"
+
+
 def test_what_saturates_inside_is_asked_by_the_difference_of_two_gains(fabricated, monkeypatch):
     study, sign = fabricated
     lite = dataclasses.replace(study.profile, backbone="efficientnet_lite0")

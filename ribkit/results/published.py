@@ -15,6 +15,7 @@ import pandas as pd
 
 from ribkit.evaluation.intervals import worded
 from ribkit.results import claims, figures, reported, tables
+from ribkit.results.tables_coverage import BEYOND
 from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError
 from ribkit.study import profiles
@@ -81,7 +82,7 @@ ANSWER = {  # claim -> its row in the table of answers
     "last-layer-bottleneck": "... the last layer loses more of a shape: HGR",
     "known-shape-drop": "... and more of one that is known: HGR",
 }
-PARTS = {"photographs": "objects' far halves", "drawn scenes": "bodies"}  # where CAM is weak
+PARTS = {"photographs": BEYOND["far"], "drawn scenes": BEYOND["body"]}  # where CAM is weak
 COMPARED = {  # how a verdict begins -> how two sets of seeds compare
     "holds": "are better than",
     "undecided": "cannot be told from",

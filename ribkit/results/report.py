@@ -295,21 +295,28 @@ def _controls(study: Study) -> dict[str, Measured]:
 
 
 def _layers(study: Study) -> dict[str, Measured]:
-    """The drop of HGR into the last layer, bodies' beyond heads', paired over images."""
+    """The drop of HGR into the last layer, bodies' beyond heads', paired over images.
+
+    The note says what there was to lose: a region without high gradient can lose none.
+    """
     if tables_ablations.layer_ratios(study)["discriminative"].isna().all():
         return {}
-    counts = tables_coverage.aligned([_last_drops(one) for one in study.replicas])
+    levels, outputs = zip(*map(_last_ratios, study.replicas), strict=True)
+    drops = [before - after for before, after in zip(levels, outputs, strict=True)]
+    more = [drop["non-discriminative"] - drop["discriminative"] for drop in drops]
+    counts, first = tables_coverage.aligned(more), pd.concat(levels).dropna().mean()
     how = f"{_setting(study, counts[0][0])}, classifier's last level to its sigmoids"
-    return {"real-bottleneck": _found(study, intervals.mean, counts, "HGR", how)}
+    note = "it has {non-discriminative:.2f} to lose, the discriminative one {discriminative:.2f}"
+    note = note.format_map(first)
+    return {"real-bottleneck": _found(study, intervals.mean, counts, "HGR", how, note=note)}
 
 
-def _last_drops(study: Study) -> pd.Series:
-    """How much more HGR bodies lose into the last layer than heads do, of each image."""
+def _last_ratios(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """HGR of the regions at the last level and after the sigmoid, a row for each image."""
     table = tables_ablations.layer_ratios(study)
-    before = [name for name in table["layer"].unique() if name.startswith("level")][-1]
-    by_layer = table.set_index(["image", "layer"])
-    drop = by_layer.xs(before, level="layer") - by_layer.xs("sigmoid", level="layer")
-    return drop["non-discriminative"] - drop["discriminative"]
+    last = table["layer"][table["layer"].str.startswith("level")].iloc[-1]
+    by_layer = table.set_index(["layer", "image"])
+    return by_layer.loc[last], by_layer.loc["sigmoid"]
 
 
 MEASURED = (

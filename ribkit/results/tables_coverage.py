@@ -41,7 +41,7 @@ CALLED = {
     "head": "heads", "body": "bodies", "near": "the halves of objects near a CAM's peak",
     "far": "their halves far from it",
 }  # fmt: skip
-BEYOND = {"body": "bodies", "far": "halves far from CAM's peak"}
+BEYOND = {"body": "bodies", "far": "objects' halves far from CAM's peak"}
 """Part that stands for the non-discriminative one -> how claims call it."""
 NEARER = {"body": "head", "far": "near"}  # what `beyond` names -> the rest of the object
 CHANGE = ["change", "change_low", "change_high"]
