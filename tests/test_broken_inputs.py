@@ -671,5 +671,6 @@ def test_five_faults_at_once_are_all_told(kind, root, capsys, project):
         assert [line for line in lines if words in line], words
 
 
+@pytest.mark.soak
 def test_that_many_were_tried(figures):
     figures["kinds of broken input, each told before anything is computed"] = len(TRIED)

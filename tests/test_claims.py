@@ -56,7 +56,7 @@ def test_every_word_is_given_above():
 ENDS = st.floats(-100, 100)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(st.tuples(ENDS, ENDS).map(sorted), st.floats(0.01, 100), st.floats(0, 5))
 def test_one_verdict_at_a_time_and_it_is_what_the_rule_says(ends, start, width):
     (low, high), reported = ends, (start, start + width)

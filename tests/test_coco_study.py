@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 from pycocotools import mask as rle
 from small_study import SMALL, SmallStudy
@@ -43,15 +42,14 @@ def write_coco(root, classes):
         (root / f"annotations/instances_{split}2014.json").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("classes", [3, 80])
-def test_coco_runs_the_whole_study(classes, tmp_path):
-    write_coco(tmp_path / "data", classes)
+def test_coco_runs_the_whole_study(tmp_path):
+    write_coco(tmp_path / "data", classes=80)
     code, out, err = SmallStudy(tmp_path, SETTINGS, "coco", "data").run()
     assert code == 0, err
     (folder,) = (tmp_path / "build").glob("coco-*/")
     assert len(list(folder.glob("*.ipynb"))) == 7
     table = pd.read_csv(folder / "figures" / "claims.csv", keep_default_na=False)
     assert len(table) == len(CLAIMS)
-    assert f"6 further to make labels for, {classes} classes" in out
+    assert "6 further to make labels for, 80 classes" in out
     network = pd.read_csv(folder / "figures" / "network.csv")
     assert network["images"].unique().tolist() == [4]

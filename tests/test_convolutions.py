@@ -21,7 +21,7 @@ def drawn(*shape, seed=0):
     return torch.randn(shape, generator=generator, dtype=torch.double).requires_grad_()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     kernel=st.sampled_from([1, 3, 5]), stride=st.sampled_from([1, 2]), dilation=st.integers(1, 3),
     size=st.tuples(st.integers(5, 9), st.integers(5, 9)), depthwise=st.booleans(),

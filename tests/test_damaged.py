@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ribkit.data import scenes
@@ -74,8 +74,7 @@ def sound(tmp_path_factory):
     return root, result, {name: read(result) for name, read in READ.items()}
 
 
-@seed(0)
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 @given(name=st.sampled_from(sorted(READ)), how=DAMAGES)
 def test_a_damaged_file_is_refused_by_name_then_computed_again(sound, tmp_path_factory, name, how):
     root, result, expected = sound
@@ -96,6 +95,7 @@ def test_a_damaged_file_is_refused_by_name_then_computed_again(sound, tmp_path_f
     shutil.rmtree(copy)
 
 
+@pytest.mark.soak  # in one process, after these
 def test_all_of_200_were_noticed(figures):
     assert COUNTS["damaged"] >= 200
     assert COUNTS["damaged"] == COUNTS["refused"] == COUNTS["computed again"]
@@ -107,8 +107,7 @@ def mean(index):
     return {"mean": np.full(3, index), "n": index}
 
 
-@seed(0)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(how=DAMAGES)
 def test_a_damaged_image_is_made_again(tmp_path_factory, how):
     folder = tmp_path_factory.mktemp("scratch")
@@ -142,8 +141,7 @@ def fit(folder, iterations):
     return objective.weight.detach()
 
 
-@seed(0)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(how=DAMAGES.filter(lambda how: how[0] != "another file's"))
 def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path_factory, how):
     folder = tmp_path_factory.mktemp("scratch")

@@ -166,7 +166,7 @@ def test_a_seal_is_the_sha256_of_the_name_and_of_what_comes_before(tmp_path):
     assert not has_checksum(tmp_path / "missing")
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 @given(st.binary(max_size=200), st.data())
 def test_a_seal_holds_for_no_other_content(tmp_path_factory, content, data):
     path = tmp_path_factory.mktemp("seal") / "a"

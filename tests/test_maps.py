@@ -2,7 +2,6 @@ import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from fabricated import last_unlabelled, run_stage, stored, trained_classifier
@@ -83,12 +82,6 @@ def as_bytes(made, folder):
 
 
 # ---- the same bytes ---------------------------------------------------------------------------
-def test_one_worker_or_two_make_the_same_bytes(model, bank, images, made, tmp_path, monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "2")
-    again = compute(model, bank, images, tmp_path / "scratch")
-    assert as_bytes(again, tmp_path / "two") == as_bytes(made, tmp_path / "one")
-
-
 def test_a_model_is_built_with_the_weights_it_was_trained_from(model, monkeypatch, tmp_path):
     asked, build = [], classifier.build
 
@@ -100,16 +93,6 @@ def test_a_model_is_built_with_the_weights_it_was_trained_from(model, monkeypatc
     file = Weights(tmp_path / "mine.pth")
     trained_classifier(model.weights, backbone="resnet50", file=file).load()
     assert asked == [("resnet50", file)]
-
-
-def test_the_order_of_the_images_does_not_matter(model, bank, images, made, tmp_path):
-    order = [4, 1, 5, 0]
-    again = compute(model, bank, images.take(order), tmp_path / "scratch")
-    assert list(again["maps"]) == [images.ids[i] for i in order]
-    for name, maps in again["maps"].items():
-        assert maps.tobytes() == made["maps"][name].tobytes()
-    expected = made["images"].set_index("image").loc[list(again["maps"])]
-    pd.testing.assert_frame_equal(again["images"].set_index("image"), expected, check_exact=True)
 
 
 def test_an_interrupted_run_continues_to_the_same_bytes(model, bank, images, made, tmp_path):
@@ -124,16 +107,6 @@ def test_an_interrupted_run_continues_to_the_same_bytes(model, bank, images, mad
     again = compute(model, bank, images, scratch)
     assert as_bytes(again, tmp_path / "again") == as_bytes(made, tmp_path / "made")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-
-
-def test_the_number_of_threads_does_not_matter(model, bank, images, made, tmp_path):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        again = compute(model, bank, images.take([2]), tmp_path / "scratch")
-    finally:
-        torch.set_num_threads(before)
-    assert again["maps"]["2"].tobytes() == made["maps"]["2"].tobytes()
 
 
 def test_another_seed_draws_other_images(model, bank, images, made, tmp_path):

@@ -24,7 +24,7 @@ from ribkit.evaluation.thresholds import (
     sweep,
 )
 
-always = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+always = settings(max_examples=30)
 RANDOM = st.integers(0, 10**6).map(np.random.default_rng)
 N_CLASSES = 5
 

@@ -168,6 +168,7 @@ def with_threads(count, action):
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
+    monkeypatch.delenv("RIBKIT_WORKERS", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +191,9 @@ def workers(request, monkeypatch):
         request.getfixturevalue("ray")
         monkeypatch.setenv("RAY_ADDRESS", "local")
     return request.param
+
+
+elsewhere = pytest.mark.parametrize("workers", ["processes", "ray"], indirect=True)
 
 
 def test_results_come_in_the_order_of_the_items(workers):
@@ -229,7 +233,6 @@ def test_the_message_of_a_worker_reaches_the_user(workers):
 
 def test_on_one_gpu_everything_runs_in_this_process(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.delenv("RIBKIT_WORKERS", raising=False)
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     done = parallel.map_images(where, range(3), "places")
     assert {pid for pid, _, _ in done} == {os.getpid()}
@@ -361,20 +364,20 @@ def test_stages_with_and_without_a_gpu_in_turns_keep_their_workers(monkeypatch):
     assert parallel._pools == pools
 
 
+@elsewhere
 def test_a_worker_finds_its_device_no_bars_and_no_workers_of_its_own(
     workers, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("RIBKIT_PROGRESS", str(tmp_path / "bars"))
-    if workers != "here":
-        assert parallel.map_images(about, range(2), "about") == [["cpu", "1", "", "1"]] * 2
+    assert parallel.map_images(about, range(2), "about") == [["cpu", "1", "", "1"]] * 2
 
 
 # ---- what goes wrong ----------------------------------------------------------------------------
+@elsewhere
 def test_a_worker_that_is_killed_changes_nothing(workers, tmp_path):
-    if workers != "here":
-        done = parallel.map_images(partial(deadly, tmp_path), range(40), "squares")
-        assert done == [item**2 for item in range(40)]
-        assert (tmp_path / "3").exists()
+    done = parallel.map_images(partial(deadly, tmp_path), range(40), "squares")
+    assert done == [item**2 for item in range(40)]
+    assert (tmp_path / "3").exists()
 
 
 def test_workers_that_are_killed_every_now_and_then_end_nothing(monkeypatch, tmp_path):
@@ -384,12 +387,12 @@ def test_workers_that_are_killed_every_now_and_then_end_nothing(monkeypatch, tmp
     assert len(list(tmp_path.iterdir())) == 6
 
 
+@elsewhere
 def test_an_item_that_always_kills_its_worker_is_named(workers):
-    if workers != "here":
-        with pytest.raises(Exception, match=r"(?i)died|terminated") as caught:
-            parallel.map_images(always_deadly, range(40), "deaths")
-        assert caught.value.__notes__[-1] == "not computed in 3 rounds: 3"
-        assert parallel.map_images(square, [3, 4], "squares") == [9, 16]
+    with pytest.raises(Exception, match=r"(?i)died|terminated") as caught:
+        parallel.map_images(always_deadly, range(40), "deaths")
+    assert caught.value.__notes__[-1] == "not computed in 3 rounds: 3"
+    assert parallel.map_images(square, [3, 4], "squares") == [9, 16]
 
 
 def test_a_worker_that_dies_while_it_is_idle_is_replaced(monkeypatch):
@@ -479,14 +482,21 @@ def rib(tmp_path_factory):
             "adaptation": Adaptation(settings, bank.tensors("features"))}  # fmt: skip
 
 
-BYTES = {}
+def rib_bytes(folder, rib):
+    """What RIB stores, file by file."""
+    for name, content in run_stage(seeds.rib_seeds, folder=folder / "scratch", **rib).items():
+        store.save(folder, name, content)
+    return [(folder / name).read_bytes() for name in ("maps.npz", "images.csv")]
 
 
+@elsewhere
 def test_seeds_are_the_same_bytes_wherever_they_are_computed(workers, rib, tmp_path):
-    for name, content in run_stage(seeds.rib_seeds, folder=tmp_path / "scratch", **rib).items():
-        store.save(tmp_path, name, content)
-    found = [(tmp_path / name).read_bytes() for name in ("maps.npz", "images.csv")]
-    assert BYTES.setdefault("seeds", found) == found
+    found = rib_bytes(tmp_path, rib)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RIBKIT_WORKERS", "1")
+        patched.delenv("RAY_ADDRESS", raising=False)
+        (tmp_path / "here").mkdir()
+        assert found == rib_bytes(tmp_path / "here", rib)
 
 
 def test_what_uses_no_gpu_goes_over_all_cores_where_there_is_one(monkeypatch):

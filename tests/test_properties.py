@@ -22,7 +22,7 @@ from ribkit.networks.backbone import Network
 from ribkit.refinement import psa, random_walk, saliency
 from ribkit.results import tables_toy
 
-always = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+always = settings(max_examples=50)
 
 
 @pytest.fixture(scope="module", autouse=True)

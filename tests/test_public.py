@@ -30,12 +30,16 @@ def test_the_public_names_are_those_of_the_modules():
 
 
 # A submodule's import binds its name in the package, so a function of this name would come and go.
-@pytest.mark.parametrize("name", ["compare", "label"])
-@pytest.mark.parametrize("before", ["", "import ribkit.{0}", "from ribkit.{0} import {0}"])
-def test_a_door_is_the_module_whatever_was_imported_before(name, before):
-    code = f"{before}\nimport ribkit\nfrom ribkit import {{0}}\n"
-    code += "print({0} is ribkit.{0}, callable({0}.{0}))"
-    assert run(code.format(name)) == ["True", "True"]
+def test_a_door_is_the_module_whatever_was_imported_before():
+    code = "import sys\n"
+    for before in ("", "import ribkit.{0}", "from ribkit.{0} import {0}"):
+        code += (
+            "for name in [*sys.modules]:\n    if name.startswith('ribkit'): del sys.modules[name]\n"
+        )
+        code += f"{before}\nimport ribkit\nfrom ribkit import {{0}}\n"
+        code += "print({0} is ribkit.{0} is sys.modules['ribkit.{0}'], callable({0}.{0}))\n"
+    for name in ("compare", "label"):
+        assert run(code.format(name)) == ["True", "True"] * 3
 
 
 def test_the_function_compare_is_imported_from_its_module():
@@ -56,3 +60,10 @@ def test_importing_the_package_loads_no_heavy_library():
     loaded = run("import sys, ribkit, ribkit.runtime.store; print(*sys.modules)")
     assert "ribkit.runtime.store" in loaded
     assert not {"torchvision", "matplotlib", "ribkit.method.adaptation"} & set(loaded)
+
+
+def test_the_small_network_needs_no_torchvision():
+    code = "import sys; from ribkit.networks import classifier; classifier.build('small', 3); "
+    loaded = run(code + "print(*sys.modules)")
+    assert "ribkit.networks.classifier" in loaded
+    assert "torchvision" not in loaded

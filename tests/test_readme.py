@@ -40,17 +40,6 @@ def test_the_forest_is_of_the_committed_claims():
     pd.testing.assert_frame_equal(shown, published.forest(), rtol=1e-5, check_dtype=False)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "figures").glob("*/*.png")), ids=str)
-def test_every_figure_has_its_table(path):
-    assert path.name.split(".")[0] in figures.FIGURES
-    assert (path.parent / path.name.split(".")[0]).with_suffix(".csv").is_file()
-
-
-def test_no_figure_shows_a_voc_photograph():
-    names = {path.name.split(".")[0] for path in (ROOT / "figures" / "voc-lite").glob("*")}
-    assert not names & figures.PHOTOGRAPHS
-
-
 ROW = r"^\| `([\w-]+)` \|[^|]+\|[^|]+\| ([^|]+) \| `([\w.]+)` \|"  # stage, notebook, function
 STAGES = re.findall(ROW, PIPELINE, re.MULTILINE)
 

@@ -34,6 +34,7 @@ from ribkit.study.study import CAM, RIB, RIVALS, Study
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 TINY = {"train_images": 16, "score_images": 2, "tune_images": 2, "val_images": 2}
+TINY |= {"toy_train": 24, "toy_test": 12}
 
 
 class Key(Result):

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ribkit.evaluation import tuning
 from ribkit.evaluation.tuning import MORE, Axis, careful, search
 
 PIXELS = 1000
@@ -177,7 +176,7 @@ def test_one_candidate_of_each_is_tried_once():
     assert tuned.edges == ""
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.integers(0, PIXELS), min_size=6, max_size=6), min_size=1, max_size=5))
 def test_the_choice_is_never_bolder_than_the_winner_nor_more_than_an_error_worse(every):
     candidates = [counts(hits) for hits in every]
@@ -192,7 +191,6 @@ def test_the_rule_needs_no_class_in_all_images():
     first = np.zeros((3, 3, 4), int)
     first[:, :, 0] = 5
     assert careful([first, first])[0] == 0
-    assert tuning.MORE >= 1
 
 
 def test_nothing_lies_beyond_a_grid_that_begins_at_0():
