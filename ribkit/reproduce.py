@@ -21,7 +21,7 @@ from ribkit import check
 from ribkit.results import claims, figures, published
 from ribkit.runtime import device, notebooks, parallel, progress
 from ribkit.runtime.command import command
-from ribkit.runtime.errors import InputError
+from ribkit.runtime.errors import InputError, StudyError
 from ribkit.runtime.files import checksum, locked
 from ribkit.runtime.keys import code_hash, describe
 from ribkit.study.command_line import opened, parser
@@ -141,14 +141,24 @@ def run_all(study: Study, publish: bool, numbers: str = "") -> None:
     parameters = {"profile": study.profile.name, "data": data, "overrides": study.overrides}
     executed = reproduce(study, parameters, numbers)
     if publish or (study.profile.data == "scenes" and not study.overrides and not numbers):
-        records = (notebooks.recorded(path, folder / "figures") for path in executed)
-        names = {name for record in records for name in record["stored"]}
+        names = {name for path in executed for name in _stored(path, folder / "figures")}
         figures.publish(study, names, ROOT / "figures" / study.profile.name)
     if folder / f"{REPORT}.ipynb" in executed:
         table = claims.readable(figures.read(folder / "figures" / "claims.csv"))
         print(f"\n{claims.markdown(table.drop(columns='decided by'))}\n")
     minutes = (time.perf_counter() - started) / 60
     print(f"{len(executed)} notebooks in {folder}, {minutes:.1f} minutes.")
+
+
+def _stored(executed: Path, figures: Path) -> dict[str, str]:
+    """The figures' files that a notebook stored, by name. StudyError: one is not what it was."""
+    record = notebooks.recorded(executed, figures)
+    if record is None:
+        raise StudyError(
+            f"{executed}: a figure that it stored is another one now, so none is published; run "
+            "the same command again."
+        )
+    return record["stored"]
 
 
 if __name__ == "__main__":

@@ -32,15 +32,15 @@ def test_counts_by_hand(study):
     assert counts["bank"] == 2 * 2 * 5
     assert counts["cam"] == 2 * 2 * (2 * 4 + 6)  # both sets of scales on the tuning images
     example = study.profile.settings("gndrp", "official", 1e-6, 1.0, 2)
-    runs = ablation_runs.grid(example, 1.0, 1.0, study.profile.ablations, relu6=True)
+    runs = ablation_runs.grid(example, 1.0, 1.0, study.profile.ablations, relu6=False)
     runs += ablation_runs.ledger(example, 1.0, 1.0, 8, (1.0,))
     adapted = sum(run.settings is not None for run in runs)
     # two rates and three beyond, one more margin, one more B: four RIBs on the study's scenes, one
     # on the others; in the other training again RIB, the sigmoid (twice), the last map, one for
-    # all, and RIB with ReLU for ReLU6
+    # all
     tuned = (2 + 3 + 1 + 1) * 4
     at_one_scale = (2 + 1) * tuned  # RIB's rate of both trainings, the paper's of one
-    assert counts["rib"] == 2 * (4 + 1) * (tuned + 6) + at_one_scale + 3 * (adapted + 6)
+    assert counts["rib"] == 2 * (4 + 1) * (tuned + 6) + at_one_scale + 3 * (adapted + 5)
     # of CAM, the best rival and RIB; of the seeds and after IRN
     assert counts["crf"] == 3 * 2 * 2 * 6
     assert counts["irn"] == 3 * 2 * 2 * (10 // 4)  # replicas, epochs, batches
@@ -50,6 +50,12 @@ def test_counts_by_hand(study):
     networks = 2 * 6 + 1
     assert counts["network"] == networks * 9
     assert counts["predictions"] == networks * 7
+
+
+def test_a_network_with_relu6_is_adapted_with_relu_too(study):
+    other = Study("mini", "", study.overrides | {"backbone": "efficientnet_lite0"})
+    more = check.counts(other)["rib"] - check.counts(study)["rib"]
+    assert more == 2 * 3  # trainings, images
 
 
 def test_images_that_are_only_labelled_count_once_for_each_training(study, monkeypatch):

@@ -26,11 +26,11 @@ def grown(tmp_path):
 
 def test_controls_offer_every_image_step_and_threshold(grown):
     images, _ = grown
-    image, step, threshold, _ = explorer.explore(*grown).children
+    image, step, threshold, _ = explorer.explore(*grown, 0.4).children
     assert [name.split(", ")[0] for name, _ in image.options] == list(images.ids)
     assert [name.count(", ") for name, _ in image.options] == images.labels.sum(axis=1).tolist()
     assert step.options == (0, 1, 2, "sum")
-    assert (threshold.min, threshold.value, threshold.max) == (0, 0.3, 0.99)
+    assert (threshold.min, threshold.value, threshold.max) == (0, 0.4, 0.99)
 
 
 def drawn(picture):

@@ -574,6 +574,15 @@ def test_a_worker_of_other_code_is_refused(monkeypatch):
         parallel.map_images(square, [1], "items")
 
 
+@pytest.mark.parametrize(("asked", "evened"), [("", True), ("2", False)])
+def test_a_number_of_workers_that_is_asked_for_stands(monkeypatch, asked, evened):
+    monkeypatch.setenv("RIBKIT_WORKERS", asked)
+    counts = []
+    monkeypatch.setattr(parallel, "evenly", lambda *given: counts.append(given) or 1)
+    assert parallel.map_images(square, [3, 4, 5], "squares", even=True) == [9, 16, 25]
+    assert bool(counts) == evened
+
+
 @pytest.mark.parametrize(
     ("count", "available", "expected"),
     [(1, 2, 1), (2, 2, 2), (3, 2, 3), (4, 2, 2), (5, 2, 3), (12, 2, 2), (13, 2, 3), (3, 16, 3)],

@@ -125,33 +125,6 @@ def test_an_unknown_setting_is_told_with_the_nearest():
     assert "toy_seeds" in far
 
 
-@pytest.mark.parametrize(
-    ("old", "now"),
-    [
-        ("rate", "lr"),
-        ("rates", "lrs"),
-        ("others", "n_others"),
-        ("pool_images", "bank_images"),
-        ("pool_side", "bank_side"),
-        ("seed", "rng_seed"),
-        ("irn.rate", "irn.lr"),
-        ("irn.factor", "irn.displacement_lr_mult"),
-        ("irn.seed", "irn.rng_seed"),
-        ("psa.rate", "psa.lr"),
-        ("psa.factor", "psa.displacement_lr_mult"),
-        ("psa.seed", "psa.rng_seed"),
-        ("network.rate", "network.lr"),
-        ("network.head_factor", "network.head_lr_mult"),
-        ("network.seed", "network.rng_seed"),
-        ("ablations.rates", "ablations.lrs"),
-        ("ablations.others", "ablations.n_others"),
-    ],
-)
-def test_an_old_name_is_told_with_the_name_it_has_now(old, now):
-    sentence = f"profile mini has no setting '{old}'; did you mean {now}."
-    assert problem("mini", {old: "1"}) == sentence
-
-
 def test_the_name_of_a_profile_is_no_setting():
     assert "no setting 'name'" in problem("mini", {"name": "other"})
 

@@ -18,7 +18,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from ribkit import check, reproduce, train
 from ribkit.data import scenes
 from ribkit.runtime import notebooks
-from ribkit.runtime.errors import InputError, resource_errors
+from ribkit.runtime.errors import InputError, StudyError, resource_errors
 from ribkit.runtime.notebooks import NotebookError
 from ribkit.study import command_line, profiles
 from ribkit.study.study import Study
@@ -268,6 +268,16 @@ def test_a_notebook_is_executed_once_with_its_parameters_and_a_record(study, tmp
     write(tmp_path / "notebooks", "something_else = 1")
     with pytest.raises(pytest.fail.Exception):
         reproduce.reproduce(study, PARAMETERS)
+
+
+def test_a_figure_that_was_changed_since_is_not_published(study, tmp_path, monkeypatch):
+    write(tmp_path / "notebooks", "one = 1")
+    monkeypatch.setattr(study, "check", lambda: "sound", raising=False)
+    monkeypatch.setattr(study, "data", "", raising=False)
+    monkeypatch.setattr(notebooks, "recorded", lambda *_: None)
+    with pytest.raises(StudyError, match=r"01_one\.ipynb: a figure that it stored is another one"):
+        reproduce.run_all(study, publish=True)
+    assert not (tmp_path / "figures").exists()
 
 
 def test_only_the_notebooks_of_these_numbers_run_in_their_order(study, tmp_path, monkeypatch):

@@ -258,7 +258,7 @@ CODE = {
         {"notebooks"}, ALL - {"notebooks"},
     ),
     "the scenes of another dose": (
-        "study/controls", "set(study.profile.ablations.usual_textures) - {own}", "set()",
+        "study/ablation_runs", "set(study.profile.ablations.usual_textures) - {own}", "set()",
         {"notebooks"}, ALL - {"notebooks"},
     ),
     "a formula of an interval": (

@@ -12,7 +12,7 @@ from ribkit.evaluation.intervals import gain, replicated
 from ribkit.evaluation.miou import counts, miou
 from ribkit.evaluation.tuning import Tuned
 from ribkit.results import figures, tables_controls
-from ribkit.study import controls, pipeline
+from ribkit.study import ablation_runs, pipeline
 from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
 IMAGES = 30
@@ -99,7 +99,7 @@ def test_without_rivals_there_are_the_ribs_and_few_masks(levels, study):
 
 # ---- doses --------------------------------------------------------------------------------------
 def test_doses_are_of_the_same_study_on_scenes_of_another_kind(study):
-    doses = controls.doses(study)
+    doses = ablation_runs.doses(study)
     assert list(doses) == [0.0, 0.7, 1.0]
     assert doses[0.7] is study
     for dose, other in doses.items():
@@ -108,7 +108,7 @@ def test_doses_are_of_the_same_study_on_scenes_of_another_kind(study):
         assert other.scored.source.usual_texture == dose
         assert other.train.source.usual_texture == dose
     alone = Study("mini", "", CHANGES | {"ablations.usual_textures": ()})
-    assert controls.doses(alone) == {0.7: alone}
+    assert ablation_runs.doses(alone) == {0.7: alone}
 
 
 def test_the_gain_is_told_by_dose(study, levels):
@@ -139,7 +139,7 @@ def test_pairs_are_by_training_seed(study, levels):
         assert (after == counts(confusions(6, rng_seed))).all()
         assert (before == counts(confusions(0, rng_seed))).all()
     levels[NORM], levels[SMOOTHED] = 2, 5  # each training's own rival
-    beyond = replicated(gain, tables_controls.rib_and_rival(study))
+    beyond = replicated(gain, tables_controls.rib_against(study))
     expected = pooled(6, 0) - pooled(2, 0) + pooled(6, 1) - pooled(5, 1)
     assert beyond[0] == pytest.approx(expected / 2)
 
@@ -155,7 +155,7 @@ def test_where_no_rival_was_tried_nothing_is_said_of_one(study, monkeypatch):
 def test_what_rivals_say_follows_from_the_interval(study, levels, level, words):
     levels[NORM] = levels[SMOOTHED] = level
     text = tables_controls.meaning(study)
-    beyond = replicated(gain, tables_controls.rib_and_rival(study))
+    beyond = replicated(gain, tables_controls.rib_against(study))
     assert (beyond[1] > 0, beyond[1] <= 0 <= beyond[2], beyond[2] < 0).index(True) == words
     said = [sentence in text for sentence in tables_controls.RIVAL_WORDS]
     assert said == [k == words for k in range(3)]

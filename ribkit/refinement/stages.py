@@ -80,7 +80,7 @@ def sure_labels(
     """``labels`` that IRN and PSA learn from: of which CRFs above and below a threshold are sure.
 
     PSA's own are from two background scores (alpha 4 and 32), which fit maps whose threshold is 0.2
-    and no others: a foreground above 0.28, where scenes' maps have their threshold at 0.8.
+    and no others: a foreground above 0.28, where many scenes' maps have their threshold at 0.7.
     """
     pixels, maps = _at_scale_1(image, maps, long_side)
     levels = (threshold + FOREGROUND_MARGIN, max(0.0, threshold - BACKGROUND_MARGIN))

@@ -20,10 +20,11 @@ SUM = "sum"
 WIDE = widgets.Layout(width="600px")  # so that a slider's hundred places can be told apart
 
 
-def explore(images: ImageSet, grown: Result, threshold: float = 0.3) -> widgets.Widget:
+def explore(images: ImageSet, grown: Result, threshold: float) -> widgets.Widget:
     """Controls and pictures of the images that `Study.growth` returns with their maps.
 
-    Image, step (the last place is the sum, which is the seed) and threshold; map and labels follow.
+    Image, step (the last place is the sum, which is the seed) and threshold, which begins as given;
+    map and labels follow.
     """
     steps = max(len(maps) for maps in grown.arrays("step").values())
     names = [", ".join([i.name, *(images.classes[c] for c in i.classes)]) for i in images]

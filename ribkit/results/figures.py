@@ -32,7 +32,7 @@ PIXELS = ".pixels.png"
 NO_DATE = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}
 DRAWN_FROM = {".png": "Comment", ".pdf": "Keywords"}  # where `checksum` stands in the metadata
 # These show images; photographs of data sets are nobody's to hand on
-PHOTOGRAPHS = {
+UNPUBLISHED = {
     "cams",
     "growth",
     "samples",
@@ -135,7 +135,7 @@ def publish(study: Study, names: Iterable[str], target: Path) -> None:
     """
     target.mkdir(parents=True, exist_ok=True)
     for name in sorted(names):
-        if study.profile.data == "scenes" or name.partition(".")[0] not in PHOTOGRAPHS:
+        if study.profile.data == "scenes" or name.partition(".")[0] not in UNPUBLISHED:
             with atomic_write(target / name) as partial:
                 shutil.copyfile(study.folder / "figures" / name, partial)
 

@@ -21,7 +21,7 @@ from ribkit.results import (
 from ribkit.results.claims import Measured
 from ribkit.results.tables_coverage import BEYOND
 from ribkit.results.tables_toy import text
-from ribkit.study import ablation_runs, controls, pipeline
+from ribkit.study import ablation_runs, pipeline
 from ribkit.study.ablation_runs import ablated_images, run_named
 from ribkit.study.coverage import beyond
 from ribkit.study.study import CAM, RIB, RIBS, Study
@@ -182,7 +182,7 @@ def _seeds(study: Study) -> dict[str, Measured]:
         ("rib-seed", CAM, "held-out"),
         ("rib-seed-oracle", CAM, "oracle"),
     ):
-        pairs = [(r.seed(RIB).at(choice), r.seed(before).at(choice)) for r in study.replicas]
+        pairs = tables_controls.rib_against(study, before, choice)
         how = ("mIoU", f"{setting} {before.title}, {choice} threshold", still)
         values[name] = _found(study, gain, pairs, *how)
     covered = (part, f"points of {BEYOND[part]} covered", "held-out thresholds")
@@ -279,14 +279,14 @@ def _controls(study: Study) -> dict[str, Measured]:
     setting = f"{_setting(study, study.scored)}, {RIB.title}, thresholds held out"
     alike, still, found = f"{setting}, tuned alike", tables_controls.still(study), {}
     if study.rivals:
-        pairs = tables_controls.rib_and_rival(study)
+        pairs = tables_controls.rib_against(study)
         found["rib-over-rivals"] = _found(study, gain, pairs, "mIoU", alike, still)
     doses = tables_controls.dose_pairs(study)
     if len(doses) > 1:
         least, most = min(doses), max(doses)
         point, *errors = intervals.unpaired(gain, doses[most], doses[least])
         how = f"{setting}, bodies' usual texture {most:g} against {least:g}"
-        ends = [controls.doses(study)[dose] for dose in (least, most)]
+        ends = [ablation_runs.doses(study)[dose] for dose in (least, most)]
         still = tables_controls.still(*ends)
         detectable = np.nan if still else power.detectable_by_t(*errors)
         measured = (*intervals.by_t(point, *errors), detectable, "mIoU", how, _on(study))

@@ -12,7 +12,7 @@ from ribkit.evaluation.intervals import Interval, numbers, replicated, with_inte
 from ribkit.evaluation.miou import miou
 from ribkit.results import tables, tables_coverage
 from ribkit.results.tables_coverage import BEYOND
-from ribkit.study import controls, pipeline
+from ribkit.study import ablation_runs, pipeline
 from ribkit.study.coverage import beyond, by_image
 from ribkit.study.study import CAM, RIB, RIBS, Method, Study
 
@@ -43,15 +43,15 @@ def _counts(study: Study, method: Method) -> list[np.ndarray]:
     return [one.seed(method).at("held-out") for one in study.replicas]
 
 
-def rib_and_cam(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Counts of RIB's and of CAM's seeds, held out, of each training."""
-    return list(zip(_counts(study, RIB), _counts(study, CAM), strict=True))
+def rib_against(
+    study: Study, other: Method | None = None, choice: str = "held-out"
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Counts of RIB's and of another method's seeds, of each training.
 
-
-def rib_and_rival(study: Study) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The same of RIB and of each training's best rival."""
-    rivals = [one.seed(one.best_rival).at("held-out") for one in study.replicas]
-    return list(zip(_counts(study, RIB), rivals, strict=True))
+    other: None for each training's best rival.
+    """
+    pairs = [(one.seed(RIB), one.seed(other or one.best_rival)) for one in study.replicas]
+    return [(own.at(choice), others.at(choice)) for own, others in pairs]
 
 
 @cache
@@ -61,8 +61,8 @@ def dose_response(study: Study) -> pd.DataFrame:
     Beside it CAM's mIoU, and the share of bodies (or far halves) that CAM and RIB cover, in %.
     """
     rows = []
-    for dose, other in controls.doses(study).items():
-        pairs = rib_and_cam(other)
+    for dose, other in ablation_runs.doses(study).items():
+        pairs = rib_against(other, CAM)
         row = {"usual texture": dose, "images": len(pairs[0][0]), "trainings": len(pairs)}
         row |= with_interval("gain", replicated(intervals.gain, pairs))
         row |= with_interval("miou", replicated(miou, [(plain,) for _, plain in pairs]))
@@ -76,7 +76,7 @@ def dose_response(study: Study) -> pd.DataFrame:
 
 def dose_pairs(study: Study) -> dict[float, list[tuple[np.ndarray, np.ndarray]]]:
     """Usual texture -> counts of RIB's and of CAM's seeds, of each training."""
-    return {dose: rib_and_cam(other) for dose, other in controls.doses(study).items()}
+    return {dose: rib_against(other, CAM) for dose, other in ablation_runs.doses(study).items()}
 
 
 def still(*studies: Study) -> str:
@@ -104,8 +104,7 @@ def coverage_gains(
 
 def meaning(study: Study) -> str:
     """What the controls say of RIB's gain, in words that follow from the numbers."""
-    gaps, own = _counts(study, RIBS[2]), replicated(intervals.gain, rib_and_cam(study))
-    gndrp = replicated(intervals.gain, list(zip(_counts(study, RIB), gaps, strict=True)))
+    own, gndrp = (replicated(intervals.gain, rib_against(study, o)) for o in (CAM, RIBS[2]))
     few = pipeline.few_masks_counts(study)
     over_rib = replicated(intervals.gain, list(zip(few, _counts(study, RIB), strict=True)))
     note = still(study)
@@ -115,7 +114,7 @@ def meaning(study: Study) -> str:
         f"{_points(gndrp)}: {_told(gndrp, *POOLING_WORDS)}"
     )
     if study.rivals:
-        over_rival = replicated(intervals.gain, rib_and_rival(study))
+        over_rival = replicated(intervals.gain, rib_against(study))
         far = beyond(study.coverage(CAM))
         wider = replicated(intervals.mean, coverage_gains(study, far))
         chosen = Counter(one.best_rival.title for one in study.replicas).most_common()

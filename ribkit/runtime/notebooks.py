@@ -135,7 +135,7 @@ class _Kernel(AsyncKernelManager):
 
 @contextmanager
 def _private_folder() -> Iterator[Path]:
-    """A folder with a short path that nobody else may read; gone however this process ends."""
+    """A folder with a short path that nobody else may read; gone if this process is killed too."""
     place = tempfile.gettempdir()
     folder = tempfile.mkdtemp(prefix="ribkit-", dir=place if len(place) < SHORT else "/tmp")
     remove = ["/bin/sh", "-c", 'read -r _; rm -rf "$0"', folder]  # once this process's end is shut

@@ -130,7 +130,7 @@ def prefetch(function: Callable[[Any], Any], items: Iterable, depth: int) -> Ite
 def _results(task: Task, items: Sequence, gpu: bool, even: bool) -> Iterator[tuple[int, Any]]:
     """Yield (position, result) as they come; each round goes over what is missing."""
     missing, count = dict.fromkeys(range(len(items))), workers(gpu)
-    asked = os.environ.keys() & {"RIBKIT_WORKERS", "RAY_ADDRESS"}
+    asked = requested() or os.environ.get("RAY_ADDRESS")
     if even and not asked and not (gpu and device().type == "cuda"):
         count = evenly(len(items), count)
     in_process = min(count, len(items)) <= 1

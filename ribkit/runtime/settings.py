@@ -100,13 +100,12 @@ LongSide = Annotated[  # of an image, in pixels
 
 
 # ---- settings by name ---------------------------------------------------------------------------
-def override(profile: T, given: Mapping[str, Any], renamed: Mapping[str, str]) -> T:
+def override(profile: T, given: Mapping[str, Any]) -> T:
     """A profile with some settings replaced, all of its values checked.
 
     Args:
         profile: a pydantic dataclass with a ``name``; a field may be one too, a group of settings.
         given: setting -> its value or its text; a setting of a group as ``group.setting``.
-        renamed: an old name of a setting, without its group -> the name that it has now.
 
     Raises:
         InputError: for unknown settings, with the nearest name, and values that cannot be used.
@@ -115,9 +114,7 @@ def override(profile: T, given: Mapping[str, Any], renamed: Mapping[str, str]) -
     values = {k: {**vars(v)} if is_dataclass(v) else v for k, v in vars(profile).items()}
     for setting, value in given.items():
         if setting not in types:
-            group, point, part = setting.rpartition(".")
-            now = f"{group}{point}{renamed.get(part)}"
-            nearest = [now] if now in types else difflib.get_close_matches(setting, types, n=1)
+            nearest = difflib.get_close_matches(setting, types, n=1)
             advice = (
                 f"did you mean {nearest[0]}" if nearest else f"the settings are {', '.join(types)}"
             )

@@ -170,9 +170,9 @@ def ledger_runs(study: Study) -> tuple[Run, ...]:
     return tuple(ledger(tuned.shown(PAPER_RIB), unit, rows, n_classes, scales))
 
 
-def run_named(study: Study, value: str, factor: str = "") -> Run:
-    """The first run with this value, and of this factor if one is given."""
-    return next(r for r in runs(study) if r.value == value and factor in ("", r.factor))
+def run_named(study: Study, value: str, factor: str) -> Run:
+    """The run with this value, of this factor."""
+    return next(run for run in runs(study) if (run.value, run.factor) == (value, factor))
 
 
 @dataclass(frozen=True)
@@ -203,3 +203,18 @@ def run_result(study: Study, run: Run) -> RunResult:
     cover = measured["cover"][np.arange(len(images)), chosen]
     steps = float(result.table("images")["steps"].mean())
     return RunResult(swept.at(chosen), cover, measured["hgr"], swept, steps)
+
+
+# ---- scenes of another kind ---------------------------------------------------------------------
+@cache
+def doses(study: Study) -> dict[float, Study]:
+    """Usual texture -> the same study of scenes whose bodies tell so much of their class.
+
+    Where they tell nothing (0), the information that RIB is said to set free does not exist; where
+    they tell all (1), there is most of it. Everything but the pretext task is trained and tuned
+    anew. Photographs have only their own.
+    """
+    own = study.profile.usual_texture
+    others = set(study.profile.ablations.usual_textures) - {own}
+    found = {own: study} | {dose: study.like(usual_texture=dose) for dose in others}
+    return dict(sorted(found.items()))

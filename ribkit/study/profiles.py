@@ -196,16 +196,6 @@ class Profile:
 
 
 PATHS = ("weights", "saliency", "digits")
-RENAMED = {  # a setting's name up to version 0.1 -> its name now, in a group too
-    "factor": "displacement_lr_mult",
-    "head_factor": "head_lr_mult",
-    "others": "n_others",
-    "pool_images": "bank_images",
-    "pool_side": "bank_side",
-    "rate": "lr",
-    "rates": "lrs",
-    "seed": "rng_seed",
-}
 
 
 def _read() -> dict[str, Profile]:
@@ -229,4 +219,4 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Profile:
     """
     if name not in PROFILES:
         raise InputError(f"profile '{name}' is unknown; use one of {', '.join(PROFILES)}.")
-    return override(PROFILES[name], overrides or {}, RENAMED)
+    return override(PROFILES[name], overrides or {})
