@@ -115,9 +115,9 @@ def label(
     study = Unmasked(folder, seen, settings, trained)
     chain = UnmaskedRefinement(study, METHODS[method], threshold)
     (_, maps), name = chain.scored, "+ IRN + CRF" if irn else "+ CRF"
-    made, used = chain.labels(name, seen, maps)
+    found = chain.labels(name, seen, maps).arrays("labels")
+    used = chain.irn_threshold if irn else chain.threshold
     maps = chain.irn_maps(seen, maps) if irn else maps
-    found = made.arrays("labels")
 
     about = {"method": method, "irn": irn, "threshold": used, "settings": settings}
     with atomic_write(out / RECORD) as path:

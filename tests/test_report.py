@@ -110,7 +110,7 @@ def fabricated(request, monkeypatch):
 
         def stage(name):
             made = counts(confusions(level + sign * levels.get(name, 5)))
-            return Refined(None, made, made, None, 0.3)
+            return Refined(None, made, made, None)
 
         return SimpleNamespace(stage=stage)
 

@@ -105,7 +105,7 @@ def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
     def refinement(title):
         def stage(name):
             level = levels[title].get(name, levels[title]["seed"])
-            return Refined(None, made(level, np.random.default_rng(2)).at(40), None, None, 0.3)
+            return Refined(None, made(level, np.random.default_rng(2)).at(40), None, None)
 
         return type("Own", (), {"stage": staticmethod(stage)})
 

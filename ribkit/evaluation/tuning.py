@@ -19,7 +19,7 @@ from ribkit.evaluation.miou import miou
 
 MORE = 3  # candidates beyond the ends of a grid that goes on, at most
 Score = Callable[[Mapping[str, Any]], tuple[np.ndarray, float]]
-"""A setting of each name -> counts ``(N, 3, n)`` of the tuning images, and their threshold."""
+"""A setting of each name -> counts ``(N, 3, n)`` of the tuning images; threshold, or nan."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ class Refined:
     counts: np.ndarray  # (N, 3, n)
     background: np.ndarray  # the same, with 255 read as background
     confusion: np.ndarray  # (n, n + 1), of all images
-    threshold: float  # of the maps, or PSA's alpha
 
 
 class Refinement:
@@ -89,21 +88,19 @@ class Refinement:
 
     def stage(self, name: str) -> Refined:
         """One of `STAGES`, scored."""
-        labels, threshold = self.labels(name, *self.scored)
+        labels = self.labels(name, *self.scored)
         scores = self.score(self.study.scored, labels.arrays("labels"))
-        fit = (scores[name] for name in ("error", "background", "confusion"))
-        return Refined(labels, *fit, threshold)
+        return Refined(labels, *(scores[of] for of in ("error", "background", "confusion")))
 
     def pseudo(self, name: str) -> Labels:
         """Scored and remaining images with their label maps after one of `STAGES`."""
         parts = (self.scored, *self.remaining)
-        return tuple((part[0], self.labels(name, *part)[0].arrays("labels")) for part in parts)
+        return tuple((part[0], self.labels(name, *part).arrays("labels")) for part in parts)
 
-    def labels(self, name: str, images: ImageSet, maps: StoredArrays) -> tuple[Result, float]:
-        """Label maps of images with these seeds after one of `STAGES`; the threshold, or alpha."""
+    def labels(self, name: str, images: ImageSet, maps: StoredArrays) -> Result:
+        """Label maps of images with these seeds after one of `STAGES`."""
         if name == "+ PSA":
-            chosen = self.psa_tuned.chosen
-            return self._psa_labels(images, maps, chosen), chosen["alpha"]
+            return self._psa_labels(images, maps, self.psa_tuned.chosen)
         threshold = self.threshold
         if "IRN" in name:
             maps, threshold = self.irn_maps(images, maps), self.irn_threshold
@@ -112,7 +109,7 @@ class Refinement:
         if name.endswith("saliency"):
             both = {"labels": labels.arrays("labels"), "salient": saliency_maps(self.study, images)}
             labels = self.run(stages.salient_labels, images=images, **both)
-        return labels, threshold
+        return labels
 
     def _sized(self, stage: Callable, images: ImageSet, maps: StoredArrays, **how: Any) -> Result:
         """A stage over images, as large as the profile sees them, and their maps."""
@@ -180,7 +177,7 @@ class Refinement:
 
         def score(tried: Mapping[str, Any]) -> tuple[np.ndarray, float]:
             labels = self._psa_labels(images, maps, tried).arrays("labels")
-            return label_counts(self.study, images, labels), tried["alpha"]
+            return label_counts(self.study, images, labels), np.nan  # its labels need no threshold
 
         axes = [
             Axis("alpha", p.psa_alphas, goes_on=True),
