@@ -41,8 +41,7 @@ def counts(study: Study) -> dict[str, int]:
     rates, alphas = (len(grid) + tuning.MORE * (len(grid) > 1) for grid in (p.lrs, p.psa_alphas))
     tried = rates + len(p.margins) + len(p.n_others) - 2
     example = p.settings("gndrp", "official", p.lrs[0], 1.0, p.n_others[0])
-    relu6 = p.backbone == "efficientnet_lite0"
-    runs = ablation_runs.grid(example, 1.0, 1.0, p.ablations, relu6)
+    runs = ablation_runs.grid(example, 1.0, 1.0, p.ablations, ablation_runs.has_relu6(p))
     runs += ablation_runs.ledger(example, 1.0, 1.0, len(study.scored.classes), (1.0,))
     claimed = {*ablation_runs.SATURATION, *chain(*ablation_runs.COMPARED.values())}
     adapting = [run for run in runs if run.settings is not None]

@@ -18,7 +18,7 @@ from ribkit.method.settings import NO_MARGIN, OFFICIAL, PAPER, Settings
 from ribkit.study import ablations
 from ribkit.study.inputs import some
 from ribkit.study.maps import Sizes
-from ribkit.study.profiles import Grid
+from ribkit.study.profiles import Grid, Profile
 from ribkit.study.study import RIB, RIBS, Study
 
 PAPER_RIB = RIBS[1]
@@ -61,8 +61,7 @@ def grid(rib: Settings, unit: float, rows: float, tried: Grid, relu6: bool) -> l
     """All runs of RQ1 to RQ3; CAM is the first, RIB the second.
 
     rib: the settings chosen for RIB official, GNDRP. unit: CAM's mean target logit (GAP), which
-    ``official`` sums over so many rows and target classes. relu6: whether the network has
-    activations inside that saturate on both sides.
+    ``official`` sums over so many rows and target classes. relu6: see `has_relu6`.
     """
     runs: list[Run] = []
 
@@ -152,13 +151,17 @@ def at_own_scales(study: Study) -> Study:
     return study if study.scales == scales else study.like(scale_sets=(scales,))
 
 
+def has_relu6(profile: Profile) -> bool:
+    """Whether its network has activations inside that saturate on both sides."""
+    return profile.backbone == "efficientnet_lite0"
+
+
 @cache
 def runs(study: Study) -> tuple[Run, ...]:
     """All that is tried of RIB's settings, CAM first."""
     tried, tuned = study.profile.ablations, at_own_scales(study)
     unit, rows = tuned.margin_unit(PAPER_RIB), tuned.margin_rows(tried.scales)
-    relu6 = study.profile.backbone == "efficientnet_lite0"
-    return tuple(grid(tuned.shown(RIB), unit, rows, tried, relu6))
+    return tuple(grid(tuned.shown(RIB), unit, rows, tried, has_relu6(study.profile)))
 
 
 @cache
