@@ -1,9 +1,9 @@
 """The ablations: one thing changed at a time, everything else as RIB's own settings have it.
 
 These are the ones chosen for the ablations' own scales, but at a rate at which RIB moves: see
-`Study.shown`.
-Each run is a stored result (`ablations.measure`). Its threshold is chosen on the other folds of the
-same images (`thresholds.cross_fitted`), so no run needs images of its own to tune on.
+`Study.shown`. Each run is a stored result (`ablations.measure`). Its threshold is chosen on the
+other folds of the same images (`thresholds.cross_fitted`), so no run needs images of its own to
+tune on. Last, what is changed of the scenes themselves: `doses`.
 """
 
 from dataclasses import dataclass, replace
