@@ -319,7 +319,6 @@ def test_a_sequential_classifier_suits():
     assert error(gap(network(pixels())).detach(), theirs.detach()) < 1e-5
 
 
-# ---- EfficientNet-Lite0 -----------------------------------------------------------------------
 # ---- the small network, and any other ---------------------------------------------------------
 def narrow(n_classes=3):
     torch.manual_seed(0)

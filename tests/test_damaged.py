@@ -16,7 +16,6 @@ from ribkit.runtime import files, per_image, store
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
 
-COUNTS = {"damaged": 0, "refused": 0, "computed again": 0}
 SETTINGS = ClassifierConfig(batch=2, lr=0.1, checkpoint=2)
 
 
@@ -74,32 +73,35 @@ def sound(tmp_path_factory):
     return root, result, {name: read(result) for name, read in READ.items()}
 
 
-@settings(max_examples=200)
-@given(name=st.sampled_from(sorted(READ)), how=DAMAGES)
-def test_a_damaged_file_is_refused_by_name_then_computed_again(sound, tmp_path_factory, name, how):
+def test_200_damaged_files_are_refused_by_name_then_computed_again(
+    sound, tmp_path_factory, figures
+):
     root, result, expected = sound
-    copy = tmp_path_factory.mktemp("copy")
-    shutil.copytree(root, copy, dirs_exist_ok=True)
-    found = store.Result(result.name, result.key, copy / result.path.name)
-    whole = {path.name: path.read_bytes() for path in found.path.iterdir()}
-    damage(found.path / name, *how)
-    COUNTS["damaged"] += 1
-    with pytest.raises(InputError, match=name):
-        READ[name](found)
-    COUNTS["refused"] += 1
-    assert Store(copy).run(stage, number=1) == found
-    del whole["manifest.json"]
-    assert {n: (found.path / n).read_bytes() for n in whole} == whole
-    assert all(read(found) == expected[n] for n, read in READ.items() if n != "manifest.json")
-    COUNTS["computed again"] += 1
-    shutil.rmtree(copy)
+    told = {"damaged": 0, "refused": 0, "computed again": 0}
 
+    @settings(max_examples=200)
+    @given(name=st.sampled_from(sorted(READ)), how=DAMAGES)
+    def noticed(name, how):
+        copy = tmp_path_factory.mktemp("copy")
+        shutil.copytree(root, copy, dirs_exist_ok=True)
+        found = store.Result(result.name, result.key, copy / result.path.name)
+        whole = {path.name: path.read_bytes() for path in found.path.iterdir()}
+        damage(found.path / name, *how)
+        told["damaged"] += 1
+        with pytest.raises(InputError, match=name):
+            READ[name](found)
+        told["refused"] += 1
+        assert Store(copy).run(stage, number=1) == found
+        del whole["manifest.json"]
+        assert {n: (found.path / n).read_bytes() for n in whole} == whole
+        assert all(read(found) == expected[n] for n, read in READ.items() if n != "manifest.json")
+        told["computed again"] += 1
+        shutil.rmtree(copy)
 
-@pytest.mark.soak  # in one process, after these
-def test_all_of_200_were_noticed(figures):
-    assert COUNTS["damaged"] >= 200
-    assert COUNTS["damaged"] == COUNTS["refused"] == COUNTS["computed again"]
-    figures["stored files damaged"] = COUNTS
+    noticed()
+    assert told["damaged"] >= 200
+    assert told["damaged"] == told["refused"] == told["computed again"]
+    figures["stored files damaged"] = told
 
 
 # ---- what an interrupted run left ----------------------------------------------------------------

@@ -131,19 +131,16 @@ def test_photographs_are_seen_as_large_as_their_maps_are_made_from(
     information.estimate(images=images, probe_train_images=scenes.generate(7, 2), maps=maps, **seen)
     assert sizes_seen == {(32, 32)}
     panels = run_stage(gradient_region, images, tmp_path / "panels", **seen)["panels"]
-    whole = run_stage(gradient_region, images, tmp_path / "whole", model=model, long_side=None)[
-        "panels"
-    ]
+    seen["long_side"] = None
+    whole = run_stage(gradient_region, images, tmp_path / "whole", **seen)["panels"]
     for name in images.ids:
         assert np.array(panels[name].shape)[-2:] * 2 == pytest.approx(whole[name].shape[-2:])
 
 
 def test_every_layer_of_a_classifier_is_measured(model, monkeypatch, tmp_path):
     monkeypatch.setenv("RIBKIT_WORKERS", "1")
-    images = scenes.generate(6, 4)
-    hgr = run_stage(information.layers, images, tmp_path / "layers", model=model, long_side=None)[
-        "hgr"
-    ]
+    images, seen = scenes.generate(6, 4), {"model": model, "long_side": None}
+    hgr = run_stage(information.layers, images, tmp_path / "layers", **seen)["hgr"]
     names = list(dict.fromkeys(hgr["layer"]))
     assert names[-4:] == ["logits", "sigmoid", "own logits", "own sigmoid"]
     assert len(hgr) == 4 * len(names)
