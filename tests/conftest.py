@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("RIBKIT_DEVICE", "cpu")  # results of a GPU differ from those that stand here
-os.environ.setdefault("RIBKIT_WORKERS", "1")  # testers go side by side, each in its own process
+os.environ["RIBKIT_WORKERS"] = "1"  # testers go side by side, each in its own process
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
 settings.load_profile("same")  # the same examples in every run, however slow the machine
 

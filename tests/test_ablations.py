@@ -45,11 +45,6 @@ def bank(model, tmp_path):
     return stored(tmp_path, "bank", **made).tensors("features")
 
 
-@pytest.fixture(autouse=True)
-def _in_process(monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
-
-
 def test_a_run_gives_the_scores_of_the_seeds_stage(model, bank, tmp_path):
     images = scenes.generate(8, 3)
     arguments = SEEN | {"model": model, "adaptation": Adaptation(RIB, bank, rng_seed=1)}

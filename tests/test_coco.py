@@ -122,8 +122,7 @@ def test_masks_and_labels_are_those_of_the_annotations(root, tmp_path):
 @pytest.mark.parametrize(
     "runs", [[3, 0, 0, 2, 19], [0, 24, 0], [5, 5, 14, 0], [0, 0, 5, 5, 14], [1] * 24, [24]]
 )
-def test_run_lengths_are_painted_as_pycocotools_decodes_them(root, tmp_path, monkeypatch, runs):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+def test_run_lengths_are_painted_as_pycocotools_decodes_them(root, tmp_path, runs):
     change(root, first("annotations", segmentation=compressed(runs), image_id=3))
     folder = coco.as_voc(root, tmp_path / "target")
     mask = voc.read(folder, "train").mask(2)
@@ -143,8 +142,7 @@ def test_long_run_lengths_are_read():
     assert coco._runs("") == coco._runs("o") == coco._runs("1 2") == []
 
 
-def test_whole_floats_are_numbers(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+def test_whole_floats_are_numbers(root, tmp_path):
     plain = coco.as_voc(root, tmp_path / "plain")
     for split in ("train", "val"):
         path = root / f"annotations/instances_{split}2014.json"
@@ -183,7 +181,6 @@ def test_other_annotations_make_another_folder(root, tmp_path):
 
 
 def test_an_interrupted_conversion_goes_on(root, tmp_path, monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
     painted, paint = [], coco.paint
 
     def once(image, *rest):

@@ -31,7 +31,6 @@ PLAIN = {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
 
 
 def digests(folder: Path) -> dict[str, str]:

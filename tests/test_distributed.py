@@ -40,7 +40,6 @@ def torchrun(*words):
 @pytest.fixture(autouse=True)
 def _on_the_cpu(monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ def stores(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", train_together.STAGES)
-def test_the_loss_curve_and_the_weights_are_those_of_one_process(stores, name, monkeypatch):
+def test_the_loss_curve_and_the_weights_are_those_of_one_process(stores, name):
     call = train_together.STAGES[name]
     assert has(stores[1], call)
     one, two = (store.run(call.func, **call.keywords) for store in stores)

@@ -385,8 +385,7 @@ def test_train_aug_is_both_trains_without_val_and_vocs_masks_stay(tmp_path):
     download.add_train_aug(root, sbd)  # nothing left to do
 
 
-def test_a_mask_of_sbd_that_cannot_be_read_is_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+def test_a_mask_of_sbd_that_cannot_be_read_is_told(tmp_path):
     root, sbd = voc_folder(tmp_path / "VOC2012"), sbd_folder(tmp_path / "dataset")
     (sbd / "cls/5.mat").write_bytes(b"words")
     with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack SBD"):
@@ -423,8 +422,7 @@ def crafted(values):
         "pickle",
     ],
 )
-def test_other_mat_files_are_refused_by_name_and_run_nothing(tmp_path, content, monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+def test_other_mat_files_are_refused_by_name_and_run_nothing(tmp_path, content):
     root, sbd = voc_folder(tmp_path / "VOC2012"), sbd_folder(tmp_path / "dataset")
     ran = tmp_path / "ran"
     content = pickle.dumps(Touch(ran)) if content == "pickle" else content

@@ -117,10 +117,7 @@ def sizes_seen(monkeypatch):
     return sizes
 
 
-def test_photographs_are_seen_as_large_as_their_maps_are_made_from(
-    model, sizes_seen, monkeypatch, tmp_path
-):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+def test_photographs_are_seen_as_large_as_their_maps_are_made_from(model, sizes_seen, tmp_path):
     images, seen = scenes.generate(6, 2), {"model": model, "long_side": 32}
     maps = {
         "none": stored(
@@ -137,8 +134,7 @@ def test_photographs_are_seen_as_large_as_their_maps_are_made_from(
         assert np.array(panels[name].shape)[-2:] * 2 == pytest.approx(whole[name].shape[-2:])
 
 
-def test_every_layer_of_a_classifier_is_measured(model, monkeypatch, tmp_path):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+def test_every_layer_of_a_classifier_is_measured(model, tmp_path):
     images, seen = scenes.generate(6, 4), {"model": model, "long_side": None}
     hgr = run_stage(information.layers, images, tmp_path / "layers", **seen)["hgr"]
     names = list(dict.fromkeys(hgr["layer"]))

@@ -33,7 +33,6 @@ LABELS = {"a.png": ["red"], "b.jpg": ["blue"], "c.png": ["blue", "red"], "d.png"
 def _one_store(tmp_path_factory):
     """For all tests: the same photographs are labelled again and again."""
     patched = pytest.MonkeyPatch()
-    patched.setenv("RIBKIT_WORKERS", "1")
     patched.setattr(study, "ROOT", tmp_path_factory.mktemp("root"))
     yield
     patched.undo()

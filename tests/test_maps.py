@@ -28,7 +28,6 @@ SETTINGS = Settings(pooling="gap", steps=2, lr=1e-3, n_others=3, margin=1e9)
 def _one_process_on_the_cpu():
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RIBKIT_DEVICE", "cpu")
-        patched.setenv("RIBKIT_WORKERS", "1")
         yield
 
 

@@ -1,7 +1,6 @@
 """The threshold that is chosen without any mask: it reads none, and no pixel either."""
 
 import numpy as np
-import pytest
 from fabricated import stored
 
 from ribkit.data.images import ImageSet
@@ -20,11 +19,6 @@ class NothingToSee:
 
     def fingerprint(self, ids):
         return "a" * 64
-
-
-@pytest.fixture(autouse=True)
-def _one_process(monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
 
 
 def chosen(folder, maps):

@@ -22,7 +22,6 @@ from ribkit.study import maps as seeds
 @pytest.fixture(autouse=True)
 def _in_process(monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
 
 
 @pytest.fixture
@@ -72,8 +71,7 @@ def test_what_a_stage_returns_is_stored_as_a_dictionary_would_be(images, tmp_pat
     assert not list(tmp_path.glob("*.scratch"))
 
 
-def test_an_image_that_fails_is_named(images, tmp_path, monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+def test_an_image_that_fails_is_named(images, tmp_path):
 
     def fails(index):
         raise ValueError("no")

@@ -26,7 +26,6 @@ def study(tmp_path_factory):
     longer ones; nothing was trained before. In the second training CAM is the best rival itself.
     """
     patched = pytest.MonkeyPatch()
-    patched.setenv("RIBKIT_WORKERS", "1")
     patched.setattr(pipeline, "SALIENT_SCENES", 4)
     patched.setattr(Study, "pretext_of", lambda self, backbone: None)
     rivals, rows = (RIVALS["norms"], CAM), {CAM: 8, RIVALS["norms"]: 12, RIB: 64}

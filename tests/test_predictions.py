@@ -15,11 +15,6 @@ from ribkit.study import predictions
 TRAINING = DeepLabConfig(aspp_rates=(1, 2, 4))
 
 
-@pytest.fixture(autouse=True)
-def _one_worker(monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
-
-
 @pytest.fixture(scope="module")
 def images():
     return scenes.generate(3, 5)

@@ -142,7 +142,6 @@ def runtime(monkeypatch, tmp_path):
     monkeypatch.setattr(saliency.importlib.metadata, "files", lambda name: [file])
     monkeypatch.setattr(saliency, "U2NETP_SHA256", digest)
     monkeypatch.setattr(saliency.importlib, "import_module", lambda name: module)
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
     return path, asked
 
 

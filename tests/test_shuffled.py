@@ -39,7 +39,6 @@ TOTALS = ("confusion",)  # counted over all images
 def _on_the_cpu():
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RIBKIT_DEVICE", "cpu")
-        patched.setenv("RIBKIT_WORKERS", "1")
         yield
 
 

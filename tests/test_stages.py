@@ -19,11 +19,6 @@ SEEN = {"long_side": None}
 TRAINING = AffinityConfig(stride=2, radius=3, epochs=2, batch=2, lr=0.05, momentum=0.9, crop=48)
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
-
-
 @pytest.fixture(scope="module")
 def images():
     return scenes.generate(5, 4)

@@ -43,7 +43,6 @@ SENTENCES = {
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
     CALLS.clear()
 

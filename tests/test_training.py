@@ -126,8 +126,7 @@ def test_processes_share_a_batch_or_say_why_not(monkeypatch, rank, own):
         training.share(7)
 
 
-def test_an_epoch_sees_every_image_once_and_a_batch_may_span_two(monkeypatch):
-    monkeypatch.setenv("RIBKIT_WORKERS", "1")
+def test_an_epoch_sees_every_image_once_and_a_batch_may_span_two():
 
     def plain(row, generator):
         return (torch.tensor(row),)
