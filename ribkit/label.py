@@ -83,7 +83,7 @@ def label(
         folder: Of photographs of any size.
         labels: A file, see `ribkit.data.image_labels`, or file name -> names of classes.
         out: Where to write; empty: beside the folder, with ``_labels`` behind its name.
-        method: ``cam``, or ``rib``, which takes twenty times as long.
+        method: ``cam``, or ``rib``, which takes three to six times as long in all.
         irn: Whether IRN learns from the seeds and walks on them, before the CRF.
         threshold: Of the maps, between 0 and 1; None: Otsu's, of all maps together.
         weights: A classifier that an earlier run wrote; empty: one is trained on the photographs.

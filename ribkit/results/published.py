@@ -105,7 +105,8 @@ TELL = {  # and of how well they tell it from what is off the object
     "not measured": "nor were they over all thresholds",
 }
 READ = (
-    "In brackets 95 % intervals. *Yes* and *opposite*: all of it lies on that side of 0; "
+    "Photographs are of five animals, in VOC 2012. In brackets 95 % intervals. *Yes* and "
+    "*opposite*: all of it lies on that side of 0; "
     "*smaller*: than reported. *Open*: it spans 0; *not seen*: nor does it reach what was reported "
     "(?: not confirmed). RIB is the authors' code's ([variants](docs/variants.md)) with GNDRP, "
     "pooling of the non-discriminative region; what adapts nothing is the best of CAM smoothed, "
@@ -325,6 +326,7 @@ TEXTS: dict[str, Callable[[], str]] = {
     "digits-told": partial(told, "digits", "known_shape", "masked"),
     "digits-claims": digit_claims,
     "seeds": partial(scores, "photographs", "seed_scores"),
+    "scenes-seeds": partial(scores, "drawn scenes", "seed_scores"),
     "refinement": partial(scores, "photographs", "refinement"),
     "network": partial(scores, "photographs", "network"),
 }

@@ -5,7 +5,8 @@ nothing is scored on, against the best threshold for the same scenes. Of CAM's m
 trainings, each set of scales, 24 tuning scenes and 224 others) it lost 1.3 points of mIoU, of the
 four RIBs' at five rates 1.2. Yen's lost a little less there (1.1, 0.7), but 11 on maps that are
 clipped at a percentile, where Otsu's lost 3. Isodata's lost as much as Otsu's; the mean value,
-Li's, triangle, minimum and multi-Otsu's more.
+Li's, triangle, minimum and multi-Otsu's more. On the scored scenes of `mini-large` Otsu's loses
+more: of CAM's maps 2.6 points, of RIBs' 3.4 to 3.8.
 """
 
 import numpy as np

@@ -11,8 +11,9 @@ leaves nothing to choose: so it is in `voc` and `coco`.
 
 How many tuning images: paired differences of RIB and CAM spread by about 7 points over the square
 root of their number (`mini`, 24 scenes, rates of 1e-6 to 3e-5): 200 have half a point of error.
-The 80 of `mini-large` and the 64 of `voc-lite` have 0.7 between rates (the median of column error,
-RIB official, GNDRP, in their ``tuning.csv``): enough to see a gain of 1.4, at a third of the time.
+The 80 of `mini-large` and the 64 of `voc-lite` have 0.5 and 0.7 between a rate and the best (the
+median of column error, RIB official, GNDRP, in their ``tuning.csv``): enough to see a gain of 1.1
+to 1.4, at a third of the time.
 """
 
 import tomllib

@@ -69,8 +69,9 @@ class Network(nn.Module):
     """Five 3x3 convolutions (no bias, stride 1, ReLU), then one fully connected layer.
 
     No bias: black input gives exactly 0 everywhere, and ReLU's gradient at 0 is 0, as the paper's
-    curve for the irrelevant region asks. No stride and no pooling: they would print a
-    checkerboard on the gradient. ``(N, 1, H, W)`` in [0, 1] -> logits ``(N, 2)``.
+    curve for the irrelevant region asks from G2 on; its G1 is 1 there, here it is low. No stride
+    and no pooling: they would print a checkerboard on the gradient. ``(N, 1, H, W)`` in [0, 1] ->
+    logits ``(N, 2)``.
     """
 
     def __init__(self, rng_seed: int, channels: int = 8, side: int = 28) -> None:
@@ -158,8 +159,8 @@ def predicted(network: Network, images: np.ndarray) -> np.ndarray:
 def scaled(maps: np.ndarray, per: str = "image") -> np.ndarray:
     """``(N, H, W)`` >= 0 divided by the maximum of each "image", or of the whole "set".
 
-    By the maximum, not from minimum to maximum: G1 is nearly constant, and is 1 in the paper. A
-    map of zeros stays 0.
+    By the maximum, not from minimum to maximum, which would stretch a nearly constant map over
+    [0, 1]: the paper's G1 is 1 in all regions. A map of zeros stays 0.
     """
     top = maps.max(axis={"image": (1, 2), "set": None}[per], keepdims=True)
     return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
