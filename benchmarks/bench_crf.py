@@ -59,7 +59,7 @@ def of_scores(image: np.ndarray, n_labels: int) -> dict:
 def measure() -> list[dict]:
     """Both ways, three times, alternating."""
     image = (255 * resize(data.chelsea(), SIZE)).astype(np.uint8)
-    cores = len(os.sched_getaffinity(0))
+    cores = parallel.cores()
     for count in (1, cores):
         refined(image, count, count)  # processes started and warm before the clock is
     ways = {f"{count} workers": partial(refined, image, count, COUNT) for count in (1, cores)}

@@ -3,7 +3,7 @@
 Shrunk: three images of each kind, trainings of a few iterations, the first candidates of what is
 tuned; in a store of its own, in this process, and nothing of it is kept. What each image or
 iteration took there is multiplied by how many there are. Per-image stages are divided by the
-workers; trainings run on one device here (under torchrun on more).
+workers; trainings of several seeds run side by side on them (under torchrun one on all).
 """
 
 import json
@@ -128,21 +128,23 @@ def table(study: Study) -> pd.DataFrame:
     """What each stage of a run takes on this machine, a row each, see `cost`; nothing is kept."""
     manifests = sample(study)
     rows = [
-        {"stage": stage} | cost(stage, count, manifests[stage])
+        {"stage": stage} | cost(stage, count, manifests[stage], study.profile.replicas)
         for stage, count in counts(study).items()
         if count and stage in manifests
     ]
     return pd.DataFrame(rows)
 
 
-def cost(stage: str, count: int, manifest: dict) -> dict:
+def cost(stage: str, count: int, manifest: dict, replicas: int) -> dict:
     """What ``count`` images or iterations of a stage take on all workers, by a few's manifest.
 
     Disk and memory in GiB: memory of the GPU, or what one process takes more.
     """
     training = stage in TRAININGS
     each = manifest["each"] or manifest["seconds"]
-    workers = 1 if training else parallel.workers(stage not in ON_CORES)
+    workers = parallel.workers(stage not in ON_CORES)
+    if training:
+        workers = min(workers, 1 if stage == "pretext" else replicas)
     return {
         "how often": f"{count:,} {'iterations' if training else 'images'}",
         "seconds each": each,

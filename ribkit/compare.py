@@ -5,6 +5,7 @@ head's maps visibly grow; nothing tells which is best without masks, so try othe
 ``settings=dataclasses.replace(compare.SETTINGS, lr=3e-5)``.
 """
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,8 +112,11 @@ def compare(
     names = tuple(map(str, range(outputs) if classes is None else classes))
     if len(names) != outputs:
         raise InputError(f"{len(names)} names for {outputs} classes; give the classifier's own.")
-    if 1.0 not in scales:
-        raise InputError(f"scales {tuple(scales)} lack 1.0, which the adaptation watches; add it.")
+    if 1.0 not in scales or not all(0 < scale < math.inf for scale in scales):
+        raise InputError(
+            f"scales {tuple(scales)} must be positive, and have 1.0 among them, which the "
+            "adaptation watches."
+        )
     source = photographs.folder(folder)
     labels = {} if labels is None else labels
     if not isinstance(labels, Mapping):

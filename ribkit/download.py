@@ -25,7 +25,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from ribkit.data import voc
 from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError, first_line, say
-from ribkit.runtime.files import resolved
+from ribkit.runtime.files import locked, resolved
 from ribkit.runtime.parallel import map_images
 from ribkit.runtime.progress import bar
 
@@ -162,13 +162,16 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     root = options.folder
     try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:  # a folder that is a file
+        raise InputError(str(error)) from error
+    waiting = "Process {} downloads there; this one waits for it."
+    with locked(options.folder / "download.lock", waiting):
         for archive in ARCHIVES[options.set]:
             get(*archive, options.folder)
         if options.set == "voc":
             root = options.folder / "VOCdevkit" / "VOC2012"
             add_train_aug(root, options.folder / SBD)
-    except OSError as error:  # such as a folder that is a file
-        raise InputError(str(error)) from error
     print(f"Run it with: make reproduce PROFILE={options.set} DATA={shlex.quote(str(root))}")
 
 

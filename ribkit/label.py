@@ -110,10 +110,10 @@ def label(
         _require_tellable(images)
         _warn_of_few(images)
     _require_own(out, images)
-    out.mkdir(parents=True, exist_ok=True)
     seen = replace(images, source=replace(images.source, long_side=SEEN))
     study = Unmasked(folder, seen, settings, trained)
     chain = UnmaskedRefinement(study, METHODS[method], threshold)
+    out.mkdir(parents=True, exist_ok=True)
     (_, maps), name = chain.scored, "+ IRN + CRF" if irn else "+ CRF"
     found = chain.labels(name, seen, maps).arrays("labels")
     used = chain.irn_threshold if irn else chain.threshold

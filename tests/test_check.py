@@ -83,13 +83,16 @@ def test_a_sample_measures_every_stage_and_leaves_nothing_behind(study, monkeypa
     assert f"About {costs['hours'].sum():,.3g} hours" in check.summary(costs.reset_index())
 
 
-def test_images_are_shared_by_the_workers_and_iterations_are_not(monkeypatch):
+def test_images_are_shared_by_the_workers_and_a_training_is_not(monkeypatch):
     monkeypatch.setattr("ribkit.runtime.parallel.workers", lambda gpu: 4)
     manifest = {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 3 * 2**30, "images": 3}
-    assert check.cost("cam", 7200, manifest)["hours"] == 1
-    assert check.cost("irn", 7200, manifest)["hours"] == 4
-    assert check.cost("cam", 7, manifest)["disk (GiB)"] == 7
-    assert check.cost("irn", 1, manifest | {"each": None})["seconds each"] == 9.0
+    assert check.cost("cam", 7200, manifest, 3)["hours"] == 1
+    assert check.cost("irn", 7200, manifest, 1)["hours"] == 4
+    assert check.cost("irn", 7200, manifest, 2)["hours"] == 2  # side by side
+    assert check.cost("irn", 7200, manifest, 8)["hours"] == 1
+    assert check.cost("pretext", 7200, manifest, 8)["hours"] == 4  # before all others
+    assert check.cost("cam", 7, manifest, 1)["disk (GiB)"] == 7
+    assert check.cost("irn", 1, manifest | {"each": None}, 1)["seconds each"] == 9.0
 
 
 @pytest.mark.parametrize("name", ["mini", "voc", "coco"])
@@ -104,7 +107,6 @@ def test_a_sample_adapts_with_as_many_others_as_the_study(name):
 @pytest.mark.parametrize("count", ["-1", "1.5"])
 def test_hours_are_never_negative(monkeypatch, count):
     monkeypatch.setenv("RIBKIT_WORKERS", count)
+    manifest = {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 0, "images": 3}
     with pytest.raises(InputError, match=f"RIBKIT_WORKERS={count} is not a number"):
-        check.cost(
-            "cam", 7200, {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 0, "images": 3}
-        )
+        check.cost("cam", 7200, manifest, 1)

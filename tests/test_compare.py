@@ -329,5 +329,6 @@ def test_names_labels_and_scales_that_do_not_fit_are_told(folder, model):
         compare(folder, model, CLASSES, {"a.png": [CLASSES[0]], "b.png": []})
     with pytest.raises(InputError, match=r"labels names d\.png"):
         compare(folder, model, CLASSES, labels | {"d.png": ["fox"]})
-    with pytest.raises(InputError, match=r"lack 1\.0"):
-        compare(folder, model, CLASSES, scales=(0.5, 2.0))
+    for scales in ((0.5, 2.0), (1.0, -2.0), (1.0, 0.0), (1.0, float("nan"))):
+        with pytest.raises(InputError, match=r"must be positive, and have 1\.0 among them"):
+            compare(folder, model, CLASSES, scales=scales)

@@ -288,6 +288,17 @@ def test_a_key_is_of_the_code_that_runs_and_not_of_the_files_of_now(tmp_path):
     assert first != second  # the second one starts with the edit of the first
 
 
+@pytest.mark.parametrize("name", ["study/profiles.toml", "results/claims.csv"])
+def test_a_table_that_was_changed_is_other_code_but_no_other_key(monkeypatch, name):
+    whole, of_stage = keys.code(), keys.code_hash("ribkit.study.maps")
+    for cached in (keys.code, keys.code_hash):
+        cached.cache_clear()
+    monkeypatch.setitem(keys.TABLES, keys.PACKAGE / name, "changed")
+    assert keys.code() != whole
+    assert keys.code_hash("ribkit.study.maps") == of_stage
+    keys.code.cache_clear()
+
+
 def test_a_process_of_other_code_takes_no_keys(monkeypatch):
     keys.require_same_code()
     monkeypatch.setenv("RIBKIT_CODE", "of another time")

@@ -306,6 +306,7 @@ def test_methods_and_settings_that_do_not_exist_are_told(folder):
         label(folder, LABELS, method="crf")
     with pytest.raises(InputError, match="no setting 'epoch'; did you mean epochs"):
         label(folder, LABELS, settings={"epoch": 2})
+    assert not folder.with_name(f"{folder.name}_labels").exists()
 
 
 def test_the_study_sends_its_profile_to_the_command():

@@ -11,6 +11,7 @@ import time
 from functools import partial
 from types import SimpleNamespace
 
+import joblib
 import pytest
 import torch
 from fabricated import run_stage, stored, trained_classifier
@@ -242,7 +243,7 @@ def test_there_are_as_many_workers_as_asked_for_or_as_there_are_cores(monkeypatc
     monkeypatch.setenv("RIBKIT_WORKERS", "7")
     assert parallel.workers() == 7
     monkeypatch.delenv("RIBKIT_WORKERS")
-    assert parallel.workers() == len(os.sched_getaffinity(0))
+    assert parallel.workers() == joblib.cpu_count()
 
 
 @pytest.mark.parametrize("text", ["-1", "auto", "1.5", "two", "1e1", "+2", "²", "0x2", "99999"])
@@ -503,7 +504,7 @@ def test_what_uses_no_gpu_goes_over_all_cores_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("RIBKIT_DEVICE", "cuda")
     assert parallel.workers() == 1
-    assert parallel.workers(gpu=False) == len(os.sched_getaffinity(0))
+    assert parallel.workers(gpu=False) == joblib.cpu_count()
     monkeypatch.setenv("RIBKIT_WORKERS", "2")
     assert parallel.map_images(about, range(2), "about", gpu=False) == [["cpu", "1", "", "1"]] * 2
 

@@ -235,7 +235,7 @@ def test_networks_learn_from_further_images_too(study, monkeypatch):
 
 def test_every_picture_is_drawn(study, tmp_path):
     made = {
-        "refined": tables_rq4.refined(study, 2),
+        "refined": tables_rq4.refined(study),
         "walks": tables_rq4.walks(study, 1),
         "predictions": tables_rq4.predictions(study, (0, 7)),
         "worst": tables_rq4.worst(study, 1),

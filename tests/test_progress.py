@@ -1,6 +1,7 @@
 """What a stage takes, as its manifest tells it: which loop is counted, and of how many items."""
 
 import itertools
+import math
 import os
 import re
 import select
@@ -207,6 +208,19 @@ def test_in_a_terminal_the_stage_has_a_bar_under_that_of_the_notebooks(watched):
     assert any("slow images:" in part and "\x1b[A" in part for part in under)
     assert " s\n" not in text
     assert "a.ipynb" not in text
+
+
+@pytest.mark.parametrize("status", ["VmRSS: 4 kB", OSError()])
+def test_memory_that_a_kernel_does_not_tell_is_unknown_and_ends_nothing(monkeypatch, status):
+    def read_text(path):
+        if isinstance(status, OSError):
+            raise status
+        return status
+
+    monkeypatch.setattr(progress.Path, "read_text", read_text)
+    with progress.measured() as measures:
+        pass
+    assert math.isnan(measures["memory"])
 
 
 @pytest.mark.parametrize("where", ["cuda", "cuda:1"])

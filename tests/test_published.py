@@ -44,11 +44,11 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words, word):
     reach = {"yes": "cover more", "open": "cannot be told to cover more"}.get(word, "cover less")
     assert first == (
         f"On photographs RIB's seeds {words} CAM's, and are better than those of the best-tuned "
-        f"rival, which adapts nothing. At one threshold its maps {reach} of objects' "
-        "halves far from CAM's peak; over all thresholds it is open whether they tell these "
-        "better from the rest. On drawn scenes RIB's seeds "
+        f"rival, which adapts nothing. At one threshold RIB's maps {reach} of objects' "
+        "halves far from CAM's peak than CAM's; over all thresholds it is open whether they tell "
+        "these better from all else. On drawn scenes RIB's seeds "
         "were not compared with CAM's, and were not compared with those of the best-tuned rival, "
-        "which adapts nothing. At one threshold its maps were not held against CAM's; nor were "
+        "which adapts nothing. At one threshold RIB's maps were not held against CAM's; nor were "
         "they over all thresholds."
     )
     header, _, *rows = table.splitlines()

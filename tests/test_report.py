@@ -14,7 +14,7 @@ from fabricated import swept_from
 from ribkit.evaluation import power
 from ribkit.evaluation.miou import counts, miou
 from ribkit.evaluation.tuning import Tuned
-from ribkit.results import claims, report, reported, tables_rq4
+from ribkit.results import claims, report, reported, tables_rq4, tables_toy
 from ribkit.results.claims import CLAIMS
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.ablation_runs import RunResult
@@ -278,6 +278,15 @@ def test_blanking_the_high_must_cost_more_than_blanking_random_pixels_too(fabric
     )
     assert all(map(str.startswith, others, begin))
     assert len(others) == 3
+
+
+def test_the_half_that_is_refuted_decides_before_one_that_is_open(fabricated, monkeypatch):
+    study, _ = fabricated
+    ends = {"low": [-8.0, -3.0], "high": [8.0, -1.0]}
+    gaps = pd.DataFrame(ends | {"mean": [0.0, -2.0], "others": ["random", "low"]})
+    gaps = gaps.assign(layer="G6", share=0.25, n=3)
+    monkeypatch.setattr(tables_toy, "masking_gaps", lambda rows: gaps)
+    assert report._masked(study, "digits").setting.endswith("25 %, against low")
 
 
 def test_what_one_number_of_digits_would_hide_stands_beside_it(fabricated):

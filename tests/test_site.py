@@ -244,7 +244,15 @@ def test_the_command_writes_the_site_or_the_report(tmp_path, monkeypatch, capsys
     (tmp_path / "README.md").write_text("# Why?")
     monkeypatch.setattr(site, "ROOT", tmp_path)
     monkeypatch.setattr(site, "opened", lambda options: SimpleNamespace(folder=tmp_path))
-    monkeypatch.setattr(site, "executed", lambda folder: runs)
+    (tmp_path / "notebooks").mkdir()
+    for name in runs:
+        (tmp_path / name).touch()
+
+    def executed(folder, sources):  # for the report only the last needs to have run
+        names = [source.relative_to(tmp_path).as_posix() for source in sources]
+        return {name: runs[name] for name in names}
+
+    monkeypatch.setattr(site, "executed", executed)
     assert site.main(options) == 0
     assert capsys.readouterr().out == f"Open build/{target} in a browser.\n"
     read = Reader((tmp_path / "build" / target).read_text())

@@ -75,7 +75,7 @@ def test_no_image_is_both_tuned_on_and_scored(tmp_path):
 def test_too_few_images_to_tune_on_are_told(tmp_path):
     folder = voc_folder(tmp_path, {"train": 6, "train_aug": 6})
     study = Study("voc-lite", str(folder), {"tune_images": 4})
-    with pytest.raises(InputError, match=r"train_aug\.txt has 0 images that are not scored"):
+    with pytest.raises(InputError, match=r"train_aug\.txt has 0 images that show a class"):
         study.check()
 
 

@@ -16,7 +16,7 @@ from ribkit.study.ablation_runs import RunResult
 from ribkit.study.pipeline import Refined
 from ribkit.study.study import Study
 
-COUNT = 30
+COUNT, LITE = 30, "efficientnet_lite0"
 
 
 def made(level, random):
@@ -57,6 +57,23 @@ def test_gains_are_over_cam_and_corrected_for_their_question(study):
     text = tables.readable(tables_ablations.family(study, "RQ2"))
     assert list(text["value"][:2]) == ["CAM", "RIB"]
     assert "gain (points)" in text
+
+
+def test_with_relu_inside_a_gain_is_over_cam_with_relu_inside(study, monkeypatch):
+    monkeypatch.setattr(study, "profile", dataclasses.replace(study.profile, backbone=LITE))
+    levels = {("CAM", True): 0, ("RIB", True): 6, ("CAM", False): 4, ("RIB", False): 5}
+
+    def run_result(study, run):
+        every = made(levels.get((run.value, run.saturates), 5), np.random.default_rng(0))
+        return RunResult(every.at(40), np.ones((COUNT, 3)), np.ones((COUNT, 3)), every, 10.0)
+
+    monkeypatch.setattr(ablation_runs, "run_result", run_result)
+    table = tables_ablations.family(study, "RQ1").set_index(["factor", "value"])
+    inside = table.loc[ablation_runs.UNSATURATED]
+    assert inside.loc["CAM", "gain"] == 0
+    one_point = inside.loc["RIB", "gain"]  # five points would be over CAM with ReLU6
+    assert one_point == pytest.approx(inside.loc["RIB", "miou"] - inside.loc["CAM", "miou"])
+    assert table.loc[("baseline", "RIB"), "gain"] > 5 * one_point > 0
 
 
 def test_the_curves_hold_the_chosen_setting_once(study):

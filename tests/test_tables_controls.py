@@ -117,25 +117,24 @@ def test_the_gain_is_told_by_dose(study, levels):
     assert table.index.tolist() == [0.0, 0.7, 1.0]
     for dose, below in levels["below"].items():
         assert table.loc[dose, "gain"] == pytest.approx(over_seeds(6, -below))
-        plain = np.mean([pooled(-below, k) for k in (0, 1)])
-        assert table.loc[dose, "miou"] == pytest.approx(plain)
     assert table["CAM covers"].tolist() == pytest.approx([35] * 3)  # 25 and 45 %
     assert table["RIB covers"].tolist() == pytest.approx([60, 67, 70])
     assert set(table["trainings"]) == {2}
     figures.draw("doses", table.reset_index())
 
 
-def test_photographs_have_no_bodies_but_far_halves(study, monkeypatch):
-    covered = {"image": np.arange(IMAGES), "class": "cat", "size": 0.3, "object": 0.7, "far": 0.5}
-    monkeypatch.setattr(Study, "coverage", lambda one, method: pd.DataFrame(covered))
-    table = tables_controls.dose_response(study)
-    assert (table[["CAM covers", "RIB covers"]] == 50).all(axis=None)
+def test_photographs_have_no_doses(study, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        study, "profile", dataclasses.replace(study.profile, data="voc", saliency="")
+    )
+    table = tables_controls.dose_response.__wrapped__(study)
+    assert table.empty
+    figures.save("doses", table, tmp_path)
+    assert figures.read(tmp_path / "doses.csv").empty
 
 
 def test_pairs_are_by_training_seed(study, levels):
-    pairs = tables_controls.dose_pairs(study)
-    assert list(pairs) == [0.0, 0.7, 1.0]
-    for rng_seed, (after, before) in enumerate(pairs[0.7]):
+    for rng_seed, (after, before) in enumerate(tables_controls.rib_against(study, CAM)):
         assert (after == counts(confusions(6, rng_seed))).all()
         assert (before == counts(confusions(0, rng_seed))).all()
     levels[NORM], levels[SMOOTHED] = 2, 5  # each training's own rival
@@ -178,8 +177,9 @@ def test_what_doses_say_follows_from_the_interval(study, levels, most, words):
     text = tables_controls.meaning(study)
     said = [sentence in text for sentence in tables_controls.DOSE_WORDS]
     assert said == [k == words for k in range(3)]
-    pairs = tables_controls.dose_pairs(study)
-    more = intervals.by_t(*intervals.unpaired(gain, pairs[1.0], pairs[0.0]))
+    doses = ablation_runs.doses(study)
+    pairs = (tables_controls.rib_against(doses[dose], CAM) for dose in (1.0, 0.0))
+    more = intervals.by_t(*intervals.unpaired(gain, *pairs))
     assert more[0] == pytest.approx(over_seeds(6, -most) - over_seeds(6, 0))
     assert (more[1] > 0, more[1] <= 0 <= more[2], more[2] < 0).index(True) == words
 
@@ -213,6 +213,7 @@ def test_a_rib_that_tuning_stilled_is_read_with_care(study, monkeypatch):
     monkeypatch.setattr(Study, "tuned", lambda one, method: lowest[one.number])
     text = tables_controls.meaning(study)
     assert text.startswith("Read with care: in 1 of 2 trainings tuning left RIB at the lowest")
+    assert "Read with care: in 2 of 4 trainings" in text  # at the doses' two ends
 
 
 def test_one_dose_says_nothing_of_doses(study):

@@ -90,6 +90,8 @@ def test_of_one_object_there_is_no_size_to_tell_of_and_of_no_rival_nothing(study
     assert "best rival" in told
     monkeypatch.setattr(Study, "rivals", ())
     assert "best rival" not in tables_coverage.where(study)
+    tables_coverage.changes.cache_clear()
+    assert set(tables_coverage.changes(study)["method"]) == {"RIB"}
 
 
 def test_coverage_shows_levels_in_percent_over_all_methods(study):
@@ -101,6 +103,7 @@ def test_coverage_shows_levels_in_percent_over_all_methods(study):
     assert np.isnan(told["CAM", "outside"])
     assert part[RIBS[-1].title, "far"] == pytest.approx(45)
     assert "inside" not in set(table["part"])
+    assert set(table["trainings"]) == {2}
 
 
 def test_what_cam_covers_is_told_before_any_rib_is_made(study, monkeypatch):

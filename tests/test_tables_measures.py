@@ -140,7 +140,6 @@ def test_a_rank_correlation_needs_six_points_that_differ_and_says_so(study, monk
     assert table.loc[("a", "c")].tolist() == [2, 1, "fewer than 6 points"]
     assert table.loc[("a", "d")].tolist() == [8, 2, "all equal"]
     assert table.loc[("b", "c"), "points"] == 0
-    assert "rank correlation" in tables.readable(table.reset_index())
 
 
 def test_scores_are_matched_by_method_and_training_seed(study, monkeypatch):

@@ -13,6 +13,7 @@ from ribkit.data.images import ImageSet
 from ribkit.data.views import resize_maps, resized_image
 from ribkit.refinement.stages import label_map
 from ribkit.results import style
+from ribkit.results.tables import title_of
 from ribkit.runtime.store import Result
 
 PIXELS = 320  # of the longer side, at most
@@ -27,7 +28,7 @@ def explore(images: ImageSet, grown: Result, threshold: float) -> widgets.Widget
     map and labels follow.
     """
     steps = max(len(maps) for maps in grown.arrays("step").values())
-    names = [", ".join([i.name, *(images.classes[c] for c in i.classes)]) for i in images]
+    names = [title_of(image) for image in images]
 
     def show(image: int, step: int | str, threshold: float) -> None:
         display(panels(images, grown, image, step, threshold))

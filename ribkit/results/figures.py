@@ -6,6 +6,7 @@ A picture says in its metadata what it was drawn from, as `checksum` has it.
 ``figures.toml`` lists all. ``python -m ribkit.results.figures`` redraws them.
 """
 
+import argparse
 import hashlib
 import shutil
 import sys
@@ -31,17 +32,9 @@ FIGURES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 PIXELS = ".pixels.png"
 NO_DATE = {".png": {"Software": None}, ".pdf": {"CreationDate": None, "Producer": None}}
 DRAWN_FROM = {".png": "Comment", ".pdf": "Keywords"}  # where `checksum` stands in the metadata
+GALLERIES = {name for name, settings in FIGURES.items() if settings.get("kind") == "gallery"}
 # These show images; photographs of data sets are nobody's to hand on
-UNPUBLISHED = {
-    "cams",
-    "growth",
-    "samples",
-    "refined",
-    "walks",
-    "predictions",
-    "worst",
-    "gradient_pixels",
-}
+UNPUBLISHED = GALLERIES - {"photographs", "toy_gradients"}
 
 
 def draw(name: str, content: pd.DataFrame | Pictures) -> Figure:
@@ -143,6 +136,7 @@ def publish(study: Study, names: Iterable[str], target: Path) -> None:
 @command("the figures")
 def main(argv: list[str] | None = None) -> None:
     """Redraw all figures that are kept."""
+    argparse.ArgumentParser("ribkit.results.figures", description=main.__doc__).parse_args(argv)
     for path in sorted((ROOT / "figures").glob("*/*.csv")):
         redraw(path)
         print(path.with_suffix("").relative_to(ROOT))

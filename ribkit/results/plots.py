@@ -115,8 +115,7 @@ def grouped_points(
     drawn.set_size_inches(size[0], size[1] * table["row"].nunique() + size[2])
     axes = drawn.subplots(1, len(values), sharey=True, squeeze=False, width_ratios=widths)[0]
     for axis, (value, label) in zip(axes, values.items(), strict=True):
-        if value in table:
-            point_rows(axis, table, value, "row", hue, labels)
+        point_rows(axis, table, value, "row", hue, labels)
         axis.set(xlabel=label)
     if len(values) > 1:
         handles = axes[0].get_legend_handles_labels()[0]
@@ -156,9 +155,9 @@ def heatmaps(
 ) -> None:
     """Numbers from 0 to 100 on a grid, side by side for each value: column -> title.
 
-    The columns rows name the rows together.
+    The columns rows name the rows together, and say which are of fewer trainings.
     """
-    table = table.assign(row=table[rows].agg(", ".join, axis=1))
+    table = table.assign(row=table[rows].agg(", ".join, axis=1) + _of_fewer(table))
     names, across = table["row"].unique(), table[columns].unique()
     drawn.set_size_inches(1.6 + 0.32 * len(across) * len(values), 1.1 + 0.22 * len(names))
     axes = drawn.subplots(1, len(values), sharey=True, squeeze=False)[0]

@@ -5,6 +5,7 @@ What stands between ``<!-- name -->`` and ``<!-- /name -->`` is one of `TEXTS`.
 first it gives committed claims the texts, the reported numbers and the verdicts of today.
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -91,17 +92,17 @@ COMPARED = {  # how a verdict begins -> how two sets of seeds compare
     "not measured": "were not compared with",
 }
 REACH = {  # the same of how much of such a part two methods' maps cover
-    "holds": "cover more of {}",
-    "undecided": "cannot be told to cover more of {}",
-    "no effect": "are not seen to cover more of {}",
-    "opposite": "cover less of {}",
+    "holds": "cover more of {} than CAM's",
+    "undecided": "cannot be told to cover more of {} than CAM's",
+    "no effect": "are not seen to cover more of {} than CAM's",
+    "opposite": "cover less of {} than CAM's",
     "not measured": "were not held against CAM's",
 }
 TELL = {  # and of how well they tell it from what is off the object
-    "holds": "over all thresholds they tell these better from the rest",
-    "undecided": "over all thresholds it is open whether they tell these better from the rest",
-    "no effect": "over all thresholds they are not seen to tell these better from the rest",
-    "opposite": "over all thresholds they tell these less well from the rest",
+    "holds": "over all thresholds they tell these better from what is off the object",
+    "undecided": "over all thresholds it is open whether they tell these better from all else",
+    "no effect": "over all thresholds they are not seen to tell these better from all else",
+    "opposite": "over all thresholds they tell these less well from what is off the object",
     "not measured": "nor were they over all thresholds",
 }
 READ = (
@@ -109,10 +110,11 @@ READ = (
     "*opposite*: all of it lies on that side of 0; "
     "*smaller*: than reported. *Open*: it spans 0; *not seen*: nor does it reach what was reported "
     "(?: not confirmed). RIB is the authors' code's ([variants](docs/variants.md)) with GNDRP, "
-    "pooling of the non-discriminative region; what adapts nothing is the best of CAM smoothed, "
-    "scaled, or with its features' norm. Thresholds are chosen with masks of other images, in the "
-    "paper of the same. Maps reach where CAM is weak: on photographs over the half of an object "
-    "far from its peak, on scenes over bodies, which tell little of the class, as heads do; AUC "
+    "pooling of the non-discriminative region; what adapts nothing is the best of CAM as it is, "
+    "smoothed, scaled, or with its features' norm. Thresholds are chosen with masks of other "
+    "images, in the paper of the same. Maps reach where CAM is weak: on photographs over the half "
+    "of an object far from its peak, on scenes over bodies, which tell little of the class, as "
+    "heads do; AUC "
     "was added as one threshold left that open. The last activation is the paper's bottleneck; HGR "
     "is the share of a region's pixels, of a shape or of a digit, with a high gradient "
     "([digits](docs/digits.md))."
@@ -125,7 +127,7 @@ def answer() -> str:
     said = [
         f"On {evidence} RIB's seeds {_word_for(COMPARED, rows.loc['rib-seed'])} CAM's, and "
         f"{_word_for(COMPARED, rows.loc['rib-over-rivals'])} those of the best-tuned rival, which "
-        f"adapts nothing. At one threshold its maps "
+        f"adapts nothing. At one threshold RIB's maps "
         f"{_word_for(REACH, rows.loc['rib-coverage']).format(PARTS[evidence])}; "
         f"{_word_for(TELL, rows.loc['rib-auc'])}.{_noted(rows.loc['rib-seed'])}"
         for evidence, rows in runs.items()
@@ -352,6 +354,7 @@ def files() -> list[Path]:
 @command("README and docs")
 def main(argv: list[str] | None = None) -> None:
     """Write all texts anew, and the figures of claims: with today's texts and verdicts."""
+    argparse.ArgumentParser("ribkit.results.published", description=main.__doc__).parse_args(argv)
     for name, notebook in CLAIM_TABLES.items():
         for path in sorted((ROOT / "figures").glob(f"*/{name}.csv")):
             figures.save(name, claims.again(figures.read(path), notebook), path.parent)

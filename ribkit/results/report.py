@@ -35,6 +35,7 @@ CLAIM_FIGURES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "activations": tables_ablations.activations,
     "coverage": tables_coverage.coverage,
     "replicas": tables.replicas,
+    "seed_scores": tables.seed_scores,
     "controls": tables_controls.compared,
     "doses": tables_controls.dose_response,
     "adaptations": tables_ablations.adaptations,
@@ -146,7 +147,7 @@ def _masked(study: Study, setting: str) -> Measured:
     layer, at the smallest share, which was fixed before; the note has the others.
     """
     gaps = tables_toy.masking_gaps(study.toy_masking()).query("layer == 'G6'")
-    gaps = gaps.sort_values(["share", "low"])
+    gaps = gaps.assign(spared=gaps["high"] >= 0).sort_values(["share", "spared", "low"])
     gap = gaps.iloc[0]
     setting += f", blanked by G6: {_blanked(gap)}"
     more = (f"{_blanked(row)} {text(row, '+.1f')}" for _, row in gaps.iloc[1:].iterrows())
@@ -173,7 +174,7 @@ def _seeds(study: Study) -> dict[str, Measured]:
     """RIB's gains: in seed mIoU, and in what its maps cover of what CAM has no need of, and tell
     of it over all thresholds.
     """
-    values, part, still = {}, beyond(study.coverage(CAM)), tables_controls.still(study)
+    values, part, still = {}, beyond(study.coverage(CAM)), tables_controls.still(*study.replicas)
     alone = part == "far" and len(study.replicas) == 1
     halved = "halved by this training's own CAM, which favours every other map" if alone else ""
     setting = f"{_setting(study, study.scored)}, {RIB.title} against"
@@ -205,7 +206,8 @@ def _seeds(study: Study) -> dict[str, Measured]:
 
 def _refinement(study: Study) -> dict[str, Measured]:
     """Gains of RIB's labels after a stage, over its seed, and over others' after the same."""
-    setting, still, values = _setting(study, study.scored), tables_controls.still(study), {}
+    setting, values = _setting(study, study.scored), {}
+    still = tables_controls.still(*study.replicas)
     for name, stage, other in (
         ("crf-seed", "+ CRF", ("RIB", "seed")),
         ("psa-seed", "+ PSA", ("RIB", "seed")),
@@ -226,7 +228,7 @@ def _refinement(study: Study) -> dict[str, Measured]:
 def _networks(study: Study) -> dict[str, Measured]:
     """Gains of the networks trained on RIB's labels, with and without saliency's help."""
     setting = f"{_setting(study, study.validation, 'val images')}, with CRF"
-    still, values = tables_controls.still(study), {}
+    still, values = tables_controls.still(*study.replicas), {}
     for name, after, before in (
         ("rib-network", "RIB", "CAM"),
         ("saliency-network", "RIB + saliency", "RIB"),
@@ -250,7 +252,7 @@ def _ablations(study: Study) -> dict[str, Measured]:
     moving, values = [one for one in study.replicas if not own(one).stilled(RIB)], {}
     scales = ", ".join(map("{:g}".format, study.profile.ablations.scales))
     setting = f"{_setting(study, ablated_images(study), replicas=len(moving))}, scale {scales}"
-    note = tables_controls.still(own(study))
+    note = tables_controls.still(*map(own, study.replicas))
     left_out = note and f"left out: {note}"
     compared = dict(ablation_runs.COMPARED)
     if any(run.factor == ablation_runs.UNSATURATED for run in ablation_runs.runs(study)):
@@ -277,17 +279,17 @@ def _counts_of(one: Study, names: tuple[tuple[str, str], ...]) -> tuple[np.ndarr
 def _controls(study: Study) -> dict[str, Measured]:
     """RIB's gain over the best rival; and over CAM, where bodies tell more less where less."""
     setting = f"{_setting(study, study.scored)}, {RIB.title}, thresholds held out"
-    alike, still, found = f"{setting}, tuned alike", tables_controls.still(study), {}
+    alike, still, found = f"{setting}, tuned alike", tables_controls.still(*study.replicas), {}
     if study.rivals:
         pairs = tables_controls.rib_against(study)
         found["rib-over-rivals"] = _found(study, gain, pairs, "mIoU", alike, still)
-    doses = tables_controls.dose_pairs(study)
+    doses = ablation_runs.doses(study)
     if len(doses) > 1:
-        least, most = min(doses), max(doses)
-        point, *errors = intervals.unpaired(gain, doses[most], doses[least])
+        (least, *_, most), (low, *_, high) = doses, doses.values()
+        pairs = (tables_controls.rib_against(one, CAM) for one in (high, low))
+        point, *errors = intervals.unpaired(gain, *pairs)
         how = f"{setting}, bodies' usual texture {most:g} against {least:g}"
-        ends = [ablation_runs.doses(study)[dose] for dose in (least, most)]
-        still = tables_controls.still(*ends)
+        still = tables_controls.still(*low.replicas, *high.replicas)
         detectable = np.nan if still else power.detectable_by_t(*errors)
         measured = (*intervals.by_t(point, *errors), detectable, "mIoU", how, _on(study))
         found["dose-response"] = Measured(*measured, still)

@@ -12,6 +12,7 @@ import posixpath
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from itertools import starmap
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -157,13 +158,13 @@ def _markdown(text: str) -> NotebookNode:
     return new_notebook(cells=[new_markdown_cell(text)])
 
 
-def executed(folder: Path) -> dict[str, NotebookNode]:
+def executed(folder: Path, sources: Iterable[Path]) -> dict[str, NotebookNode]:
     """A run's notebooks, by their paths in the project.
 
     Raises InputError for one that did not run to its end.
     """
     found = {}
-    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+    for path in sources:
         run = folder / path.name
         if notebooks.recorded(run, folder / "figures") is None:
             raise InputError(f"{run} did not run to its end; run make reproduce first.")
@@ -179,10 +180,11 @@ def main(argv: list[str] | None = None) -> None:
         "--report", action="store_true", help="write the last notebook only, as build/report.html"
     )
     options = arguments.parse_args(argv)
-    runs = executed(opened(options).folder)
+    sources = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    runs = executed(opened(options).folder, sources[-1:] if options.report else sources)
     if options.report:
         target = ROOT / "build" / "report.html"
-        *_, (file, report) = runs.items()
+        ((file, report),) = runs.items()
         target.write_text(page(report, file, {})[0])
     else:
         target = ROOT / "build" / "site" / "index.html"

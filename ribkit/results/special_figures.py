@@ -47,7 +47,7 @@ def toy_hgr(drawn: Figure, table: pd.DataFrame) -> None:
     """Figure 1c: HGR by layer and region, measured (95 % intervals over seeds) and in the paper."""
     table = table.rename(columns={"low": "mean_low", "high": "mean_high"})
     table = table.assign(layer="G" + table["layer"].astype(str))
-    label = "HGR (share of pixels with a high gradient),\n95 % interval over seeds"
+    label = "HGR (share of pixels with a high gradient),\n95 % interval over seeds, cut at 0 and 1"
     plots.layer_points(drawn, table, "mean", "region", label, REGION_NAMES, joined="G")
     drawn.axes[0].set(xlabel="gradient map of layer")
 
@@ -105,7 +105,7 @@ def toy_doses(drawn: Figure, table: pd.DataFrame) -> None:
         axis.set(xticks=range(len(doses)), xticklabels=[f"{100 * dose:g} %" for dose in doses])
     left.legend()
     right_legend(right)
-    drawn.supxlabel("training images with a shape; 95 % intervals over seeds", fontsize=9)
+    drawn.supxlabel("training images with a shape; 95 % intervals over seeds, cut at 1", fontsize=9)
 
 
 def toy_masking(drawn: Figure, table: pd.DataFrame) -> None:
@@ -161,7 +161,8 @@ def tuning(drawn: Figure, table: pd.DataFrame, size: Sequence[float]) -> None:
 def _rate_ticks(axis: Axes, rates: Sequence[float], **look) -> None:
     """A logarithmic axis of rates, with ticks at those that were tried."""
     axis.set(xscale="log")
-    axis.set_xticks(rates, labels=[f"{rate:.2g}".replace("e-0", "e-") for rate in rates], **look)
+    names = [np.format_float_scientific(rate, 1, trim="-", exp_digits=1) for rate in rates]
+    axis.set_xticks(rates, labels=names, **look)
     axis.minorticks_off()
 
 
@@ -176,9 +177,8 @@ def doses(drawn: Figure, table: pd.DataFrame) -> None:
         right.plot(table["usual texture"], table[f"{name} covers"], **look)
     right.set(ylabel="bodies covered (%)", ylim=(0, 100))
     right.legend()
-    drawn.supxlabel(
-        "bodies with their class's usual texture (share; the rest have any)", fontsize=9
-    )
+    label = "bodies with their class's usual texture (share; the rest have any)"
+    drawn.supxlabel("photographs have no doses" if table.empty else label, fontsize=9)
 
 
 # ---- shares -------------------------------------------------------------------------------------

@@ -67,10 +67,10 @@ def choices(study: Study) -> pd.DataFrame:
         chosen = {
             name: "; ".join(_setting(one.chosen[name]) for one in tuned) for name in tuned[0].chosen
         }
-        edges = [one.edges for one in tuned if one.edges]
         row = {"method": method.title, "trials": "; ".join(str(one.trials) for one in tuned)}
         text = ", ".join(f"{name} {values}" for name, values in chosen.items())
-        row |= {"chosen, by training": text, "at an edge": ", ".join(edges)}
+        edges = "; ".join(one.edges or "-" for one in tuned)
+        row |= {"chosen, by training": text, "at an edge": edges}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -129,11 +129,11 @@ def samples(study: Study) -> Pictures:
     return pictures
 
 
-def cams(study: Study, count: int = 3) -> Pictures:
+def cams(study: Study) -> Pictures:
     """CAM of the first scored images, the seed at the held-out threshold, and the objects."""
     seed, pictures = study.seed(CAM), {}
     threshold = seed.threshold("held-out")
-    for title, image, k in each_class(first(study.scored, count)):
+    for title, image, k in each_class(first(study.scored, 3)):
         maps = seed.maps.arrays("maps")[image.name]
         labels = label_map(maps, image.classes, threshold)
         pictures[title, "image"] = shrunk(image.pixels(), 160)

@@ -1,6 +1,5 @@
 """Small tables and pictures of the ablations (notebook 06), see `ribkit.study.ablation_runs`."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -29,15 +28,17 @@ from ribkit.study.study import CAM, RIB, Study
 def family(study: Study, question: str) -> pd.DataFrame:
     """CAM and RIB, then the runs of one question: they are one family of intervals.
 
-    miou has its interval over images; gain over CAM on the same scales has one corrected for all
-    runs of the question. Shares of heads, bodies and all else that the maps cover, and HGR of the
-    last layer there, are in %.
+    miou has its interval over images; gain over CAM, on the same scales and with the same
+    activation inside, has one corrected for all runs of the question. Shares of heads, bodies and
+    all else that the maps cover, and HGR of the last layer there, are in %.
     """
     shown = [run for run in runs(study) if run.question in ("all", question)]
     results = [ablation_runs.run_result(study, run) for run in shown]
-    gains = simultaneous(intervals.gain, [(one.counts, results[0].counts) for one in results])
+    both = list(zip(shown, results, strict=True))
+    cams = {run.saturates: one.counts for run, one in both if run.settings is None}
+    gains = simultaneous(intervals.gain, [(one.counts, cams[run.saturates]) for run, one in both])
     rows = []
-    for run, result, gain in zip(shown, results, gains, strict=True):
+    for (run, result), gain in zip(both, gains, strict=True):
         row = {name: getattr(run, name) for name in ("question", "factor", "value", "x")}
         row |= with_interval("miou", intervals.bootstrap(miou, result.counts))
         for name, shares in (("cover", result.cover), ("HGR", result.hgr)):
@@ -193,8 +194,8 @@ def protocol(study: Study) -> pd.DataFrame:
     gains = by_seed[RIB.title] - by_seed[CAM.title]
     after, before = seeds[RIB].at("held-out"), seeds[CAM].at("held-out")
     count = len(after)
-    paired = _standard_error(intervals.gain, after, before)
-    alone = np.hypot(*(_standard_error(miou, counts) for counts in (after, before)))
+    paired = intervals.errors_of(intervals.gain, [(after, before)])[1]
+    alone = np.hypot(*(intervals.errors_of(miou, [(each,)])[1] for each in (after, before)))
     bias = best_of(study)
     rows = [
         ("oracle threshold over held-out one, mean of the methods", np.mean(optimism), "points"),
@@ -210,10 +211,6 @@ def protocol(study: Study) -> pd.DataFrame:
         rows.insert(2, ("standard deviation of RIB's mIoU over trainings", sd, "points"))
         rows.insert(3, ("the same of its gain over CAM", gains.std(ddof=1), "points"))
     return pd.DataFrame(rows, columns=["quantity", "value", "unit"])
-
-
-def _standard_error(statistic: Callable, *counts: np.ndarray) -> float:
-    return float(np.nanstd(intervals.resample(statistic, *counts)[1], ddof=1))
 
 
 @cache

@@ -58,30 +58,24 @@ def rib_against(
 def dose_response(study: Study) -> pd.DataFrame:
     """RIB's gain over CAM (held out) by how much bodies tell of their class, a row for each dose.
 
-    Beside it CAM's mIoU, and the share of bodies (or far halves) that CAM and RIB cover, in %.
+    Beside it the share of bodies that CAM and RIB cover, in %. No rows for photographs.
     """
     rows = []
     for dose, other in ablation_runs.doses(study).items():
         pairs = rib_against(other, CAM)
         row = {"usual texture": dose, "images": len(pairs[0][0]), "trainings": len(pairs)}
         row |= with_interval("gain", replicated(intervals.gain, pairs))
-        row |= with_interval("miou", replicated(miou, [(plain,) for _, plain in pairs]))
         for method in (CAM, RIB):
             shares = [by_image(one.coverage(method)) for one in other.replicas]
-            part = beyond(shares[0])
-            row[f"{method.short} covers"] = 100 * np.mean([one[part].mean() for one in shares])
+            row[f"{method.short} covers"] = 100 * np.mean([one["body"].mean() for one in shares])
         rows.append(row)
-    return pd.DataFrame(rows)
+    columns = ["usual texture", "images", "trainings", "gain", "gain_low", "gain_high"]
+    return pd.DataFrame(rows, columns=[*columns, "CAM covers", "RIB covers"])
 
 
-def dose_pairs(study: Study) -> dict[float, list[tuple[np.ndarray, np.ndarray]]]:
-    """Usual texture -> counts of RIB's and of CAM's seeds, of each training."""
-    return {dose: rib_against(other, CAM) for dose, other in ablation_runs.doses(study).items()}
-
-
-def still(*studies: Study) -> str:
-    """A note if tuning stilled RIB in trainings of some studies (`Study.stilled`), else empty."""
-    stilled = [one.stilled(RIB) for study in studies for one in study.replicas]
+def still(*trainings: Study) -> str:
+    """A note if tuning stilled RIB in some trainings (`Study.stilled`), else empty."""
+    stilled = [one.stilled(RIB) for one in trainings]
     note = f"in {sum(stilled)} of {len(stilled)} trainings tuning left RIB at the "
     note += "lowest rate, where maps hardly move"
     return note if any(stilled) else ""
@@ -107,7 +101,7 @@ def meaning(study: Study) -> str:
     own, gndrp = (replicated(intervals.gain, rib_against(study, o)) for o in (CAM, RIBS[2]))
     few = pipeline.few_masks_counts(study)
     over_rib = replicated(intervals.gain, list(zip(few, _counts(study, RIB), strict=True)))
-    note = still(study)
+    note = still(*study.replicas)
     text = [f"Read with care: {note}."] if note else []
     text.append(
         f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP gains "
@@ -129,9 +123,9 @@ def meaning(study: Study) -> str:
         f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
         f"{_points(over_rib)} over RIB: {_told(over_rib, *FEW_WORDS)}"
     )
-    doses = dose_pairs(study)
+    doses = list(ablation_runs.doses(study).values())
     if len(doses) > 1:
-        least, most = (doses[dose] for dose in (min(doses), max(doses)))
+        least, most = (rib_against(doses[end], CAM) for end in (0, -1))
         gains = [replicated(intervals.gain, pairs) for pairs in (least, most)]
         more = intervals.by_t(*intervals.unpaired(intervals.gain, most, least))
         words = DOSE_WORDS if gains[1][1] > 0 else (NO_DOSE_GAIN, *DOSE_WORDS[1:])
@@ -139,6 +133,8 @@ def meaning(study: Study) -> str:
             f"Where bodies tell least of their class RIB gains {_points(gains[0])} over CAM, where "
             f"they tell most {_points(gains[1])}: {_told(more, *words)}"
         )
+        if note := still(*doses[0].replicas, *doses[-1].replicas):
+            text.append(f"Read with care: {note}.")
     return " ".join(text)
 
 
@@ -167,7 +163,7 @@ DOSE_WORDS = (
     "its gain cannot be told to follow what there is to be set free.",
     "it does worse where there is more to be set free.",
 )
-NO_DOSE_GAIN = "it does better where there is more to be set free, but gains nothing there."
+NO_DOSE_GAIN = "it does better where there is more to be set free, but no gain is seen there."
 
 
 def _points(gain: Sequence[float]) -> str:

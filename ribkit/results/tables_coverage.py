@@ -60,7 +60,7 @@ def coverage(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
         for part in LEVELS:
             if part not in each[0]:
                 continue
-            row = {"method": method.title, "part": part}
+            row = {"method": method.title, "part": part, "trainings": len(trainings)}
             row |= with_interval("covered", _mean([one[part] for one in each]))
             if f"auc {part}" in each[0]:
                 row |= with_interval("auc", _mean([one[f"auc {part}"] for one in each]))
@@ -84,10 +84,13 @@ def _mean(replicas: Sequence[pd.Series]) -> Interval:
 def changes(study: Study) -> pd.DataFrame:
     """Change against CAM of the share covered, in points: by part, size and class.
 
-    Of RIB and of each training's best rival; means over images, all replicas.
+    Of RIB and of each training's best rival, if any; means over images, all replicas.
     """
     rows, places = [], _places(study)
-    for title, of in (("RIB", lambda one: RIB), ("best rival", lambda one: one.best_rival)):
+    of_both = {"RIB": lambda one: RIB}
+    if study.rivals:
+        of_both["best rival"] = lambda one: one.best_rival
+    for title, of in of_both.items():
         tables = [_change(one, of(one)) for one in study.replicas]
         for where, region, part, chosen in places:
             values = [_over_classes(table[chosen], part) for table in tables]
@@ -149,7 +152,7 @@ def where(study: Study) -> str:
     far, names = beyond(study.coverage(CAM)), REGIONS["on the object"]
     of_object = " and ".join(f"{on[part]} {names[part]}" for part in (far, NEARER[far]))
     text = [
-        f"Beyond CAM, at the held-out thresholds, RIB covers in points of the object {of_object}, "
+        f"Beyond CAM, at the held-out thresholds, RIB covers, in points of each part, {of_object}, "
         f"{on['inside']} inside and {on['edge']} at its boundary; of all else {off['around']} at "
         f"the object's boundary and {off['away']} away from it. Of an image's pixels that is "
         f"{every['found']} % more of the object, and {every['false']} % more that is not."

@@ -166,7 +166,7 @@ def class_scores(study: Study, part: str) -> pd.DataFrame:
                 for score in SCORES.values()
             ]
             for name, *own in zip(classes, *values, strict=True):
-                row = {"method": method, "stage": stage, "class": name}
+                row = {"method": method, "stage": stage, "class": name, "trainings": len(counts)}
                 rows.append(row | dict(zip(SCORES, map(float, own), strict=True)))
     return pd.DataFrame(rows)
 

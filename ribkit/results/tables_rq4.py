@@ -110,9 +110,9 @@ def error_shares(confusion: np.ndarray) -> dict[str, float]:
     return {name: 100 * float(part / total) for name, part in parts.items()}
 
 
-def refined(study: Study, count: int = 2) -> Pictures:
+def refined(study: Study) -> Pictures:
     """Some scored images with each stage's labels, right and wrong."""
-    images, pictures = first(study.scored, count), {}
+    images, pictures = first(study.scored, 2), {}
     for own, method in pipeline.refinements(study).items():
         titles = [f"{own}, {name}" for name in images.ids]
         labels = {s: method.stage(s).labels for s in pipeline.available_stages(study)}
@@ -130,10 +130,10 @@ def _judged(images: ImageSet, titles: list, labels: dict[str, Result], value: st
     return pictures
 
 
-def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.ndarray:
+def judged(labels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """What a label map ``(h, w)`` gets right and wrong, as colours ``(h', w', 3)`` of `KINDS`.
 
-    255 in the labels or the mask is ignored; pixels are left out to keep the long side.
+    255 in the labels or the mask is ignored; pixels are left out to keep to 128 on the long side.
     """
     predicted = resize_labels(torch.from_numpy(labels), mask.shape).numpy()
     ignored = (mask == 255) | (predicted == 255)
@@ -141,7 +141,7 @@ def judged(labels: np.ndarray, mask: np.ndarray, long_side: int = 128) -> np.nda
     cases = [ignored, background, mask == predicted, predicted == 0, mask == 0]
     kinds = np.select(cases, [5, 0, 1, 2, 3], 4)
     colours = np.array([colour for _, colour in KINDS], np.uint8)
-    step = max(1, -(-max(mask.shape) // long_side))
+    step = max(1, -(-max(mask.shape) // 128))
     return colours[kinds[::step, ::step]]
 
 

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ribkit.data.digits import Digits
-from ribkit.evaluation.intervals import worded
+from ribkit.evaluation.intervals import combined, worded
 from ribkit.results.style import Pictures
 from ribkit.runtime.store import Result
 from ribkit.study.toy import EXAMPLE_MAPS, PAPER_HGR
@@ -34,10 +33,8 @@ def interval(values) -> pd.Series:
     """mean, low, high (95 % t interval) and n of the finite values; no interval for n < 2."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
-    n = len(values)
-    mean = values.mean() if n else np.nan
-    half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
-    return pd.Series({"mean": mean, "low": mean - half, "high": mean + half, "n": n})
+    ends = combined(values, 0.0, 1) if len(values) else [np.nan] * 3
+    return pd.Series([*ends, len(values)], ["mean", "low", "high", "n"])
 
 
 def text(found: pd.Series, form: str = ".2f") -> str:

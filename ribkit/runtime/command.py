@@ -1,11 +1,9 @@
 """How every command begins and ends: progress is shown, errors become a line and an exit status."""
 
-import os
 import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
-from unittest.mock import patch
 
 from ribkit.runtime import distributed
 from ribkit.runtime.errors import InputError, StudyError, resource_errors, say
@@ -25,15 +23,12 @@ def command(name: str) -> Callable[[Main], Callable[..., int]]:
     def decorate(main: Main) -> Callable[..., int]:
         @wraps(main)
         def status(argv: list[str] | None = None) -> int:
-            asked = os.environ.get("RIBKIT_PROGRESS", "1")
             try:
-                with patch.dict(os.environ, RIBKIT_PROGRESS=asked), resource_errors(name), shown():
+                with resource_errors(name), shown():
                     main(argv)
             except (InputError, StudyError) as error:
                 if not distributed.is_main_process():
-                    time.sleep(
-                        10
-                    )  # torchrun ends this process first if rank 0 has an error to tell
+                    time.sleep(10)  # torchrun ends this process first if rank 0 has one to tell
                 say(error)
                 return 1
             except KeyboardInterrupt:

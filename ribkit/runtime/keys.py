@@ -24,6 +24,7 @@ from ribkit.runtime.files import checksum
 RUNTIME = 1  # raised by hand when a change of `ribkit.runtime` changes a stored result's bytes
 PACKAGE = Path(__file__).parents[1]
 TEXTS = {path: path.read_text() for path in PACKAGE.rglob("*.py")}  # as this process imports them
+TABLES = {path: path.read_text() for end in ("toml", "csv") for path in PACKAGE.rglob(f"*.{end}")}
 
 
 def key_of(name: str, stage: Callable, parameters: Mapping[str, Any]) -> tuple[str, dict, str]:
@@ -62,9 +63,9 @@ def describe(value: Any) -> Any:
 
 @cache
 def code() -> str:
-    """SHA-256 of all the code of `ribkit` that this process runs."""
-    paths = sorted(TEXTS)
-    return checksum([[str(p.relative_to(PACKAGE)), _strip_docstrings(TEXTS[p])] for p in paths])
+    """SHA-256 of all the code of `ribkit` that this process runs, and of its tables."""
+    texts = TABLES | {path: _strip_docstrings(text) for path, text in TEXTS.items()}
+    return checksum([[str(path.relative_to(PACKAGE)), texts[path]] for path in sorted(texts)])
 
 
 def require_same_code() -> None:

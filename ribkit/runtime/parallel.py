@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from joblib import cpu_count
 from joblib.externals.loky import ProcessPoolExecutor
 
 from ribkit.runtime.device import device, single_threaded
@@ -53,7 +54,8 @@ def workers(gpu: bool = True) -> int:
 
     One per GPU where the device is one and the items use it, else one per core that this process
     may use; 1, this process, for a cluster that has nothing of the kind. `requested` asks for
-    another number, also of more than there are GPUs, which then take turns.
+    another number, also of more than there are GPUs, which then take turns; not where one GPU is
+    named, as ``cuda:1``, which has one.
     """
     asked = requested()
     if asked == 1:
@@ -79,8 +81,8 @@ def requested() -> int:
 
 
 def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Count the cores that this process may use, by its affinity and its container's quota."""
+    return cpu_count()
 
 
 def evenly(count: int, available: int) -> int:
@@ -96,9 +98,9 @@ def map_images(
     """Compute ``[task(item) for item in items]`` over all workers, behind a progress bar.
 
     An item that fails, or a worker that dies, stops no other item: half as many workers go over
-    what is missing, since memory may have run out, and so on. After three rounds that added
-    nothing the error comes out, with a note that names the items. InputError, ResourceError and a
-    full disk do so at once.
+    what is missing, since memory may have run out, and so on. After three rounds, of which only the
+    first may have added something, the error comes out, with a note that names the items.
+    InputError, ResourceError and a full disk do so at once.
     Task and items are picklable; ``gpu``: the task uses a GPU where there is one. ``even``: the
     items take equally long, so on a CPU more of them may share the cores than there are.
     """

@@ -29,13 +29,13 @@ loops: list[tuple[float, int]] = []  # seconds and items of each loop, without i
 def shown() -> Iterator[None]:
     """Within this, progress is shown at standard error, that of notebooks too, if it is asked for.
 
-    Asked for where ``RIBKIT_PROGRESS`` is set and not empty. A pipe or a socket cannot be opened
+    Asked for unless ``RIBKIT_PROGRESS`` is set to nothing. A pipe or a socket cannot be opened
     by name from other processes: lines go to a file, which a thread copies.
     """
     stream, ended = sys.stderr, Event()
     with NamedTemporaryFile("r", prefix="ribkit-") as lines:
         where = ""
-        if os.environ.get("RIBKIT_PROGRESS") and stream is not None:
+        if os.environ.get("RIBKIT_PROGRESS", "1") and stream is not None:
             try:
                 where = os.ttyname(stream.fileno())
             except (OSError, ValueError):  # no terminal; no file
@@ -121,7 +121,8 @@ def bar(iterable: Iterable, label: str, total: int | None = None, delay: float =
 def measured() -> Iterator[dict[str, Any]]:
     """A dictionary that holds, once this is left, what went on within.
 
-    seconds: of all of it. memory: the most, in MiB, of the GPU, or what this process took more.
+    seconds: of all of it. memory: the most, in MiB, of the GPU, or what this process took more; NaN
+    where the kernel does not tell.
     each: seconds of each item of the loop that took longest, after its first; None without one.
     """
     measures: dict[str, Any] = {}
@@ -129,7 +130,7 @@ def measured() -> Iterator[dict[str, Any]]:
     before, started = _memory(reset=True), time.perf_counter()
     yield measures
     measures["seconds"] = time.perf_counter() - started
-    measures["memory"] = max(0.0, _memory() - before)
+    measures["memory"] = max(_memory() - before, 0.0)  # what is not known stays nan
     seconds, count = max(loops, default=(0.0, 0))
     measures["each"] = seconds / count if count > 0 else None
 
@@ -145,6 +146,6 @@ def _memory(reset: bool = False) -> float:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
         status = Path("/proc/self/status").read_text()
-    except OSError:  # not Linux, or not allowed
-        return 0.0 if reset else float("nan")
-    return int(status.split("VmRSS:" if reset else "VmHWM:")[1].split()[0]) / 2**10
+        return int(status.split("VmRSS:" if reset else "VmHWM:")[1].split()[0]) / 2**10
+    except (OSError, IndexError):  # a kernel that does not tell it, or does not allow it
+        return float("nan")

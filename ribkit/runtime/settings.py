@@ -74,7 +74,7 @@ def _split(value: Any, mark: str = ",") -> Any:
 
 
 ORDERED = _must("the least and the greatest, in this order", lambda pair: pair[0] <= pair[1])
-WITH_1 = _must("scales with 1.0 among them", lambda scales: 1.0 in scales)
+WITH_1 = _must("different scales with 1.0 among them", lambda s: 1.0 in s and len(set(s)) == len(s))
 
 Integer = Annotated[int, BeforeValidator(_refuse_bool)]
 Count = Annotated[Integer, Field(ge=1)]

@@ -215,8 +215,10 @@ def doses(study: Study) -> dict[float, Study]:
 
     Where they tell nothing (0), the information that RIB is said to set free does not exist; where
     they tell all (1), there is most of it. Everything but the pretext task is trained and tuned
-    anew. Photographs have only their own.
+    anew. Photographs have none.
     """
+    if study.profile.data != "scenes":
+        return {}
     own = study.profile.usual_texture
     others = set(study.profile.ablations.usual_textures) - {own}
     found = {own: study} | {dose: study.like(usual_texture=dose) for dose in others}

@@ -40,7 +40,7 @@ def use_machine(device_name: str) -> None:
     """Choose the device; InputError, before anything is computed, for what cannot be used."""
     set_device(device_name)
     require_driver()
-    parallel.requested()
+    parallel.workers()
 
 
 def overrides(texts: list[str]) -> dict[str, str]:

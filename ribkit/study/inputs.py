@@ -62,7 +62,7 @@ class Inputs:
             problems.collect(saliency.ready, p.saliency)
             for images in problems.collect(lambda: (self.scored, *self.remaining_images)) or ():
                 problems.collect(saliency.check, images, p.saliency)
-        for network in dict.fromkeys((p.backbone, p.network_backbone, PICTURED)):
+        for network in self.backbones:
             file = problems.collect(p.imagenet_weights, network)
             problems.collect(architectures.require_weights, network, file)
         problems.collect(photographs.shipped)
@@ -108,6 +108,12 @@ class Inputs:
             )
         return notes
 
+    @property
+    def backbones(self) -> list[str]:
+        """Those that may have ImageNet weights, each once."""
+        names = (self.profile.backbone, self.profile.network_backbone, PICTURED)
+        return list(dict.fromkeys(names))
+
     def inputs(self) -> list:
         """What the study reads, for a key; scenes are made by the code, from the profile."""
         p, parts = self.profile, []
@@ -116,7 +122,7 @@ class Inputs:
         if p.saliency not in ("", "scenes", "u2netp"):
             labelled = (self.scored, *self.remaining_images)
             parts += [saliency.Folder(p.saliency, images.ids) for images in labelled]
-        parts += [p.imagenet_weights(backbone) for backbone in (p.backbone, p.network_backbone)]
+        parts += map(p.imagenet_weights, self.backbones)
         return [describe(part) for part in (*parts, self.digits(), p)]
 
     # ---- images -------------------------------------------------------------------------------
@@ -150,9 +156,9 @@ class Inputs:
         free = self._outside(p.train_split, self.scored)
         if len(free) < p.tune_images:
             raise InputError(
-                f"{self.data / voc.LIST.format(p.train_split)} has {len(free)} images that are "
-                f"not scored, and tune_images={p.tune_images} are needed: set score_images to "
-                "fewer, or tune_images."
+                f"{self.data / voc.LIST.format(p.train_split)} has {len(free)} images that "
+                f"show a class and are not scored, and tune_images={p.tune_images} are needed: set "
+                "score_images to fewer, or tune_images."
             )
         return some(free, p.tune_images, p.rng_seed)
 

@@ -89,7 +89,7 @@ class Refinement:
     def stage(self, name: str) -> Refined:
         """One of `STAGES`, scored."""
         labels = self.labels(name, *self.scored)
-        scores = self.score(self.study.scored, labels.arrays("labels"))
+        scores = label_scores(self.study, self.study.scored, labels.arrays("labels"))
         return Refined(labels, *(scores[of] for of in ("error", "background", "confusion")))
 
     def pseudo(self, name: str) -> Labels:
@@ -115,10 +115,6 @@ class Refinement:
         """A stage over images, as large as the profile sees them, and their maps."""
         long_side = self.profile.long_side
         return self.run(stage, images=images, maps=maps, long_side=long_side, **how)
-
-    def score(self, images: ImageSet, labels: StoredArrays) -> StoredArrays:
-        """How label maps fit, 255 read both ways: see `stages.score`."""
-        return self.run(stages.score, images=images, labels=labels).arrays("scores")
 
     # ---- IRN and PSA ----------------------------------------------------------------------------
     @cached_property
@@ -150,9 +146,14 @@ class Refinement:
     @cached_property
     def irn_tuned(self) -> Tuned:
         """What was tried of IRN's walk on the tuning images, and what was chosen."""
+        return tuning.search(self.irn_axes, self._walked)
+
+    @property
+    def irn_axes(self) -> list[Axis]:
+        """The settings of IRN's walk and their candidates."""
         p = self.profile
         axes = [("log2_steps", p.irn_log2_steps), ("beta", p.irn_betas), ("radius", p.irn_radii)]
-        return tuning.search([Axis(*axis) for axis in axes], self._walked)
+        return [Axis(*axis) for axis in axes]
 
     @property
     def walk(self) -> Walk:
@@ -268,10 +269,14 @@ def network_labels(study: Study, source: str) -> Result:
     return study.store.run(predictions.predict, model=model, **seen, **how)
 
 
+def label_scores(study: Study, images: ImageSet, labels: StoredArrays) -> StoredArrays:
+    """How label maps fit, 255 read both ways: see `stages.score`."""
+    return study.store.run(stages.score, images=images, labels=labels).arrays("scores")
+
+
 def label_counts(study: Study, images: ImageSet, labels: StoredArrays) -> np.ndarray:
     """Counts ``(N, 3, n)`` of label maps, in which an ignored pixel is an error."""
-    scores = study.store.run(stages.score, images=images, labels=labels)
-    return scores.arrays("scores")["error"]
+    return label_scores(study, images, labels)["error"]
 
 
 def network_counts(study: Study, source: str, refined: bool) -> list[np.ndarray]:

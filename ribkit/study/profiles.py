@@ -174,8 +174,9 @@ class Profile:
         for name in ("pretext_scenes", "pretext_epochs") if small else ():
             if not getattr(self, name):
                 raise MustBe("1 or more where a backbone is small, which learns from them", name)
-        if list(self.lrs) != sorted(set(self.lrs)):
-            raise MustBe("in ascending order, the most careful first, each once", "lrs")
+        for name in ("lrs", "smoothings", "norms", "psa_alphas"):  # which go on beyond their ends
+            if list(getattr(self, name)) != sorted(set(getattr(self, name))):
+                raise MustBe("in ascending order, the most careful first, each once", name)
         return self
 
     @property

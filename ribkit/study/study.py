@@ -173,7 +173,7 @@ class Study(Inputs):
         p = self.profile
         how = {"activations": ("sigmoid",), "controls": ("random shapes",), "steps": p.toy_steps}
         how["seeds"] = tuple(range(p.toy_dose_seeds))
-        digits = {dose: self.digits(dose) for dose in p.toy_doses}
+        digits = {dose: self.digits(dose) for dose in p.toy_doses if dose != SHARE}
         calls = [partial(toy.experiment, digits=part, **how) for part in digits.values()]
         others = self.store.run_all(calls, "doses of the shape")
         return {SHARE: self.toy()} | dict(zip(digits, others, strict=True))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ribkit.data.images import ImageSet
 from ribkit.evaluation.thresholds import THRESHOLDS
-from ribkit.evaluation.tuning import Tuned
+from ribkit.evaluation.tuning import Axis, Tuned
 from ribkit.networks.architectures import Weights
 from ribkit.runtime.store import Result, StoredArrays
 from ribkit.study import mask_free, weights
@@ -37,7 +37,7 @@ class Unmasked(Study):
         self, folder: Path, images: ImageSet, overrides: dict, trained: Weights | None = None
     ):
         super().__init__("label", str(folder), overrides)
-        self.images = self.train = self.scored = images
+        self.train = self.scored = images
         self.tuning = some(images, MONITORED, self.profile.rng_seed)
         self.trained = trained
 
@@ -51,8 +51,12 @@ class Unmasked(Study):
 
     def tuned(self, method: Method) -> Tuned:
         """The first candidate of each setting."""
-        chosen = {axis.name: axis.values[0] for axis in self._axes(method)}
-        return Tuned(pd.DataFrame(), chosen)
+        return _first(self._axes(method))
+
+
+def _first(axes: list[Axis]) -> Tuned:
+    """The first candidate of each axis; nothing was tried."""
+    return Tuned(pd.DataFrame(), {axis.name: axis.values[0] for axis in axes})
 
 
 class UnmaskedRefinement(Refinement):
@@ -60,8 +64,6 @@ class UnmaskedRefinement(Refinement):
 
     A threshold that is given is that of the seeds, and that of the walked maps.
     """
-
-    study: Unmasked
 
     def __init__(self, study: Unmasked, method: Method, threshold: float | None = None):
         super().__init__(study, method)
@@ -80,9 +82,7 @@ class UnmaskedRefinement(Refinement):
     @cached_property
     def irn_tuned(self) -> Tuned:
         """The first candidate of each setting of IRN's walk."""
-        p = self.profile
-        first = {"log2_steps": p.irn_log2_steps, "beta": p.irn_betas, "radius": p.irn_radii}
-        return Tuned(pd.DataFrame(), {name: values[0] for name, values in first.items()})
+        return _first(self.irn_axes)
 
     @cached_property
     def irn_threshold(self) -> float:
@@ -92,4 +92,4 @@ class UnmaskedRefinement(Refinement):
     def _threshold(self, maps: StoredArrays) -> float:
         if self.given is not None:
             return self.given
-        return float(THRESHOLDS[mask_free.threshold(self.study.store, self.study.images, maps)])
+        return float(THRESHOLDS[mask_free.threshold(self.study.store, self.study.scored, maps)])
