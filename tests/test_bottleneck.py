@@ -199,11 +199,11 @@ def dosed(knows, drop):
 
 def test_the_doses_sentence_follows_the_numbers():
     told = tables_toy.dose_answer(dosed(True, 0.25))
-    assert "knows the shape at 100 %" in told
-    assert "right from the shape alone 0.91 (0.89 to 0.93)" in told
-    assert "loses 0.34 (0.32 to 0.36) more HGR" in told
+    assert "it surely knows it at 100 %" in told
+    assert "; 0.91 (0.89 to 0.93) at 100 % of the time" in told
+    assert "loses from G5 to G6 0.34 (0.32 to 0.36) more HGR" in told
     assert "(the paper: 0.53). Less the same of a shape that says nothing: 0.25 (0.25 to" in told
-    assert "none of the doses (10, 100 %)" in tables_toy.dose_answer(dosed(False, 0.25))
+    assert "at none of these does it surely know it" in tables_toy.dose_answer(dosed(False, 0.25))
 
 
 def test_doses_of_an_experiment(result):

@@ -14,9 +14,9 @@ from ribkit.results.claims import CLAIMS, VERDICTS, Measured, readable, table, v
 RANGE = (2.7, 3.0)  # COCO's
 FOUND = [  # low, high, reported, verdict
     (0.1, 3.0, None, "holds"),
-    (1.0, 3.5, (2.0, 2.0), "holds, as large as reported"),
-    (1.0, 2.0, (2.0, 2.0), "holds, as large as reported"),
-    (2.0, 3.0, (2.0, 2.0), "holds, as large as reported"),
+    (1.0, 3.5, (2.0, 2.0), "holds, reported size in its interval"),
+    (1.0, 2.0, (2.0, 2.0), "holds, reported size in its interval"),
+    (2.0, 3.0, (2.0, 2.0), "holds, reported size in its interval"),
     (1.0, 1.9, (2.0, 2.0), "holds, smaller than reported"),
     (2.1, 3.0, (2.0, 2.0), "holds, larger than reported"),
     (-1.0, 1.9, (2.0, 2.0), "no effect of the reported size"),
@@ -34,9 +34,9 @@ FOUND = [  # low, high, reported, verdict
     (math.nan, 1.0, (2.0, 2.0), "not measured"),
     (1.0, math.nan, (2.0, 2.0), "not measured"),
     # a range is contained as soon as it is touched
-    (0.1, 2.7, RANGE, "holds, as large as reported"),
-    (2.8, 2.9, RANGE, "holds, as large as reported"),
-    (3.0, 9.0, RANGE, "holds, as large as reported"),
+    (0.1, 2.7, RANGE, "holds, reported size in its interval"),
+    (2.8, 2.9, RANGE, "holds, reported size in its interval"),
+    (3.0, 9.0, RANGE, "holds, reported size in its interval"),
     (0.1, 2.6, RANGE, "holds, smaller than reported"),
     (3.1, 3.2, RANGE, "holds, larger than reported"),
     (-0.1, 2.6, RANGE, "no effect of the reported size"),
@@ -62,7 +62,7 @@ def test_one_verdict_at_a_time_and_it_is_what_the_rule_says(ends, start, width):
     (low, high), reported = ends, (start, start + width)
     contains = {0: low <= 0 <= high, "it": low <= reported[1] and high >= reported[0]}
     rule = {
-        "holds, as large as reported": low > 0 and contains["it"],
+        "holds, reported size in its interval": low > 0 and contains["it"],
         "holds, smaller than reported": low > 0 and high < reported[0],
         "holds, larger than reported": low > reported[1],
         "no effect of the reported size": contains[0] and high < reported[0],
@@ -96,11 +96,11 @@ def words(name, value):
         ("rib-seed", measured(1, 2), "holds on scenes"),
         ("rib-seed", measured(1, 2, on="photographs"), "holds on photographs"),
         ("rib-seed-oracle", measured(1, 2), "holds on scenes, smaller than reported"),
-        ("rib-seed-oracle", measured(7, 9), "holds on scenes, as large as reported"),
+        ("rib-seed-oracle", measured(7, 9), "holds on scenes, reported size in its interval"),
         ("rib-seed-oracle", measured(8, 9), "holds on scenes, larger than reported"),
         ("rib-seed-oracle", measured(-2, -1), "opposite on scenes"),
         ("rib-seed-oracle", measured(math.nan, math.nan), "not measured"),
-        ("rib-seed-coco", measured(0.1, 2.8), "holds on scenes, as large as reported"),
+        ("rib-seed-coco", measured(0.1, 2.8), "holds on scenes, reported size in its interval"),
     ],
 )
 def test_the_table_says_on_what(name, value, expected):

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import bootstrap, gain, images_needed, replicated, simultaneous
@@ -211,50 +210,6 @@ def test_by_t_by_hand():
     _, low, high = intervals.by_t(0.0, np.array([1.0, 1.0]), np.array([4, 4]))
     assert (high - low) / 2 == pytest.approx(2.306004 * np.sqrt(2), rel=1e-6)
     assert intervals.by_t(3.0, np.zeros(2), np.array([4, 4])) == (3, 3, 3)
-
-
-def test_an_unpaired_difference_by_hand():
-    # all images alike, so that only the seeds' errors count: means 2 and 5, variances 1 and 4
-    after, before = ([valued([v] * 6) for v in seeds] for seeds in ((4, 5, 6), (0, 2, 4)))
-    point, parts, freedoms = intervals.unpaired(intervals.mean, after, before)
-    assert point == pytest.approx(3)
-    assert parts == pytest.approx([0, 1 / 3, 0, 4 / 3])
-    assert freedoms.tolist() == [5, 2, 5, 2]
-
-
-def test_an_unpaired_difference_of_means_over_seeds_is_welchs():
-    random = np.random.default_rng(11)
-    seeds = random.normal(3, 2, 5), random.normal(1, 1, 9)
-    replicas = ([valued([value] * 4) for value in each] for each in seeds)
-    found = intervals.by_t(*intervals.unpaired(intervals.mean, *replicas))
-    welch = stats.ttest_ind(*seeds, equal_var=False).confidence_interval(0.95)
-    assert found == pytest.approx((seeds[0].mean() - seeds[1].mean(), *welch), rel=1e-6)
-
-
-def test_an_unpaired_difference_of_one_training_each_is_nearly_welchs_over_images():
-    random = np.random.default_rng(12)
-    images = random.normal(3, 2, 60), random.normal(1, 1, 90)
-    replicas = ([valued(each)] for each in images)
-    point, parts, freedoms = intervals.unpaired(intervals.mean, *replicas)
-    assert freedoms.tolist() == [59, 89]  # one training has no error over seeds
-    low, high = stats.ttest_ind(*images, equal_var=False).confidence_interval(0.95)
-    found = intervals.by_t(point, parts, freedoms)
-    assert found[0] == pytest.approx(images[0].mean() - images[1].mean())
-    assert found[1:] == pytest.approx((low, high), abs=0.05 * (high - low))
-
-
-def test_an_unpaired_interval_holds_the_truth_95_times_in_100():
-    random, truth, held, draws = np.random.default_rng(13), 1.0, 0, 200
-
-    def replicas(mean, seeds, images):
-        shared = random.normal(0, 3, images)  # the images' own, the same for each training
-        return [valued(mean + random.normal(0, 0.5) + shared) for _ in range(seeds)]
-
-    for _ in range(draws):
-        after, before = replicas(truth, 4, 30), replicas(0, 6, 40)
-        _, low, high = intervals.by_t(*intervals.unpaired(intervals.mean, after, before))
-        held += low <= truth <= high
-    assert 0.91 < held / draws <= 0.99
 
 
 def test_one_replica_is_the_interval_over_images():

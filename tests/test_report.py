@@ -130,7 +130,7 @@ def fabricated(request, monkeypatch):
             {"image": str(i), "layer": layer, "discriminative": 0.5}
             | {"non-discriminative": 0.5 - 0.2 * sign * (layer == "sigmoid") + 0.001 * i}
             for i in range(IMAGES)
-            for layer in ("level 4", "sigmoid")
+            for layer in ("level 4", "logits", "sigmoid", "own logits", "own sigmoid")
         ]
         return SimpleNamespace(table=lambda value: pd.DataFrame(rows))
 
@@ -162,7 +162,7 @@ def fabricated(request, monkeypatch):
 
 def edges(*edges):
     """What was tuned, at these edges of its grids."""
-    return Tuned(pd.DataFrame({"edge": edges}), {})
+    return Tuned(pd.DataFrame({"edge": edges, "stage": "", "lr": 1.0}), {})
 
 
 def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so(
@@ -301,16 +301,18 @@ def test_what_one_number_of_digits_would_hide_stands_beside_it(fabricated):
     assert found["removed-beyond-nothing"].difference == pytest.approx(0.2 * sign)
     known = found["known-shape-drop"]
     assert known.difference == pytest.approx(0.2 * sign)
-    other = f"{-0.2 * sign:+.2f}"  # at the smaller dose, which the network knows too
-    assert known.note == (
-        f"50 % of the images with their shape, at 10 % {other} ({other} to {other})"
-    )
+    other = f"{-0.2 * sign:+.2f}"  # at the smaller dose, known too, and at one above the smallest
+    other = f"{other} ({other} to {other})"
+    assert known.note == (f"50 % of the images with their shape, at 10 % {other}, at 100 % {other}")
 
 
 def test_what_a_region_has_to_lose_stands_beside_what_it_loses(fabricated):
-    study, _ = fabricated
-    note = report.measured(study)["real-bottleneck"].note
-    assert note == "it has 0.52 to lose, the discriminative one 0.50"
+    study, sign = fabricated
+    first, rest = report.measured(study, "06")["real-bottleneck"].note.split("; ")
+    assert first == "it has 0.52 to lose, the discriminative one 0.50"
+    lost = f"{0.2 * sign:+.2f}"  # all of it in the activation, but not at the image's own classes
+    nothing = "at the image's own classes +0.00 (+0.00 to +0.00)"
+    assert rest == f"from the logits on {lost} ({lost} to {lost}), {nothing}"
 
 
 def test_what_saturates_inside_is_asked_by_the_difference_of_two_gains(fabricated, monkeypatch):

@@ -112,9 +112,24 @@ def test_settings_that_change_a_given_profile_are_refused():
 def test_where_tuning_stilled_rib_it_is_shown_at_the_highest_rate(edge, rate):
     study = Study("mini")
     found = {"lr": 1e-6, "margin": 0.0, "n_others": 4}
-    study._tuned[RIB] = Tuned(pd.DataFrame({"edge": ["", edge]}), found)
+    tried = {"stage": "margin", "lr": 1e-6, "edge": ["", edge]}
+    study._tuned[RIB] = Tuned(pd.DataFrame(tried), found)
     assert study.settings(RIB).lr == 1e-6
     assert study.shown(RIB) == dataclasses.replace(study.settings(RIB), lr=rate)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "miou", "stilled"), [(1e-6, 50.0, True), (1e-6, 50.1, False), (2e-6, 50.0, False)]
+)
+def test_a_careful_lowest_rate_that_gains_nothing_over_cam_is_still_too(chosen, miou, stilled):
+    study = Study("mini")
+    rows = {"stage": "lr", "lr": [1e-6, 2e-6], "miou": [miou, 50.2], "edge": ""}  # not the best
+    tried = pd.DataFrame(rows | {"chosen": [chosen == 1e-6, False]})
+    tried.loc[1, "chosen"] = chosen == 2e-6
+    tried.loc[1, "miou"] = miou if chosen == 2e-6 else 50.2
+    study._tuned[RIB] = Tuned(tried, {"lr": chosen})
+    study._tuned[CAM] = Tuned(pd.DataFrame({"chosen": [True], "miou": [50.0]}), {})
+    assert study.stilled(RIB) == stilled
 
 
 def test_halves_are_split_by_the_peak_of_another_trainings_maps_which_are_not_clipped(monkeypatch):
@@ -506,13 +521,14 @@ def test_ablations_are_tuned_at_their_own_scales(monkeypatch):
         found = {"lr": tuned[alone], "margin": 0.0, "n_others": 4}
         if method == CAM:
             found = {"scales": (1.0,) if alone else (1.0, 1.5)}
-        return Tuned(pd.DataFrame({"edge": [""]}), found)
+        return Tuned(pd.DataFrame({"edge": [""], "stage": "", "lr": 0.0}), found)
 
     monkeypatch.setattr(Study, "tuned", best)
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     second = study.replicas[1]
     own = ablation_runs.at_own_scales(second)
     assert (own.number, own.scales, own.store) == (1, (1.0,), study.store)
+    assert (own.profile.smoothings, own.profile.percentiles) == ((0.0,), (100.0,))
     assert ablation_runs.at_own_scales(own) is own
     assert ablation_runs.runs(second)[1].settings == own.shown(RIB)
     assert own.shown(RIB).lr == 1e-6

@@ -154,11 +154,13 @@ def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
 
     def seed(self, method):
         every = before if method.title == "CAM" else after
-        return type(
-            "Seed", (), {"at": staticmethod(lambda c: every.at(40 if c == "oracle" else 35))}
-        )
+        at = staticmethod(lambda c: every.at(40 if c == "oracle" else 35))
+        return type("Seed", (), {"at": at, "swept": every})
 
     monkeypatch.setattr(Study, "seed", seed)
+    monkeypatch.setattr(Study, "seeds", lambda self, method, images: [method])
+    swept = made(0, np.random.default_rng(4))
+    monkeypatch.setattr(Study, "swept", lambda self, images, method: swept)
     table = tables_ablations.protocol(study).set_index("quantity")["value"]
     error = np.std(intervals.resample(intervals.gain, after.at(35), before.at(35))[1], ddof=1)
     row = [value for name, value in table.items() if name.endswith("apart, paired")]
@@ -167,6 +169,20 @@ def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
     best = miou.miou(after.total()[40]) - miou.miou(after.total()[35])
     assert optimism[0] == pytest.approx(best, abs=0.2)
     assert table["the same of its gain over CAM"] == 0
+    # whatever tuning images are drawn, both have the same threshold there: 40, or one beside it
+    gains = miou.miou(after.total()) - miou.miou(before.total())
+    error = table["the same over the 4 tuning images, which choose thresholds"]
+    assert 0 <= error <= np.ptp(gains[36:44])
+
+
+def test_thresholds_vary_with_the_images_that_choose_them():
+    scores = np.arange(100.0)
+    tuning = np.zeros((2, 100, 3, 2), int)  # two draws: best at 10 and at 30
+    tuning[:, :, 1:] = 2
+    tuning[0, 10, 0] = tuning[1, 30, 0] = 2
+    other = tuning[::-1]
+    found = tables_ablations._gain_at_best(scores, 2 * scores, tuning, other)
+    assert found.tolist() == [10 - 60, 30 - 20]
 
 
 @pytest.mark.parametrize(

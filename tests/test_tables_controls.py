@@ -60,7 +60,7 @@ def study(levels, monkeypatch):
     monkeypatch.setattr(Study, "coverage", coverage)
     best = property(lambda self: (NORM, SMOOTHED)[self.number])
     monkeypatch.setattr(Study, "best_rival", best)
-    moves = Tuned(pd.DataFrame({"lr": [1.0], "edge": [""]}), {"lr": 1.0})
+    moves = Tuned(pd.DataFrame({"stage": ["lr"], "lr": [1.0], "edge": [""]}), {"lr": 1.0})
     monkeypatch.setattr(Study, "tuned", lambda one, method: moves)
     return Study("mini", "", CHANGES)
 
@@ -178,8 +178,8 @@ def test_what_doses_say_follows_from_the_interval(study, levels, most, words):
     said = [sentence in text for sentence in tables_controls.DOSE_WORDS]
     assert said == [k == words for k in range(3)]
     doses = ablation_runs.doses(study)
-    pairs = (tables_controls.rib_against(doses[dose], CAM) for dose in (1.0, 0.0))
-    more = intervals.by_t(*intervals.unpaired(gain, *pairs))
+    dosed = tables_controls.dose_counts(doses[1.0], doses[0.0])
+    more = replicated(intervals.more_gain, dosed)
     assert more[0] == pytest.approx(over_seeds(6, -most) - over_seeds(6, 0))
     assert (more[1] > 0, more[1] <= 0 <= more[2], more[2] < 0).index(True) == words
 
@@ -208,7 +208,8 @@ def test_whether_a_rival_reaches_as_far_follows_from_the_interval(
 
 
 def test_a_rib_that_tuning_stilled_is_read_with_care(study, monkeypatch):
-    lowest = [Tuned(pd.DataFrame({"edge": [edge]}), {}) for edge in ("lowest lr", "")]
+    rows = [{"stage": "lr", "lr": 1.0, "edge": edge} for edge in ("lowest lr", "")]
+    lowest = [Tuned(pd.DataFrame([row]), {"lr": 1.0}) for row in rows]
     assert not tables_controls.meaning(study).startswith("Read with care")
     monkeypatch.setattr(Study, "tuned", lambda one, method: lowest[one.number])
     text = tables_controls.meaning(study)

@@ -198,22 +198,6 @@ def combined(points: np.ndarray, image_error: float, images: int) -> Interval:
     return by_t(float(points.mean()), *parts_of(points, image_error, images))
 
 
-def unpaired(
-    statistic: Statistic,
-    after: Sequence[tuple[np.ndarray, ...]],
-    before: Sequence[tuple[np.ndarray, ...]],
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """A statistic's difference on two sets of images: point, squared errors, degrees of freedom.
-
-    For `by_t`. after, before: as for `replicated`, of other images each, and of other trainings.
-    Where trainings have something in common (scenes' doses share their seeds) it is too wide.
-    """
-    both = [errors_of(statistic, replicas) for replicas in (after, before)]
-    parts, freedoms = zip(*(parts_of(*errors) for errors in both), strict=True)
-    point = float(both[0][0].mean() - both[1][0].mean())
-    return point, np.concatenate(parts), np.concatenate(freedoms)
-
-
 def parts_of(points: np.ndarray, image_error: float, images: int) -> tuple[np.ndarray, np.ndarray]:
     """Squared errors over images and trainings ``(k,)``, and their degrees of freedom ``(k,)``."""
     training_error = points.var(ddof=1) / len(points) if len(points) > 1 else 0.0

@@ -54,6 +54,11 @@ class Tuned:
         """Whether the lowest of a grid was best that went on below it as far as it may."""
         return f"lowest {setting}" in set(self.table.get("edge", ()))
 
+    def least(self, setting: str) -> bool:
+        """Whether the lowest of several that were tried was chosen, best or not."""
+        tried = self.table.loc[self.table["stage"] == setting, setting]
+        return len(tried) > 1 and self.chosen[setting] == tried.min()
+
     @property
     def edges(self) -> str:
         """Which settings were chosen at an edge, as ``highest alpha``; empty: none."""

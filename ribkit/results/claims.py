@@ -22,7 +22,7 @@ from ribkit.results.reported import Effect, effect
 
 VERDICTS = (
     "holds, larger than reported",
-    "holds, as large as reported",
+    "holds, reported size in its interval",
     "holds",
     "holds, smaller than reported",
     "undecided",
@@ -96,7 +96,9 @@ def verdict(low: float, high: float, reported: tuple[float, float] | None = None
         return "undecided" if high >= reported[0] else "no effect of the reported size"
     if high < reported[0]:
         return "holds, smaller than reported"
-    return "holds, larger than reported" if low > reported[1] else "holds, as large as reported"
+    if low > reported[1]:
+        return "holds, larger than reported"
+    return "holds, reported size in its interval"
 
 
 def table(measured: dict[str, Measured], notebook: str = "") -> pd.DataFrame:

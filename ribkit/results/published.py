@@ -70,7 +70,7 @@ SHORTLY = {  # how a verdict begins -> what it says of its claim
 }
 ANSWER = {  # claim -> its row in the table of answers
     "rib-coverage": "**Do its maps reach further than CAM's?** Points",
-    "rib-auc": "... over all thresholds: points of AUC",
+    "rib-auc": "... tell it better from what is off the object: AUC",
     "rib-seed": "**Are its seeds better than CAM's?** mIoU",
     "rib-seed-oracle": "... threshold chosen as in the paper",
     "rib-pseudo": "... the labels that IRN makes of them",
@@ -110,12 +110,13 @@ READ = (
     "*opposite*: all of it lies on that side of 0; "
     "*smaller*: than reported. *Open*: it spans 0; *not seen*: nor does it reach what was reported "
     "(?: not confirmed). RIB is the authors' code's ([variants](docs/variants.md)) with GNDRP, "
-    "pooling of the non-discriminative region; what adapts nothing is the best of CAM as it is, "
+    "pooling of the non-discriminative region; what adapts nothing is the best of CAM as tuned, "
     "smoothed, scaled, or with its features' norm. Thresholds are chosen with masks of other "
     "images, in the paper of the same. Maps reach where CAM is weak: on photographs over the half "
     "of an object far from its peak, on scenes over bodies, which tell little of the class, as "
     "heads do; AUC "
-    "was added as one threshold left that open. The last activation is the paper's bottleneck; HGR "
+    "says how well they tell it from what is off the object, not how far they reach, and was added "
+    "as one threshold left that open. The last activation is the paper's bottleneck; HGR "
     "is the share of a region's pixels, of a shape or of a digit, with a high gradient "
     "([digits](docs/digits.md))."
 )

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from ribkit.evaluation import intervals, power
-from ribkit.evaluation.intervals import gain
+from ribkit.evaluation.intervals import gain, worded
 from ribkit.results import (
     claims,
     reported,
@@ -131,7 +131,8 @@ def _known(study: Study) -> dict[str, Measured]:
     doses = tables_toy.doses(study.toy_doses())
     if not (known := tables_toy.known_doses(doses)):
         return {}
-    *others, most = known
+    most = max(known)
+    others = [dose for dose in doses["dose"].unique() if dose >= min(known) and dose != most]
     found = tables_toy.beyond_nothing(doses, most)
     setting = f"{study.digits().name}, sigmoid, {found['n']:.0f} seeds, outputs summed"
     note = f"{100 * most:g} % of the images with their shape"
@@ -286,39 +287,43 @@ def _controls(study: Study) -> dict[str, Measured]:
     doses = ablation_runs.doses(study)
     if len(doses) > 1:
         (least, *_, most), (low, *_, high) = doses, doses.values()
-        pairs = (tables_controls.rib_against(one, CAM) for one in (high, low))
-        point, *errors = intervals.unpaired(gain, *pairs)
+        counts = tables_controls.dose_counts(high, low)
         how = f"{setting}, bodies' usual texture {most:g} against {least:g}"
         still = tables_controls.still(*low.replicas, *high.replicas)
-        detectable = np.nan if still else power.detectable_by_t(*errors)
-        measured = (*intervals.by_t(point, *errors), detectable, "mIoU", how, _on(study))
-        found["dose-response"] = Measured(*measured, still)
+        how = ("mIoU", how, still)
+        found["dose-response"] = _found(study, intervals.more_gain, counts, *how)
     return found
 
 
 def _layers(study: Study) -> dict[str, Measured]:
     """The drop of HGR into the last layer, bodies' beyond heads', paired over images.
 
-    The note says what there was to lose: a region without high gradient can lose none.
+    The note says what there was to lose, as a region without high gradient can lose none; and what
+    the activation alone takes, from the logits on, of all outputs and of the image's own classes.
     """
     if tables_ablations.layer_ratios(study)["discriminative"].isna().all():
         return {}
-    levels, outputs = zip(*map(_last_ratios, study.replicas), strict=True)
-    drops = [before - after for before, after in zip(levels, outputs, strict=True)]
-    more = [drop["non-discriminative"] - drop["discriminative"] for drop in drops]
-    counts, first = tables_coverage.aligned(more), pd.concat(levels).dropna().mean()
+    tables = [tables_ablations.layer_ratios(one) for one in study.replicas]
+    layers = [table.set_index(["layer", "image"]) for table in tables]
+    names = tables[0]["layer"]
+    last = names[names.str.startswith("level")].iloc[-1]
+
+    def more(before: str, after: str) -> list[tuple[np.ndarray]]:
+        drops = [layer.loc[before] - layer.loc[after] for layer in layers]
+        return tables_coverage.aligned(
+            [drop["non-discriminative"] - drop["discriminative"] for drop in drops]
+        )
+
+    counts = more(last, "sigmoid")
     how = f"{_setting(study, counts[0][0])}, classifier's last level to its sigmoids"
     note = "it has {non-discriminative:.2f} to lose, the discriminative one {discriminative:.2f}"
-    note = note.format_map(first)
+    note = note.format_map(pd.concat([layer.loc[last] for layer in layers]).dropna().mean())
+    alone = [
+        worded(intervals.replicated(intervals.mean, more(f"{of}logits", f"{of}sigmoid")))
+        for of in ("", "own ")
+    ]
+    note += f"; from the logits on {alone[0]}, at the image's own classes {alone[1]}"
     return {"real-bottleneck": _found(study, intervals.mean, counts, "HGR", how, note=note)}
-
-
-def _last_ratios(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """HGR of the regions at the last level and after the sigmoid, a row for each image."""
-    table = tables_ablations.layer_ratios(study)
-    last = table["layer"][table["layer"].str.startswith("level")].iloc[-1]
-    by_layer = table.set_index(["layer", "image"])
-    return by_layer.loc[last], by_layer.loc["sigmoid"]
 
 
 MEASURED = (

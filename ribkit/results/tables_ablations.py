@@ -1,7 +1,7 @@
 """Small tables and pictures of the ablations (notebook 06), see `ribkit.study.ablation_runs`."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from ribkit.data.digits import REGIONS
 from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import simultaneous, with_interval
 from ribkit.evaluation.miou import miou
-from ribkit.evaluation.thresholds import best_threshold
+from ribkit.evaluation.thresholds import THRESHOLDS, best_threshold
 from ribkit.method.settings import NO_MARGIN
 from ribkit.refinement.random_walk import WALKS
 from ribkit.results.style import Pictures
@@ -136,7 +136,7 @@ def ledger(study: Study) -> pd.DataFrame:
             compared[run.factor, run.value, other.value] = pair
     paper = ablation_runs.run_result(study, every[0])
     oracle = paper.swept.at(best_threshold(paper.swept.total()))
-    compared["9 threshold", "oracle", "held out"] = (oracle, paper.counts)
+    compared["9 threshold", "oracle", "of other folds"] = (oracle, paper.counts)
     walk = ("10 maps into the walk", "power 1.3, one maximum", "as they are")
     compared[walk] = _walked_both_ways(study)
     if study.profile.saliency:
@@ -196,12 +196,13 @@ def protocol(study: Study) -> pd.DataFrame:
     count = len(after)
     paired = intervals.errors_of(intervals.gain, [(after, before)])[1]
     alone = np.hypot(*(intervals.errors_of(miou, [(each,)])[1] for each in (after, before)))
-    bias = best_of(study)
+    bias, tuned = best_of(study), f"{len(study.tuning)} tuning images"
     rows = [
         ("oracle threshold over held-out one, mean of the methods", np.mean(optimism), "points"),
         ("the same, at most", np.max(optimism), "points"),
         (f"standard error of RIB's gain over {count} images, paired", paired, "points"),
         (f"standard error over {count} images, unpaired", alone, "points"),
+        (f"the same over the {tuned}, which choose thresholds", _threshold_error(study), "points"),
         ("images that tell 1 point apart, paired", intervals.images_needed(paired, count), ""),
         ("images that tell 1 point apart, unpaired", intervals.images_needed(alone, count), ""),
         (f"best of {bias['tried'].max()} settings, too good by", bias["bias"].iloc[-1], "points"),
@@ -211,6 +212,31 @@ def protocol(study: Study) -> pd.DataFrame:
         rows.insert(2, ("standard deviation of RIB's mIoU over trainings", sd, "points"))
         rows.insert(3, ("the same of its gain over CAM", gains.std(ddof=1), "points"))
     return pd.DataFrame(rows, columns=["quantity", "value", "unit"])
+
+
+def _threshold_error(study: Study) -> float:
+    """Standard error of RIB's gain, a mean over trainings, by which tuning images choose both
+    thresholds; no interval counts it.
+    """
+    resampled = []
+    for one in study.replicas:
+        tuning, scores = [], []
+        for method in (RIB, CAM):
+            (maps,) = one.seeds(method, study.tuning)
+            swept = one.swept(study.tuning, maps)
+            tuning.append(np.stack([swept.at(k) for k in range(len(THRESHOLDS))], axis=1))
+            scores.append(miou(one.seed(method).swept.total()))
+        resampled.append(intervals.resample(partial(_gain_at_best, *scores), *tuning))
+    return intervals.errors_over_trainings(resampled, len(study.tuning))[1]
+
+
+def _gain_at_best(
+    rib: np.ndarray, cam: np.ndarray, rib_tuning: np.ndarray, cam_tuning: np.ndarray
+) -> np.ndarray:
+    """Gain of scores ``(100,)``, each at what is best for tuning counts ``(..., 100, 3, n)``."""
+    best = (np.nanargmax(miou(counts), axis=-1) for counts in (rib_tuning, cam_tuning))
+    after, before = (scores[index] for scores, index in zip((rib, cam), best, strict=True))
+    return after - before
 
 
 @cache

@@ -73,6 +73,15 @@ def dose_response(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "CAM covers", "RIB covers"])
 
 
+def dose_counts(high: Study, low: Study) -> list[tuple[np.ndarray, ...]]:
+    """Counts of RIB's and CAM's seeds at a high dose, then at a low one, of each training.
+
+    Scenes of one number have the same background and most of the same objects at each dose.
+    """
+    both = (rib_against(study, CAM) for study in (high, low))
+    return [(*more, *less) for more, less in zip(*both, strict=True)]
+
+
 def still(*trainings: Study) -> str:
     """A note if tuning stilled RIB in some trainings (`Study.stilled`), else empty."""
     stilled = [one.stilled(RIB) for one in trainings]
@@ -127,7 +136,7 @@ def meaning(study: Study) -> str:
     if len(doses) > 1:
         least, most = (rib_against(doses[end], CAM) for end in (0, -1))
         gains = [replicated(intervals.gain, pairs) for pairs in (least, most)]
-        more = intervals.by_t(*intervals.unpaired(intervals.gain, most, least))
+        more = replicated(intervals.more_gain, dose_counts(doses[-1], doses[0]))
         words = DOSE_WORDS if gains[1][1] > 0 else (NO_DOSE_GAIN, *DOSE_WORDS[1:])
         text.append(
             f"Where bodies tell least of their class RIB gains {_points(gains[0])} over CAM, where "
@@ -154,9 +163,9 @@ RIVAL_WORDS = (
     "what adapts nothing is better.",
 )
 FEW_WORDS = (
-    "the masks that tune are worth more.",
+    "used so, the masks that tune are worth more.",
     "the two are not told apart.",
-    "the masks that tune are worth less.",
+    "used so, the masks that tune are worth less.",
 )
 DOSE_WORDS = (
     "its gain follows what there is to be set free.",

@@ -189,7 +189,7 @@ def _by_seed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def known_doses(table: pd.DataFrame) -> list[float]:
-    """From `doses`: those at which the network knows the shape.
+    """From `doses`: those at which the network surely knows the shape.
 
     It is right from it alone more often than half of the time, and than a network whose shapes say
     nothing.
@@ -213,18 +213,20 @@ def beyond_nothing(table: pd.DataFrame, dose: float) -> pd.Series:
 def dose_answer(table: pd.DataFrame) -> str:
     """From `doses`: does the shape lose more than the digit where the network knows it?"""
     wide, known = _by_seed(table), known_doses(table)
-    best = max(known, default=None)
-    doses = wide.index.unique("dose")
-    every, known = (", ".join(f"{100 * d:g}" for d in found) for found in (doses, known))
+    right = "; ".join(
+        f"{text(interval(own))} at {100 * dose:g} %"
+        for dose, own in wide["shape_only"]["trained"].groupby("dose")
+    )
+    said = f"The network is right from the shape alone, by dose, {right} of the time"
     if not known:
-        return f"At none of the doses ({every} %) does the network know the shape from it alone."
-    own, more = wide.loc[best, "shape_only"], wide.loc[best, "more"]
+        return f"{said}: at none of these does it surely know it."
+    surely = ", ".join(f"{100 * dose:g}" for dose in known)
+    more = wide.loc[max(known), "more"]
     return (
-        f"Of the doses {every} %, the network knows the shape at {known} %. At {100 * best:g} % it "
-        f"is right from the shape alone {text(interval(own['trained']))} of the time, and from G5 "
-        f"to G6 the shape loses {text(interval(more['trained']))} more HGR than the digit (the "
-        f"paper: {PAPER_MORE:.2f}). Less the same of a shape that says nothing: "
-        f"{text(beyond_nothing(table, best))}."
+        f"{said}: it surely knows it at {surely} %. At {100 * max(known):g} % the shape loses from "
+        f"G5 to G6 {text(interval(more['trained']))} more HGR than the digit (the paper: "
+        f"{PAPER_MORE:.2f}). Less the same of a shape that says nothing: "
+        f"{text(beyond_nothing(table, max(known)))}."
     )
 
 

@@ -144,11 +144,14 @@ def ablated_images(study: Study) -> ImageSet:
 
 @cache
 def at_own_scales(study: Study) -> Study:
-    """The study tuned at the ablations' scales alone: the best rate at one scale is not that at
-    several, over which ``official`` sums an image's logits.
+    """The study tuned for the maps that are ablated: at the ablations' scales alone, as the best
+    rate at one scale is not that at several, over which ``official`` sums an image's logits; and
+    neither smoothed nor clipped.
     """
     scales = study.profile.ablations.scales
-    return study if study.scales == scales else study.like(scale_sets=(scales,))
+    plain = {"scale_sets": (scales,), "smoothings": (0.0,), "percentiles": (100.0,)}
+    own = all(getattr(study.profile, name) == value for name, value in plain.items())
+    return study if own else study.like(**plain)
 
 
 def has_relu6(profile: Profile) -> bool:

@@ -401,11 +401,14 @@ class Study(Inputs):
 
     # ---- pictures of the process --------------------------------------------------------------
     def stilled(self, method: Method) -> bool:
-        """Whether tuning left a RIB's rate at the lowest of a grid that went down as far as it may.
+        """Whether tuning left a RIB at the lowest rate, where maps hardly move.
 
-        What tuning says there is that the map had better not move.
+        So it is where that is the best of a grid that went down as far as it may: the map had
+        better not move. And where it is a careful choice that gains nothing over CAM.
         """
-        return self.tuned(method).lowest("lr")
+        tuned = self.tuned(method)
+        careful = tuned.least("lr") and tuned.miou <= self.tuned(CAM).miou
+        return careful or tuned.lowest("lr")
 
     def shown(self, method: Method) -> Settings:
         """The settings that a RIB's process and its ablations are shown with: the chosen ones.
