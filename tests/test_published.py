@@ -45,14 +45,14 @@ def test_the_answer_follows_from_the_verdicts(made, low, high, words, word):
     assert first == (
         f"On photographs RIB's seeds {words} CAM's, and are better than those of the best-tuned "
         f"rival, which adapts nothing. At one threshold RIB's maps {reach} of objects' "
-        "halves far from CAM's peak than CAM's; over all thresholds it is open whether they tell "
+        "halves far from CAM's peak; over all thresholds it is open whether they tell "
         "these better from all else. On drawn scenes RIB's seeds "
         "were not compared with CAM's, and were not compared with those of the best-tuned rival, "
         "which adapts nothing. At one threshold RIB's maps were not held against CAM's; nor were "
         "they over all thresholds."
     )
     header, _, *rows = table.splitlines()
-    assert header == "|  | on photographs | on drawn scenes, or digits | reported |"
+    assert header == "|  | on photographs of five animals | on drawn scenes, or digits | reported |"
     found = f"{word}: {(low + high) / 2:+.2f} ({low:+.2f} to {high:+.2f})"
     assert f"**Are its seeds better than CAM's?** mIoU | {found} | not yet |  |" in rows[2]
     assert rows[3].endswith("| yes, smaller: +1.50 (+1.00 to +2.00) | not yet | +7.7 |")
