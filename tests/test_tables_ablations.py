@@ -171,7 +171,7 @@ def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
     assert table["the same of its gain over CAM"] == 0
     # whatever tuning images are drawn, both have the same threshold there: 40, or one beside it
     gains = miou.miou(after.total()) - miou.miou(before.total())
-    error = table["the same over the 4 tuning images, which choose thresholds"]
+    error = table["standard error by which 4 tuning images choose thresholds"]
     assert 0 <= error <= np.ptp(gains[36:44])
 
 

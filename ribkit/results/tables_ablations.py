@@ -202,7 +202,7 @@ def protocol(study: Study) -> pd.DataFrame:
         ("the same, at most", np.max(optimism), "points"),
         (f"standard error of RIB's gain over {count} images, paired", paired, "points"),
         (f"standard error over {count} images, unpaired", alone, "points"),
-        (f"the same over the {tuned}, which choose thresholds", _threshold_error(study), "points"),
+        (f"standard error by which {tuned} choose thresholds", _threshold_error(study), "points"),
         ("images that tell 1 point apart, paired", intervals.images_needed(paired, count), ""),
         ("images that tell 1 point apart, unpaired", intervals.images_needed(alone, count), ""),
         (f"best of {bias['tried'].max()} settings, too good by", bias["bias"].iloc[-1], "points"),
