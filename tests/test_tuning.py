@@ -1,11 +1,12 @@
 """The rule by which settings are chosen, on curves made for the purpose."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ribkit.evaluation.tuning import MORE, Axis, careful, search
+from ribkit.evaluation.tuning import MORE, Axis, Tuned, careful, search
 
 PIXELS = 1000
 
@@ -123,6 +124,8 @@ def test_a_careful_choice_below_a_best_one_inside_is_no_edge():
     assert tuned.chosen == {"lr": 1}
     assert tuned.table["miou"].idxmax() == 1
     assert not tuned.lowest("lr")
+    assert tuned.least("lr")
+    assert not Tuned(pd.DataFrame(), tuned.chosen).least("lr")  # nothing was tried
     assert tuned.table["edge"].tolist() == [""] * 3
 
 

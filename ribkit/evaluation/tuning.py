@@ -56,6 +56,8 @@ class Tuned:
 
     def least(self, setting: str) -> bool:
         """Whether the lowest of several that were tried was chosen, best or not."""
+        if self.table.empty:
+            return False
         tried = self.table.loc[self.table["stage"] == setting, setting]
         return len(tried) > 1 and self.chosen[setting] == tried.min()
 
