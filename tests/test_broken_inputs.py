@@ -555,11 +555,7 @@ def test_broken_weights_are_told_and_run_nothing(make, said, root, capsys, proje
         ("lrs", "1e-6,-1", "setting lrs='1e-6,-1' must be 0 or more; its value in profile"),
         ("scale_sets", "0.5;1.0", "setting scale_sets='0.5;1.0' must be different scales with 1.0"),
         ("scale_sets", "1,1", "setting scale_sets='1,1' must be different scales with 1.0 among"),
-        (
-            "norms",
-            "0.8,0.2",
-            "setting norms='0.8,0.2' must be in ascending order, the most",
-        ),
+        ("norms", "0.8,0.2", "setting norms='0.8,0.2' must be in ascending order, the most"),
         ("psa_alphas", "8,8", "setting psa_alphas='8,8' must be in ascending order, the most"),
         ("smoothings", "0.1,0", "setting smoothings='0.1,0' must be in ascending order, the most"),
         ("irn.batch", "0", "setting irn.batch='0' must be 1 or more; its value in profile"),

@@ -303,7 +303,7 @@ def test_what_one_number_of_digits_would_hide_stands_beside_it(fabricated):
     assert known.difference == pytest.approx(0.2 * sign)
     other = f"{-0.2 * sign:+.2f}"  # at the smaller dose, known too, and at one above the smallest
     other = f"{other} ({other} to {other})"
-    assert known.note == (f"50 % of the images with their shape, at 10 % {other}, at 100 % {other}")
+    assert known.note == f"50 % of the images with their shape, at 10 % {other}, at 100 % {other}"
 
 
 def test_what_a_region_has_to_lose_stands_beside_what_it_loses(fabricated):

@@ -122,12 +122,10 @@ def test_where_tuning_stilled_rib_it_is_shown_at_the_highest_rate(edge, rate):
     ("chosen", "miou", "stilled"), [(1e-6, 50.0, True), (1e-6, 50.1, False), (2e-6, 50.0, False)]
 )
 def test_a_careful_lowest_rate_that_gains_nothing_over_cam_is_still_too(chosen, miou, stilled):
-    study = Study("mini")
-    rows = {"stage": "lr", "lr": [1e-6, 2e-6], "miou": [miou, 50.2], "edge": ""}  # not the best
-    tried = pd.DataFrame(rows | {"chosen": [chosen == 1e-6, False]})
-    tried.loc[1, "chosen"] = chosen == 2e-6
-    tried.loc[1, "miou"] = miou if chosen == 2e-6 else 50.2
-    study._tuned[RIB] = Tuned(tried, {"lr": chosen})
+    study, rates = Study("mini"), [1e-6, 2e-6]
+    rows = {"stage": "lr", "lr": rates, "chosen": [rate == chosen for rate in rates], "edge": ""}
+    rows["miou"] = [miou if rate == chosen else 50.2 for rate in rates]  # not the best is chosen
+    study._tuned[RIB] = Tuned(pd.DataFrame(rows), {"lr": chosen})
     study._tuned[CAM] = Tuned(pd.DataFrame({"chosen": [True], "miou": [50.0]}), {})
     assert study.stilled(RIB) == stilled
 

@@ -278,8 +278,10 @@ def both_claims() -> str:
     if not all((ROOT / "figures" / run).is_dir() for run in RUNS.values()):
         return f"{ROOT / 'figures'} has not all of {', '.join(RUNS.values())}."
     made = [f"On {on}: profile `{run}`, by `{COMMANDS[run]}`." for on, run in RUNS.items()]
-    made += ["Photographs are of five animals in VOC 2012."]
-    made += ["In brackets: a 95 % interval, and the images and trainings that it counts."]
+    made += [
+        "Photographs are of five animals in VOC 2012.",
+        "In brackets: a 95 % interval, and the images and trainings that it counts.",
+    ]
     table = claims.evidence(*map(_claims, RUNS))
     above = " ".join(filter(None, (*made, to_come())))
     return "\n\n".join((above, claims.markdown(table), two_readings()))

@@ -301,12 +301,12 @@ def _layers(study: Study) -> dict[str, Measured]:
     The note says what there was to lose, as a region without high gradient can lose none; and what
     the activation alone takes, from the logits on, of all outputs and of the image's own classes.
     """
-    if tables_ablations.layer_ratios(study)["discriminative"].isna().all():
+    ratios = tables_ablations.layer_ratios(study)
+    if ratios["discriminative"].isna().all():
         return {}
-    tables = [tables_ablations.layer_ratios(one) for one in study.replicas]
-    layers = [table.set_index(["layer", "image"]) for table in tables]
-    names = tables[0]["layer"]
-    last = names[names.str.startswith("level")].iloc[-1]
+    every = map(tables_ablations.layer_ratios, study.replicas)
+    layers = [table.set_index(["layer", "image"]) for table in every]
+    last = ratios["layer"][ratios["layer"].str.startswith("level")].iloc[-1]
 
     def more(before: str, after: str) -> list[tuple[np.ndarray]]:
         drops = [layer.loc[before] - layer.loc[after] for layer in layers]

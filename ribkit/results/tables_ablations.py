@@ -234,9 +234,8 @@ def _gain_at_best(
     rib: np.ndarray, cam: np.ndarray, rib_tuning: np.ndarray, cam_tuning: np.ndarray
 ) -> np.ndarray:
     """Gain of scores ``(100,)``, each at what is best for tuning counts ``(..., 100, 3, n)``."""
-    best = (np.nanargmax(miou(counts), axis=-1) for counts in (rib_tuning, cam_tuning))
-    after, before = (scores[index] for scores, index in zip((rib, cam), best, strict=True))
-    return after - before
+    after = rib[np.nanargmax(miou(rib_tuning), axis=-1)]
+    return after - cam[np.nanargmax(miou(cam_tuning), axis=-1)]
 
 
 @cache

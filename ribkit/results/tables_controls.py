@@ -132,17 +132,21 @@ def meaning(study: Study) -> str:
         f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
         f"{_points(over_rib)} over RIB: {_told(over_rib, *FEW_WORDS)}"
     )
-    doses = list(ablation_runs.doses(study).values())
+    doses = ablation_runs.doses(study)
     if len(doses) > 1:
-        least, most = (rib_against(doses[end], CAM) for end in (0, -1))
-        gains = [replicated(intervals.gain, pairs) for pairs in (least, most)]
-        more = replicated(intervals.more_gain, dose_counts(doses[-1], doses[0]))
+        low, *_, high = doses.values()
+        counts = dose_counts(high, low)
+        gains = [
+            replicated(intervals.gain, [each[two] for each in counts])
+            for two in (slice(2, 4), slice(2))
+        ]
+        more = replicated(intervals.more_gain, counts)
         words = DOSE_WORDS if gains[1][1] > 0 else (NO_DOSE_GAIN, *DOSE_WORDS[1:])
         text.append(
             f"Where bodies tell least of their class RIB gains {_points(gains[0])} over CAM, where "
             f"they tell most {_points(gains[1])}: {_told(more, *words)}"
         )
-        if note := still(*doses[0].replicas, *doses[-1].replicas):
+        if note := still(*low.replicas, *high.replicas):
             text.append(f"Read with care: {note}.")
     return " ".join(text)
 

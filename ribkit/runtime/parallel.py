@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from joblib import cpu_count
+from joblib import cpu_count as cores  # by this process's affinity and its container's quota
 from joblib.externals.loky import ProcessPoolExecutor
 
 from ribkit.runtime.device import device, single_threaded
@@ -78,11 +78,6 @@ def requested() -> int:
             "empty for one on each core or GPU."
         )
     return int(text)
-
-
-def cores() -> int:
-    """Count the cores that this process may use, by its affinity and its container's quota."""
-    return cpu_count()
 
 
 def evenly(count: int, available: int) -> int:
