@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -209,28 +208,17 @@ def score(image: LabelledImage, maps: np.ndarray) -> Values:
 
 
 # ---- maps through the process -------------------------------------------------------------------
-def _process(results: PerImageResult) -> Values:
-    tables = {
-        name: pd.DataFrame(process, columns=["logit", "area"])
-        for name, process in results.arrays("process").items()
-    }
-    process = pd.concat(tables, names=["image", "step"]).reset_index()
-    return {value: results.arrays(value) for value in ("step", "sum")} | {"process": process}
-
-
-@per_image("growth", "maps through the process", gather=_process)
+@per_image("growth", "maps through the process", arrays=("step", "sum"))
 def growth(
     image: LabelledImage, model: TrainedModel, sizes: Sizes, adaptation: Adaptation
 ) -> Values:
     """Maps through the process, for a few images: after each step until it stops, and their sum.
 
-    ``step``: image name -> ``(steps, K, h, w)`` float16, each normalised; ``sum``: the seed;
-    ``process``, a row for each image and step: mean target logit, covered area.
+    ``step``: ``(steps, K, h, w)`` float16 of each image, each normalised; ``sum``: the seed.
     """
     steps: list[Step] = []
     size, _, adapted = adapt_image(loaded(model), image, sizes, adaptation, steps.append)
     return {
         "step": np.stack([_stored(step.maps, size) for step in steps[: adapted.steps]]),
         "sum": _stored(adapted.maps, size),
-        "process": np.stack([adapted.logits, adapted.areas], axis=1),
     }
