@@ -104,7 +104,7 @@ def pretrain(
 ) -> dict:
     """Train `mini`'s stand-in for ImageNet: a small residual network learns what a scene shows.
 
-    Heads, body textures and body shapes, so that features for more than the heads exist. With
+    Heads and body textures, so that features for more than the heads exist. With
     Nesterov's momentum: the plain one left more than twice the loss of held-out scenes. Returns
     ``weights`` (of the `SmallResNet`) and ``history``, a row for each epoch.
     """

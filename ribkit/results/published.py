@@ -108,7 +108,7 @@ TELL = {  # and of how well they tell it from what is off the object
 READ = (
     "In brackets 95 % intervals. *Yes* and *opposite*: all of it lies on that side of 0; "
     "*smaller*: than reported. *Open*: it spans 0; *not seen*: nor does it reach what was reported "
-    "(?: not confirmed). RIB is the authors' code's ([variants](docs/variants.md)) with GNDRP, "
+    "(?: not confirmed). RIB follows the authors' code ([variants](docs/variants.md)), with GNDRP, "
     "pooling of the non-discriminative region; what adapts nothing is the best of CAM as tuned, "
     "smoothed, scaled, or with its features' norm. Thresholds are chosen with masks of other "
     "images, in the paper of the same. Maps reach where CAM is weak: on photographs over the half "

@@ -254,7 +254,7 @@ def _ablations(study: Study) -> dict[str, Measured]:
     scales = ", ".join(map("{:g}".format, study.profile.ablations.scales))
     setting = f"{_setting(study, ablated_images(study), replicas=len(moving))}, scale {scales}"
     note = tables_controls.still(*map(own, study.replicas))
-    left_out = note and f"left out: {note}"
+    left_out = note and f"left out: tuned for the ablations' maps, {note}"
     compared = dict(ablation_runs.COMPARED)
     if any(run.factor == ablation_runs.UNSATURATED for run in ablation_runs.runs(study)):
         compared["saturation-inside"] = ablation_runs.SATURATION

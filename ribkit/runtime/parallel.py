@@ -278,7 +278,7 @@ def _ray():
     except ImportError:
         raise InputError(
             f"RAY_ADDRESS={address} asks for Ray, which is missing; install it: "
-            "python -m pip install -e .[cluster]."
+            "python -m pip install -e '.[cluster]'."
         ) from None
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

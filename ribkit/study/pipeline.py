@@ -34,7 +34,7 @@ STARTS: dict[str, Callable[[Study], Method]] = {  # whose seeds go through the s
     "best rival": lambda study: study.best_rival,  # which may be CAM
     "RIB": lambda study: RIB,
 }
-PSEUDO = "+ IRN"  # what the network learns from, as in the paper's headline
+PSEUDO = "+ IRN"  # what the network learns from, as in the authors' code
 LEARNERS = {"irn": irn, "psa": psa, "network": deeplab}  # what learns from label maps
 TRAINED = ("classifier", *LEARNERS)
 FEW = "few masks"  # a network's source, a control: the masks of the tuning images, and nothing else

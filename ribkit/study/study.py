@@ -56,7 +56,7 @@ RIBS = tuple(
     for variant in ("paper", "official")
     for pooling in ("gap", "gndrp")
 )
-RIB = RIBS[-1]  # the authors' own: official, GNDRP
+RIB = RIBS[-1]  # as the authors' code has it: official, GNDRP
 RIVALS = {  # the setting of the profile that has its candidates -> the rival
     "smoothings": Method("CAM, smoothed", rival="smoothing"),
     "percentiles": Method("CAM, percentile", rival="percentile"),
