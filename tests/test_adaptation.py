@@ -182,6 +182,24 @@ def test_paper_does_not_end_at_the_margin():
     assert adaptation.adapt(two_numbers(), mirrored(1.0), TARGET, nobody, settings).steps == 4
 
 
+def test_one_adaptation_for_the_set_learns_from_the_others_too():
+    # L = -(2 + 2 + 5) w, so w = 1 + 0.125 * 9
+    network, settings = two_numbers(w=1.0), official(lr=0.0125, weight_decay=0.0)
+    network.adapted.weight.requires_grad_(False)
+    five = torch.full((1, 1, 1, 2), 5.0), TARGET[None]
+    image = mirrored(1.0), TARGET, lambda turn: five
+    assert numbers(adaptation.adapt_set(network, [image], 1, settings)) == (1, 2.125)
+    assert numbers(network) == (1, 1)
+
+
+@pytest.mark.parametrize(("margin", "moves"), [(3.0, False), (5.0, True)])
+def test_paper_takes_no_gradient_of_a_logit_beyond_the_margin(margin, moves):
+    network = two_numbers()  # whose logits are 4
+    settings = official(margin=margin, steps=1, lr=0.1, weight_decay=0.0, variant=PAPER)
+    assert len(list(adaptation.trajectory(network, mirrored(1.0), TARGET, nobody, settings))) == 2
+    assert (numbers(network) != (1, 2)) == moves
+
+
 def test_official_ends_by_area_at_the_second_step_and_adds_only_its_map_at_scale_1(monkeypatch):
     # Every pixel of [1, 3] + its horizontal flip is at the maximum: the area is 1 from the start.
     settings, views = official(area_ratio=0.7, lr=1e-3), mirrored(0.5, 1.0, 1.5)

@@ -2,12 +2,14 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from ribkit.data import scenes
+from ribkit.networks.backbone import seeded
 from ribkit.networks.configs import AffinityConfig
 from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import affinity, irn, psa, random_walk
@@ -161,6 +163,39 @@ def test_irn_learns_boundaries_and_displacements(images, tmp_path, monkeypatch):
     assert network.heads.mean.abs().sum() > 0  # of displacements, over the training images
     untrained = irn.build(backbone="small", training=TRAINING)
     assert not torch.equal(irn.predict(untrained, pixels)[0], edge)
+
+
+def test_boundaries_are_of_the_mean_logit_of_image_and_flip():
+    # by hand: left and right logits of the image 0 and 3, of its flip, turned back, 0 and 1
+    heads = SimpleNamespace(
+        boundary=lambda levels, size: levels[0][:, 0] * torch.tensor([1.0, 3.0]),
+        displacement=lambda levels, size: levels[0][:, :2],
+    )
+    network = SimpleNamespace(pyramid=lambda pixels: [pixels], heads=heads, stride=1)
+    pixels = torch.tensor([0.0, 1.0]).expand(3, 1, 2)
+    edge, shift = irn.predict(network, pixels)
+    torch.testing.assert_close(edge, torch.tensor([[0.0, 2.0]]).sigmoid())
+    assert shift.tolist() == pixels[:2].tolist()  # of the image alone
+
+
+def test_displacements_of_the_training_images_sum_to_nothing_once_they_are_calibrated():
+    with seeded(0):
+        heads, images = irn.Heads([3]), [(torch.rand(3, 8, 8), None) for _ in range(2)]
+    network = SimpleNamespace(pyramid=lambda pixels: [pixels], stride=1)
+    heads.calibrate(network, images)
+    with torch.no_grad():
+        shifts = [heads.displacement([pixels[None]], (8, 8)) for pixels, _ in images]
+    assert heads.mean.abs().min() > 1e-3
+    assert sum(shifts).mean(dim=(0, 2, 3)).tolist() == pytest.approx([0, 0], abs=1e-6)
+
+
+def test_irn_learns_by_both_of_its_losses(labels):
+    heads = irn.Heads([3])
+    heads.boundary = lambda levels, size: torch.zeros(1, *size)  # logits of 0.5
+    heads.displacement = lambda levels, size: torch.zeros(1, 2, *size)
+    both = boundary_loss(torch.full((1, 6, 6), 0.5), labels, 3)
+    both = both + irn.displacement_loss(torch.zeros(1, 2, 6, 6), labels, 3)
+    torch.testing.assert_close(heads.loss([], labels, 3), both)
 
 
 def test_psa_learns_affinities(images, tmp_path, monkeypatch):

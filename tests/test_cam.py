@@ -1,19 +1,9 @@
 import pytest
 import torch
-from torch import nn
 
 from ribkit.method import cam
-from ribkit.networks.backbone import Network
 
 EPSILON = cam.EPSILON
-
-
-def small_network():
-    """A convolution of stride 4 whose maps of an image and of its horizontal flip differ."""
-    torch.manual_seed(0)
-    frozen = nn.Conv2d(3, 4, 4, stride=4)
-    adapted = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1))
-    return Network(frozen, adapted, nn.Conv2d(5, 2, 1, bias=False))
 
 
 def test_negative_values_are_cut_off_and_the_mirror_image_is_turned_back():

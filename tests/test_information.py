@@ -81,14 +81,14 @@ class Black:
         return np.zeros((2, 2, 3), np.uint8)
 
 
-def test_a_logit_of_one_position_has_its_gradient_there():
+def test_the_logit_is_of_the_images_own_class():
     conv = nn.Conv2d(3, 2, 1, bias=False)
-    nn.init.ones_(conv.weight)
+    conv.weight.data = torch.tensor([1.0, -1.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     network = Network(nn.Identity(), nn.Identity(), conv, (0.0,) * 3, (1.0,) * 3)
     found = np.array([[0, 1], [2, 2]])
     images = ImageSet(("x",), ("a", "b"), np.array([[True, False]]), Black())
     ratios = information.logit_ratios(network, images[0], found, None)
-    assert set(ratios.values()) == {1}  # GAP of a pointwise network: every pixel alike
+    assert set(ratios.values()) == {1}  # every pixel alike; of both classes there is no gradient
 
 
 def test_regions_are_brought_to_the_size_of_the_pixels():

@@ -201,6 +201,12 @@ def valued(values):
     return (intervals.countable(np.asarray(values, float)),)
 
 
+def test_trainings_that_are_alike_leave_the_error_over_images():
+    values = np.random.default_rng(0).normal(size=400)
+    _, low, high = replicated(intervals.mean, [valued(values)] * 3)
+    assert (high - low) / 2 == pytest.approx(1.965927 * values.std() / 20, rel=0.05)
+
+
 def test_by_t_by_hand():
     # one squared error of 4, of 9 degrees of freedom: t 2.262157 times 2
     point, low, high = intervals.by_t(1.0, np.array([4.0]), np.array([9]))

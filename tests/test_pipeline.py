@@ -212,6 +212,14 @@ def test_networks_are_scored_on_images_of_their_own(study):
     assert len({images.source.rng_seed for images in sets}) == 4
 
 
+def test_a_network_is_counted_with_and_without_the_crf(study):
+    made = pipeline.network_labels(study, "CAM")
+    for refined, value in ((True, "refined"), (False, "labels")):
+        counts = pipeline.network_counts(study, "CAM", refined)[0]
+        own = pipeline.label_counts(study, study.validation, made.arrays(value))
+        assert (counts == own).all()
+
+
 def test_networks_learn_from_further_images_too(study, monkeypatch):
     remaining_images = scenes.generate(99, 2)
     shown = {n: remaining_images.labels[i].sum() for i, n in enumerate(remaining_images.ids)}

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from ribkit.method.pooling import gap, gndrp, region
+from ribkit.method.pooling import gap, gndrp, pool_maps, region
+from ribkit.method.settings import PAPER, Settings
 
 VARIANTS = ("paper", "official")
 TAU = 0.4
@@ -28,6 +29,13 @@ def test_gap_is_the_mean_over_positions():
         [1.5, 5.5, 9.5],
         [13.5, 17.5, 21.5],
     ]
+
+
+@pytest.mark.parametrize(("pooling", "logit"), [("gap", 3), ("gmp", 10), ("gndrp", 2 / 3)])
+def test_settings_say_how_maps_are_pooled(pooling, logit):
+    settings = Settings(pooling, variant=PAPER)
+    found = pool_maps(one_map([10, 4, 1, -3]), torch.ones(1, 1), settings)
+    assert found.item() == pytest.approx(logit)
 
 
 # The maximum is 10, so 4 lies exactly at tau: the paper keeps it, the official code does not.

@@ -49,6 +49,14 @@ def test_over_images_alone_it_is_2_8_standard_errors_of_the_mean():
     assert found == pytest.approx(2.8016 * values.std() / 20, rel=0.05)
 
 
+def test_a_point_that_may_fall_low_needs_a_larger_gain():
+    # exp of a mean of 0 with a standard error of 0.5: 1, and one in five times below exp(-0.42)
+    values = np.random.default_rng(0).normal(size=100)
+    values = 5 * (values - values.mean()) / values.std()
+    found = detectable_once(lambda sums: np.exp(mean(sums)), (countable(values),), 0.0)
+    assert found == pytest.approx(1 - np.exp(-0.8416 * 0.5), rel=0.05)  # the other end: 0.52
+
+
 def test_its_draws_are_those_of_the_interval():
     values = np.random.default_rng(1).gamma(0.5, 1, 40)  # skewed: the low end is near, the high far
     point, low, high = bootstrap(mean, countable(values))

@@ -1,5 +1,7 @@
 """Stages between seeds and pseudo ground truth, on images small enough to see through."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -39,12 +41,12 @@ def seeds(images, store):
     return stored(store.root, "seeds", maps=maps).arrays("maps")
 
 
-def small(size, n_classes=1, shown=(0,)):
-    """An image set of one grey image that shows some of its classes."""
+def small(size, n_classes=1, shown=(0,), grey=90):
+    """An image set of one image, grey or of these greys, that shows some of its classes."""
 
     class Source:
         def image(self, id):
-            return np.full((*size, 3), 90, np.uint8)
+            return np.full((*size, 3), grey, np.uint8)
 
         def mask(self, id):
             return np.zeros(size, np.uint8)
@@ -98,6 +100,15 @@ def test_labels_for_irn_and_psa_follow_the_threshold(images, tmp_path):
         sure = found[name] != affinity.IGNORE
         assert (found[name][sure] == images.mask(i)[sure]).mean() > 0.9
         assert sure.mean() > 0.5
+
+
+def test_labels_for_irn_and_psa_leave_out_what_is_near_the_threshold(monkeypatch, tmp_path):
+    # by hand: at 0.4, above 0.48 it is the object, below 0.3 the background
+    monkeypatch.setattr(stages.crf, "refine_labels", lambda pixels, local, n: local)
+    maps = {"x": np.array([[[0.29, 0.31, 0.47, 0.49]]], np.float32)}
+    given = SEEN | {"maps": stored(tmp_path, "seeds", maps=maps).arrays("maps"), "threshold": 0.4}
+    found = run_stage(stages.sure_labels, small((1, 4)), tmp_path / "sure", **given)["labels"]
+    assert found["x"].tolist() == [[0, 255, 255, 1]]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3)])
@@ -159,9 +170,29 @@ def test_psa_trains_and_walks(images, seeds, store, tmp_path):
         assert set(np.unique(found[name])) <= {0, *(np.flatnonzero(images.labels[i]) + 1)}
 
 
-def test_the_walks_are_difference_10():
-    assert (WALKS["paper"].power, WALKS["paper"].one_maximum) == (1.0, False)
-    assert (WALKS["official"].power, WALKS["official"].one_maximum) == (1.3, True)
+@pytest.mark.parametrize(("alpha", "label"), [(1.0, 0), (2.0, 1)])
+def test_psas_walk_spreads_map_and_background_by_hand(alpha, label, monkeypatch, tmp_path):
+    # a dark half and a bright one, none of which is near the other. In the dark one the map's mean
+    # is 0.45, that of the background's 0.4 and 0.7, to the power alpha, 0.55 or 0.325.
+    pixels = SimpleNamespace(pyramid=lambda x: x, heads=lambda x, size: x, stride=1)
+    monkeypatch.setattr(stages, "loaded", lambda model: pixels)
+    images = small((4, 4), grey=np.array([0, 0, 255, 255])[:, None])
+    maps = {"x": np.tile(np.array([0.6, 0.3, 0, 0], np.float32), (1, 4, 1))}
+    given = SEEN | {"maps": stored(tmp_path, "seeds", maps=maps).arrays("maps"), "model": None}
+    how = {"alpha": alpha, "log2_steps": 4}
+    found = run_stage(stages.psa_walk, images, tmp_path / "walk", **given, **how)["labels"]["x"]
+    assert found.tolist() == [[label, label, 0, 0]] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "power", "highest"), [("paper", 1, 1), ("official", 1.3, 0.5**1.3)]
+)
+def test_the_walks_are_difference_10(name, power, highest):
+    maps = torch.tensor([[[0.25, 0.25]], [[0.5, 0.5]]])
+    spread = WALKS[name].spread(maps, torch.zeros(1, 2))  # constants stay
+    torch.testing.assert_close(spread, maps**power)
+    divided = WALKS[name].divided(spread)[:, 0, 0].tolist()
+    assert divided == pytest.approx([highest, 1], abs=1e-4)
 
 
 # ---- saliency and scores ------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from ribkit.networks import classifier
 from ribkit.results import tables
 from ribkit.runtime.errors import InputError
 from ribkit.runtime.store import Store
-from ribkit.study import ablation_runs
+from ribkit.study import ablation_runs, mask_free
 from ribkit.study.inputs import some
-from ribkit.study.study import CAM, RIB, RIVALS, Seed, Study
+from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
 
 def test_scenes_to_train_tune_score_and_pretrain_on_are_others():
@@ -148,6 +148,69 @@ def test_halves_are_split_by_the_peak_of_another_trainings_maps_which_are_not_cl
         study.replicas[one].coverage(RIB)
         plain = (other, (float(other),))  # of another training, as that one chose its scales
         assert (asked["maps"], asked["plain"], asked["threshold"]) == ("seed", plain, 0.3)
+
+
+def peaked(*at):
+    """Scores of images whose pixels are all right at one threshold each, all wrong elsewhere."""
+    confusions = np.tile(np.array([[0, 1], [1, 0]]), (len(at), 100, 1, 1))
+    confusions[np.arange(len(at)), at] = np.eye(2)
+    return swept_from(confusions)
+
+
+def test_a_seed_has_thresholds_of_its_own_images_of_the_tuning_images_and_without_masks(
+    monkeypatch,
+):
+    study = Study("mini", "", {"score_images": 2, "tune_images": 3})
+    best, asked = {2: 40, 3: 35}, []  # by how many images there are
+
+    def seeds(self, method, *sets):
+        return [SimpleNamespace(result=len(images)) for images in sets]
+
+    def without_masks(store, images, seeds):
+        asked.append((images, seeds.result))
+        return 50
+
+    monkeypatch.setattr(Study, "seeds", seeds)
+    monkeypatch.setattr(
+        Study, "swept", lambda self, images, seeds: peaked(*[best[seeds.result]] * len(images))
+    )
+    monkeypatch.setattr(mask_free, "threshold", without_masks)
+    seed = study.seed(CAM)
+    assert seed.chosen == {"oracle": 40, "held-out": 35, "mask-free": 50}
+    assert asked == [(study.tuning, 3)]
+    assert seed.maps == 2
+    assert [seed.at(choice)[:, 0].sum() for choice in seed.chosen] == [4, 0, 0]  # of the scored
+
+
+def test_a_margins_unit_is_the_mean_logit_and_official_sums_it_over_rows_and_classes(monkeypatch):
+    study, asked = Study("mini"), []
+    study._tuned[CAM] = Tuned(pd.DataFrame(), {"scales": (0.5, 1.0, 1.5)})
+    study.tuning = SimpleNamespace(labels=np.array([[True, False], [True, True]]))  # 1.5 classes
+    logits = SimpleNamespace(table=lambda name: pd.DataFrame({"logit_first": [2.0, 4.0]}))
+    monkeypatch.setattr(Study, "maps", lambda self, *seen: asked.append(seen) or logits)
+    unit = {one.variant: study.margin_unit(one) for one in RIBS}
+    assert unit == {"paper": 3, "official": 3 * 4 * 1.5}  # two scales in the loss, and their flips
+    for images, scales, settings in asked:
+        assert (images, scales) == (study.tuning, (0.5, 1.0, 1.5))
+        assert (settings.pooling, settings.steps) == ("gap", 1)
+
+
+def test_an_ablation_is_scored_at_the_threshold_that_is_best_on_the_other_images(monkeypatch):
+    study = Study("mini", "", {"score_images": 2})
+    swept, cover = peaked(40, 35), np.arange(600).reshape(2, 100, 3)
+    names = ("image", "label", "target", "hits", "predicted")
+    rows = {name: getattr(swept, name) for name in names}
+    values = {"rows": rows, "measured": {"cover": cover, "hgr": "ratios"}}
+    table = pd.DataFrame({"steps": [3, 4]})
+    result = SimpleNamespace(arrays=values.__getitem__, table=lambda name: table)
+    study.store = SimpleNamespace(run=lambda stage, **given: result)
+    monkeypatch.setattr(Study, "model", "model")
+    run = ablation_runs.Run("all", "baseline", "CAM", None, (1.0,))
+    found = ablation_runs.run_result(study, run)
+    own = swept.at(np.array([35, 40]))  # not at 40 and 35
+    assert found.counts[..., :2].tolist() == own.tolist()
+    assert found.cover.tolist() == [cover[0, 35].tolist(), cover[1, 40].tolist()]
+    assert (found.hgr, found.steps) == ("ratios", 3.5)
 
 
 def test_the_best_rival_is_the_one_that_scores_best(monkeypatch):

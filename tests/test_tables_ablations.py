@@ -44,8 +44,21 @@ def study(monkeypatch):
     return Study("mini", "", {"score_images": COUNT, "tune_images": 4})
 
 
-def test_gains_are_over_cam_and_corrected_for_their_question(study):
+@pytest.fixture
+def together(monkeypatch):
+    """How many comparisons had their intervals made together, each time."""
+    counts, simultaneous = [], tables_ablations.simultaneous
+    monkeypatch.setattr(
+        tables_ablations,
+        "simultaneous",
+        lambda statistic, family: counts.append(len(family)) or simultaneous(statistic, family),
+    )
+    return counts
+
+
+def test_gains_are_over_cam_and_corrected_for_their_question(study, together):
     question = {name: tables_ablations.family(study, name) for name in ("RQ1", "RQ2", "RQ3")}
+    assert together == [len(table) for table in question.values()]
     for name, table in question.items():
         assert table["value"][:2].tolist() == ["CAM", "RIB"]
         assert set(table["question"][2:]) == {name}
@@ -88,11 +101,12 @@ def test_the_curves_hold_the_chosen_setting_once(study):
     figures.draw("sensitivity", table)
 
 
-def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
+def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch, together):
     pair = tuple(made(level, np.random.default_rng(1)).at(40) for level in (3, 0))
     monkeypatch.setattr(tables_ablations, "_walked_both_ways", lambda s: pair)
     study.profile = dataclasses.replace(study.profile, saliency="")
     table = tables_ablations.ledger(study)
+    assert together == [len(table)]
     numbers = [words.split()[0] for words in table["difference"]]
     assert list(dict.fromkeys(numbers)) == [
         "1",
@@ -116,7 +130,7 @@ def test_the_ledger_has_every_difference_once_and_in_order(study, monkeypatch):
     figures.draw("ledger", table)
 
 
-def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
+def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch, together):
     levels = {"CAM": {"seed": 0, "+ CRF": 4}, "RIB": {"seed": 2, "+ CRF": 10}}
 
     def refinement(title):
@@ -128,6 +142,7 @@ def test_the_interaction_is_the_difference_of_two_gains(study, monkeypatch):
 
     monkeypatch.setattr(pipeline, "refinement", lambda study, title: refinement(title))
     table = tables_ablations.interaction(study).set_index("stage")
+    assert together == [len(table)]
     row = table.loc["+ CRF"]
     assert row["beyond"] == pytest.approx(row["on RIB"] - row["on CAM"])
     assert row["beyond_low"] > 0
