@@ -1,7 +1,11 @@
 """Images, results and scores that are made up, as the stages read and store them."""
 
 import dataclasses
+import inspect
+import pkgutil
+from importlib import import_module
 
+import ribkit
 from ribkit.data import scenes
 from ribkit.evaluation import thresholds
 from ribkit.evaluation.thresholds import Swept
@@ -24,6 +28,16 @@ def stored(folder, name="made", **values):
     result = Result(name, name, folder / name)
     store._write(result, values, {"parameters": {}, "code": "", "seconds": 0.0})
     return result
+
+
+def registered():
+    """The functions of all stages."""
+    found = []
+    for module in pkgutil.walk_packages(ribkit.__path__, "ribkit."):
+        functions = inspect.getmembers(import_module(module.name), inspect.isfunction)
+        own = [f for _, f in functions if f.__module__ == module.name]
+        found += [f for f in own if hasattr(f, "stage")]
+    return found
 
 
 def has(results, call):

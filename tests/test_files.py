@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -48,6 +47,14 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, there = tmp_path / "a.txt", []
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: there.append(path.exists()))
+    with atomic_write(path) as partial:
+        partial.write_text("one")
+    assert there == [False]
+
+
 def test_what_a_killed_process_left_is_written_over(tmp_path):
     (tmp_path / "a.txt.partial").write_text("half of something that is longer")
     with atomic_write(tmp_path / "a.txt") as partial:
@@ -84,13 +91,12 @@ def acquire(path, words=""):
 # ---- locks --------------------------------------------------------------------------------------
 def test_a_lock_is_for_one_process_and_bears_its_id(tmp_path, capsys):
     path = tmp_path / "a.lock"
-    other = hold(path, 0.5)
+    other = hold(path, 60)
     with pytest.raises(Busy, match=f"process {other.pid} has it"):
         acquire(path, "process {} has it")
     assert capsys.readouterr().err == ""
-    started = time.monotonic()
+    threading.Timer(0.2, other.kill).start()
     with locked(path, "waiting for {}"):
-        assert time.monotonic() - started > 0.1
         assert path.read_text() == str(os.getpid())
     assert capsys.readouterr().err == f"waiting for {other.pid}\n"
     assert not path.exists()

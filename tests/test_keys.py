@@ -34,7 +34,7 @@ class Setting:
 
 
 # ---- parameters and inputs --------------------------------------------------------------------
-def test_images_count_by_their_content_and_labels(tmp_path):
+def test_images_count_by_their_content_and_labels():
     images = scenes.generate(0, 3, size=48)
     assert describe(images) == describe(scenes.generate(0, 3, size=48))
     assert describe(images) != describe(scenes.generate(1, 3, size=48))

@@ -144,7 +144,7 @@ def test_a_stage_may_gather_what_was_made_of_all_images(images, maps, tmp_path):
     assert [path.name for path in result.path.iterdir() if path.suffix == ".npz"] == []
 
 
-def test_an_image_without_arrays_is_told_before_any_is_computed(images, maps, tmp_path):
+def test_an_image_without_arrays_is_told_before_any_is_computed(maps, tmp_path):
     CALLS.clear()
     more = scenes.generate(0, 6, size=48)
     with pytest.raises(InputError, match=r"^maps in .*: image 4 is missing; compute it first\.$"):

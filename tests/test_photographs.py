@@ -76,7 +76,7 @@ def test_the_fingerprint_follows_the_content(folder):
     assert len(others) == 2
 
 
-def test_missing_empty_and_unreadable_folders(folder, tmp_path):
+def test_missing_empty_and_unreadable_folders(folder):
     with pytest.raises(InputError, match="is not a folder; give one that holds photographs"):
         photographs.folder(folder / "no")
     (folder / "empty").mkdir()

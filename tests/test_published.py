@@ -122,7 +122,7 @@ def test_verdicts_are_counted_by_evidence_and_the_best_come_first(made):
     )
 
 
-def test_at_a_glance_stands_what_each_run_had_and_what_became_of_the_claims(made, monkeypatch):
+def test_at_a_glance_stands_what_each_run_had_and_what_became_of_the_claims(made):
     made["photographs"] = {"rib-seed": (1, 2, "mIoU"), "rib-seed-oracle": (1, 2, "mIoU")}
     made["photographs"] |= {"gndrp-seed": (-2, 1, "mIoU"), "psa-seed": (-2, 1, "mIoU")}
     table = published.glance()

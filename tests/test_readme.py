@@ -1,7 +1,5 @@
 """The README shows what the committed tables say."""
 
-import inspect
-import pkgutil
 import re
 from importlib import import_module
 from pathlib import Path
@@ -9,8 +7,8 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+from fabricated import registered
 
-import ribkit
 from ribkit.results import figures, published
 from ribkit.runtime.errors import InputError
 
@@ -44,18 +42,9 @@ ROW = r"^\| `([\w-]+)` \|[^|]+\|[^|]+\| ([^|]+) \| `([\w.]+)` \|"  # stage, note
 STAGES = re.findall(ROW, PIPELINE, re.MULTILINE)
 
 
-def registered():
-    """Name and function of every stage."""
-    found = []
-    for module in pkgutil.walk_packages(ribkit.__path__, "ribkit."):
-        functions = inspect.getmembers(import_module(module.name), inspect.isfunction)
-        own = [(name, f) for name, f in functions if f.__module__ == module.name]
-        found += [(f.stage, f"{module.name}.{name}") for name, f in own if hasattr(f, "stage")]
-    return sorted(found)
-
-
 def test_the_pipelines_tables_have_every_stage_once():
-    assert sorted((stage, function) for stage, _, function in STAGES) == registered()
+    every = sorted((f.stage, f"{f.__module__}.{f.__name__}") for f in registered())
+    assert sorted((stage, function) for stage, _, function in STAGES) == every
 
 
 @pytest.mark.parametrize("notebook", sorted({notebook for _, notebook, _ in STAGES}))

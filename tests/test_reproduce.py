@@ -331,7 +331,7 @@ FALSE_SUCCESSES = {
 
 
 @pytest.mark.parametrize("kind", FALSE_SUCCESSES)
-def test_a_false_success_is_a_failure_and_the_notebook_is_kept(study, tmp_path, capsys, kind):
+def test_a_false_success_is_a_failure_and_the_notebook_is_kept(study, tmp_path, kind):
     sources, reason = FALSE_SUCCESSES[kind]
     write(tmp_path / "notebooks", *sources)
     (study.folder / "figures").mkdir(parents=True)
@@ -654,7 +654,7 @@ def test_a_damaged_executed_notebook_counts_as_none(tmp_path, content):
     assert notebooks.recorded(tmp_path / "missing.ipynb", tmp_path) is None
 
 
-def test_a_second_run_leaves_with_the_first_ones_process(study, tmp_path, monkeypatch, capsys):
+def test_a_second_run_leaves_with_the_first_ones_process(study, monkeypatch, capsys):
     study.check, study.data = (lambda: "mini: all there"), None
     study.folder.parent.mkdir(parents=True)
     monkeypatch.setattr(reproduce, "opened", lambda options: study)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fabricated import last_unlabelled, run_stage, stored, trained_classifier
+from fabricated import last_unlabelled, registered, run_stage, stored, trained_classifier
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
@@ -19,10 +19,10 @@ from ribkit.method.rivals import Rival
 from ribkit.networks import classifier, configs, deeplab
 from ribkit.networks.configs import AffinityConfig
 from ribkit.networks.trained import TrainedModel
-from ribkit.refinement import irn, psa, stages
+from ribkit.refinement import irn, psa, saliency, stages
 from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.store import StoredArrays
-from ribkit.study import ablations, coverage, information, mask_free, predictions
+from ribkit.study import ablations, coverage, information, mask_free, panels, predictions
 from ribkit.study import maps as seeds
 from ribkit.study.maps import Adaptation, Sizes
 
@@ -125,6 +125,12 @@ STAGES = {
     "objects": (predictions.objects, {}, {}),
     "ablation": (ablations.measure, SEEN, OF_RIB),
     "layers": (information.layers, {"long_side": 40}, OF_MODEL),
+    "irn-panels": (
+        panels.irn_panels,
+        {"walk": WALKS["official"], "long_side": 56},
+        OF_MAPS | {"model": "irn"},
+    ),
+    "gradient-region": (panels.gradient_region, {"long_side": 40}, OF_MODEL),
 }
 LABELLED = ("growth", "ablation")  # stages that an image without a label is not given to
 
@@ -179,6 +185,11 @@ def computed(stage: str, images: ImageSet, given: dict, folder) -> dict[str, dic
 
 
 # ---- the same bytes -----------------------------------------------------------------------------
+def test_every_stage_that_works_image_by_image_is_here():
+    by_image = {function for function in registered() if hasattr(function, "__wrapped__")}
+    assert by_image - {function for function, *_ in STAGES.values()} == {saliency.u2net}  # an extra
+
+
 def shards(images: ImageSet, count: int) -> list[ImageSet]:
     """So many parts of the images, all shuffled: the images, and so the parts."""
     order = np.random.default_rng(count).permutation(len(images))

@@ -129,7 +129,7 @@ def test_images_without_a_class_with_one_and_of_one_pixel(size, shown, tmp_path)
     assert (labels["plain"]["labels"]["x"] == (shown[0] + 1 if shown else 0)).all()
 
 
-def test_missing_maps_are_told(images, seeds, tmp_path):
+def test_missing_maps_are_told(seeds, tmp_path):
     more = scenes.generate(5, 6)
     given = SEEN | {"maps": seeds, "threshold": 0.5}
     with pytest.raises(InputError, match=r"maps in .*: image 4 is missing; compute it first"):

@@ -385,7 +385,7 @@ def test_an_edit_of_a_parameter_makes_anew_what_depends_on_it(setting, before):
 
 # ---- inputs -----------------------------------------------------------------------------------
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path):
     """A VOC folder: 0 and 1 scored, 0 to 5 to train on, 6 and 7 to validate on; and beside it the
     other files that a study can be given."""
     counts = {"train": 2, "train_aug": 6, "val": 8}

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from ribkit.data import scenes
 from ribkit.runtime import per_image
 from ribkit.runtime.errors import InputError, ResourceError, is_final, resource_errors
+from ribkit.runtime.files import locked
 from ribkit.runtime.store import Store, stage
 
 CALLS = []
@@ -188,21 +190,30 @@ def slow(seconds):
     return {"pid": {"pid": os.getpid()}}
 
 
-def test_two_processes_that_want_the_same_result_compute_it_once(tmp_path):
+def computing(root):
+    """A process that computes `slow`, or reads it, and says who computed it."""
     code = "from test_starved import *\nprint(Store(sys.argv[1]).run(slow, seconds=1)"
     code += ".json('pid')['pid'])"
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    every = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, tmp_path], env=os.environ | {"PYTHONPATH": paths},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for _ in range(3)
-    ]  # fmt: skip
-    told = [process.communicate() for process in every]
-    assert len({out for out, _ in told}) == 1
-    first = int(told[0][0])
-    for process, (_, err) in zip(every, told, strict=True):
-        waited = f"Process {first} computes slow-"
-        assert err == "" if process.pid == first else not err or err.startswith(waited)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, root], env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_processes_that_want_the_same_result_compute_it_once(tmp_path):
+    every = [computing(tmp_path) for _ in range(3)]
+    told = [process.communicate()[0] for process in every]
+    assert len(set(told)) == 1
+    assert int(told[0]) in {process.pid for process in every}
     assert [path.suffix for path in tmp_path.iterdir()] == [""]
+
+
+def test_who_waits_for_a_result_says_for_whom(tmp_path):
+    folder = Store(tmp_path)._job(partial(slow, seconds=1)).result.path
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        other = computing(tmp_path)
+        told = f"Process {os.getpid()} computes {folder.name} already; this one waits for it.\n"
+        assert other.stderr.readline() == told
+        assert not folder.exists()
+    assert int(other.communicate()[0]) == other.pid

@@ -32,9 +32,9 @@ def chosen(levels, races=12):
     return [np.bincount(each, minlength=len(levels)).tolist() for each in (rule, winner)]
 
 
-def table_of(levels, axis, **how):
+def table_of(levels, axis):
     """What is tried and chosen where a candidate's score is a function of its value."""
-    tuned = search([axis], lambda tried: (counts([levels(tried[axis.name])] * 9), 0.3), **how)
+    tuned = search([axis], lambda tried: (counts([levels(tried[axis.name])] * 9), 0.3))
     return tuned.table, tuned.chosen[axis.name]
 
 

@@ -380,7 +380,7 @@ def test_a_label_that_half_of_its_masks_show_is_sound(root):
     voc.check(root, ["train"])
 
 
-PERSON, CAT = (192, 128, 128), (64, 0, 0)
+PERSON = (192, 128, 128)
 
 
 @pytest.mark.parametrize(

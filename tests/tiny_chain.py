@@ -16,7 +16,15 @@ from ribkit.networks.trained import TrainedModel
 from ribkit.refinement import irn, psa, stages
 from ribkit.refinement.random_walk import WALKS
 from ribkit.runtime.store import Result, Store, stage
-from ribkit.study import ablations, information, mask_free, predictions, toy_masking
+from ribkit.study import (
+    ablations,
+    coverage,
+    information,
+    mask_free,
+    panels,
+    predictions,
+    toy_masking,
+)
 from ribkit.study import maps as seeds
 from ribkit.study import toy as bottleneck
 from ribkit.study.maps import Adaptation, Sizes
@@ -54,13 +62,17 @@ def run(store: Store) -> Iterator[Result]:
     yield store.run(seeds.growth, **adapted)
     yield store.run(seeds.score, **sets, maps=maps)
     yield store.run(mask_free.levels, **sets, maps=maps)
+    yield store.run(coverage.cover, **sets, maps=maps, plain=maps, threshold=0.4)
     yield store.run(ablations.measure, **adapted)
     yield store.run(ablations.adapt_once, **adapted)
     whole = sets | {"model": model, "long_side": None}
     yield store.run(information.layers, **whole)
+    yield store.run(panels.gradient_region, **whole)
     yield store.run(information.estimate, **whole, probe_train_images=others, maps={"RIB": maps})
     plain = sets | {"maps": maps, "long_side": None}
     learns = begun | {"n_labels": N_LABELS, "long_side": None}
+    yield store.run(stages.threshold_labels, **plain, threshold=0.4)
+    yield store.run(stages.crf_labels, **plain, threshold=0.4)
     yield (labels := store.run(stages.sure_labels, **plain, threshold=0.4))
     walks = {"irn": (stages.irn_walk, {"walk": WALKS["official"]})}
     walks["psa"] = stages.psa_walk, {"alpha": 4.0, "log2_steps": 3}
@@ -72,6 +84,8 @@ def run(store: Store) -> Iterator[Result]:
         weights = result.tensors("weights")
         network = TrainedModel.of(trained.build, weights, **begun, training=HEADS)
         yield store.run(walk, **plain, model=network, **how)
+        if kind == "irn":
+            yield store.run(panels.irn_panels, **plain, model=network, **how)
     learns |= {"parts": ((images, None),), "training": NETWORK}
     yield (made := store.run(deeplab.train, **learns))
     options = begun | {"n_labels": N_LABELS, "training": NETWORK}
@@ -80,6 +94,11 @@ def run(store: Store) -> Iterator[Result]:
     yield (made := store.run(predictions.predict, **sets, **seen))
     yield store.run(stages.score, **sets, labels=made.arrays("refined"))
     yield store.run(predictions.predict_present, **sets, **seen)
+    yield store.run(predictions.objects, **sets)
+    yield (salient := store.run(predictions.foreground, **sets, model=network, long_side=None))
+    both = {"labels": labels.arrays("labels"), "salient": salient.arrays("maps")}
+    yield store.run(stages.salient_labels, **sets, **both)
+    yield store.run(classifier.imagenet, backbone="small")
     toy = {"digits": digits.load(n_train=40, n_test=8), "steps": 5}
     yield store.run(bottleneck.experiment, **toy, seeds=(0,), activations=("sigmoid",))
     yield store.run(toy_masking.masking, **toy, shares=(0.5,))
