@@ -97,10 +97,8 @@ def waits(way: Callable[[], object]) -> int:
 def memory(folder: Path) -> dict:
     """Peaks of the official way and of ours, in MiB."""
     size = VOC if GPU else MINI
-    return {
-        words: measuring.apart(bench_memory.held, size, official)
-        for words, official in (("official, float32 (MiB)", True), ("ours, bfloat16 (MiB)", False))
-    }
+    ways = bench_memory.PRECISIONS
+    return {f"{way} (MiB)": measuring.apart(bench_memory.held, size, way) for way in ways}
 
 
 def precision(folder: Path) -> dict:
