@@ -184,7 +184,8 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
         "rib-network-saliency",
     }
     assert {name for name, value in some.items() if value.note.startswith(noted)} == of_rib
-    assert some["dose-response"].note == noted.replace("1 of 2", "2 of 4")
+    of_both = f"of both kinds of scenes, {noted}".replace("1 of 2", "2 of 4")
+    assert some["dose-response"].note == of_both
     for name in ablation_runs.COMPARED:  # of the training that moves
         assert some[name].note == f"left out: tuned for the ablations' maps, {noted}"
         assert "mini, 16 images, one training, scale 1" in some[name].setting

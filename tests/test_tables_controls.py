@@ -214,7 +214,7 @@ def test_a_rib_that_tuning_stilled_is_read_with_care(study, monkeypatch):
     monkeypatch.setattr(Study, "tuned", lambda one, method: lowest[one.number])
     text = tables_controls.meaning(study)
     assert text.startswith("Read with care: in 1 of 2 trainings tuning left RIB at the lowest")
-    assert "Read with care: in 2 of 4 trainings" in text  # at the doses' two ends
+    assert "Read with care: of both kinds of scenes, in 2 of 4 trainings" in text
 
 
 def test_one_dose_says_nothing_of_doses(study):

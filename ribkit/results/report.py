@@ -290,7 +290,7 @@ def _controls(study: Study) -> dict[str, Measured]:
         counts = tables_controls.dose_counts(high, low)
         how = f"{setting}, bodies' usual texture {most:g} against {least:g}"
         still = tables_controls.still(*low.replicas, *high.replicas)
-        how = ("mIoU", how, still)
+        how = ("mIoU", how, still and f"of both kinds of scenes, {still}")
         found["dose-response"] = _found(study, intervals.more_gain, counts, *how)
     return found
 

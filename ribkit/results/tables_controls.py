@@ -147,7 +147,7 @@ def meaning(study: Study) -> str:
             f"they tell most {_points(gains[1])}: {_told(more, *words)}"
         )
         if note := still(*low.replicas, *high.replicas):
-            text.append(f"Read with care: {note}.")
+            text.append(f"Read with care: of both kinds of scenes, {note}.")
     return " ".join(text)
 
 
