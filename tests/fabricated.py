@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import pkgutil
 from importlib import import_module
+from types import SimpleNamespace
 
 import ribkit
 from ribkit.data import scenes
@@ -57,6 +58,10 @@ def swept_from(confusions):
     count, n_classes = len(confusions), confusions.shape[-1]
     found = [thresholds.image_rows(range(n_classes), one) for one in confusions]
     return Swept(count, n_classes, **thresholds.concat_rows(found))
+
+
+PIXELS = SimpleNamespace(pyramid=lambda x: x, heads=lambda x, size: x, stride=1)
+"""PSA whose features are the pixels themselves."""
 
 
 def trained_classifier(weights, precision="float32", backbone="small", file=None):

@@ -70,10 +70,8 @@ def test_the_machine_s_cores_and_python_s_hash_seed_change_no_key_and_no_byte(
 ):
     found = chain()
     names = {name.partition("/")[0].rpartition("-")[0] for name in found}
-    # but for a file of weights, which is copied
-    assert names - {"projection"} == {function.stage for function in registered()} - {
-        "given-classifier"
-    }
+    every = {function.stage for function in registered()}
+    assert names - {"projection"} == every - {"given-classifier"}  # which copies a file
     assert not differing(chain(OMP_NUM_THREADS=cores, PYTHONHASHSEED=hash_seed), found)
 
 

@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from fabricated import PIXELS
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -175,9 +175,6 @@ def test_a_mirrored_walk_walks_to_the_mirror_image(height, width, rng_seed, radi
     ways = (radius, beta, steps)
     mirrored = random_walk.propagate(maps.flip(-1), edge.flip(-1), *ways).flip(-1)
     torch.testing.assert_close(random_walk.propagate(maps, edge, *ways), mirrored)
-
-
-PIXELS = SimpleNamespace(pyramid=lambda x: x, heads=lambda x, size: x, stride=1)
 
 
 def psa_walk(maps, features, radius, beta, steps):

@@ -1,11 +1,9 @@
 """Stages between seeds and pseudo ground truth, on images small enough to see through."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-from fabricated import run_stage, stored
+from fabricated import PIXELS, run_stage, stored
 
 from ribkit.data import scenes
 from ribkit.data.images import ImageSet
@@ -174,8 +172,7 @@ def test_psa_trains_and_walks(images, seeds, store, tmp_path):
 def test_psas_walk_spreads_map_and_background_by_hand(alpha, label, monkeypatch, tmp_path):
     # a dark half and a bright one, none of which is near the other. In the dark one the map's mean
     # is 0.45, that of the background's 0.4 and 0.7, to the power alpha, 0.55 or 0.325.
-    pixels = SimpleNamespace(pyramid=lambda x: x, heads=lambda x, size: x, stride=1)
-    monkeypatch.setattr(stages, "loaded", lambda model: pixels)
+    monkeypatch.setattr(stages, "loaded", lambda model: PIXELS)
     images = small((4, 4), grey=np.array([0, 0, 255, 255])[:, None])
     maps = {"x": np.tile(np.array([0.6, 0.3, 0, 0], np.float32), (1, 4, 1))}
     given = SEEN | {"maps": stored(tmp_path, "seeds", maps=maps).arrays("maps"), "model": None}

@@ -74,18 +74,17 @@ def run(store: Store) -> Iterator[Result]:
     yield store.run(stages.threshold_labels, **plain, threshold=0.4)
     yield store.run(stages.crf_labels, **plain, threshold=0.4)
     yield (labels := store.run(stages.sure_labels, **plain, threshold=0.4))
-    walks = {"irn": (stages.irn_walk, {"walk": WALKS["official"]})}
-    walks["psa"] = stages.psa_walk, {"alpha": 4.0, "log2_steps": 3}
+    walks = {"irn": ((stages.irn_walk, panels.irn_panels), {"walk": WALKS["official"]})}
+    walks["psa"] = (stages.psa_walk,), {"alpha": 4.0, "log2_steps": 3}
     for kind, trained in (("irn", irn), ("psa", psa)):
         parts = ((images, labels.arrays("labels")),)
         result = store.run(trained.train, **learns, parts=parts, training=HEADS)
         yield result
-        walk, how = walks[kind]
+        every, how = walks[kind]
         weights = result.tensors("weights")
         network = TrainedModel.of(trained.build, weights, **begun, training=HEADS)
-        yield store.run(walk, **plain, model=network, **how)
-        if kind == "irn":
-            yield store.run(panels.irn_panels, **plain, model=network, **how)
+        for walk in every:
+            yield store.run(walk, **plain, model=network, **how)
     learns |= {"parts": ((images, None),), "training": NETWORK}
     yield (made := store.run(deeplab.train, **learns))
     options = begun | {"n_labels": N_LABELS, "training": NETWORK}
