@@ -6,14 +6,26 @@ import pkgutil
 from importlib import import_module
 from types import SimpleNamespace
 
+import numpy as np
+
 import ribkit
 from ribkit.data import scenes
 from ribkit.evaluation import thresholds
+from ribkit.evaluation.miou import counts, miou
 from ribkit.evaluation.thresholds import Swept
 from ribkit.networks import classifier
 from ribkit.networks.trained import TrainedModel
 from ribkit.runtime import store
 from ribkit.runtime.store import Result
+
+IMAGES = 40
+
+
+def error(ours, theirs):
+    """The largest difference, as a share of their largest value."""
+    assert ours.shape == theirs.shape
+    largest = theirs.abs().max()  # 0 where no position of a map is positive yet
+    return float((ours - theirs).abs().max() / (largest if largest > 0 else 1))
 
 
 def last_unlabelled(count):
@@ -51,6 +63,19 @@ def run_stage(stage, images, folder, **parameters):
     folder.mkdir(parents=True, exist_ok=True)
     scratch = {"scratch": folder} if stage.resumes else {}
     return stage(images=images, **parameters, **scratch)
+
+
+def confusions(level, rng_seed=0):
+    """Confusions ``(IMAGES, 2, 2)`` whose object is found more the higher the level (points)."""
+    base = np.random.default_rng(rng_seed).integers(30, 50, IMAGES)
+    made = np.zeros((IMAGES, 2, 2), int)
+    made[:, 1, 1], made[:, 1, 0], made[:, 0, 0] = base + level, 100 - base - level, 100
+    return made
+
+
+def pooled(level, rng_seed):
+    """The mIoU of `confusions`."""
+    return miou(counts(confusions(level, rng_seed)).sum(axis=0))
 
 
 def swept_from(confusions):

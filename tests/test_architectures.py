@@ -1,5 +1,6 @@
 import pytest
 import torch
+from fabricated import error
 from torch import nn
 from torchvision import models
 
@@ -9,11 +10,6 @@ from ribkit.runtime.errors import InputError
 
 def pixels(side):
     return 255 * torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-
-
-def error(ours, theirs):
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def test_missing_weights_of_resnet50_are_told_in_one_sentence(monkeypatch, tmp_path):

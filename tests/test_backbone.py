@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torchvision
+from fabricated import error
 from torch import nn
 
 from ribkit.data import views
@@ -23,11 +24,6 @@ def randomise_statistics(model):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.5, 1.0)
     return model.eval()
-
-
-def error(ours, theirs):
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def built(name, **arguments):

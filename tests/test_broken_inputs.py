@@ -10,12 +10,12 @@ import json
 import os
 import pickle
 import shutil
-import struct
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from crafted import Touch, chunk, png
 from PIL import Image
 from test_digits import write_mnist
 
@@ -141,17 +141,6 @@ def replaced(make):
         make(path)
 
     return edit
-
-
-def chunk(name, content):
-    check = struct.pack(">I", zlib.crc32(name + content))
-    return struct.pack(">I", len(content)) + name + content + check
-
-
-def png(width, height, *extra):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(bytes(9)))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
 
 
 def labels(edit):
@@ -501,16 +490,6 @@ def test_a_file_without_permission_is_told(root, capsys, project):
 
 
 # ---- weights ------------------------------------------------------------------------------------
-class Touch:
-    """Pickled, it makes a file when it is read."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 @pytest.mark.parametrize(
     ("make", "said"),
     [

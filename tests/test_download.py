@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from crafted import Touch
 from PIL import Image
 from scipy.io import savemat
 
@@ -391,16 +392,6 @@ def test_a_mask_of_sbd_that_cannot_be_read_is_told(tmp_path):
     with pytest.raises(InputError, match=r"5\.mat cannot be read \(.*\); unpack SBD"):
         download.add_train_aug(root, sbd)
     assert not (root / voc.LIST.format("train_aug")).exists()
-
-
-class Touch:
-    """Pickled, it makes a file when it is read."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
 
 
 def crafted(values):

@@ -9,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+from crafted import chunk, png
 from PIL import Image, ImageFile, ImageOps
 
 from ribkit.data import voc
@@ -23,21 +24,6 @@ def saved(kind, **options):
     file = io.BytesIO()
     Image.new(options.pop("mode", "RGB"), (16, 16)).save(file, kind, **options)
     return bytearray(file.getvalue())
-
-
-def chunk(name, content):
-    return (
-        struct.pack(">I", len(content))
-        + name
-        + content
-        + struct.pack(">I", zlib.crc32(name + content))
-    )
-
-
-def png(width, height, *extra, colour=2):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress(bytes(99)))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
 
 
 def jpeg(width, height):

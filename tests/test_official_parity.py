@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fabricated import error
 from torch import nn
 
 from ribkit.method import adaptation, cam, pooling
@@ -25,12 +26,6 @@ RUNS = sorted(path.stem for path in FOLDER.glob("rib_*.npz"))
 def load(name):
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
         return {k: torch.as_tensor(v) if v.ndim else v.item() for k, v in arrays.items()}
-
-
-def error(ours, theirs):
-    assert ours.shape == theirs.shape
-    largest = theirs.abs().max()  # 0 where no position of a map is positive yet
-    return float((ours - theirs).abs().max() / (largest if largest > 0 else 1))
 
 
 def network(state, prefix="state."):

@@ -9,10 +9,10 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import swept_from
+from fabricated import IMAGES, confusions, pooled, swept_from
 
 from ribkit.evaluation import power
-from ribkit.evaluation.miou import counts, miou
+from ribkit.evaluation.miou import counts
 from ribkit.evaluation.tuning import Tuned
 from ribkit.results import claims, report, reported, tables_rq4, tables_toy
 from ribkit.results.claims import CLAIMS
@@ -22,21 +22,7 @@ from ribkit.study.pipeline import Refined
 from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-IMAGES = 40
 NEVER = {"rib-seed-coco", "rib-network-coco", "saturation-inside"}  # no COCO, no ReLU6 here
-
-
-def confusions(level, rng_seed=0):
-    """Confusions ``(40, 2, 2)`` whose object is found more the higher the level (points)."""
-    base = np.random.default_rng(rng_seed).integers(30, 50, IMAGES)
-    made = np.zeros((IMAGES, 2, 2), int)
-    made[:, 1, 1], made[:, 1, 0], made[:, 0, 0] = base + level, 100 - base - level, 100
-    return made
-
-
-def pooled(level, rng_seed):
-    """The mIoU of `confusions`."""
-    return miou(counts(confusions(level, rng_seed)).sum(axis=0))
 
 
 def toy_hgr(sign):

@@ -5,27 +5,18 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import swept_from
+from fabricated import IMAGES, confusions, pooled, swept_from
 
 from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import gain, replicated
-from ribkit.evaluation.miou import counts, miou
+from ribkit.evaluation.miou import counts
 from ribkit.evaluation.tuning import Tuned
 from ribkit.results import figures, tables_controls
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
-IMAGES = 30
 NORM, SMOOTHED = RIVALS["norms"], RIVALS["smoothings"]
 CHANGES = {"ablations.usual_textures": "0,1", "score_images": IMAGES, "tune_images": 4}
-
-
-def confusions(level, rng_seed=0):
-    """Confusions ``(30, 2, 2)`` whose object is found more the higher the level."""
-    base = np.random.default_rng(rng_seed).integers(30, 50, IMAGES)
-    made = np.zeros((IMAGES, 2, 2), int)
-    made[:, 1, 1], made[:, 1, 0], made[:, 0, 0] = base + level, 100 - base - level, 100
-    return made
 
 
 @pytest.fixture
@@ -63,10 +54,6 @@ def study(levels, monkeypatch):
     moves = Tuned(pd.DataFrame({"stage": ["lr"], "lr": [1.0], "edge": [""]}), {"lr": 1.0})
     monkeypatch.setattr(Study, "tuned", lambda one, method: moves)
     return Study("mini", "", CHANGES)
-
-
-def pooled(level, rng_seed):
-    return miou(counts(confusions(level, rng_seed)).sum(axis=0))
 
 
 def over_seeds(after, before):

@@ -1,10 +1,9 @@
 import json
 import pickle
-import struct
-import zlib
 
 import numpy as np
 import pytest
+from crafted import png
 from PIL import Image
 
 from ribkit.data import voc
@@ -313,19 +312,6 @@ def test_several_problems_are_told_at_once_in_twenty_lines(root):
 # --- masks, palettes and labels that do not go together
 
 
-def save_png(path, bits, rows):
-    """A grey PNG of few bits a pixel; rows: the bytes of each."""
-
-    def chunk(name, content):
-        check = struct.pack(">I", zlib.crc32(name + content))
-        return struct.pack(">I", len(content)) + name + content + check
-
-    size = struct.pack(">II", len(rows[0]) * 8 // bits, len(rows))
-    pixels = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
-    chunks = chunk(b"IHDR", size + bytes([bits, 0, 0, 0, 0])) + chunk(b"IDAT", pixels)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IEND", b""))
-
-
 def repainted(root, name, values, colours):
     """A palette mask whose values have these colours."""
     image = Image.fromarray(values, "P")
@@ -423,7 +409,9 @@ def test_pascals_palette_and_grey_in_colours_are_sound(root):
     ],
 )
 def test_grey_masks_of_few_bits_have_the_numbers_that_they_store(root, bits, rows, values):
-    save_png(mask_of(root, "one"), bits, rows)
+    pixels = b"".join(b"\0" + bytes(row) for row in rows)
+    mask = png(len(rows[0]) * 8 // bits, len(rows), bits=bits, pixels=pixels)
+    mask_of(root, "one").write_bytes(mask)
     (root / "image_labels.json").unlink()
     images = voc.read(root, "train")
     assert images.mask(0).tolist() == values
