@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ribkit.results import claims
-from ribkit.results.claims import CLAIMS, VERDICTS, Measured, readable, table, verdict
+from ribkit.results.claims import (
+    CLAIMS,
+    VERDICTS,
+    Measured,
+    by_chance,
+    readable,
+    table,
+    verdict,
+)
 
 RANGE = (2.7, 3.0)  # COCO's
 FOUND = [  # low, high, reported, verdict
@@ -200,3 +208,18 @@ def test_of_a_stored_table_only_what_was_measured_is_taken(tmp_path):
     pd.testing.assert_frame_equal(again, made)
     with pytest.raises(KeyError, match="rib-sead"):
         claims.again(made.replace({"name": {"rib-seed": "rib-sead"}}))
+
+
+def test_by_chance_some_claims_hold_as_benjamini_and_hochberg_count():
+    # three of four: 0.01 <= 0.05 / 4, 0.02 <= 2 * 0.05 / 4, 0.045 > 3 * 0.05 / 4, 0.5
+    names = ("rib-seed", "gndrp-seed", "rib-coverage", "rib-auc")
+    ends = ((1, 3), (-3, -1), (0.1, 3), (-1, 3))
+    made = {}
+    for name, low_high, p in zip(names, ends, (0.01, 0.02, 0.045, 0.5), strict=True):
+        made[name] = replace(measured(*low_high), p_value=p)
+    found = table(made)
+    assert by_chance(found) == ["RIB covers more than CAM"]
+    alone = found[found["name"].isin(["rib-coverage", "rib-seed-coco"])]  # one is not measured
+    assert by_chance(alone) == []
+    with pytest.raises(ValueError, match="must include only"):
+        by_chance(table({"rib-seed": measured(1, 2)}))

@@ -21,7 +21,7 @@ FORMULAS = {
     "refinement.crf": ("refine_labels", "refine_scores"),
     "refinement.saliency": ("combine",),
 }
-STATISTICS = ("bootstrap", "combined", "simultaneous", "images_needed")
+STATISTICS = ("bootstrap", "combined", "p_value", "p_by_t", "simultaneous", "images_needed")
 POWER = ("detectable_once", "detectable_by_t")
 COLOURS = ("green",)
 EXPLAINED = {

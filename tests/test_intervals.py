@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import bootstrap, gain, images_needed, replicated, simultaneous
@@ -286,3 +287,41 @@ def test_one_image_and_one_training_tell_nothing():
         assert found[0] == pytest.approx(gain(other[0], one[0]))
         assert np.isnan(found[1:]).all()
     assert np.isnan(intervals.by_t(1.0, np.array([]), np.array([]))[1:]).all()
+
+
+# ---- p ------------------------------------------------------------------------------------------
+def test_trainings_of_alike_images_have_the_p_of_students_test():
+    values = [0.3, 1.1, 0.8, -0.1]  # one for each training: its images are alike
+    found = intervals.p_value(intervals.mean, [valued(np.full(9, value)) for value in values])
+    assert found == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+
+
+def test_p_of_one_training_by_hand(monkeypatch):
+    monkeypatch.setattr(intervals, "resample", lambda *_: (1.5, np.array([-1.0, 0.0, 1.0, 2.0])))
+    monkeypatch.setattr(intervals, "DRAWS", 4)
+    counts = valued(np.ones(2))
+    assert intervals.p_value(intervals.mean, [counts]) == 1  # 2 of 4: 6 / 5
+    above = (1.5, np.array([1.0, 1.0, 1.0, 2.0]))
+    for sign in (-1, 1):
+        monkeypatch.setattr(intervals, "resample", lambda *_, s=sign: (s * 1.5, s * above[1]))
+        assert intervals.p_value(intervals.mean, [counts]) == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize("trainings", [1, 3])
+def test_p_is_below_a_twentieth_where_zero_lies_outside_the_interval(trainings):
+    random = np.random.default_rng(0)
+    for shift in np.linspace(-1, 1, 41):
+        values = random.normal(shift, 1, (trainings, 30))
+        replicas = [valued(each) for each in values]
+        _, low, high = replicated(intervals.mean, replicas)
+        outside = low > 0 or high < 0
+        assert (intervals.p_value(intervals.mean, replicas) < 0.05) == outside
+
+
+def test_what_tells_nothing_of_others_has_no_p():
+    one = valued(np.ones(1))
+    assert np.isnan(intervals.p_value(intervals.mean, [one]))
+    assert np.isnan(intervals.p_by_t(1.0, np.array([np.nan]), np.array([0])))
+    assert np.isnan(intervals.p_by_t(1.0, np.array([]), np.array([])))
+    nothing = np.zeros(2), np.array([9, 2])
+    assert (intervals.p_by_t(1.0, *nothing), intervals.p_by_t(0.0, *nothing)) == (0, 1)

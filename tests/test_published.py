@@ -122,6 +122,23 @@ def test_verdicts_are_counted_by_evidence_and_the_best_come_first(made):
     )
 
 
+def test_what_would_not_hold_is_named_where_the_number_of_claims_counts(made, monkeypatch):
+    made["photographs"] = {"rib-seed": (1, 2, "mIoU"), "gndrp-seed": (-2, -1, "mIoU")}
+    assert "Corrected" not in published.verdicts()  # an earlier run's, without p
+    committed, p_values = published.committed, {"rib-seed": 0.01, "gndrp-seed": 0.04}
+
+    def with_p(*of):
+        found = committed(*of)
+        return found.assign(p_value=found["name"].map(p_values)) if "name" in found else found
+
+    monkeypatch.setattr(published, "committed", with_p)
+    (said, *_) = published.verdicts().splitlines()
+    assert said.endswith("Corrected for their number (Benjamini and Hochberg, 5 %) none changes.")
+    p_values["gndrp-seed"] = 0.051
+    (said, *_) = published.verdicts().splitlines()
+    assert said.endswith("5 %) these would be undecided too: GNDRP over GAP.")
+
+
 def test_at_a_glance_stands_what_each_run_had_and_what_became_of_the_claims(made):
     made["photographs"] = {"rib-seed": (1, 2, "mIoU"), "rib-seed-oracle": (1, 2, "mIoU")}
     made["photographs"] |= {"gndrp-seed": (-2, 1, "mIoU"), "psa-seed": (-2, 1, "mIoU")}

@@ -219,9 +219,65 @@ def by_t(point: float, parts: np.ndarray, freedoms: np.ndarray) -> Interval:
 
 def half_width(parts: np.ndarray, freedoms: np.ndarray) -> np.ndarray:
     """Half the width of `combined`, from squared errors ``(..., k)`` and degrees of freedom."""
-    total = parts.sum(axis=-1)
-    freedom = total**2 / (parts**2 / freedoms).sum(axis=-1)
-    return stats.t.ppf(0.975, freedom) * np.sqrt(total)
+    return stats.t.ppf(0.975, _freedom(parts, freedoms)) * np.sqrt(parts.sum(axis=-1))
+
+
+def _freedom(parts: np.ndarray, freedoms: np.ndarray) -> np.ndarray:
+    """Degrees of freedom of the summed parts, after Welch and Satterthwaite."""
+    return parts.sum(axis=-1) ** 2 / (parts**2 / freedoms).sum(axis=-1)
+
+
+def p_value(statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]]) -> float:
+    r"""How often a true 0 would, by chance, seem as far from 0 as this, or farther: two-sided.
+
+    Below 0.05 where 0 lies outside the interval of `replicated`. Of several trainings see `p_by_t`;
+    of one, over B draws of its images,
+
+    .. math:: \min\Big(1, \; 2 \, \frac{1 + \min(\#\{\theta^* \le 0\}, \#\{\theta^* \ge 0\})}{B + 1}
+        \Big)
+
+    (Davison and Hinkley 1997, section 4.2). One image tells nothing of others: NaN.
+
+    Args:
+        statistic: Function of summed counts, such as `gain`.
+        replicas: As for `replicated`.
+
+    Example:
+        >>> values = np.array([-1.0, 0.0, 1.0])
+        >>> p_value(mean, [(countable(values),)])
+        1.0
+    """
+    if len(replicas) > 1:
+        points, *rest = errors_of(statistic, replicas)
+        return p_by_t(float(points.mean()), *parts_of(points, *rest))
+    if len(replicas[0][0]) == 1:
+        return float("nan")
+    _, values = resample(statistic, *replicas[0])
+    beyond = min((values <= 0).sum(), (values >= 0).sum())
+    return float(min(1.0, 2 * (1 + beyond) / (1 + DRAWS)))
+
+
+def p_by_t(point: float, parts: np.ndarray, freedoms: np.ndarray) -> float:
+    r"""The same by Student's t, from squared errors and their degrees of freedom.
+
+    .. math:: 2 \, P\big( t_\nu > |\theta| \, / \sqrt{\textstyle\sum_i s_i^2} \big)
+
+    with :math:`\nu` as in `combined`; NaN without any error, and where all are 0 it is 0 or 1.
+
+    Args:
+        point: The estimate.
+        parts: ``(k,)``, squared standard errors, such as over images and over trainings.
+        freedoms: ``(k,)``, with how many degrees of freedom each was estimated.
+
+    Example:
+        >>> round(p_by_t(1.0, np.array([1 / 1.96**2]), np.array([10**6])), 3)
+        0.05
+    """
+    if not len(parts) or (freedoms < 1).any():
+        return float("nan")
+    if parts.sum() == 0:
+        return float(point == 0)
+    return float(2 * stats.t.sf(abs(point) / np.sqrt(parts.sum()), _freedom(parts, freedoms)))
 
 
 def simultaneous(statistic: Statistic, family: Sequence[tuple[np.ndarray, ...]]) -> list[Interval]:

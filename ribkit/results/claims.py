@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ribkit.evaluation.intervals import numbers
 from ribkit.results.reported import Effect, effect
@@ -72,6 +73,7 @@ class Measured:
     setting: str
     on: str  # what it was measured on: "scenes", "photographs", "MNIST" or "bundled digits"
     note: str = ""  # what the number alone would hide
+    p_value: float = math.nan  # see `ribkit.evaluation.intervals.p_value`
 
 
 def verdict(low: float, high: float, reported: tuple[float, float] | None = None) -> str:
@@ -124,7 +126,7 @@ def _row(claim: Claim, value: Measured | None) -> dict:
         row |= {"reported_low": effect.low, "reported_high": effect.high}
     if value is None:
         numbers = dict.fromkeys(("difference", "low", "high", "detectable"), math.nan)
-        return row | numbers | dict.fromkeys(TEXTS, "")
+        return row | numbers | dict.fromkeys(TEXTS, "") | {"p_value": math.nan}
     if effect and effect.unit != value.unit:
         raise ValueError(f"{claim.name}: reported in {effect.unit}, measured in {value.unit}.")
     word = verdict(value.low, value.high, (effect.low, effect.high) if effect else None)
@@ -168,6 +170,18 @@ def evidence(photographs: pd.DataFrame, scenes: pd.DataFrame, digits: pd.DataFra
         text["on photographs"] = "" if of_digits else found(row)
         shown.append(text | {"on scenes, or digits": found(other)})
     return pd.DataFrame(shown)
+
+
+def by_chance(table: pd.DataFrame) -> list[str]:
+    """Which claims would neither hold nor be the opposite, corrected for how many there are.
+
+    Their short names. By the false discovery rate of 5 % (Benjamini and Hochberg 1995): one in
+    twenty of those that are left is an error, on average. ValueError: something measured has no p.
+    """
+    told = table[table["verdict"] != "not measured"]
+    corrected = stats.false_discovery_control(told["p_value"])
+    away = told["verdict"].str.match("holds|opposite")
+    return told.loc[away & (corrected > 0.05), "short"].tolist()
 
 
 def filled(table: pd.DataFrame) -> pd.DataFrame:

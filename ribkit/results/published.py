@@ -168,16 +168,26 @@ def _noted(row: pd.Series) -> str:
 
 # ---- texts --------------------------------------------------------------------------------------
 def verdicts() -> str:
-    """How many claims have which verdict, by evidence."""
+    """How many claims have which verdict, by evidence; and which of them may be chance."""
     said = []
     for evidence, counts in verdict_counts().items():
         measured, undecided = counts.drop("not measured").sum(), counts["undecided"]
         each = "; ".join(f"{count} *{name}*" for name, count in counts[counts > 0].items())
         said.append(
             f"- **On {evidence}** {undecided} of {measured} measured claims "
-            f"{'is' if undecided == 1 else 'are'} undecided: {each}."
+            f"{'is' if undecided == 1 else 'are'} undecided: {each}.{_corrected(evidence)}"
         )
     return "\n".join(said)
+
+
+def _corrected(evidence: str) -> str:
+    """What becomes of a run's verdicts where their number counts; nothing of runs without p."""
+    found = _own(evidence).query("verdict != 'not measured'")
+    if found.empty or found["p_value"].isna().any():
+        return ""
+    doubtful = claims.by_chance(found)
+    would = f"these would be undecided too: {'; '.join(doubtful)}" if doubtful else "none changes"
+    return f" Corrected for their number (Benjamini and Hochberg, 5 %) {would}."
 
 
 def verdict_counts() -> dict[str, pd.Series]:

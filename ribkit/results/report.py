@@ -95,7 +95,8 @@ def _found(
     """
     detectable = np.nan if still else power.detectable(statistic, replicas)
     measured = (*intervals.replicated(statistic, replicas), detectable, unit, setting, _on(study))
-    return Measured(*measured, "; ".join(filter(None, (still, note))))
+    p_value = intervals.p_value(statistic, replicas)
+    return Measured(*measured, "; ".join(filter(None, (still, note))), p_value)
 
 
 def _on(study: Study) -> str:
@@ -166,9 +167,10 @@ def _over_seeds(
     """A mean, low and high of n toy networks, see `tables_toy.interval`."""
     freedom = values["n"] - 1
     error = (values["high"] - values["mean"]) / stats.t.ppf(0.975, freedom)
-    detectable = power.detectable_by_t(np.array([error**2]), np.array([freedom]))
-    on = study.digits().name
-    return Measured(*values[["mean", "low", "high"]], detectable, unit, setting, on, note)
+    parts = (np.array([error**2]), np.array([freedom]))
+    measured = (*values[["mean", "low", "high"]], power.detectable_by_t(*parts), unit, setting)
+    p_value = intervals.p_by_t(values["mean"], *parts)
+    return Measured(*measured, study.digits().name, note, p_value)
 
 
 def _seeds(study: Study) -> dict[str, Measured]:
