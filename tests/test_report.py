@@ -139,26 +139,23 @@ def fabricated(request, monkeypatch):
     monkeypatch.setattr(Study, "settings", lambda self, method: settings)
     monkeypatch.setattr(Study, "margin_unit", lambda self, method: 5.0)
     monkeypatch.setattr(Study, "scales", (1.0,))
-    monkeypatch.setattr(Study, "tuned", lambda self, method: edges(""))
+    nothing = Tuned(pd.DataFrame({"stage": [""], "lr": [1.0]}), {})
+    monkeypatch.setattr(Study, "tuned", lambda self, method: nothing)
     monkeypatch.setattr("ribkit.runtime.store.Store.run", stored)
     changes = {"score_images": IMAGES, "tune_images": 4, "ablations.usual_textures": "0,1"}
     changes |= {"toy_train": 24, "toy_test": 12}
     return Study("mini", "", changes), sign
 
 
-def edges(*edges):
-    """What was tuned, at these edges of its grids."""
-    return Tuned(pd.DataFrame({"edge": edges, "stage": "", "lr": 1.0}), {})
-
-
 def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so(
     fabricated, monkeypatch
 ):
     study, _ = fabricated
-    by_seed = [edges("lowest lr", "highest margin"), edges("highest lr", "")]
-    monkeypatch.setattr(Study, "tuned", lambda self, method: by_seed[self.number])
+    stilled = [True, False]
+    monkeypatch.setattr(Study, "stilled", lambda self, method: stilled[self.number])
     some = report.measured(study)
-    noted = "in 1 of 2 trainings tuning left RIB at the lowest rate, where maps hardly move"
+    noted = "in 1 of 2 trainings tuning left RIB at the lowest rate, without a gain on the tuning "
+    noted += "images"
     of_rib = {"gndrp-seed", "gndrp-coverage", "rib-seed", "rib-seed-oracle", "rib-coverage"}
     of_rib |= {"gndrp-auc", "rib-auc", "rib-auc-over-rivals"}
     of_rib |= {"rib-over-rivals", "crf-seed", "psa-seed", "irn-seed"}
@@ -179,7 +176,7 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     # what stands still has not the spread of a RIB that moves
     blind = {name for name, value in some.items() if np.isnan(value.detectable)}
     assert blind == of_rib | {"dose-response"}
-    by_seed[1] = edges("lowest lr")
+    stilled[1] = True
     every = claims.table(report.measured(study)).set_index("name")
     blind = every["detectable"].isna() & (every["verdict"] != "not measured")
     assert set(every.index[blind]) == of_rib | {"dose-response"}

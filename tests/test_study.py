@@ -108,26 +108,22 @@ def test_settings_that_change_a_given_profile_are_refused():
         Study(Study("mini").profile, "", {"steps": 5})
 
 
-@pytest.mark.parametrize(("edge", "rate"), [("lowest lr", 1e-4), ("highest lr", 1e-6), ("", 1e-6)])
-def test_where_tuning_stilled_rib_it_is_shown_at_the_highest_rate(edge, rate):
-    study = Study("mini")
-    found = {"lr": 1e-6, "margin": 0.0, "n_others": 4}
-    tried = {"stage": "margin", "lr": 1e-6, "edge": ["", edge]}
-    study._tuned[RIB] = Tuned(pd.DataFrame(tried), found)
-    assert study.settings(RIB).lr == 1e-6
-    assert study.shown(RIB) == dataclasses.replace(study.settings(RIB), lr=rate)
-
-
 @pytest.mark.parametrize(
     ("chosen", "miou", "stilled"), [(1e-6, 50.0, True), (1e-6, 50.1, False), (2e-6, 50.0, False)]
 )
-def test_a_careful_lowest_rate_that_gains_nothing_over_cam_is_still_too(chosen, miou, stilled):
+def test_a_lowest_rate_that_gains_nothing_over_cam_is_still_and_the_highest_is_shown(
+    chosen, miou, stilled
+):
     study, rates = Study("mini"), [1e-6, 2e-6]
     rows = {"stage": "lr", "lr": rates, "chosen": [rate == chosen for rate in rates], "edge": ""}
     rows["miou"] = [miou if rate == chosen else 50.2 for rate in rates]  # not the best is chosen
-    study._tuned[RIB] = Tuned(pd.DataFrame(rows), {"lr": chosen})
+    found = {"lr": chosen, "margin": 0.0, "n_others": 4}
+    study._tuned[RIB] = Tuned(pd.DataFrame(rows), found)
     study._tuned[CAM] = Tuned(pd.DataFrame({"chosen": [True], "miou": [50.0]}), {})
     assert study.stilled(RIB) == stilled
+    assert study.settings(RIB).lr == chosen
+    shown = max(study.profile.lrs) if stilled else chosen
+    assert study.shown(RIB) == dataclasses.replace(study.settings(RIB), lr=shown)
 
 
 def test_halves_are_split_by_the_peak_of_another_trainings_maps_which_are_not_clipped(monkeypatch):

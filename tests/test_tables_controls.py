@@ -195,10 +195,8 @@ def test_whether_a_rival_reaches_as_far_follows_from_the_interval(
 
 
 def test_a_rib_that_tuning_stilled_is_read_with_care(study, monkeypatch):
-    rows = [{"stage": "lr", "lr": 1.0, "edge": edge} for edge in ("lowest lr", "")]
-    lowest = [Tuned(pd.DataFrame([row]), {"lr": 1.0}) for row in rows]
     assert not tables_controls.meaning(study).startswith("Read with care")
-    monkeypatch.setattr(Study, "tuned", lambda one, method: lowest[one.number])
+    monkeypatch.setattr(Study, "stilled", lambda one, method: one.number == 0)
     text = tables_controls.meaning(study)
     assert text.startswith("Read with care: in 1 of 2 trainings tuning left RIB at the lowest")
     assert "Read with care: of both kinds of scenes, in 2 of 4 trainings" in text

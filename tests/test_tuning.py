@@ -123,7 +123,6 @@ def test_a_careful_choice_below_a_best_one_inside_is_no_edge():
     tuned = search([axis], lambda tried: (levels[tried["lr"]], 0.3))
     assert tuned.chosen == {"lr": 1}
     assert tuned.table["miou"].idxmax() == 1
-    assert not tuned.lowest("lr")
     assert tuned.least("lr")
     assert not Tuned(pd.DataFrame(), tuned.chosen).least("lr")  # nothing was tried
     assert tuned.table["edge"].tolist() == [""] * 3

@@ -50,10 +50,6 @@ class Tuned:
         """Of what was chosen, on the tuning images."""
         return float(self.table.query("chosen")["miou"].iloc[-1])
 
-    def lowest(self, setting: str) -> bool:
-        """Whether the lowest of a grid was best that went on below it as far as it may."""
-        return f"lowest {setting}" in set(self.table.get("edge", ()))
-
     def least(self, setting: str) -> bool:
         """Whether the lowest of several that were tried was chosen, best or not."""
         if self.table.empty:

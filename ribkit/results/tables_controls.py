@@ -85,8 +85,8 @@ def dose_counts(high: Study, low: Study) -> list[tuple[np.ndarray, ...]]:
 def still(*trainings: Study) -> str:
     """A note if tuning stilled RIB in some trainings (`Study.stilled`), else empty."""
     stilled = [one.stilled(RIB) for one in trainings]
-    note = f"in {sum(stilled)} of {len(stilled)} trainings tuning left RIB at the "
-    note += "lowest rate, where maps hardly move"
+    note = f"in {sum(stilled)} of {len(stilled)} trainings tuning left RIB at the lowest rate, "
+    note += "without a gain on the tuning images"
     return note if any(stilled) else ""
 
 

@@ -401,20 +401,18 @@ class Study(Inputs):
 
     # ---- pictures of the process --------------------------------------------------------------
     def stilled(self, method: Method) -> bool:
-        """Whether tuning left a RIB at the lowest rate, where maps hardly move.
+        """Whether tuning left a RIB at the lowest rate, though it gains nothing over CAM there.
 
-        So it is where that is the best of a grid that went down as far as it may: the map had
-        better not move. And where it is a careful choice that gains nothing over CAM.
+        The map had better not move.
         """
         tuned = self.tuned(method)
-        careful = tuned.least("lr") and tuned.miou <= self.tuned(CAM).miou
-        return careful or tuned.lowest("lr")
+        return tuned.least("lr") and tuned.miou <= self.tuned(CAM).miou
 
     def shown(self, method: Method) -> Settings:
         """The settings that a RIB's process and its ablations are shown with: the chosen ones.
 
-        Where it is `stilled` nothing would move, and there would be nothing to take away: there
-        the rate is the profile's highest.
+        Where it is `stilled` there would be nothing to see, nor to take away: there the rate is the
+        profile's highest.
         """
         settings = self.settings(method)
         return replace(settings, lr=max(self.profile.lrs)) if self.stilled(method) else settings
