@@ -354,7 +354,13 @@ def test_far_from_its_own_peak_any_other_map_covers_more_and_one_training_says_s
     halves = pd.DataFrame(named | {"far": 0.5, "auc far": 0.8})
     monkeypatch.setattr(Study, "coverage", lambda *_: halves)
     note = "halved by this training's own CAM, which favours every other map"
-    assert report.measured(study, "03")["rib-coverage"].note == ""
+    some = report.measured(study, "03")
+    assert some["rib-coverage"].note == ""
+    halves.loc[0, "auc far"] = np.nan  # nothing lies off the object
+    less = report.measured(study, "03")
+    for name, count in (("rib-coverage", IMAGES), ("rib-auc", IMAGES - 1), ("rib-seed", IMAGES)):
+        assert f"mini, {IMAGES} images, 2 trainings" in some[name].setting
+        assert f"mini, {count} images, 2 trainings" in less[name].setting
     one = Study("mini", "", study.overrides | {"replicas": 1})
     assert report.measured(one, "03")["rib-coverage"].note == note
 
@@ -374,15 +380,17 @@ def test_one_dose_alone_measures_no_dose_response(fabricated, monkeypatch):
 def test_one_toy_network_has_no_interval_and_no_verdict(fabricated):
     one = pd.Series({"mean": 0.1, "low": np.nan, "high": np.nan, "n": 1.0})
     found = report._over_seeds(fabricated[0], one, "bundled digits, 1 seed")
-    assert np.isnan(found.detectable)
-    words = claims.table({"activation-removed": found}, "01")["verdict"]
-    assert set(words) == {"not measured"}
+    assert np.isnan([found.detectable, found.p_value]).all()
+    table = claims.table({"activation-removed": found}, "01")
+    assert {claims.found(row) for row in table.to_dict("records")} == {"not measured"}
 
 
 def test_a_toys_interval_gives_its_error(fabricated):
     # three seeds with error 1: the t quantile of 2 degrees of freedom either way
     three = pd.Series({"mean": 0.0, "low": -4.302653, "high": 4.302653, "n": 3.0})
     found = report._over_seeds(fabricated[0], three, "").detectable
+    away = three + 4.302653 * (three.index != "n")
+    assert report._over_seeds(fabricated[0], away, "").p_value == pytest.approx(0.05)
     assert found == pytest.approx(power.detectable_by_t(np.array([1.0]), np.array([2])), rel=1e-6)
 
 

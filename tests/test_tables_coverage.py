@@ -94,6 +94,36 @@ def test_of_one_object_there_is_no_size_to_tell_of_and_of_no_rival_nothing(study
     assert set(tables_coverage.changes(study)["method"]) == {"RIB"}
 
 
+def test_an_object_that_fills_its_image_leaves_nothing_to_cover_off_it(study, monkeypatch):
+    whole = Study.coverage
+
+    def filled(one, method):
+        table = whole(one, method)
+        table.loc[:3, ["size", "outside"]] = 1, np.nan
+        return table
+
+    monkeypatch.setattr(Study, "coverage", filled)
+    rows = tables_coverage.changes(study).set_index(PLACES)
+    assert rows.loc[("of all pixels", "more off it", "RIB"), "images"] == IMAGES
+    size = study.coverage(CAM)["size"]
+    more = (10 * (1 - size)).mean()
+    assert rows.loc[("of all pixels", "more off it", "RIB"), "change"] == pytest.approx(more)
+
+
+def test_one_training_says_that_its_own_cam_halves_objects(study, monkeypatch):
+    score = {"method": "CAM", "threshold chosen": ["held-out", "oracle"], "miou": 44.0}
+    score |= {"miou_low": 40.0, "miou_high": 47.0}
+    monkeypatch.setattr(tables_measures, "seed_scores", lambda *_: pd.DataFrame(score))
+    photographs = "body" not in study.coverage(CAM)
+    said = "Objects are halved by this training's own CAM, which favours every other map."
+    for told in (tables_coverage.where, tables_measures.seed_to_beat):
+        assert said not in told(study)
+    one = Study("mini", "", study.overrides | {"replicas": 1})
+    one.scored = study.scored
+    for told in (tables_coverage.where, tables_measures.seed_to_beat):
+        assert told(one).endswith(said) == photographs
+
+
 def test_coverage_shows_levels_in_percent_over_all_methods(study):
     table = tables_coverage.coverage(study)
     part = table.set_index(["method", "part"])["covered"]

@@ -111,3 +111,10 @@ def test_what_blanking_costs_by_hand():
 def test_the_masking_tests_sentence(falls, words):
     told = tables_toy.masking_answer(accuracy_rows(*falls))
     assert all(word in told for word in words)
+
+
+def test_one_network_tells_nothing_of_what_is_needed():
+    rows = accuracy_rows(0.5, 0.1, 0.2).query("seed == 0")
+    told = tables_toy.masking_answer(rows)
+    assert "random: +30.0 at 25 % (one network tells nothing)," in told
+    assert "nan" not in told

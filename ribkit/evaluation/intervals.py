@@ -6,6 +6,7 @@ for a grid of comparisons of which the reader will pick the most striking: all o
 contain the truth 95 times in 100.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -64,14 +65,17 @@ def numbers(values: Sequence[float], form: str = "+.2f") -> list[str]:
     return [number(value, form) for value in values]
 
 
-def worded(values: Sequence[float], form: str = "+.2f") -> str:
-    """A point estimate and its interval as text, see `numbers`.
+def worded(values: Sequence[float], form: str = "+.2f", unit: str = "") -> str:
+    """A point estimate, its unit and its interval, if there is one, as text; see `numbers`.
 
     Example:
-        >>> worded((1.0, -0.5, 2.5), ".1f")
-        '1.0 (-0.5 to 2.5)'
+        >>> nothing = float("nan")
+        >>> worded((1.0, -0.5, 2.5), ".1f"), worded((1.0, nothing, nothing), unit="points")
+        ('1.0 (-0.5 to 2.5)', '+1.00 points')
     """
-    return "{} ({} to {})".format(*numbers(values, form))
+    point, low, high = numbers(values, form)
+    said = f"{point} {unit}".rstrip()
+    return said if math.isnan(float(low)) else f"{said} ({low} to {high})"
 
 
 def with_interval(name: str, values: Interval) -> dict[str, float]:

@@ -197,8 +197,11 @@ def found(row: Mapping[str, Any]) -> str:
 
 
 def interval(row: Mapping[str, Any], counts: str = "") -> str:
-    """What was measured of a claim, in words, with what it counts; nothing if nothing was."""
-    if pd.isna(row["difference"]):
+    """What was measured of a claim, in words, with what it counts; nothing if nothing was.
+
+    A difference that has no interval, as of one network, tells nothing either.
+    """
+    if pd.isna(row["low"]):
         return ""
     point, low, high = numbers([row[name] for name in ("difference", "low", "high")])
     return f"{point} {row['unit']} ({'; '.join(filter(None, (f'{low} to {high}', counts)))})"

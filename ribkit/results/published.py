@@ -42,7 +42,7 @@ def forest() -> pd.DataFrame:
     rows = pd.concat([_own(evidence).assign(evidence=evidence) for evidence in RUNS])
     order = {claim.name: number for number, claim in enumerate(claims.CLAIMS)}
     rows = rows.sort_values("name", key=lambda names: names.map(order), kind="stable")
-    measured = rows.dropna(subset="difference")
+    measured = rows.dropna(subset="low")
     columns = ["evidence", "question", "short", "unit", "difference", "low", "high"]
     return measured[[*columns, "reported", "reported_low", "reported_high"]].reset_index(drop=True)
 

@@ -178,17 +178,15 @@ def _seeds(study: Study) -> dict[str, Measured]:
     of it over all thresholds.
     """
     values, part, still = {}, beyond(study.coverage(CAM)), tables_controls.still(*study.replicas)
-    alone = part == "far" and len(study.replicas) == 1
-    halved = "halved by this training's own CAM, which favours every other map" if alone else ""
-    setting = f"{_setting(study, study.scored)}, {RIB.title} against"
+    halved = tables_coverage.halved(study)
     for name, before, choice in (
         ("gndrp-seed", RIBS[2], "held-out"),
         ("rib-seed", CAM, "held-out"),
         ("rib-seed-oracle", CAM, "oracle"),
     ):
         pairs = tables_controls.rib_against(study, before, choice)
-        how = ("mIoU", f"{setting} {before.title}, {choice} threshold", still)
-        values[name] = _found(study, gain, pairs, *how)
+        setting = f"{_setting(study, study.scored)}, {RIB.title} against {before.title}"
+        values[name] = _found(study, gain, pairs, "mIoU", f"{setting}, {choice} threshold", still)
     covered = (part, f"points of {BEYOND[part]} covered", "held-out thresholds")
     told = (f"auc {part}", "points of AUC", "no threshold")
     for name, other, (column, unit, threshold) in (
@@ -201,9 +199,9 @@ def _seeds(study: Study) -> dict[str, Measured]:
         if not (other or study.rivals):
             continue
         gains = tables_controls.coverage_gains(study, column, other)
-        against = other.title if other else "the best rival"
-        how = (unit, f"{setting} {against}, {threshold}", still, halved)
-        values[name] = _found(study, intervals.mean, gains, *how)
+        against = other.title if other else "the best rival"  # of the images that have the part
+        setting = f"{_setting(study, gains[0][0])}, {RIB.title} against {against}, {threshold}"
+        values[name] = _found(study, intervals.mean, gains, unit, setting, still, halved)
     return values
 
 

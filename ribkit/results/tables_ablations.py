@@ -197,12 +197,17 @@ def protocol(study: Study) -> pd.DataFrame:
     paired = intervals.errors_of(intervals.gain, [(after, before)])[1]
     alone = np.hypot(*(intervals.errors_of(miou, [(each,)])[1] for each in (after, before)))
     bias, tuned = best_of(study), f"{len(study.tuning)} tuning images"
+    of_all = f", mean of {len(gains)} trainings" if len(gains) > 1 else ""
     rows = [
         ("oracle threshold over held-out one, mean of the methods", np.mean(optimism), "points"),
         ("the same, at most", np.max(optimism), "points"),
         (f"standard error of RIB's gain over {count} images, paired", paired, "points"),
         (f"standard error over {count} images, unpaired", alone, "points"),
-        (f"standard error by which {tuned} choose thresholds", _threshold_error(study), "points"),
+        (
+            f"standard error by which {tuned} choose thresholds{of_all}",
+            _threshold_error(study),
+            "points",
+        ),
         ("images that tell 1 point apart, paired", intervals.images_needed(paired, count), ""),
         ("images that tell 1 point apart, unpaired", intervals.images_needed(alone, count), ""),
         (f"best of {bias['tried'].max()} settings, too good by", bias["bias"].iloc[-1], "points"),

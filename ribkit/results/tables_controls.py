@@ -1,14 +1,13 @@
 """Small tables of the controls: rivals without a bottleneck, few masks, scenes of other kinds."""
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
 
 from ribkit.evaluation import intervals
-from ribkit.evaluation.intervals import Interval, numbers, replicated, with_interval
+from ribkit.evaluation.intervals import Interval, replicated, with_interval, worded
 from ribkit.evaluation.miou import miou
 from ribkit.results import tables, tables_coverage
 from ribkit.results.tables_coverage import BEYOND
@@ -179,8 +178,7 @@ DOSE_WORDS = (
 NO_DOSE_GAIN = "it does better where there is more to be set free, but no gain is seen there."
 
 
-def _points(gain: Sequence[float]) -> str:
-    return "{} points ({} to {})".format(*numbers(gain))
+_points = partial(worded, unit="points")
 
 
 def _told(gain: Interval, above: str, spans: str, below: str) -> str:

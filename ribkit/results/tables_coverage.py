@@ -79,6 +79,12 @@ def _mean(replicas: Sequence[pd.Series]) -> Interval:
     return replicated(mean, aligned(replicas))
 
 
+def halved(study: Study) -> str:
+    """A note where each training's own CAM halves objects, as there is no other; else empty."""
+    alone = beyond(study.coverage(CAM)) == "far" and len(study.replicas) == 1
+    return "halved by this training's own CAM, which favours every other map" if alone else ""
+
+
 # ---- where the gain comes from ------------------------------------------------------------------
 @cache
 def changes(study: Study) -> pd.DataFrame:
@@ -108,7 +114,7 @@ def _change(one: Study, method: Method) -> pd.DataFrame:
     parts = before.columns.drop(["image", "class", "size"])
     table = before.assign(**(100 * (after[parts] - before[parts])))
     found, false = table["object"] * table["size"], table["outside"] * (1 - table["size"])
-    return table.assign(found=found, false=false)
+    return table.assign(found=found, false=false.where(table["size"] < 1, 0.0))
 
 
 def _over_classes(table: pd.DataFrame, part: str) -> pd.Series:
@@ -174,4 +180,6 @@ def where(study: Study) -> str:
             f"The best rival covers {further} points more than CAM of {BEYOND[far]}, and of all "
             f"pixels {found} % more of the object and {false} % more off it."
         )
+    if note := halved(study):
+        text.append(f"Objects are {note}.")
     return " ".join(text)

@@ -22,11 +22,12 @@ from ribkit.evaluation.intervals import (
     replicated,
     resample,
     with_interval,
+    worded,
 )
 from ribkit.evaluation.miou import iou, miou
 from ribkit.evaluation.thresholds import own_best
 from ribkit.results.tables import seed_scores
-from ribkit.results.tables_coverage import CALLED, NEARER, coverage
+from ribkit.results.tables_coverage import CALLED, NEARER, coverage, halved
 from ribkit.results.tables_rq4 import stage_counts
 from ribkit.study import pipeline
 from ribkit.study.coverage import beyond
@@ -95,14 +96,16 @@ def seed_to_beat(study: Study) -> str:
     covered = coverage(study, (CAM,)).set_index("part")["covered"]
     far = beyond(covered)
     near = NEARER[far]
-    held_out = "{miou:.1f} ({miou_low:.1f} to {miou_high:.1f})".format(**scores.loc["held-out"])
+    held_out = worded(scores.loc["held-out", ["miou", "miou_low", "miou_high"]], ".1f")
     more = scores.loc["oracle", "miou"] - scores.loc["held-out", "miou"]
-    return (
+    told = (
         f"The seed to beat: CAM has {held_out} mIoU with thresholds held out; choosing them on the "
         f"scored images would be worth {more:+.1f}. It covers {covered[near]:.0f} % of "
         f"{CALLED[near]}, {covered[far]:.0f} % of {CALLED[far]}, and {covered['outside']:.0f} % of "
         "what is off the object."
     )
+    note = halved(study)
+    return f"{told} Objects are {note}." if note else told
 
 
 # ---- precision and recall -----------------------------------------------------------------------

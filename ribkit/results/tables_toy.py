@@ -265,6 +265,8 @@ def masking_answer(table: pd.DataFrame) -> str:
 
 
 def _needed(gap: pd.Series) -> str:
+    if np.isnan(gap["low"]):
+        return "one network tells nothing"
     if gap["low"] > 0:
         return "more"
     return "less" if gap["high"] < 0 else "undecided"
