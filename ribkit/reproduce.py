@@ -23,7 +23,7 @@ from ribkit.runtime import device, notebooks, parallel, progress
 from ribkit.runtime.command import command
 from ribkit.runtime.errors import InputError, StudyError
 from ribkit.runtime.files import checksum, locked
-from ribkit.runtime.keys import code_hash, describe
+from ribkit.runtime.keys import code_hash, describe, imported
 from ribkit.study.command_line import opened, parser
 from ribkit.study.inputs import ROOT
 from ribkit.study.study import Study
@@ -63,10 +63,9 @@ def reproduce(study: Study, parameters: dict, numbers: str = "") -> list[Path]:
 
 
 def notebook_key(source: Path, study: Study, parameters: dict) -> str:
-    """Hash what an executed notebook is made of; modules: all that any notebook imports."""
-    modules = ("results.report", "results.tables_measures", "results.figures", "data.export")
-    modules += ("study.weights", "results.explorer", "results.published")
-    code = [code_hash(f"ribkit.{name}") for name in modules]
+    """Hash what an executed notebook is made of."""
+    names = {name for name in imported(notebooks.program(source)) if name.startswith("ribkit")}
+    code = [code_hash(name) for name in sorted(names)]
     tables = [file for file in (ROOT / "ribkit").rglob("*") if file.suffix in (".csv", ".toml")]
     if source.stem == REPORT:  # which shows the runs that decide, as they are kept
         kept = [ROOT / "figures" / name for name in published.RUNS.values()]

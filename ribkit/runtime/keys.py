@@ -89,13 +89,13 @@ def imports(package: Path, module: str) -> list[str]:
         name = waiting.pop()
         if name not in known and (text := _text(package, name)) is not None:
             known.add(name)
-            waiting += _imported(text)
+            waiting += imported(text)
     return sorted(known)
 
 
 @cache
-def _imported(text: str) -> list[str]:
-    """Names of what a module's text imports, modules or not."""
+def imported(text: str) -> list[str]:
+    """Names of what a piece of code imports, modules or not."""
     names = []
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

@@ -90,6 +90,14 @@ def cells(source: Path, tag: str = "") -> list[tuple[str, str]]:
     ]
 
 
+def program(source: Path) -> str:
+    """All code of a notebook, without IPython's magic. NotebookError: it is not Python."""
+    without_magic = TransformerManager().transform_cell
+    text = "".join(without_magic(text) for kind, text in cells(source) if kind == "code")
+    _parsed(source, text)
+    return text
+
+
 def _check_parameters(source: Path, parameters: dict) -> None:
     """Raise NotebookError unless the notebook has these parameters, with values of these types."""
     tagged = cells(source, "parameters")
@@ -105,9 +113,7 @@ def _check_parameters(source: Path, parameters: dict) -> None:
 
 def _promised(source: Path, figures: Path) -> list[Path]:
     """List the files that cells name, as in ``figures.show(study, "name", ...)``, see `KEPT`."""
-    without_magic = TransformerManager().transform_cell
-    text = "".join(without_magic(text) for kind, text in cells(source) if kind == "code")
-    calls = [node for node in ast.walk(_parsed(source, text)) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(ast.parse(program(source))) if isinstance(node, ast.Call)]
     kept = [call for call in calls if getattr(call.func, "attr", "") in KEPT]
     named = [
         (call.func.attr, name.value)
