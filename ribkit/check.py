@@ -56,7 +56,7 @@ def counts(study: Study) -> dict[str, int]:
     walks = len(p.irn_log2_steps) + len(p.irn_betas) + len(p.irn_radii) - 2
     pretexts = min(p.pretext_seeds, p.replicas) * p.pretext_epochs
     return {
-        "pretext": pretexts * (p.pretext_scenes // 32) if "small" in p.backbone else 0,
+        "pretext": pretexts * (p.pretext_scenes // 32) if p.learns_pretext else 0,
         "classifier": rounds * p.epochs * steps_per_epoch(len(study.train), p.batch),
         "bank": rounds * min(p.bank_images, len(study.train)),
         "cam": rounds * (len(p.scale_sets) * tuned + n) + p.replicas * remaining,

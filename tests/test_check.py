@@ -56,6 +56,12 @@ def test_a_network_with_relu6_is_adapted_with_relu_too(study):
     other = Study("mini", "", study.overrides | {"backbone": "efficientnet_lite0"})
     more = check.counts(other)["rib"] - check.counts(study)["rib"]
     assert more == 2 * 3  # trainings, images
+    assert check.counts(other)["pretext"] == check.counts(study)["pretext"]  # the network's
+
+
+def test_a_study_without_small_networks_learns_no_pretext(study):
+    both = {"backbone": "efficientnet_lite0", "network_backbone": "efficientnet_lite0"}
+    assert check.counts(Study("mini", "", study.overrides | both))["pretext"] == 0
 
 
 def test_images_that_are_only_labelled_count_once_for_each_training(study, monkeypatch):

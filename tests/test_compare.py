@@ -167,6 +167,12 @@ def test_a_model_that_does_not_suit_is_told(folder):
         compare(folder, nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten()))
 
 
+def test_a_folder_may_lie_in_the_home(folder, model, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    found = compare(f"~/{folder.name}", model, CLASSES, settings=settings())
+    assert set(found.images.ids) == {"a.png", "b.png", "c.png"}
+
+
 def test_a_folder_without_photographs_is_told(tmp_path, model):
     with pytest.raises(InputError, match="holds no photograph"):
         compare(tmp_path, model)

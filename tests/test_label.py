@@ -17,7 +17,7 @@ from ribkit.results import sheets
 from ribkit.results.sheets import Row
 from ribkit.runtime import store
 from ribkit.runtime.errors import InputError
-from ribkit.study import study
+from ribkit.study import command_line, study
 
 QUICK = {
     "backbone": "small", "pretext_scenes": 32, "pretext_epochs": 1, "epochs": 1, "batch": 4,
@@ -309,9 +309,13 @@ def test_methods_and_settings_that_do_not_exist_are_told(folder):
     assert not folder.with_name(f"{folder.name}_labels").exists()
 
 
-def test_the_study_sends_its_profile_to_the_command():
-    with pytest.raises(InputError, match=r"profile label needs .* python -m ribkit\.label FOLDER"):
+def test_the_study_sends_its_profile_to_the_command(folder):
+    said = r"profile label needs .* python -m ribkit\.label FOLDER"
+    with pytest.raises(InputError, match=said):
         study.Study("label")
+    options = ["--profile", "label", "--data", str(folder), "--device", "cpu"]
+    with pytest.raises(InputError, match=said):
+        command_line.opened(command_line.parser("", "").parse_args(options))
 
 
 def test_the_command_says_what_it_wrote_or_what_is_wrong(folder, tmp_path, capsys):

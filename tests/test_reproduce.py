@@ -106,6 +106,8 @@ def test_overrides_are_names_and_texts():
     }
     with pytest.raises(InputError, match="'steps:5' is not of the form name=value"):
         command_line.overrides(["steps=5", "steps:5"])
+    with pytest.raises(InputError, match="'lr' is set twice; leave one out"):
+        command_line.overrides(["steps=5 lr=1e-3", "lrs=1 lr=1e-4"])
 
 
 def test_without_words_the_command_runs_the_embedded_default():

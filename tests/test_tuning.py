@@ -195,6 +195,11 @@ def test_the_rule_needs_no_class_in_all_images():
     assert careful([first, first])[0] == 0
 
 
+def test_a_grid_whose_steps_two_digits_do_not_tell_does_not_go_on_inwards():
+    table, _ = table_of(lambda rate: 100 + rate, Axis("lr", (100.0, 101.0), goes_on=True))
+    assert table["lr"].tolist() == [100, 101]  # 102.01 is 100 in two digits
+
+
 def test_nothing_lies_beyond_a_grid_that_begins_at_0():
     counts = np.tile([[8], [10], [10]], (9, 1, 1))
     tuned = search([Axis("smoothing", (0.0, 0.1, 0.2), goes_on=True)], lambda tried: (counts, 0.5))

@@ -158,4 +158,7 @@ def _beyond(values: list, best: int) -> float | None:
     if len(values) < 2 or 0 < best < len(values) - 1:
         return None
     end, before = (values[-1], values[-2]) if best else (values[0], values[1])
-    return float(f"{end * end / before:.2g}") if min(end, before) > 0 else None
+    if min(end, before) <= 0:
+        return None
+    beyond = float(f"{end * end / before:.2g}")
+    return None if min(values) <= beyond <= max(values) else beyond  # of steps below a digit

@@ -10,6 +10,7 @@ import torch
 from ribkit.runtime import parallel
 from ribkit.runtime.device import device
 from ribkit.runtime.errors import InputError
+from ribkit.study.inputs import needed
 from ribkit.study.study import Study
 
 GPU = Path("/dev/nvidia0")  # where a machine has one
@@ -33,7 +34,10 @@ def add_common(command: argparse.ArgumentParser) -> None:
 def opened(options: argparse.Namespace) -> Study:
     """Open the study that a command line names. Raises InputError."""
     use_machine(options.device)
-    return Study(options.profile, options.data, overrides(options.set))
+    study = Study(options.profile, options.data, overrides(options.set))
+    if study.profile.data == "folder":
+        raise InputError(needed(study.profile))
+    return study
 
 
 def use_machine(device_name: str) -> None:
@@ -46,12 +50,15 @@ def use_machine(device_name: str) -> None:
 def overrides(texts: list[str]) -> dict[str, str]:
     """``["steps=5 digits=my digits"]`` -> ``{"steps": "5", "digits": "my digits"}``.
 
-    Raises InputError for a text without ``=``.
+    Raises InputError for a text without ``=``, and for a name that is there twice.
     """
     pairs = [pair for text in texts for pair in re.split(r"\s+(?=[\w.]+=)", text.strip()) if pair]
     for pair in pairs:
         if "=" not in pair:
             raise InputError(f"'{pair}' is not of the form name=value, as in PARAMS=\"steps=5\".")
+    names = [pair.split("=", 1)[0] for pair in pairs]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise InputError(f"'{twice[0]}' is set twice; leave one out.")
     return dict(pair.split("=", 1) for pair in pairs)
 
 

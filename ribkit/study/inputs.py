@@ -26,6 +26,11 @@ NEEDED = {
 PICTURED = "efficientnet_lite0"  # the network that photographs are shown with
 
 
+def needed(profile: Profile) -> str:
+    """What a profile needs beside its settings, in a sentence."""
+    return f"profile {profile.name} needs {NEEDED[profile.data].format(profile.name)}."
+
+
 class Inputs:
     """The inputs of one run of the study. InputError: its profile needs a folder and none is
     named, or the other way round."""
@@ -33,8 +38,7 @@ class Inputs:
     def __init__(self, profile: Profile, data: str):
         self.profile = profile
         if profile.data in NEEDED and not data:
-            needed = NEEDED[profile.data].format(profile.name)
-            raise InputError(f"profile {profile.name} needs {needed}.")
+            raise InputError(needed(profile))
         if data and profile.data not in NEEDED:
             raise InputError(
                 f"profile {profile.name} draws its images and reads no folder, {data}; name the "
@@ -100,10 +104,10 @@ class Inputs:
         ]
         labels = [images.labels for images in (self.scored, self.tuning, *self.remaining_images)]
         shared = np.concatenate(labels).astype(np.float32) @ self.others.labels.T
-        few = int(((shared == 0).sum(axis=1) < most).sum())
-        if few:
+        short = int(((shared == 0).sum(axis=1) < most).sum())
+        if short:
             notes.append(
-                f"{few} of {len(shared)} images have fewer than n_others={most} others, images to "
+                f"{short} of {len(shared)} images have fewer than n_others={most} others, images to "
                 f"train on without their classes: add some, or set bank_images to more."
             )
         return notes

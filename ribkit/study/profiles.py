@@ -170,14 +170,18 @@ class Profile:
         for name in ("train_images", "score_images", "val_images") if scenes else ():
             if not getattr(self, name):
                 raise MustBe("1 or more where images are scenes, of which there is no end", name)
-        small = "small" in (self.backbone, self.network_backbone)
-        for name in ("pretext_scenes", "pretext_epochs") if small else ():
+        for name in ("pretext_scenes", "pretext_epochs") if self.learns_pretext else ():
             if not getattr(self, name):
                 raise MustBe("1 or more where a backbone is small, which learns from them", name)
         for name in ("lrs", "smoothings", "norms", "psa_alphas"):  # which go on beyond their ends
             if list(getattr(self, name)) != sorted(set(getattr(self, name))):
                 raise MustBe("in ascending order, the most careful first, each once", name)
         return self
+
+    @property
+    def learns_pretext(self) -> bool:
+        """Whether a backbone is small, which learns from scenes where others know ImageNet."""
+        return "small" in (self.backbone, self.network_backbone)
 
     @property
     def training(self) -> ClassifierConfig:
