@@ -28,7 +28,7 @@ def study(tmp_path_factory):
     patched = pytest.MonkeyPatch()
     patched.setattr(pipeline, "SALIENT_SCENES", 4)
     patched.setattr(Study, "pretext_of", lambda self, backbone: None)
-    rivals, rows = (RIVALS["norms"], CAM), {CAM: 8, RIVALS["norms"]: 12, RIB: 64}
+    rivals, rows = (RIVALS["norm"], CAM), {CAM: 8, RIVALS["norm"]: 12, RIB: 64}
     patched.setattr(Study, "best_rival", property(lambda self: rivals[self.number]))
     found = Study("mini", "", {"score_images": 4, "tune_images": 2, "val_images": 3, "replicas": 2})
     found.store = Store(tmp_path_factory.mktemp("store"))
@@ -272,6 +272,6 @@ def test_without_saliency_maps_there_is_no_stage_with_them(study):
 def test_the_best_rival_goes_through_the_stages_once_where_it_is_cam(study):
     first, second = map(pipeline.refinements, study.replicas)
     assert list(first) == list(second) == ["CAM", "best rival", "RIB"]
-    assert first["best rival"].method == RIVALS["norms"]
+    assert first["best rival"].method == RIVALS["norm"]
     assert second["best rival"] is second["CAM"]
     assert len(pipeline.trainings(study.replicas, "irn")) == 3 + 2

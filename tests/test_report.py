@@ -76,7 +76,7 @@ def toy_masking(sign):
 def fabricated(request, monkeypatch):
     """A study whose stored results are made up, all for the claims or all against them."""
     sign = request.param
-    rival = RIVALS["norms"]
+    rival = RIVALS["norm"]
     ranks = {CAM: -4 * sign, rival: 2 * sign, RIBS[2]: 0, RIB: 4 * sign}
     below = {0.0: 1, 0.7: 4, 1.0: 8}  # usual texture -> how far CAM is
 
@@ -222,7 +222,7 @@ def test_every_verdict_says_on_what_and_knows_what_could_have_been_found(fabrica
 
 def test_rib_is_held_against_the_rival_that_each_training_seed_chose(fabricated, monkeypatch):
     study, sign = fabricated
-    chosen = (RIVALS["norms"], CAM)
+    chosen = (RIVALS["norm"], CAM)
     monkeypatch.setattr(Study, "best_rival", property(lambda self: chosen[self.number]))
     told = report.measured(study, "03")["rib-auc-over-rivals"]
     assert told.difference == pytest.approx(2 * sign * np.mean([4 - 2, 4 + 4]))

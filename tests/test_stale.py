@@ -85,7 +85,7 @@ def all_keys(profile="mini", data="", overrides=TINY):
         "CAM seeds": study.maps(images, study.scales, None),
         "CAM as chosen": study.seeds(CAM, images)[0],
         "norm": study.store.run(seeds.feature_norms, model=study.model, images=images, sizes=sizes),
-        "rival": study.seeds(RIVALS["norms"], images)[0],
+        "rival": study.seeds(RIVALS["norm"], images)[0],
         "RIB seeds": maps,
         "growth": study.growth(RIB)[1],
         "score": study.store.run(seeds.score, images=images, maps=maps),

@@ -210,10 +210,10 @@ def test_an_ablation_is_scored_at_the_threshold_that_is_best_on_the_other_images
 
 
 def test_the_best_rival_is_the_one_that_scores_best(monkeypatch):
-    points = {CAM: 30, RIVALS["norms"]: 31, RIVALS["smoothings"]: 29}
+    points = {CAM: 30, RIVALS["norm"]: 31, RIVALS["smoothing"]: 29}
     study = Study("mini", "", {"percentiles": (100.0,)})
     monkeypatch.setattr(Study, "_tried", lambda self, method, own: (hits(points[method]), 0.3))
-    assert study.best_rival == RIVALS["norms"]
+    assert study.best_rival == RIVALS["norm"]
 
 
 def test_some_images_are_drawn_once_and_kept_in_order():
@@ -270,7 +270,7 @@ def test_each_training_seed_chooses_for_itself(chosen, monkeypatch):
     assert one.tuning.checksum() == other.tuning.checksum()
 
 
-@pytest.mark.parametrize("method", [RIB, RIVALS["norms"]])
+@pytest.mark.parametrize("method", [RIB, RIVALS["norm"]])
 def test_every_method_has_the_scales_the_smoothing_and_the_percentile_of_cam(
     method, tmp_path, monkeypatch
 ):

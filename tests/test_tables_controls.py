@@ -15,7 +15,7 @@ from ribkit.results import figures, tables_controls
 from ribkit.study import ablation_runs, pipeline
 from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Seed, Study
 
-NORM, SMOOTHED = RIVALS["norms"], RIVALS["smoothings"]
+NORM, SMOOTHED = RIVALS["norm"], RIVALS["smoothing"]
 CHANGES = {"ablations.usual_textures": "0,1", "score_images": IMAGES, "tune_images": 4}
 
 

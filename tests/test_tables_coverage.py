@@ -8,7 +8,7 @@ from ribkit.results import figures, tables_coverage, tables_measures
 from ribkit.study.study import CAM, RIB, RIBS, RIVALS, Study
 
 IMAGES = 30
-NORM = RIVALS["norms"]
+NORM = RIVALS["norm"]
 SHARES = {  # of CAM
     "object": 0.5, "near": 0.8, "far": 0.2, "inside": 0.6, "edge": 0.4, "outside": 0.1,
     "around": 0.2, "away": 0.05, "green": 0.1, "other": 0.1, "auc near": 0.9, "auc far": 0.8,

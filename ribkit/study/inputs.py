@@ -107,8 +107,8 @@ class Inputs:
         short = int(((shared == 0).sum(axis=1) < most).sum())
         if short:
             notes.append(
-                f"{short} of {len(shared)} images have fewer than n_others={most} others, images to "
-                f"train on without their classes: add some, or set bank_images to more."
+                f"{short} of {len(shared)} images have fewer than n_others={most} others, images "
+                f"to train on without their classes: add some, or set bank_images to more."
             )
         return notes
 

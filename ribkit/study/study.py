@@ -57,10 +57,10 @@ RIBS = tuple(
     for pooling in ("gap", "gndrp")
 )
 RIB = RIBS[-1]  # as the authors' code has it: official, GNDRP
-RIVALS = {  # the setting of the profile that has its candidates -> the rival
-    "smoothings": Method("CAM, smoothed", rival="smoothing"),
-    "percentiles": Method("CAM, percentile", rival="percentile"),
-    "norms": Method("CAM + feature norm", rival="norm"),
+RIVALS = {  # what it changes -> the rival
+    "smoothing": Method("CAM, smoothed", rival="smoothing"),
+    "percentile": Method("CAM, percentile", rival="percentile"),
+    "norm": Method("CAM + feature norm", rival="norm"),
 }
 
 
@@ -291,7 +291,7 @@ class Study(Inputs):
     @property
     def rivals(self) -> tuple[Method, ...]:
         """The rivals of which the profile has candidates."""
-        return tuple(rival for setting, rival in RIVALS.items() if self._candidates(setting))
+        return tuple(rival for rival in RIVALS.values() if self._changing(rival).values)
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -317,18 +317,18 @@ class Study(Inputs):
                 Axis("n_others", p.n_others),
             ]
         if method.rival:
-            (setting,) = (name for name, rival in RIVALS.items() if rival == method)
-            goes_on, limit = (
-                (False, Rival().percentile) if setting == "percentiles" else (True, 0.0)
-            )
-            return [Axis(method.rival, self._candidates(setting), goes_on, limit)]
-        axes = [Axis("scales", p.scale_sets), Axis("smoothing", p.smoothings, goes_on=True)]
-        return [*axes, Axis("percentile", p.percentiles, limit=Rival().percentile)]
+            return [self._changing(method)]
+        return [Axis("scales", p.scale_sets), *map(self._axis, ("smoothing", "percentile"))]
 
-    def _candidates(self, setting: str) -> tuple[float, ...]:
-        """A rival's candidates: the profile's, but for what changes nothing."""
-        unchanged = getattr(Rival(), RIVALS[setting].rival)
-        return tuple(value for value in getattr(self.profile, setting) if value != unchanged)
+    def _axis(self, name: str) -> Axis:
+        """Candidates of a change of CAM's maps, see `Rival`; the limit is what changes nothing."""
+        values, unchanged = getattr(self.profile, f"{name}s"), getattr(Rival(), name)
+        return Axis(name, values, goes_on=name != "percentile", limit=unchanged)
+
+    def _changing(self, rival: Method) -> Axis:
+        """A rival's candidates: the same, but for what changes nothing."""
+        axis = self._axis(rival.rival)
+        return replace(axis, values=tuple(each for each in axis.values if each != axis.limit))
 
     def _tried(self, method: Method, chosen: Mapping[str, Any]) -> tuple[np.ndarray, float]:
         return self.best(self.tuning, self._maps(method, self.tuning, chosen).arrays("maps"))
