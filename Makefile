@@ -66,7 +66,7 @@ help:  ## list what can be made
 	@echo "  PROFILE    the settings by name (mini)"
 	@echo "  DATA       the folder with the images, for profiles that need one"
 	@echo "  DEVICE     cuda or cpu (cuda where there is one)"
-	@echo "  PARAMS     single settings, as in PARAMS=\"steps=5 epochs=3\""
+	@echo "  PARAMS     single settings, as in PARAMS=\"steps=5 classifier.epochs=3\""
 	@echo "  NOTEBOOKS  those to reproduce, as in NOTEBOOKS=\"01 07\" (all)"
 	@echo "  PYTHON     the Python that .venv is made with (the first 3.11 or 3.12 found)"
 

@@ -54,10 +54,11 @@ def counts(study: Study) -> dict[str, int]:
     networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")
     refined = p.replicas * len(pipeline.available_starts(study))
     walks = len(p.irn_log2_steps) + len(p.irn_betas) + len(p.irn_radii) - 2
+    trained = p.classifier.epochs * steps_per_epoch(len(study.train), p.classifier.batch)
     pretexts = min(p.pretext_seeds, p.replicas) * p.pretext_epochs
     return {
         "pretext": pretexts * (p.pretext_scenes // 32) if p.learns_pretext else 0,
-        "classifier": rounds * p.epochs * steps_per_epoch(len(study.train), p.batch),
+        "classifier": rounds * trained,
         "bank": rounds * min(p.bank_images, len(study.train)),
         "cam": rounds * (len(p.scale_sets) * tuned + n) + p.replicas * remaining,
         "rib": adapted * (tried * tuned + n) + p.replicas * remaining + again_tuned + ablated,
@@ -77,7 +78,7 @@ def shrunk(p: Profile) -> Profile:
     bank = min(p.bank_images, 2 * p.n_others[0] + IMAGES)
     return replace(
         p,
-        train_images=max(p.batch, bank),  # so that B of them share no class with an image
+        train_images=max(p.classifier.batch, bank),  # B of which share no class with an image
         score_images=IMAGES,
         tune_images=IMAGES,
         val_images=IMAGES,
@@ -86,7 +87,7 @@ def shrunk(p: Profile) -> Profile:
         replicas=1,
         pretext_scenes=32 * ITERATIONS if p.pretext_scenes else 0,
         pretext_epochs=min(1, p.pretext_epochs),
-        epochs=ITERATIONS,
+        classifier=replace(p.classifier, epochs=ITERATIONS),
         scale_sets=(max(p.scale_sets, key=sum),),
         lrs=p.lrs[:1],
         margins=p.margins[:1],

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     with distributed.joined():
         with distributed.collective():  # before anything is computed
             for name in names:
-                share((p.training if name == "classifier" else getattr(p, name)).batch)
+                share(getattr(p, name).batch)
         distributed.main_process_first(lambda: print(study.check(), flush=True))
         for name in names:
             train(study, name)

@@ -12,7 +12,8 @@ from papermill.iorw import load_notebook_node, write_ipynb
 from papermill.parameterize import parameterize_notebook
 
 SHORT = {
-    "pretext_scenes": 320, "pretext_epochs": 1, "epochs": 1, "scale_sets": [[1.0]], "lrs": [1e-5],
+    "pretext_scenes": 320, "pretext_epochs": 1, "classifier.epochs": 1, "scale_sets": [[1.0]],
+    "lrs": [1e-5],
     "margins": [0.0], "replicas": 2, "psa_alphas": [8.0], "psa_log2_steps": [4], "val_images": 12,
     "irn.epochs": 1, "psa.epochs": 1, "network.iterations": 10, "network.batch": 4,
     "smoothings": [0.0], "percentiles": [100.0], "norms": [0.4], "irn_log2_steps": [3],
@@ -22,7 +23,13 @@ SHORT = {
     "ablations.n_others": [1],
     "ablations.usual_textures": [1.0],
 }  # fmt: skip
-FEW = {"train_images": 24, "score_images": 6, "tune_images": 4, "bank_images": 8, "batch": 8}
+FEW = {
+    "train_images": 24,
+    "score_images": 6,
+    "tune_images": 4,
+    "bank_images": 8,
+    "classifier.batch": 8,
+}
 WHOLE = ("01", "02")  # notebooks that compare counts and checksums of digits or scenes
 
 

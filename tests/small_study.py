@@ -10,7 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
-    "epochs": 1, "batch": 8, "score_images": 6, "tune_images": 4, "bank_images": 8,
+    "classifier.epochs": 1, "classifier.batch": 8, "score_images": 6, "tune_images": 4,
+    "bank_images": 8,
     "pretext_scenes": 64, "pretext_epochs": 1, "scale_sets": "1.0", "steps": 2, "lrs": "1e-5",
     "n_others": 2, "irn.epochs": 1, "irn.batch": 4, "psa.epochs": 1, "psa.batch": 4,
     "network.iterations": 4, "network.batch": 2, "network.aspp_rates": "1,2",

@@ -31,7 +31,7 @@ SPLITS = {"train": IDS[:32], "train_aug": IDS[:36], "val": IDS[36:]}
 SETTINGS = {
     "classes": ",".join(NAMES),
     "tune_images": "4",
-    "batch": "2",
+    "classifier.batch": "2",
     "saliency": "{}/saliency",
     "digits": "{}/digits",
     "toy_train": "12",
@@ -530,7 +530,11 @@ def test_broken_weights_are_told_and_run_nothing(make, said, root, capsys, proje
     ("name", "text", "sentence"),
     [
         ("steps", "many", "setting steps='many' is not of type int; its value in profile voc-lite"),
-        ("lr", "nan", "setting lr='nan' must be finite; its value in profile voc-lite is 0.01."),
+        (
+            "classifier.lr",
+            "nan",
+            "setting classifier.lr='nan' must be finite; its value in profile voc-lite is 0.01.",
+        ),
         ("lrs", "1e-6,-1", "setting lrs='1e-6,-1' must be 0 or more; its value in profile"),
         ("scale_sets", "0.5;1.0", "setting scale_sets='0.5;1.0' must be different scales with 1.0"),
         ("scale_sets", "1,1", "setting scale_sets='1,1' must be different scales with 1.0 among"),

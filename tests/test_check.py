@@ -11,7 +11,8 @@ from ribkit.study.study import Study
 
 SMALL = {
     "train_images": 40, "score_images": 6, "tune_images": 4, "bank_images": 5, "replicas": 2,
-    "epochs": 3, "batch": 8, "scale_sets": "1.0;1.0,1.5", "lrs": "1e-6,1e-5", "margins": "0,3",
+    "classifier.epochs": 3, "classifier.batch": 8, "scale_sets": "1.0;1.0,1.5",
+    "lrs": "1e-6,1e-5", "margins": "0,3",
     "n_others": "2,4", "steps": 2, "pretext_scenes": 64, "pretext_epochs": 2, "val_images": 7,
     "irn.epochs": 2, "irn.batch": 4, "psa.epochs": 1, "psa.batch": 5, "network.iterations": 9,
     "psa_log2_steps": 4, "irn_log2_steps": "3,4", "ablations.images": 3,

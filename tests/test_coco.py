@@ -373,7 +373,7 @@ def three(root):
 @pytest.mark.parametrize(("make", "classes", "labelled"), [(three, 3, 12), (eighty, 80, 80)])
 def test_the_study_reads_coco(make, classes, labelled, tmp_path, monkeypatch):
     monkeypatch.setattr("ribkit.study.inputs.ROOT", tmp_path)
-    changes = {"score_images": 4, "tune_images": 3, "batch": 2}
+    changes = {"score_images": 4, "tune_images": 3, "classifier.batch": 2}
     changes |= {"backbone": "small", "network_backbone": "small"}
     changes |= {"pretext_scenes": 32, "pretext_epochs": 1}
     study = Study("coco", str(make(tmp_path / "coco")), changes)

@@ -12,8 +12,9 @@ from ribkit.data import scenes
 from ribkit.results.claims import CLAIMS
 
 SETTINGS = SMALL | {
-    "backbone": "small", "network_backbone": "small", "lr": 0.01, "momentum": 0.9, "crop": 64,
-    "long_sides": "64,64", "bank_side": 64, "map_stride": 1,
+    "backbone": "small", "network_backbone": "small", "classifier.lr": 0.01,
+    "classifier.momentum": 0.9, "classifier.crop": 64,
+    "classifier.long_sides": "64,64", "bank_side": 64, "map_stride": 1,
     "irn.crop": 64, "irn.stride": 2, "irn.radius": 4,
     "psa.crop": 64, "psa.stride": 4, "psa.radius": 3, "network.crop": 64, "test_scales": "1.0",
 }  # fmt: skip

@@ -18,8 +18,10 @@ from ribkit.runtime.store import Store
 
 ROOT = Path(__file__).parent.parent
 TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-QUICK = {"train_images": 4, "batch": 4, "tune_images": 2, "score_images": 2, "pretext_scenes": 32,
-         "pretext_epochs": 1, "epochs": 1, "replicas": 1}  # fmt: skip
+QUICK = {
+    "train_images": 4, "classifier.batch": 4, "tune_images": 2, "score_images": 2,
+    "pretext_scenes": 32, "pretext_epochs": 1, "classifier.epochs": 1, "replicas": 1,
+}  # fmt: skip
 WORDS = [word for pair in QUICK.items() for word in ("--set", "{}={}".format(*pair))]
 
 
@@ -123,7 +125,8 @@ def test_the_command_trains_what_the_study_looks_for(tmp_path):
 
 
 def test_a_batch_that_two_processes_cannot_share_is_told_in_one_sentence():
-    run = torchrun("-m", "ribkit.train", *WORDS, "--set", "batch=3", "classifier")
+    words = [word.replace("classifier.batch=4", "classifier.batch=3") for word in WORDS]
+    run = torchrun("-m", "ribkit.train", *words, "classifier")
     said = [line for line in run.stderr.splitlines() if line.startswith("a batch of 3")]
     assert run.returncode != 0
     assert said == [

@@ -20,8 +20,10 @@ from ribkit.runtime.errors import InputError
 from ribkit.study import command_line, study
 
 QUICK = {
-    "backbone": "small", "pretext_scenes": 32, "pretext_epochs": 1, "epochs": 1, "batch": 4,
-    "crop": 32, "long_sides": (32, 40), "long_side": 32, "bank_side": 32, "scale_sets": "1.0",
+    "backbone": "small", "pretext_scenes": 32, "pretext_epochs": 1, "classifier.epochs": 1,
+    "classifier.batch": 4,
+    "classifier.crop": 32, "classifier.long_sides": (32, 40), "long_side": 32, "bank_side": 32,
+    "scale_sets": "1.0",
     "steps": 1, "n_others": "2", "irn.epochs": 1, "irn.batch": 2, "irn.crop": 32, "irn.stride": 4,
     "irn.radius": 2, "irn_log2_steps": "2",
 }  # fmt: skip
@@ -304,7 +306,9 @@ def test_a_threshold_that_is_given_is_taken(folder):
 def test_methods_and_settings_that_do_not_exist_are_told(folder):
     with pytest.raises(InputError, match="method 'crf' is unknown; use one of cam, rib"):
         label(folder, LABELS, method="crf")
-    with pytest.raises(InputError, match="no setting 'epoch'; did you mean epochs"):
+    with pytest.raises(
+        InputError, match=r"no setting 'epoch'; did you mean classifier\.epochs or irn"
+    ):
         label(folder, LABELS, settings={"epoch": 2})
     assert not folder.with_name(f"{folder.name}_labels").exists()
 
@@ -320,9 +324,12 @@ def test_the_study_sends_its_profile_to_the_command(folder):
 
 def test_the_command_says_what_it_wrote_or_what_is_wrong(folder, tmp_path, capsys):
     path = written(tmp_path / "labels.csv", FILES["labels.csv"])
-    settings = ["--set", " ".join(f"{k}={v}" for k, v in QUICK.items() if k != "long_sides")]
+    settings = [
+        "--set",
+        " ".join(f"{k}={v}" for k, v in QUICK.items() if k != "classifier.long_sides"),
+    ]
     command = [str(folder), "--labels", str(path), "--method", "cam", *settings]
-    assert door.main([*command, "--set", "long_sides=32,40"]) == 0
+    assert door.main([*command, "--set", "classifier.long_sides=32,40"]) == 0
     shown = capsys.readouterr()
     assert shown.out.split()[:5] == ["class", "value", "photographs", "found", "area"]
     assert f"Look at {folder.with_name('photos_labels') / 'sheet1.png'} first." in shown.out

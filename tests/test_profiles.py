@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 import tomllib
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from ribkit.method.settings import VARIANTS, Settings
 from ribkit.networks.configs import ClassifierConfig
 from ribkit.runtime.errors import InputError
+from ribkit.runtime.settings import override
 from ribkit.study import profiles
 from ribkit.study.inputs import ROOT
 from ribkit.study.profiles import PROFILES
@@ -45,7 +45,7 @@ def test_the_file_of_profiles_names_only_settings(name):
 
 def test_the_large_run_is_the_default_measured_on_more():
     mini, large = PROFILES["mini"], PROFILES["mini-large"]
-    assert (large.irn, large.network, large.epochs) == (mini.irn, mini.network, mini.epochs)
+    assert (large.irn, large.network, large.classifier) == (mini.irn, mini.network, mini.classifier)
     assert large.replicas == large.pretext_seeds >= 6
     assert large.score_images >= 480
     for name in ("scale_sets", "lrs", "margins", "norms", "irn_log2_steps", "psa_log2_steps"):
@@ -62,16 +62,16 @@ def test_a_profile_that_is_like_another_differs_in_what_it_names():
     ("setting", "text", "value"),
     [
         ("steps", "5", 5),
-        ("lr", "1e-6", 1e-6),  # what YAML makes of 1e-6
-        ("lr", "1", 1.0),
-        ("lr", 1, 1.0),
+        ("classifier.lr", "1e-6", 1e-6),  # what YAML makes of 1e-6
+        ("classifier.lr", "1", 1.0),
+        ("classifier.lr", 1, 1.0),
         ("steps", 5.0, 5),
         ("lrs", "1e-6, 3e-6", (1e-6, 3e-6)),
         ("lrs", "1e-6", (1e-6,)),
         ("lrs", ["1e-6", 2], (1e-6, 2.0)),
         ("n_others", "2,4,", (2, 4)),
         ("n_others", [2], (2,)),
-        ("long_sides", "64,96", (64, 96)),
+        ("classifier.long_sides", "64,96", (64, 96)),
         ("scale_sets", "1.0; 0.5,1.0", ((1.0,), (0.5, 1.0))),
         ("scale_sets", [[1], [0.5, 1.0]], ((1.0,), (0.5, 1.0))),
         ("classes", "cat, dog", ("cat", "dog")),
@@ -92,14 +92,11 @@ def test_a_setting_may_be_given_as_value_or_as_text(setting, text, value, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     profile = profiles.load("mini", {setting: text})
-    assert getattr(profile, setting) == (
-        value.format(tmp_path) if isinstance(value, str) else value
-    )
-    assert type(getattr(profile, setting)) is type(value)
-    assert (
-        dataclasses.replace(profile, **{setting: getattr(PROFILES["mini"], setting)})
-        == (PROFILES["mini"])
-    )
+    found = attrgetter(setting)(profile)
+    assert found == (value.format(tmp_path) if isinstance(value, str) else value)
+    assert type(found) is type(value)
+    usual = {setting: attrgetter(setting)(PROFILES["mini"])}
+    assert override(profile, usual) == PROFILES["mini"]
 
 
 def test_text_and_value_make_the_same_profile():
@@ -137,12 +134,12 @@ def test_the_name_of_a_profile_is_no_setting():
         ("steps", True, "int"),
         ("steps", "2.5", "int"),
         ("steps", None, "int"),
-        ("lr", "fast", "float"),
-        ("lr", [1.0], "float"),
+        ("classifier.lr", "fast", "float"),
+        ("classifier.lr", [1.0], "float"),
         ("lrs", "1e-6,fast", "tuple[float, ...]"),
         ("lrs", 1e-6, "tuple[float, ...]"),
-        ("long_sides", "64", "tuple[int, int]"),
-        ("long_sides", "1,2,3", "tuple[int, int]"),
+        ("classifier.long_sides", "64", "tuple[int, int]"),
+        ("classifier.long_sides", "1,2,3", "tuple[int, int]"),
         ("long_side", "wide", "int | None"),
         ("backbone", 5, "str"),
     ],
@@ -150,7 +147,7 @@ def test_the_name_of_a_profile_is_no_setting():
 def test_a_value_of_another_type_is_told_with_its_type_and_default(setting, value, kind):
     message = problem("mini", {setting: value})
     assert f"{setting}={value!r} is not of type {kind}" in message
-    assert repr(getattr(PROFILES["mini"], setting)) in message
+    assert repr(attrgetter(setting)(PROFILES["mini"])) in message
 
 
 def test_overrides_do_not_stay():
@@ -158,9 +155,10 @@ def test_overrides_do_not_stay():
     assert profiles.load("mini").steps == PROFILES["mini"].steps != 3
 
 
-def test_training_takes_what_the_profile_says_and_the_papers_values_for_the_rest():
-    training = profiles.load("mini", {"epochs": 2, "lr": 0.3, "rng_seed": 7, "crop": 32}).training
-    assert (training.epochs, training.lr, training.rng_seed, training.crop) == (2, 0.3, 7, 32)
+def test_a_group_has_what_the_profile_says_and_the_papers_values_for_the_rest():
+    changes = {"classifier.epochs": 2, "classifier.lr": 0.3, "classifier.crop": 32}
+    training = profiles.load("mini", changes).classifier
+    assert (training.epochs, training.lr, training.crop) == (2, 0.3, 32)
     assert training.head_lr_mult == ClassifierConfig().head_lr_mult
 
 
@@ -195,13 +193,13 @@ def test_every_profile_can_do_what_its_settings_say(profile):
     ("name", "value"),
     [
         ("scale_sets", "0.5"),
-        ("batch", 0),
+        ("classifier.batch", 0),
         ("steps", -1),
-        ("lr", "nan"),
+        ("classifier.lr", "nan"),
         ("backbone", "large"),
         ("train_images", 8),
         ("train_images", -3),
-        ("crop", 0),
+        ("classifier.crop", 0),
         ("n_others", ""),
         ("lrs", ""),
         ("lrs", "inf"),
@@ -210,14 +208,14 @@ def test_every_profile_can_do_what_its_settings_say(profile):
         ("label_split", "train"),
         ("precision", "float16"),
         ("margin_unit", -1.0),
-        ("epochs", 0),
+        ("classifier.epochs", 0),
         ("score_images", -1),
-        ("long_sides", "64,32"),
-        ("long_sides", "0,32"),
+        ("classifier.long_sides", "64,32"),
+        ("classifier.long_sides", "0,32"),
         ("long_side", 31),
         ("long_side", 0),
-        ("lr", -0.1),
-        ("lr", math.inf),
+        ("classifier.lr", -0.1),
+        ("classifier.lr", math.inf),
         ("lrs", "1e-6,nan"),
         ("tau", 1.5),
         ("area_ratio", "-0.1"),
@@ -246,6 +244,8 @@ def test_every_profile_can_do_what_its_settings_say(profile):
         ("val_images", -1),
         ("weights", "mine.pth"),
         ("irn.lr", "nan"),
+        ("irn.rng_seed", 7),
+        ("classifier.rng_seed", 7),
         ("irn.scales", "1.5,0.5"),
         ("psa.stride", 0),
         ("psa.weight_decay", -1),
@@ -274,7 +274,7 @@ def test_values_that_cannot_work_are_refused_by_name(name, value):
             "in profile mini is 1500.",
         ),
         (
-            {"batch": 2000},
+            {"classifier.batch": 2000},
             "setting train_images=1500 must be at least 2000, one batch (or 0: all images); its "
             "value in profile mini is 1500.",
         ),
@@ -305,7 +305,7 @@ def test_settings_that_do_not_fit_each_other_are_told_by_name(changes, sentence)
 
 
 def test_all_wrong_settings_are_told_at_once_each_in_one_line():
-    changes = {"steps": "many", "lrs": "nan,-1,x", "irn.batch": 0, "lr": "0.1"}
+    changes = {"steps": "many", "lrs": "nan,-1,x", "irn.batch": 0, "classifier.lr": "0.1"}
     with pytest.raises(InputError) as caught:
         profiles.load("mini", changes)
     assert [sentence.split(";")[0] for sentence in caught.value.args] == [
@@ -332,6 +332,8 @@ def test_settings_of_a_group_are_given_with_a_point():
     assert profile.network.lr == PROFILES["mini"].network.lr
     assert "did you mean network.iterations" in problem("mini", {"network.iteration": 7})
     assert "network.batch='x' is not of type int" in problem("mini", {"network.batch": "x"})
+    several = "classifier.epochs or irn.epochs or psa.epochs."
+    assert f"no setting 'epochs'; did you mean {several}" in problem("mini", {"epochs": 7})
     assert "no setting 'network'; " in problem("mini", {"network": 5})
     with pytest.raises(InputError, match=r"setting network\.batch=0 must be 1 or more"):
         profiles.load("mini", {"network.batch": 0})
@@ -340,7 +342,7 @@ def test_settings_of_a_group_are_given_with_a_point():
 
 
 def test_settings_that_need_each_other_may_come_in_any_order():
-    assert profiles.load("mini", {"train_images": 4, "batch": 4}).train_images == 4
+    assert profiles.load("mini", {"train_images": 4, "classifier.batch": 4}).train_images == 4
 
 
 @pytest.mark.parametrize("name", ["train_images", "score_images", "val_images"])

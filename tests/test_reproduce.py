@@ -27,7 +27,7 @@ SMALL = [
     "--set",
     "train_images=4",
     "--set",
-    "batch=4",
+    "classifier.batch=4",
     "--set",
     "score_images=2",
     "--set",

@@ -21,7 +21,8 @@ SIDE = 96
 SPLITS = {"train_aug": range(16), "train": range(12), "val": range(16, 24)}
 LOW = 1e-9
 SETTINGS = SMALL | {
-    "lr": LOW, "lrs": LOW, "crop": SIDE, "long_sides": f"64,{SIDE}", "bank_side": 64,
+    "classifier.lr": LOW, "lrs": LOW, "classifier.crop": SIDE,
+    "classifier.long_sides": f"64,{SIDE}", "bank_side": 64,
     "irn.lr": LOW, "irn.crop": SIDE, "psa.lr": LOW, "psa.crop": SIDE, "psa.stride": 8,
     "network.lr": LOW, "network.crop": SIDE, "scale_sets": "0.5,1.0", "test_scales": "1.0",
 }  # fmt: skip

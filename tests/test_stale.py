@@ -330,8 +330,8 @@ CLIPPED = (
 PARAMETERS = {
     "rng_seed=1": (ALL, set()),
     "pretext_epochs=11": ({"pretext"} | CLASSIFIER_ON | FEW_ON, TOYS),
-    "lr=0.02": (CLASSIFIER_ON, TOYS | FEW_ON | {"pretext", "saliency"}),
-    "epochs=4": (CLASSIFIER_ON, TOYS | FEW_ON | {"pretext", "saliency"}),
+    "classifier.lr=0.02": (CLASSIFIER_ON, TOYS | FEW_ON | {"pretext", "saliency"}),
+    "classifier.epochs=4": (CLASSIFIER_ON, TOYS | FEW_ON | {"pretext", "saliency"}),
     "bank_side=48": ({"bank"} | SEEDS_ON, TRAINED | TOYS | CAMS | FEW_ON),
     "bank_images=8": ({"bank"} | SEEDS_ON, TRAINED | TOYS | CAMS | FEW_ON),
     "precision=bfloat16": ({"bank"} | CAMS | SEEDS_ON, TRAINED | TOYS),
@@ -402,7 +402,8 @@ def folder(tmp_path):
 def given(folder, **overrides):
     """The keys of a study of the folder."""
     chosen = {
-        "tune_images": 2, "toy_train": 40, "toy_test": 10, "batch": 2, "backbone": "resnet50",
+        "tune_images": 2, "toy_train": 40, "toy_test": 10, "classifier.batch": 2,
+        "backbone": "resnet50",
         "network_backbone": "resnet50", "weights": str(folder / "resnet.pth"),
         "saliency": str(folder / "saliency"), "digits": str(folder / "digits"), "norms": (0.2,),
     } | overrides  # fmt: skip

@@ -435,7 +435,7 @@ def test_images_without_a_class_train_the_classifier_and_are_others(tmp_path):
     assert sorted(drawn[0].tolist()) == [0, 2, 4, 6, 8]
 
 
-LITE = {"tune_images": 3, "classes": ("cat",), "batch": 2, "backbone": "small"}
+LITE = {"tune_images": 3, "classes": ("cat",), "classifier.batch": 2, "backbone": "small"}
 LITE |= {"network_backbone": "small", "pretext_scenes": 32, "pretext_epochs": 1}
 
 

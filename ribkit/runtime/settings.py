@@ -114,10 +114,8 @@ def override(profile: T, given: Mapping[str, Any]) -> T:
     values = {k: {**vars(v)} if is_dataclass(v) else v for k, v in vars(profile).items()}
     for setting, value in given.items():
         if setting not in types:
-            nearest = difflib.get_close_matches(setting, types, n=1)
-            advice = (
-                f"did you mean {nearest[0]}" if nearest else f"the settings are {', '.join(types)}"
-            )
+            meant = _nearest(setting, types)
+            advice = f"did you mean {meant}" if meant else f"the settings are {', '.join(types)}"
             raise InputError(f"profile {profile.name} has no setting '{setting}'; {advice}.")
         group, _, part = setting.rpartition(".")
         (values[group] if group else values)[part] = value
@@ -125,6 +123,15 @@ def override(profile: T, given: Mapping[str, Any]) -> T:
         return type(profile)(**values)
     except ValidationError as error:
         raise InputError(*_explain(error, given, profile, types)) from None
+
+
+def _nearest(setting: str, types: Mapping[str, Any]) -> str:
+    """The setting of the nearest name; where that is only a part's, all groups' that have it."""
+    parts = {name: name.rpartition(".")[2] for name in types}
+    (nearest, *_) = [*difflib.get_close_matches(setting, [*types, *parts.values()], n=1), ""]
+    if nearest in types:
+        return nearest
+    return " or ".join(name for name, part in parts.items() if part == nearest)
 
 
 def _types(config: type) -> dict[str, Any]:

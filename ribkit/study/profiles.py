@@ -39,7 +39,6 @@ from ribkit.runtime.settings import (
     NotNegative,
     Percentile,
     Positive,
-    Range,
     Scales,
     ScaleSets,
     Several,
@@ -101,12 +100,7 @@ class Profile:
     pretext_scenes: CountOrZero = 0
     pretext_epochs: CountOrZero = 0
     pretext_seeds: Count = 1  # how often the pretext task is learned; replicas take them in turns
-    epochs: Count = 5
-    batch: Count = 16
-    lr: NotNegative = 0.1
-    momentum: NotNegative = 1e-4
-    crop: Count = 64
-    long_sides: Range[Count] = (64, 64)
+    classifier: ClassifierConfig = ClassifierConfig(crop=64, long_sides=(64, 64))
     # maps
     long_side: LongSide = None  # of an image as it is seen at scale 1; None: as it is
     scale_sets: ScaleSets = ((1.0,), (0.5, 1.0, 1.5, 2.0))
@@ -159,8 +153,11 @@ class Profile:
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         scenes = self.data == "scenes"
-        if 0 < self.train_images < self.batch:
-            raise MustBe(f"at least {self.batch}, one batch (or 0: all images)", "train_images")
+        if 0 < self.train_images < (batch := self.classifier.batch):
+            raise MustBe(f"at least {batch}, one batch (or 0: all images)", "train_images")
+        for group in ("classifier", "irn", "psa", "network"):
+            if getattr(self, group).rng_seed:
+                raise MustBe("0, as all seeds follow from rng_seed", f"{group}.rng_seed")
         if self.saliency == "scenes" and not scenes:
             raise MustBe("u2netp or a folder where there are photographs", "saliency")
         if self.weights and not self.backbone.startswith("resnet"):
@@ -182,11 +179,6 @@ class Profile:
     def learns_pretext(self) -> bool:
         """Whether a backbone is small, which learns from scenes where others know ImageNet."""
         return "small" in (self.backbone, self.network_backbone)
-
-    @property
-    def training(self) -> ClassifierConfig:
-        names = ("epochs", "batch", "lr", "momentum", "crop", "long_sides", "rng_seed")
-        return ClassifierConfig(**{name: getattr(self, name) for name in names})
 
     def imagenet_weights(self, backbone: str) -> Weights | None:
         """A backbone's ImageNet weights: the file that is named, if it is the classifier's."""

@@ -206,7 +206,7 @@ class Study(Inputs):
     def training(self) -> partial:
         """The call that trains the classifier, with BCE on image labels."""
         p, images = self.profile, {"images": self.train, "monitor_images": self.tuning}
-        return self.training_of(classifier.train, p.training, p.backbone, **images)
+        return self.training_of(classifier.train, p.classifier, p.backbone, **images)
 
     @cached_property
     def classifiers(self) -> list[Result]:
@@ -234,7 +234,7 @@ class Study(Inputs):
     def bank(self) -> StoredTensors:
         """Frozen features of the images that adaptations draw their others from."""
         p = self.profile
-        return self._bank(self.model, self.others, p.long_sides, p.bank_side)
+        return self._bank(self.model, self.others, p.classifier.long_sides, p.bank_side)
 
     def _bank(
         self, model: TrainedModel, images: ImageSet, long_sides: tuple[int, int], side: int
