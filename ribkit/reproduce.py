@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ribkit import check
+from ribkit import estimate
 from ribkit.results import claims, figures, published
 from ribkit.runtime import device, notebooks, parallel, progress
 from ribkit.runtime.command import command
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     study = opened(options)
     if options.check:
         print(study.check(), flush=True)
-        print(f"\n{check.summary(check.table(study))}")
+        print(f"\n{estimate.summary(estimate.table(study))}")
         return
     lock = study.folder.with_name(f"{study.folder.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)

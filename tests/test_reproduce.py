@@ -15,7 +15,7 @@ import pytest
 import torch
 from jupyter_client.kernelspec import KernelSpecManager
 
-from ribkit import check, reproduce, train
+from ribkit import estimate, reproduce, train
 from ribkit.data import scenes
 from ribkit.runtime import notebooks
 from ribkit.runtime.errors import InputError, StudyError, resource_errors
@@ -80,7 +80,7 @@ def test_check_says_what_there_is_and_what_it_will_take(capsys, monkeypatch):
     table = pd.DataFrame(
         {"stage": ["CAM"], "hours": [2.0]} | {"disk (GiB)": 3.0, "memory (GiB)": 1}
     )
-    monkeypatch.setattr(check, "table", lambda study: table)
+    monkeypatch.setattr(estimate, "table", lambda study: table)
     assert reproduce.main([*SMALL, "--check"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("mini: 2 images to score, 4 to train on, 2 to tune on")

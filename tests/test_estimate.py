@@ -2,7 +2,7 @@
 
 import pytest
 
-from ribkit import check
+from ribkit import estimate
 from ribkit.data import scenes
 from ribkit.runtime.errors import InputError
 from ribkit.study import ablation_runs, profiles
@@ -26,7 +26,7 @@ def study():
 
 
 def test_counts_by_hand(study):
-    counts = check.counts(study)
+    counts = estimate.counts(study)
     assert counts["pretext"] == 2 * 64 // 32
     # each of two replicas, on scenes of two kinds: epochs, batches
     assert counts["classifier"] == 2 * 2 * 3 * (40 // 8)
@@ -55,20 +55,20 @@ def test_counts_by_hand(study):
 
 def test_a_network_with_relu6_is_adapted_with_relu_too(study):
     other = Study("mini", "", study.overrides | {"backbone": "efficientnet_lite0"})
-    more = check.counts(other)["rib"] - check.counts(study)["rib"]
+    more = estimate.counts(other)["rib"] - estimate.counts(study)["rib"]
     assert more == 2 * 3  # trainings, images
-    assert check.counts(other)["pretext"] == check.counts(study)["pretext"]  # the network's
+    assert estimate.counts(other)["pretext"] == estimate.counts(study)["pretext"]  # the network's
 
 
 def test_a_study_without_small_networks_learns_no_pretext(study):
     both = {"backbone": "efficientnet_lite0", "network_backbone": "efficientnet_lite0"}
-    assert check.counts(Study("mini", "", study.overrides | both))["pretext"] == 0
+    assert estimate.counts(Study("mini", "", study.overrides | both))["pretext"] == 0
 
 
 def test_images_that_are_only_labelled_count_once_for_each_training(study, monkeypatch):
-    before, left = check.counts(study), scenes.generate(5, 11)
+    before, left = estimate.counts(study), scenes.generate(5, 11)
     monkeypatch.setattr(study, "remaining_images", (left,))
-    more = {stage: count - before[stage] for stage, count in check.counts(study).items()}
+    more = {stage: count - before[stage] for stage, count in estimate.counts(study).items()}
     assert more["cam"] == more["rib"] == 2 * len(left)
     assert more["irn-walk"] == 2 * 2 * len(left)
 
@@ -76,37 +76,37 @@ def test_images_that_are_only_labelled_count_once_for_each_training(study, monke
 def test_a_sample_measures_every_stage_and_leaves_nothing_behind(study, monkeypatch):
     monkeypatch.setenv("RIBKIT_DEVICE", "cpu")
     before = set((ROOT / "build").rglob("*")) if (ROOT / "build").is_dir() else set()
-    costs = check.table(study).set_index("stage")
+    costs = estimate.table(study).set_index("stage")
     assert (set((ROOT / "build").rglob("*")) if (ROOT / "build").is_dir() else set()) == before
-    assert set(costs.index) == set(check.counts(study))
-    assert costs["how often"]["rib"] == f"{check.counts(study)['rib']:,} images"
+    assert set(costs.index) == set(estimate.counts(study))
+    assert costs["how often"]["rib"] == f"{estimate.counts(study)['rib']:,} images"
     assert costs["how often"]["irn"].endswith(" iterations")
     assert (costs["seconds each"] > 0).all()
     assert (costs["memory (GiB)"] >= 0).all()
     assert costs["disk (GiB)"]["cam"] > 0
     # 16 channels of 32 x 32 float32 of each of the bank's images
-    bank = check.counts(study)["bank"] * 16 * 32 * 32 * 4 / 2**30
+    bank = estimate.counts(study)["bank"] * 16 * 32 * 32 * 4 / 2**30
     assert costs["disk (GiB)"]["bank"] == pytest.approx(bank, rel=0.1)
-    assert f"About {costs['hours'].sum():,.3g} hours" in check.summary(costs.reset_index())
+    assert f"About {costs['hours'].sum():,.3g} hours" in estimate.summary(costs.reset_index())
 
 
 def test_images_are_shared_by_the_workers_and_a_training_is_not(monkeypatch):
     monkeypatch.setattr("ribkit.runtime.parallel.workers", lambda gpu: 4)
     manifest = {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 3 * 2**30, "images": 3}
-    assert check.cost("cam", 7200, manifest, 3)["hours"] == 1
-    assert check.cost("irn", 7200, manifest, 1)["hours"] == 4
-    assert check.cost("irn", 7200, manifest, 2)["hours"] == 2  # side by side
-    assert check.cost("irn", 7200, manifest, 8)["hours"] == 1
-    assert check.cost("pretext", 7200, manifest, 8)["hours"] == 4  # before all others
-    assert check.cost("cam", 7, manifest, 1)["disk (GiB)"] == 7
-    assert check.cost("irn", 1, manifest | {"each": None}, 1)["seconds each"] == 9.0
+    assert estimate.cost("cam", 7200, manifest, 3)["hours"] == 1
+    assert estimate.cost("irn", 7200, manifest, 1)["hours"] == 4
+    assert estimate.cost("irn", 7200, manifest, 2)["hours"] == 2  # side by side
+    assert estimate.cost("irn", 7200, manifest, 8)["hours"] == 1
+    assert estimate.cost("pretext", 7200, manifest, 8)["hours"] == 4  # before all others
+    assert estimate.cost("cam", 7, manifest, 1)["disk (GiB)"] == 7
+    assert estimate.cost("irn", 1, manifest | {"each": None}, 1)["seconds each"] == 9.0
 
 
 @pytest.mark.parametrize("name", ["mini", "voc", "coco"])
 def test_a_sample_adapts_with_as_many_others_as_the_study(name):
     """Two in three images of VOC share no class with one."""
     profile = profiles.load(name)
-    small = check.shrunk(profile)
+    small = estimate.shrunk(profile)
     assert small.n_others == profile.n_others
     assert small.train_images >= small.bank_images > 2 * profile.n_others[0]
 
@@ -116,4 +116,4 @@ def test_hours_are_never_negative(monkeypatch, count):
     monkeypatch.setenv("RIBKIT_WORKERS", count)
     manifest = {"each": 2.0, "seconds": 9.0, "memory": 512.0, "bytes": 0, "images": 3}
     with pytest.raises(InputError, match=f"RIBKIT_WORKERS={count} is not a number"):
-        check.cost("cam", 7200, manifest, 1)
+        estimate.cost("cam", 7200, manifest, 1)
