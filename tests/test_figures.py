@@ -126,7 +126,7 @@ def verdicts():
     ends = {"rib-seed": (0.5, 1.5), "gndrp-seed": (-1, 1), "rib-seed-oracle": (8, 9)}
     ends |= {"irn-seed": (10, 20), "psa-seed": (1, 2), "crf-seed": (-2, -1), "rib-pseudo": (-1, 1)}
     made = {
-        name: claims.Measured(0, *low_high, 1.3, "mIoU", "mini", "scenes")
+        name: claims.Measured(0, *low_high, 1.3, "mIoU", "", "mini", "scenes")
         for name, low_high in ends.items()
     }
     return claims.table(made)
@@ -136,7 +136,7 @@ def digits_claims():
     units = {"last-layer-bottleneck": "HGR", "activation-removed": "HGR"}
     units["high-gradient-used"] = "points of accuracy"
     made = {
-        name: claims.Measured(0.1, -0.2, 0.4, 1.3, unit, "MNIST", "digits")
+        name: claims.Measured(0.1, -0.2, 0.4, 1.3, unit, "", "MNIST", "digits")
         for name, unit in units.items()
     }
     return claims.table(made, "01")

@@ -19,7 +19,7 @@ def made(monkeypatch):
             return pd.DataFrame({"n": [10]})
         notebook = published.CLAIM_TABLES[name]
         found = {
-            claim: Measured((low + high) / 2, low, high, 1.0, unit, "made up", *(on or [evidence]))
+            claim: Measured((low + high) / 2, low, high, 1.0, unit, "", "mini", *(on or [evidence]))
             for claim, (low, high, unit, *on) in ends[evidence].items()
         }
         return claims.table(found, notebook)

@@ -171,7 +171,8 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     assert some["dose-response"].note == of_both
     for name in ablation_runs.COMPARED:  # of the training that moves
         assert some[name].note == f"left out: tuned for the ablations' maps, {noted}"
-        assert "mini, 16 images, one training, scale 1" in some[name].setting
+        assert some[name].counts == "40 images, one training"
+        assert some[name].setting.startswith("mini, scale 1, RIB official, GNDRP, ")
     assert not [name for name, value in some.items() if np.isnan(value.difference)]
     # what stands still has not the spread of a RIB that moves
     blind = {name for name, value in some.items() if np.isnan(value.detectable)}
@@ -186,7 +187,7 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     assert set(gone["note"]) == {noted.replace("1 of", "2 of")}
     assert every.loc["rib-seed", "verdict"] != "not measured"
     row = claims.readable(every.reset_index()).query("verdict == 'not measured'").iloc[0]
-    assert row["setting"].endswith(", 2 trainings, scale 1; " + noted.replace("1 of", "2 of"))
+    assert row["setting"] == "mini, scale 1; " + noted.replace("1 of", "2 of")
 
 
 def against_zero(table):
@@ -231,7 +232,8 @@ def test_rib_is_held_against_the_rival_that_each_training_seed_chose(fabricated,
     # two points beyond the norm's in one replica, eight beyond CAM's in the other
     gains = [pooled(4 * sign, 0) - pooled(2 * sign, 0), pooled(4 * sign, 1) - pooled(-4 * sign, 1)]
     assert found.difference == pytest.approx(np.mean(gains))
-    assert found.setting.startswith("mini, 40 images, 2 trainings, RIB official, GNDRP")
+    assert found.setting.startswith("mini, RIB official, GNDRP, thresholds held out")
+    assert found.counts == "40 images, 2 trainings"
 
 
 def test_rib_gains_at_the_highest_dose_less_at_the_lowest(fabricated):
@@ -270,7 +272,7 @@ def test_the_half_that_is_refuted_decides_before_one_that_is_open(fabricated, mo
     gaps = pd.DataFrame(ends | {"mean": [0.0, -2.0], "others": ["random", "low"]})
     gaps = gaps.assign(layer="G6", share=0.25, n=3)
     monkeypatch.setattr(tables_toy, "masking_gaps", lambda rows: gaps)
-    assert report._masked(study, "digits").setting.endswith("25 %, against low")
+    assert report._masked(study).setting.endswith("25 %, against low")
 
 
 def test_what_one_number_of_digits_would_hide_stands_beside_it(fabricated):
@@ -359,8 +361,8 @@ def test_far_from_its_own_peak_any_other_map_covers_more_and_one_training_says_s
     halves.loc[0, "auc far"] = np.nan  # nothing lies off the object
     less = report.measured(study, "03")
     for name, count in (("rib-coverage", IMAGES), ("rib-auc", IMAGES - 1), ("rib-seed", IMAGES)):
-        assert f"mini, {IMAGES} images, 2 trainings" in some[name].setting
-        assert f"mini, {count} images, 2 trainings" in less[name].setting
+        assert some[name].counts == f"{IMAGES} images, 2 trainings"
+        assert less[name].counts == f"{count} images, 2 trainings"
     one = Study("mini", "", study.overrides | {"replicas": 1})
     assert report.measured(one, "03")["rib-coverage"].note == note
 

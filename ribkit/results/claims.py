@@ -8,7 +8,6 @@ decides it: the notebook, and the heading and the figure there.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,7 +31,7 @@ VERDICTS = (
     "not measured",
 )
 """From the best for a claim to the worst. *holds* alone: no number was reported."""
-TEXTS = ("unit", "setting", "on", "note")  # columns of `table` that may be empty
+TEXTS = ("unit", "counts", "setting", "on", "note")  # columns of `table` that may be empty
 COULD_BE_FOUND = ("undecided", "no effect of the reported size")
 
 
@@ -70,6 +69,7 @@ class Measured:
     high: float
     detectable: float  # a true gain of so much would have been found 8 times in 10
     unit: str
+    counts: str  # what its interval is over, as in "48 images, 2 trainings"
     setting: str
     on: str  # what it was measured on: "scenes", "photographs", "MNIST" or "bundled digits"
     note: str = ""  # what the number alone would hide
@@ -191,12 +191,11 @@ def filled(table: pd.DataFrame) -> pd.DataFrame:
 
 def found(row: Mapping[str, Any]) -> str:
     """What was measured of a claim, on how much, the verdict, and the note."""
-    measured = interval(row, counted(row["setting"]))
-    words = ": ".join(filter(None, (measured, in_words(row))))
+    words = ": ".join(filter(None, (interval(row), in_words(row))))
     return "; ".join(filter(None, (words, row["note"])))
 
 
-def interval(row: Mapping[str, Any], counts: str = "") -> str:
+def interval(row: Mapping[str, Any]) -> str:
     """What was measured of a claim, in words, with what it counts; nothing if nothing was.
 
     A difference that has no interval, as of one network, tells nothing either.
@@ -204,20 +203,7 @@ def interval(row: Mapping[str, Any], counts: str = "") -> str:
     if pd.isna(row["low"]):
         return ""
     point, low, high = numbers([row[name] for name in ("difference", "low", "high")])
-    return f"{point} {row['unit']} ({'; '.join(filter(None, (f'{low} to {high}', counts)))})"
-
-
-COUNTS = re.compile(r"(\d+|one) (images|val images|seeds|trainings?)")
-
-
-def counted(setting: str) -> str:
-    """The parts of a setting that say how many images and trainings there were.
-
-    Example:
-        >>> counted("mini, 60 val images, 2 trainings, with CRF")
-        '60 val images, 2 trainings'
-    """
-    return ", ".join(filter(COUNTS.fullmatch, setting.split(", ")))
+    return f"{point} {row['unit']} ({'; '.join(filter(None, (f'{low} to {high}', row['counts'])))})"
 
 
 def in_words(row: Mapping[str, Any]) -> str:

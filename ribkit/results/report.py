@@ -1,6 +1,6 @@
 """What the report is made of: what was measured of each claim, and the figures that decide it."""
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from ribkit.results.claims import Measured
 from ribkit.results.tables_coverage import BEYOND
 from ribkit.results.tables_toy import text
 from ribkit.study import ablation_runs, pipeline
-from ribkit.study.ablation_runs import ablated_images, run_named
+from ribkit.study.ablation_runs import run_named
 from ribkit.study.coverage import beyond
 from ribkit.study.study import CAM, RIB, RIBS, Study
 
@@ -72,21 +72,15 @@ def answer(study: Study, notebook: str) -> pd.DataFrame:
     return claims.readable(table).drop(columns="decided by")
 
 
-def _setting(study: Study, images: Sized, kind: str = "images", replicas: int = 0) -> str:
-    """How the setting of what all replicas, or so many, were measured on begins."""
-    trainings = replicas or study.profile.replicas
-    trainings = f"{trainings} trainings" if trainings > 1 else "one training"
-    return f"{study.profile.name}, {len(images)} {kind}, {trainings}"
-
-
 def _found(
     study: Study,
     statistic: intervals.Statistic,
     replicas: list[tuple[np.ndarray, ...]],
     unit: str,
-    setting: str,
+    how: str,
     still: str = "",
     note: str = "",
+    kind: str = "images",
 ) -> Measured:
     """A statistic of what each replica counted, as a gain is of a pair of counts.
 
@@ -94,9 +88,17 @@ def _found(
     tells nothing of what could have been found.
     """
     detectable = np.nan if still else power.detectable(statistic, replicas)
-    measured = (*intervals.replicated(statistic, replicas), detectable, unit, setting, _on(study))
-    p_value = intervals.p_value(statistic, replicas)
-    return Measured(*measured, "; ".join(filter(None, (still, note))), p_value)
+    trainings = f"{len(replicas)} trainings" if len(replicas) > 1 else "one training"
+    return Measured(
+        *intervals.replicated(statistic, replicas),
+        detectable,
+        unit=unit,
+        counts=f"{len(replicas[0][0])} {kind}, {trainings}",
+        setting=f"{study.profile.name}, {how}",
+        on=_on(study),
+        note="; ".join(filter(None, (still, note))),
+        p_value=intervals.p_value(statistic, replicas),
+    )
 
 
 def _on(study: Study) -> str:
@@ -106,9 +108,8 @@ def _on(study: Study) -> str:
 
 def _toy(study: Study) -> dict[str, Measured]:
     """What the last layer loses, whether it matters, and whether a high gradient is used."""
-    hgr, p = study.toy().table("hgr"), study.profile
-    setting = f"{study.digits().name}, sigmoid, {p.toy_seeds} seeds"
-    summed = f"{setting}, outputs summed"
+    hgr = study.toy().table("hgr")
+    summed = "sigmoid, outputs summed"
     drops = tables_toy.last_drop(hgr).set_index(tables_toy.KEYS)
     (drop, nothing), own = (
         [drops.loc["sigmoid", network, output, "after"] for network in ("trained", "random shapes")]
@@ -124,7 +125,7 @@ def _toy(study: Study) -> dict[str, Measured]:
         "activation-removed": _over_seeds(study, returned, summed),
         "removed-beyond-nothing": _over_seeds(study, beyond, summed),
     }
-    return found | _known(study) | {"high-gradient-used": _masked(study, setting)}
+    return found | _known(study) | {"high-gradient-used": _masked(study)}
 
 
 def _known(study: Study) -> dict[str, Measured]:
@@ -135,14 +136,13 @@ def _known(study: Study) -> dict[str, Measured]:
     most = max(known)
     others = [dose for dose in doses["dose"].unique() if dose >= min(known) and dose != most]
     found = tables_toy.beyond_nothing(doses, most)
-    setting = f"{study.digits().name}, sigmoid, {found['n']:.0f} seeds, outputs summed"
     note = f"{100 * most:g} % of the images with their shape"
     for dose in others:
         note += f", at {100 * dose:g} % {text(tables_toy.beyond_nothing(doses, dose), '+.2f')}"
-    return {"known-shape-drop": _over_seeds(study, found, setting, note=note)}
+    return {"known-shape-drop": _over_seeds(study, found, "sigmoid, outputs summed", note=note)}
 
 
-def _masked(study: Study, setting: str) -> Measured:
+def _masked(study: Study) -> Measured:
     """How much more blanking the high costs than blanking random pixels, or the low.
 
     Both must cost less: the claim stands or falls with the one that is less sure. By the last
@@ -151,10 +151,10 @@ def _masked(study: Study, setting: str) -> Measured:
     gaps = tables_toy.masking_gaps(study.toy_masking()).query("layer == 'G6'")
     gaps = gaps.assign(spared=gaps["high"] >= 0).sort_values(["share", "spared", "low"])
     gap = gaps.iloc[0]
-    setting += f", blanked by G6: {_blanked(gap)}"
+    how = f"sigmoid, blanked by G6: {_blanked(gap)}"
     more = (f"{_blanked(row)} {text(row, '+.1f')}" for _, row in gaps.iloc[1:].iterrows())
     note = f"blanked: {'; '.join((_blanked(gap), *more))}"
-    return _over_seeds(study, gap, setting, "points of accuracy", note)
+    return _over_seeds(study, gap, how, "points of accuracy", note)
 
 
 def _blanked(gap: pd.Series) -> str:
@@ -162,15 +162,22 @@ def _blanked(gap: pd.Series) -> str:
 
 
 def _over_seeds(
-    study: Study, values: pd.Series, setting: str, unit: str = "HGR", note: str = ""
+    study: Study, values: pd.Series, how: str, unit: str = "HGR", note: str = ""
 ) -> Measured:
     """A mean, low and high of n toy networks, see `tables_toy.interval`."""
     freedom = values["n"] - 1
     error = (values["high"] - values["mean"]) / stats.t.ppf(0.975, freedom)
     parts = (np.array([error**2]), np.array([freedom]))
-    measured = (*values[["mean", "low", "high"]], power.detectable_by_t(*parts), unit, setting)
-    p_value = intervals.p_by_t(values["mean"], *parts)
-    return Measured(*measured, study.digits().name, note, p_value)
+    return Measured(
+        *values[["mean", "low", "high"]],
+        power.detectable_by_t(*parts),
+        unit=unit,
+        counts=f"{values['n']:.0f} seeds",
+        setting=f"{study.digits().name}, {how}",
+        on=study.digits().name,
+        note=note,
+        p_value=intervals.p_by_t(values["mean"], *parts),
+    )
 
 
 def _seeds(study: Study) -> dict[str, Measured]:
@@ -185,8 +192,8 @@ def _seeds(study: Study) -> dict[str, Measured]:
         ("rib-seed-oracle", CAM, "oracle"),
     ):
         pairs = tables_controls.rib_against(study, before, choice)
-        setting = f"{_setting(study, study.scored)}, {RIB.title} against {before.title}"
-        values[name] = _found(study, gain, pairs, "mIoU", f"{setting}, {choice} threshold", still)
+        how = f"{RIB.title} against {before.title}, {choice} threshold"
+        values[name] = _found(study, gain, pairs, "mIoU", how, still)
     covered = (part, f"points of {BEYOND[part]} covered", "held-out thresholds")
     told = (f"auc {part}", "points of AUC", "no threshold")
     for name, other, (column, unit, threshold) in (
@@ -199,16 +206,14 @@ def _seeds(study: Study) -> dict[str, Measured]:
         if not (other or study.rivals):
             continue
         gains = tables_controls.coverage_gains(study, column, other)
-        against = other.title if other else "the best rival"  # of the images that have the part
-        setting = f"{_setting(study, gains[0][0])}, {RIB.title} against {against}, {threshold}"
-        values[name] = _found(study, intervals.mean, gains, unit, setting, still, halved)
+        how = f"{RIB.title} against {other.title if other else 'the best rival'}, {threshold}"
+        values[name] = _found(study, intervals.mean, gains, unit, how, still, halved)
     return values
 
 
 def _refinement(study: Study) -> dict[str, Measured]:
     """Gains of RIB's labels after a stage, over its seed, and over others' after the same."""
-    setting, values = _setting(study, study.scored), {}
-    still = tables_controls.still(*study.replicas)
+    still, values = tables_controls.still(*study.replicas), {}
     for name, stage, other in (
         ("crf-seed", "+ CRF", ("RIB", "seed")),
         ("psa-seed", "+ PSA", ("RIB", "seed")),
@@ -219,7 +224,7 @@ def _refinement(study: Study) -> dict[str, Measured]:
         if other[0] not in pipeline.available_starts(study):
             continue
         both = (tables_rq4.stage_counts(study, *of) for of in (("RIB", stage), other))
-        how = f"{setting}, RIB {stage} against {' '.join(other)}, thresholds held out"
+        how = f"RIB {stage} against {' '.join(other)}, thresholds held out"
         reported = stage == pipeline.PSEUDO and other[0] != "best rival"
         note = "the reported number has a CRF after IRN" if reported else ""
         values[name] = _found(study, gain, list(zip(*both, strict=True)), "mIoU", how, still, note)
@@ -228,7 +233,6 @@ def _refinement(study: Study) -> dict[str, Measured]:
 
 def _networks(study: Study) -> dict[str, Measured]:
     """Gains of the networks trained on RIB's labels, with and without saliency's help."""
-    setting = f"{_setting(study, study.validation, 'val images')}, with CRF"
     still, values = tables_controls.still(*study.replicas), {}
     for name, after, before in (
         ("rib-network", "RIB", "CAM"),
@@ -238,7 +242,7 @@ def _networks(study: Study) -> dict[str, Measured]:
         if after in pipeline.sources(study):
             counts = (pipeline.network_counts(study, source, True) for source in (after, before))
             pairs = list(zip(*counts, strict=True))
-            values[name] = _found(study, gain, pairs, "mIoU", setting, still)
+            values[name] = _found(study, gain, pairs, "mIoU", "with CRF", still, kind="val images")
     return values
 
 
@@ -252,14 +256,15 @@ def _ablations(study: Study) -> dict[str, Measured]:
     own = ablation_runs.at_own_scales
     moving, values = [one for one in study.replicas if not own(one).stilled(RIB)], {}
     scales = ", ".join(map("{:g}".format, study.profile.ablations.scales))
-    setting = f"{_setting(study, ablated_images(study), replicas=len(moving))}, scale {scales}"
+    scale = f"scale {scales}"
     note = tables_controls.still(*map(own, study.replicas))
     left_out = note and f"left out: tuned for the ablations' maps, {note}"
     compared = dict(ablation_runs.COMPARED)
     if any(run.factor == ablation_runs.UNSATURATED for run in ablation_runs.runs(study)):
         compared["saturation-inside"] = ablation_runs.SATURATION
     if not moving:
-        unknown = Measured(*(np.nan,) * 4, "mIoU", setting, _on(study), note)
+        setting = f"{study.profile.name}, {scale}"
+        unknown = Measured(*(np.nan,) * 4, "mIoU", "", setting, _on(study), note)
         return dict.fromkeys(compared, unknown)
     for name, named in compared.items():
         counts = [_counts_of(one, named) for one in moving]
@@ -267,7 +272,7 @@ def _ablations(study: Study) -> dict[str, Measured]:
         how, statistic = f"RIB official, GNDRP, {factor}: {after} against {before}", gain
         if more:
             how, statistic = "RIB over CAM, with ReLU6 against ReLU inside", intervals.more_gain
-        values[name] = _found(study, statistic, counts, "mIoU", f"{setting}, {how}", note=left_out)
+        values[name] = _found(study, statistic, counts, "mIoU", f"{scale}, {how}", note=left_out)
     return values
 
 
@@ -279,11 +284,11 @@ def _counts_of(one: Study, names: tuple[tuple[str, str], ...]) -> tuple[np.ndarr
 
 def _controls(study: Study) -> dict[str, Measured]:
     """RIB's gain over the best rival; and over CAM, where bodies tell more less where less."""
-    setting = f"{_setting(study, study.scored)}, {RIB.title}, thresholds held out"
-    alike, still, found = f"{setting}, tuned alike", tables_controls.still(*study.replicas), {}
+    setting, found = f"{RIB.title}, thresholds held out", {}
     if study.rivals:
         pairs = tables_controls.rib_against(study)
-        found["rib-over-rivals"] = _found(study, gain, pairs, "mIoU", alike, still)
+        still, how = tables_controls.still(*study.replicas), f"{setting}, tuned alike"
+        found["rib-over-rivals"] = _found(study, gain, pairs, "mIoU", how, still)
     doses = ablation_runs.doses(study)
     if len(doses) > 1:
         (least, *_, most), (low, *_, high) = doses, doses.values()
@@ -315,7 +320,7 @@ def _layers(study: Study) -> dict[str, Measured]:
         )
 
     counts = more(last, "sigmoid")
-    how = f"{_setting(study, counts[0][0])}, classifier's last level to its sigmoids"
+    how = "classifier's last level to its sigmoids"
     note = "it has {non-discriminative:.2f} to lose, the discriminative one {discriminative:.2f}"
     note = note.format_map(pd.concat([layer.loc[last] for layer in layers]).dropna().mean())
     alone = [
