@@ -96,13 +96,22 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
             counts = [seed.at(choice) for seed in seeds]
             row = {"method": method.title, "trials": trials, "threshold chosen": choice}
             row |= {"threshold": np.mean([seed.threshold(choice) for seed in seeds])}
-            row |= with_interval("miou", replicated(miou, [(each,) for each in counts]))
+            others = {}
             if method != CAM:
-                plain = [one.seed(CAM).at(choice) for one in trainings]
-                gains = replicated(gain, list(zip(counts, plain, strict=True)))
-                row |= with_interval("over_cam", gains)
-            rows.append(row | {"images": len(counts[0]), "trainings": len(counts)})
+                others["over_cam"] = [one.seed(CAM).at(choice) for one in trainings]
+            rows.append(row | scored(counts, **others))
     return pd.DataFrame(rows)
+
+
+def scored(counts: list[np.ndarray], **others: list[np.ndarray]) -> dict:
+    """The columns of a row: mIoU over images and trainings, and the paired gain over each other.
+
+    counts: of each training; others: column -> the same of what its gain is over.
+    """
+    row = with_interval("miou", replicated(miou, [(each,) for each in counts]))
+    for column, plain in others.items():
+        row |= with_interval(column, replicated(gain, list(zip(counts, plain, strict=True))))
+    return row | {"images": len(counts[0]), "trainings": len(counts)}
 
 
 @cache

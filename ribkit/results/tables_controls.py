@@ -8,7 +8,6 @@ import pandas as pd
 
 from ribkit.evaluation import intervals
 from ribkit.evaluation.intervals import Interval, replicated, with_interval, worded
-from ribkit.evaluation.miou import miou
 from ribkit.results import tables, tables_coverage
 from ribkit.results.tables_coverage import BEYOND
 from ribkit.study import ablation_runs, pipeline
@@ -29,9 +28,7 @@ def compared(study: Study) -> pd.DataFrame:
     rows = rows.assign(kind=["rival" if method in titles else "RIB" for method in rows["method"]])
     few, plain = pipeline.few_masks_counts(study), _counts(study, CAM)
     row = {"method": f"network from {len(study.tuning)}", "kind": "few masks"}
-    row |= with_interval("miou", replicated(miou, [(counts,) for counts in few]))
-    row |= with_interval("gain", replicated(intervals.gain, list(zip(few, plain, strict=True))))
-    row |= {"images": len(few[0]), "trainings": len(few)}
+    row |= tables.scored(few, gain=plain)
     columns = ["kind", "method", "images", "trainings"]
     columns += [f"{name}{end}" for name in ("miou", "gain") for end in ("", "_low", "_high")]
     return pd.concat([rows, pd.DataFrame([row])], ignore_index=True)[columns]

@@ -9,10 +9,9 @@ import torch
 
 from ribkit.data.images import ImageSet
 from ribkit.data.views import resize_labels
-from ribkit.evaluation.intervals import gain, replicated, with_interval
 from ribkit.evaluation.miou import miou
 from ribkit.results.style import KINDS, Pictures
-from ribkit.results.tables import each_class, shrunk, title_of
+from ribkit.results.tables import each_class, scored, shrunk, title_of
 from ribkit.runtime.store import Result
 from ribkit.study import pipeline
 from ribkit.study.inputs import first
@@ -47,15 +46,12 @@ def refinement_scores(study: Study) -> pd.DataFrame:
                 counts = stage_counts(study, title, stage, value)
                 if suffix and all(map(np.array_equal, counts, error)):
                     continue
-                row = {"method": title, "stage": stage + suffix}
-                row |= with_interval("miou", replicated(miou, [(each,) for each in counts]))
+                row, others = {"method": title, "stage": stage + suffix}, {}
                 if stage != "seed":
-                    pairs = zip(counts, stage_counts(study, title, "seed"), strict=True)
-                    row |= with_interval("over_seed", replicated(gain, list(pairs)))
+                    others["over_seed"] = stage_counts(study, title, "seed")
                 if title != "CAM":
-                    pairs = zip(counts, stage_counts(study, "CAM", stage, value), strict=True)
-                    row |= with_interval("over_cam", replicated(gain, list(pairs)))
-                rows.append(row | {"images": len(counts[0]), "trainings": len(counts)})
+                    others["over_cam"] = stage_counts(study, "CAM", stage, value)
+                rows.append(row | scored(counts, **others))
     return pd.DataFrame(rows)
 
 
@@ -177,12 +173,9 @@ def network_scores(study: Study) -> pd.DataFrame:
             counts = pipeline.network_counts(study, source, crf)
             scores = [miou(each.sum(axis=0)) for each in counts]
             row = {"trained on": source, "CRF": "with CRF" if crf else "without CRF"}
-            row |= with_interval("miou", replicated(miou, [(each,) for each in counts]))
-            if source != "CAM":
-                pairs = list(zip(counts, plain, strict=True))
-                row |= with_interval("over_cam", replicated(gain, pairs))
+            row |= scored(counts, **({} if source == "CAM" else {"over_cam": plain}))
             row["sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else np.nan
-            rows.append(row | {"trainings": len(scores), "images": len(counts[0])})
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
