@@ -117,7 +117,7 @@ def compare(
             f"scales {tuple(scales)} must be positive, and have 1.0 among them, which the "
             "adaptation watches."
         )
-    source = photographs.folder(Path(folder).expanduser())
+    source = photographs.folder(os.path.expanduser(folder))
     labels = {} if labels is None else labels
     if not isinstance(labels, Mapping):
         raise InputError(f"labels is {labels!r}; give a mapping of file names to class names.")

@@ -298,7 +298,6 @@ def test_trainings_of_alike_images_have_the_p_of_students_test():
 
 def test_p_of_one_training_by_hand(monkeypatch):
     monkeypatch.setattr(intervals, "resample", lambda *_: (1.5, np.array([-1.0, 0.0, 1.0, 2.0])))
-    monkeypatch.setattr(intervals, "DRAWS", 4)
     counts = valued(np.ones(2))
     assert intervals.p_value(intervals.mean, [counts]) == 1  # 2 of 4: 6 / 5
     above = (1.5, np.array([1.0, 1.0, 1.0, 2.0]))
@@ -318,10 +317,16 @@ def test_p_is_below_a_twentieth_where_zero_lies_outside_the_interval(trainings):
         assert (intervals.p_value(intervals.mean, replicas) < 0.05) == outside
 
 
-def test_what_tells_nothing_of_others_has_no_p():
+def test_what_tells_nothing_of_others_has_no_p(monkeypatch):
     one = valued(np.ones(1))
     assert np.isnan(intervals.p_value(intervals.mean, [one]))
     assert np.isnan(intervals.p_by_t(1.0, np.array([np.nan]), np.array([0])))
     assert np.isnan(intervals.p_by_t(1.0, np.array([]), np.array([])))
+    half = np.repeat([np.nan, 1.0], 10)  # draws of which only these are a number
+    monkeypatch.setattr(intervals, "resample", lambda *_: (1.0, half))
+    some = valued(np.ones(2))
+    assert intervals.p_value(intervals.mean, [some]) == pytest.approx(2 / 11)
+    monkeypatch.setattr(intervals, "resample", lambda *_: (1.0, half[:10]))
+    assert np.isnan(intervals.p_value(intervals.mean, [some]))
     nothing = np.zeros(2), np.array([9, 2])
     assert (intervals.p_by_t(1.0, *nothing), intervals.p_by_t(0.0, *nothing)) == (0, 1)

@@ -246,6 +246,8 @@ def test_every_profile_can_do_what_its_settings_say(profile):
         ("irn.lr", "nan"),
         ("irn.rng_seed", 7),
         ("classifier.rng_seed", 7),
+        ("psa.rng_seed", 7),
+        ("network.rng_seed", 7),
         ("irn.scales", "1.5,0.5"),
         ("psa.stride", 0),
         ("psa.weight_decay", -1),

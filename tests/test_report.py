@@ -169,6 +169,7 @@ def test_where_tuning_stills_rib_its_parts_are_not_measured_and_the_rest_says_so
     assert {name for name, value in some.items() if value.note.startswith(noted)} == of_rib
     of_both = f"of both kinds of scenes, {noted}".replace("1 of 2", "2 of 4")
     assert some["dose-response"].note == of_both
+    assert some["rib-network"].counts == f"{IMAGES} val images, 2 trainings"
     for name in ablation_runs.COMPARED:  # of the training that moves
         assert some[name].note == f"left out: tuned for the ablations' maps, {noted}"
         assert some[name].counts == "40 images, one training"

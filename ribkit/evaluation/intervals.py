@@ -232,10 +232,9 @@ def _freedom(parts: np.ndarray, freedoms: np.ndarray) -> np.ndarray:
 
 
 def p_value(statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]]) -> float:
-    r"""How often a true 0 would, by chance, seem as far from 0 as this, or farther: two-sided.
+    r"""Two-sided p of 0: the interval of `replicated`, inverted. About 0.05 where it ends at 0.
 
-    Below 0.05 where 0 lies outside the interval of `replicated`. Of several trainings see `p_by_t`;
-    of one, over B draws of its images,
+    Of several trainings see `p_by_t`; of one, over the B draws of its images that are a number,
 
     .. math:: \min\Big(1, \; 2 \, \frac{1 + \min(\#\{\theta^* \le 0\}, \#\{\theta^* \ge 0\})}{B + 1}
         \Big)
@@ -257,12 +256,14 @@ def p_value(statistic: Statistic, replicas: Sequence[tuple[np.ndarray, ...]]) ->
     if len(replicas[0][0]) == 1:
         return float("nan")
     _, values = resample(statistic, *replicas[0])
+    if not (values := values[~np.isnan(values)]).size:
+        return float("nan")
     beyond = min((values <= 0).sum(), (values >= 0).sum())
-    return float(min(1.0, 2 * (1 + beyond) / (1 + DRAWS)))
+    return float(min(1.0, 2 * (1 + beyond) / (1 + len(values))))
 
 
 def p_by_t(point: float, parts: np.ndarray, freedoms: np.ndarray) -> float:
-    r"""The same by Student's t, from squared errors and their degrees of freedom.
+    r"""Two-sided p of 0 by Student's t, from squared errors and their degrees of freedom.
 
     .. math:: 2 \, P\big( t_\nu > |\theta| \, / \sqrt{\textstyle\sum_i s_i^2} \big)
 

@@ -173,10 +173,11 @@ def evidence(photographs: pd.DataFrame, scenes: pd.DataFrame, digits: pd.DataFra
 
 
 def by_chance(table: pd.DataFrame) -> list[str]:
-    """Which claims would neither hold nor be the opposite, corrected for how many there are.
+    """Which claims hold or are the opposite, but not if corrected for how many there are.
 
-    Their short names. By the false discovery rate of 5 % (Benjamini and Hochberg 1995): one in
-    twenty of those that are left is an error, on average. ValueError: something measured has no p.
+    Their short names. By the false discovery rate of 5 % (Benjamini and Hochberg 1995): of those
+    that are left at most one in twenty is an error, on average, where tests are independent or
+    lean the same way. ValueError: something measured has no p.
     """
     told = table[table["verdict"] != "not measured"]
     corrected = stats.false_discovery_control(told["p_value"])

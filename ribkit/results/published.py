@@ -186,8 +186,9 @@ def _corrected(evidence: str) -> str:
     if found.empty or found["p_value"].isna().any():
         return ""
     doubtful = claims.by_chance(found)
-    would = f"these would be undecided too: {'; '.join(doubtful)}" if doubtful else "none changes"
-    return f" Corrected for their number (Benjamini and Hochberg, 5 %) {would}."
+    of_all = "all that hold or are the opposite can still be told from 0"
+    said = f"these could not be told from 0: {'; '.join(doubtful)}" if doubtful else of_all
+    return f" Corrected for their number (Benjamini and Hochberg, 5 %) {said}."
 
 
 def verdict_counts() -> dict[str, pd.Series]:

@@ -197,7 +197,7 @@ def protocol(study: Study) -> pd.DataFrame:
     paired = intervals.errors_of(intervals.gain, [(after, before)])[1]
     alone = np.hypot(*(intervals.errors_of(miou, [(each,)])[1] for each in (after, before)))
     bias, tuned = best_of(study), f"{len(study.tuning)} tuning images"
-    of_all = f", mean of {len(gains)} trainings" if len(gains) > 1 else ""
+    of_all = f", of the mean over {len(gains)} trainings" if len(gains) > 1 else ""
     rows = [
         ("oracle threshold over held-out one, mean of the methods", np.mean(optimism), "points"),
         ("the same, at most", np.max(optimism), "points"),
