@@ -101,52 +101,6 @@ def coverage_gains(
     return tables_coverage.aligned(gains)
 
 
-def meaning(study: Study) -> str:
-    """What the controls say of RIB's gain, in words that follow from the numbers."""
-    own, gndrp = (replicated(intervals.gain, rib_against(study, o)) for o in (CAM, RIBS[2]))
-    few = pipeline.few_masks_counts(study)
-    over_rib = replicated(intervals.gain, list(zip(few, _counts(study, RIB), strict=True)))
-    note = still(*study.replicas)
-    text = [f"Read with care: {note}."] if note else []
-    text.append(
-        f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP gains "
-        f"{_points(gndrp)}: {_told(gndrp, *POOLING_WORDS)}"
-    )
-    if study.rivals:
-        over_rival = replicated(intervals.gain, rib_against(study))
-        far = beyond(study.coverage(CAM))
-        wider = replicated(intervals.mean, coverage_gains(study, far))
-        chosen = Counter(one.best_rival.title for one in study.replicas).most_common()
-        rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
-        text += [
-            f"Of {BEYOND[far]} RIB covers {_points(wider)} more than the best rival does: "
-            f"{_told(wider, *COVER_WORDS)}",
-            f"RQ3. The best rival on the tuning images, by training, is {rivals}; RIB gains "
-            f"{_points(over_rival)} over it: {_told(over_rival, *RIVAL_WORDS)}",
-        ]
-    text.append(
-        f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
-        f"{_points(over_rib)} over RIB: {_told(over_rib, *FEW_WORDS)}"
-    )
-    doses = ablation_runs.doses(study)
-    if len(doses) > 1:
-        low, *_, high = doses.values()
-        counts = dose_counts(high, low)
-        gains = [
-            replicated(intervals.gain, [each[two] for each in counts])
-            for two in (slice(2, 4), slice(2))
-        ]
-        more = replicated(intervals.more_gain, counts)
-        words = DOSE_WORDS if gains[1][1] > 0 else (NO_DOSE_GAIN, *DOSE_WORDS[1:])
-        text.append(
-            f"Where bodies tell least of their class RIB gains {_points(gains[0])} over CAM, where "
-            f"they tell most {_points(gains[1])}: {_told(more, *words)}"
-        )
-        if note := still(*low.replicas, *high.replicas):
-            text.append(f"Read with care: of both kinds of scenes, {note}.")
-    return " ".join(text)
-
-
 POOLING_WORDS = (  # where the interval lies above zero, spans it, lies below it
     "the pooling matters, whatever the cause.",
     "the two poolings cannot be told apart.",
@@ -173,6 +127,62 @@ DOSE_WORDS = (
     "it does worse where there is more to be set free.",
 )
 NO_DOSE_GAIN = "it does better where there is more to be set free, but no gain is seen there."
+
+
+def meaning(study: Study) -> str:
+    """What the controls say of RIB's gain, in words that follow from the numbers."""
+    own, gndrp = (replicated(intervals.gain, rib_against(study, o)) for o in (CAM, RIBS[2]))
+    few = list(zip(pipeline.few_masks_counts(study), _counts(study, RIB), strict=True))
+    over_rib = replicated(intervals.gain, few)
+    note = still(*study.replicas)
+    text = [f"Read with care: {note}."] if note else []
+    text += [
+        f"RIB's seeds differ from CAM's by {_points(own)}. RQ2. GNDRP in place of GAP gains "
+        f"{_points(gndrp)}: {_told(gndrp, *POOLING_WORDS)}",
+        *_of_rivals(study),
+        f"A network that learned from the {len(study.tuning)} tuning masks alone gains "
+        f"{_points(over_rib)} over RIB: {_told(over_rib, *FEW_WORDS)}",
+        *_of_doses(study),
+    ]
+    return " ".join(text)
+
+
+def _of_rivals(study: Study) -> list[str]:
+    """How RIB compares with what adapts nothing, if anything was tried."""
+    if not study.rivals:
+        return []
+    over_rival = replicated(intervals.gain, rib_against(study))
+    far = beyond(study.coverage(CAM))
+    wider = replicated(intervals.mean, coverage_gains(study, far))
+    chosen = Counter(one.best_rival.title for one in study.replicas).most_common()
+    rivals = ", ".join(f"{title} ({count} of {len(study.replicas)})" for title, count in chosen)
+    return [
+        f"Of {BEYOND[far]} RIB covers {_points(wider)} more than the best rival does: "
+        f"{_told(wider, *COVER_WORDS)}",
+        f"RQ3. The best rival on the tuning images, by training, is {rivals}; RIB gains "
+        f"{_points(over_rival)} over it: {_told(over_rival, *RIVAL_WORDS)}",
+    ]
+
+
+def _of_doses(study: Study) -> list[str]:
+    """How RIB's gain follows what bodies tell of their class, where there are scenes of each."""
+    doses = ablation_runs.doses(study)
+    if len(doses) < 2:
+        return []
+    low, *_, high = doses.values()
+    counts = dose_counts(high, low)
+    at_low, at_high = (
+        replicated(intervals.gain, [each[two] for each in counts])
+        for two in (slice(2, 4), slice(2))
+    )
+    more = replicated(intervals.more_gain, counts)
+    words = DOSE_WORDS if at_high[1] > 0 else (NO_DOSE_GAIN, *DOSE_WORDS[1:])
+    note = still(*low.replicas, *high.replicas)
+    return [
+        f"Where bodies tell least of their class RIB gains {_points(at_low)} over CAM, where "
+        f"they tell most {_points(at_high)}: {_told(more, *words)}",
+        *([f"Read with care: of both kinds of scenes, {note}."] if note else []),
+    ]
 
 
 _points = partial(worded, unit="points")
