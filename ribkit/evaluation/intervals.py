@@ -6,7 +6,6 @@ for a grid of comparisons of which the reader will pick the most striking: all o
 contain the truth 95 times in 100.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -75,7 +74,7 @@ def worded(values: Sequence[float], form: str = "+.2f", unit: str = "") -> str:
     """
     point, low, high = numbers(values, form)
     said = f"{point} {unit}".rstrip()
-    return said if math.isnan(float(low)) else f"{said} ({low} to {high})"
+    return said if np.isnan([*values]).any() else f"{said} ({low} to {high})"
 
 
 def with_interval(name: str, values: Interval) -> dict[str, float]:

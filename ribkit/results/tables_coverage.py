@@ -81,7 +81,7 @@ def _mean(replicas: Sequence[pd.Series]) -> Interval:
 
 def halved(study: Study) -> str:
     """A note where each training's own CAM halves objects, as there is no other; else empty."""
-    alone = beyond(study.coverage(CAM)) == "far" and len(study.replicas) == 1
+    alone = len(study.replicas) == 1 and beyond(study.coverage(CAM)) == "far"
     return "halved by this training's own CAM, which favours every other map" if alone else ""
 
 

@@ -56,10 +56,12 @@ def overrides(texts: list[str]) -> dict[str, str]:
     for pair in pairs:
         if "=" not in pair:
             raise InputError(f"'{pair}' is not of the form name=value, as in PARAMS=\"steps=5\".")
-    names = [pair.split("=", 1)[0] for pair in pairs]
-    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        raise InputError(f"'{twice[0]}' is set twice; leave one out.")
-    return dict(pair.split("=", 1) for pair in pairs)
+    given = {}
+    for name, value in (pair.split("=", 1) for pair in pairs):
+        if name in given:
+            raise InputError(f"'{name}' is set twice; leave one out.")
+        given[name] = value
+    return given
 
 
 def set_device(name: str) -> None:
