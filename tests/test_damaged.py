@@ -26,7 +26,6 @@ def stage(number):
         "table": pd.DataFrame({"n": values.normal(size=9), "word": list("abcdefghi")}),
         "maps": {name: values.normal(size=(4, 5)) for name in ("one", "two")},
         "weights": {name: torch.from_numpy(values.normal(size=(3, 3))) for name in ("w", "v")},
-        "notes": {"list": [1, "two", 3.5]},
     }
 
 
@@ -36,7 +35,6 @@ READ = {
     "weights.safetensors": lambda result: [
         t.numpy().tobytes() for t in result.tensors("weights").values()
     ],
-    "notes.json": lambda result: result.json("notes"),
     "manifest.json": lambda result: result.manifest["seconds"],
 }
 DAMAGES = st.one_of(

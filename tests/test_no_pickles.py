@@ -232,10 +232,6 @@ def read_table(path: Path) -> None:
     Result("", "", path.parent).table(path.stem)
 
 
-def read_json(path: Path) -> None:
-    Result("", "", path.parent).json(path.stem)
-
-
 def write_resnet(path: Path) -> None:
     torch.save(models.get_model("resnet50").state_dict(), path)
 
@@ -260,7 +256,6 @@ READERS = [
         lambda path: save(path.parent, "value", {"a": torch.ones(1)}),
     ),
     (read_table, "value.csv", lambda path: save(path.parent, "value", pd.DataFrame({"a": [1]}))),
-    (read_json, "value.json", lambda path: save(path.parent, "value", {"a": 1})),
 ]
 
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fabricated import run_stage, stored, trained_classifier
@@ -92,7 +93,8 @@ def share(image, maps, factor):
 
 def gathered(results):
     names = [image.name for image in results.images]
-    return {"sums": {"names": names, "sum": float(sum(results.arrays("share").values()).sum())}}
+    sums = [float(array.sum()) for array in results.arrays("share").values()]
+    return {"sums": pd.DataFrame({"image": names, "sum": sums})}
 
 
 @per_image.per_image("sum", "sums", gather=gathered)
@@ -140,7 +142,8 @@ def test_a_stage_goes_on_where_it_was(images, maps, tmp_path):
 
 def test_a_stage_may_gather_what_was_made_of_all_images(images, maps, tmp_path):
     result = Store(tmp_path).run(total, images=images, maps=maps)
-    assert result.json("sums") == {"names": list(images.ids), "sum": 4.0 * (0 + 1 + 2 + 3)}
+    expected = pd.DataFrame({"image": images.ids, "sum": [0.0, 4.0, 8.0, 12.0]})
+    pd.testing.assert_frame_equal(result.table("sums"), expected)
     assert [path.name for path in result.path.iterdir() if path.suffix == ".npz"] == []
 
 

@@ -187,13 +187,13 @@ def test_memory_that_runs_out_loses_no_image(tmp_path, images):
 @stage("slow")
 def slow(seconds):
     time.sleep(seconds)
-    return {"pid": {"pid": os.getpid()}}
+    return {"pid": pd.DataFrame({"pid": [os.getpid()]})}
 
 
 def computing(root):
     """A process that computes `slow`, or reads it, and says who computed it."""
     code = "from test_starved import *\nprint(Store(sys.argv[1]).run(slow, seconds=1)"
-    code += ".json('pid')['pid'])"
+    code += ".table('pid')['pid'].item())"
     paths = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     return subprocess.Popen(
         [sys.executable, "-c", code, root], env=os.environ | {"PYTHONPATH": paths},

@@ -36,7 +36,6 @@ def numbers(number, text="", scale=None):
         "numbers": pd.DataFrame({"n": [number, 2 * number], "text": [text, "b"]}),
         "grid": {"a": np.arange(3.0), "b": np.ones((2, 0), np.float16)},
         "weights": {"w": torch.full((2, 2), float(number))},
-        "notes": {"list": [1, "two"], "nothing": None},
     }
 
 
@@ -83,7 +82,7 @@ def test_another_stage_or_name_is_another_result(results, monkeypatch):
 
 @stage("numbers")
 def other_numbers(number):
-    return {"json": {"number": number}}
+    return {"numbers": pd.DataFrame({"n": [number]})}
 
 
 def test_a_changed_setting_of_a_dataclass_is_computed_anew(results):
@@ -96,16 +95,24 @@ def test_a_result_that_is_read_counts_by_what_made_it(results):
     one, two = (results.run(numbers, number=n) for n in (1, 2))
     read = [results.run(reader, source=source) for source in (one, two, one)]
     assert read[0] == read[2] != read[1]
-    assert [r.json("sum")["sum"] for r in read] == [3.0, 6.0, 3.0]
+    assert [sum_of(r) for r in read] == [3.0, 6.0, 3.0]
 
 
 @stage("reader")
 def reader(source):
-    return {"sum": {"sum": float(source.table("numbers")["n"].sum())}}
+    return summing(source.table("numbers")["n"].sum())
+
+
+def summing(value):
+    return {"sum": pd.DataFrame({"sum": [value]})}
+
+
+def sum_of(result):
+    return result.table("sum")["sum"].item()
 
 
 def test_a_stage_stays_an_ordinary_function():
-    assert numbers(3)["notes"] == {"list": [1, "two"], "nothing": None}
+    assert numbers(3)["numbers"]["n"].tolist() == [3, 6]
     assert (numbers.stage, numbers.resumes) == ("numbers", False)
     assert (slow.stage, slow.resumes) == ("slow", True)
 
@@ -123,7 +130,7 @@ def test_several_stages_are_run_in_order_and_only_what_is_missing(results, worke
     assert several == [results.run(call.func, **call.keywords) for call in calls]
     assert several[1] == kept
     assert [result.name for result in several] == ["numbers", "numbers", "slow"]
-    assert several[2].json("sum") == {"sum": 1}
+    assert sum_of(several[2]) == 1
     if workers == "1":  # where calls are counted
         assert CALLS == [2, 1, 0, 1]
     assert not list(results.root.glob("*.scratch"))
@@ -154,8 +161,13 @@ def test_every_value_is_read_as_it_was_returned(results):
     assert {k: v.tolist() for k, v in arrays.items()} == {"a": [0, 1, 2], "b": [[], []]}
     assert arrays["b"].dtype == np.float16
     assert torch.equal(result.tensors("weights")["w"], torch.full((2, 2), 3.0))
-    assert result.json("notes") == {"list": [1, "two"], "nothing": None}
     assert result.manifest["seconds"] >= 0
+
+
+def test_no_arrays_are_read_as_none_and_what_no_format_holds_is_refused(tmp_path):
+    assert dict(stored(tmp_path, grid={}).arrays("grid")) == {}
+    with pytest.raises(TypeError, match="'notes' is neither a table nor"):
+        store.save(tmp_path, "notes", {"a": np.ones(1), "b": "word"})
 
 
 def test_a_table_keeps_its_gaps_and_its_words(tmp_path):
@@ -173,7 +185,7 @@ def test_files_are_those_that_others_can_read(results):
     path = results.run(numbers, number=1).path
     names = {file.name for file in path.iterdir()}
     assert names == {
-        "numbers.csv", "grid.npz", "weights.safetensors", "notes.json", "manifest.json",
+        "numbers.csv", "grid.npz", "weights.safetensors", "manifest.json",
     }  # fmt: skip
     manifest = json.loads((path / "manifest.json").read_text())
     assert set(manifest["sha256"]) == names - {"manifest.json"}
@@ -228,19 +240,19 @@ def test_a_value_counts_by_what_made_its_result_and_by_its_name(results):
     assert describe(elsewhere) == describe(values[0])
     sums = [results.run(summed, arrays=r.arrays("grid"), word="x") for r in (one, two, one)]
     assert sums[0] == sums[2] != sums[1]
-    assert sums[0].json("sum") == {"sum": 3.0}
+    assert sum_of(sums[0]) == 3
     nested = [results.run(summed_all, arrays={"x": r.arrays("grid")}) for r in (one, two)]
     assert nested[0].key != nested[1].key
 
 
 @stage("summed")
 def summed(arrays, word):
-    return {"sum": {"sum": float(sum(array.sum() for array in arrays.values()))}}
+    return summing(sum(array.sum() for array in arrays.values()))
 
 
 @stage("summed")
 def summed_all(arrays):
-    return {"sum": {name: float(each["a"].sum()) for name, each in arrays.items()}}
+    return summing(sum(each["a"].sum() for each in arrays.values()))
 
 
 def test_a_value_that_a_result_has_not_is_told(results):
@@ -282,7 +294,7 @@ def test_an_interrupted_write_is_no_result_and_is_made_again(results, monkeypatc
     assert not list(results.root.glob("*/manifest.json"))
     result = results.run(numbers, number=1)
     assert CALLS == [1, 1]
-    assert result.json("notes")["list"] == [1, "two"]
+    assert result.table("numbers")["n"].tolist() == [1, 2]
     assert [path.name for path in results.root.iterdir()] == [result.path.name]
 
 
@@ -290,7 +302,7 @@ def test_a_folder_without_a_manifest_is_made_again(results):
     path = results.run(numbers, number=1).path
     (path / "manifest.json").unlink()
     (path / "left.over").touch()
-    assert results.run(numbers, number=1).json("notes")["list"] == [1, "two"]
+    assert results.run(numbers, number=1).table("numbers")["n"].tolist() == [1, 2]
     assert CALLS == [1, 1]
     assert not (path / "left.over").exists()
 
@@ -306,7 +318,7 @@ def test_scratch_outlives_an_interruption_and_goes_with_success(results):
     scratch = next(results.root.glob("*.scratch"))
     np.savez(scratch / "3.npz", n=3)
     result = results.run(slow, count=5, fail_at=3)
-    assert result.json("sum") == {"sum": 10}
+    assert sum_of(result) == 10
     assert not list(results.root.glob("*.scratch"))
 
 
@@ -319,7 +331,7 @@ def slow(count, fail_at, scratch):
             if n == fail_at:
                 raise KeyboardInterrupt
             store.save_arrays(path, {"n": np.asarray(n)})
-    return {"sum": {"sum": sum(int(np.load(scratch / f"{n}.npz")["n"]) for n in range(count))}}
+    return summing(sum(int(np.load(scratch / f"{n}.npz")["n"]) for n in range(count)))
 
 
 def test_scratch_is_no_part_of_the_key(results):

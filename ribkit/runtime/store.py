@@ -1,8 +1,8 @@
 """Results on disk: each stored under a hash of what made it, whole or not at all, and reused.
 
 A *stage* is a function, decorated with its name, of plain parameters. It returns a dictionary whose
-keys name its files: CSV for tables, npz without pickles for arrays, safetensors for weights, JSON
-for the rest. A result's key (`ribkit.runtime.keys`) hashes the stage's code and what it is given.
+keys name its files: CSV for tables, npz without pickles for arrays, safetensors for weights. A
+result's key (`ribkit.runtime.keys`) hashes the stage's code and what it is given.
 No file is read before its SHA-256 is found right: a damaged result is computed again, or refused.
 """
 
@@ -119,9 +119,6 @@ class Result:
 
     def tensors(self, value: str) -> "StoredTensors":
         return StoredTensors(self, value)
-
-    def json(self, value: str) -> Any:
-        return json.loads(self.file(f"{value}.json").read_text())
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -321,7 +318,7 @@ def _beside(result: Result, kind: str) -> Path:
 
 # ---- files --------------------------------------------------------------------------------------
 def save(folder: Path, value: str, content: Any) -> None:
-    """One value as one file, in the format that its type asks for."""
+    """One value as one file: a table, or a dictionary of arrays or of tensors."""
     if isinstance(content, pd.DataFrame):
         content.to_csv(folder / f"{value}.csv", index=False, lineterminator="\n", na_rep="nan")
     elif isinstance(content, Arrays) or _all(content, np.ndarray):
@@ -330,13 +327,12 @@ def save(folder: Path, value: str, content: Any) -> None:
         tensors = {k: v.detach().cpu().contiguous() for k, v in content.items()}
         save_file(tensors, folder / f"{value}.safetensors")
     else:
-        (folder / f"{value}.json").write_text(json.dumps(content, indent=1) + "\n")
+        raise TypeError(f"{value!r} is neither a table nor a dictionary of arrays or of tensors")
 
 
 def _all(content: Any, kind: type) -> bool:
-    """Whether this is a dictionary of such values, and not empty."""
-    full = isinstance(content, dict) and bool(content)
-    return full and all(isinstance(value, kind) for value in content.values())
+    """Whether this is a dictionary of such values, if of any."""
+    return isinstance(content, dict) and all(isinstance(v, kind) for v in content.values())
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
