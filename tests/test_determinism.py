@@ -108,7 +108,7 @@ def test_a_network_is_made_without_touching_a_gpu_s_random_state(monkeypatch):
 # ---- the order of folders -----------------------------------------------------------------------
 @stage("two")
 def two() -> dict:
-    return {"b": 1, "a": 2}
+    return {name: {"n": np.ones(1)} for name in "ba"}
 
 
 def read(folder: Path) -> tuple:

@@ -201,8 +201,7 @@ def test_a_trained_model_counts_by_the_code_that_builds_it():
 def kinds():
     table = {"name": ["a", "01"], "n": [1, -2], "share": [0.1, np.nan], "right": [True, False]}
     tensors = {"b": torch.arange(6.0).view(2, 3).T, "a": torch.tensor([1, 2], dtype=torch.uint8)}
-    values = {"n": 3, "names": ["a", "b"], "none": None, "share": 1 / 3}
-    return {"table": pd.DataFrame(table), "tensors": tensors, "values": values}
+    return {"table": pd.DataFrame(table), "tensors": tensors}
 
 
 @per_image("products", "products", arrays=("products",), scalars=("factor", "name"))
@@ -216,7 +215,6 @@ STORED = {
     "products.npz": "cd255cb9f9b0362e",
     "table.csv": "a08c3fb58d246733",
     "tensors.safetensors": "e9695fef8439b128",
-    "values.json": "57748bffab4b7dad",
 }
 
 

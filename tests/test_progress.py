@@ -12,6 +12,7 @@ import termios
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,7 +73,7 @@ def test_a_loop_that_is_broken_off_is_not_counted():
 
 @stage("loop")
 def looped(count):
-    return {"numbers": {"numbers": list(bar(range(count), "numbers"))}}
+    return {"numbers": {"numbers": np.array(list(bar(range(count), "numbers")))}}
 
 
 def test_a_manifest_tells_what_its_stage_took(tmp_path):
@@ -85,6 +86,7 @@ def test_a_manifest_tells_what_its_stage_took(tmp_path):
 # ---- what a watcher sees ------------------------------------------------------------------------
 SHOWS = """
 import os, sys, time
+import numpy as np
 from ribkit.runtime import progress
 from ribkit.runtime.store import Store, stage
 
@@ -92,7 +94,7 @@ from ribkit.runtime.store import Store, stage
 def slow(count):
     for _ in progress.bar(range(count), "slow images"):
         time.sleep(0.5)
-    return {"done": {"count": count}}
+    return {"done": {"count": np.array(count)}}
 
 with progress.shown():
     for number in progress.bar(range(1), "notebooks"):
