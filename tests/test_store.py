@@ -184,9 +184,7 @@ def test_names_of_images_keep_their_zeros(tmp_path):
 def test_files_are_those_that_others_can_read(results):
     path = results.run(numbers, number=1).path
     names = {file.name for file in path.iterdir()}
-    assert names == {
-        "numbers.csv", "grid.npz", "weights.safetensors", "manifest.json",
-    }  # fmt: skip
+    assert names == {"numbers.csv", "grid.npz", "weights.safetensors", "manifest.json"}
     manifest = json.loads((path / "manifest.json").read_text())
     assert set(manifest["sha256"]) == names - {"manifest.json"}
     assert manifest["parameters"] == {"number": 1}

@@ -266,10 +266,9 @@ def _ablations(study: Study) -> dict[str, Measured]:
         setting = f"{study.profile.name}, {scale}"
         unknown = Measured(*(np.nan,) * 4, "mIoU", "", setting, _on(study), note)
         return dict.fromkeys(compared, unknown)
-    rates = sorted({ablation_runs.runs(one)[1].settings.lr for one in moving})
-    tried = (min(study.profile.lrs), max(study.profile.lrs))
-    chosen, ends = (map("{:g}".format, each) for each in (rates, tried))
-    scale += f", rate {' or '.join(chosen)} (grid: {' to '.join(ends)})"
+    tuned, grid = {own(one).settings(RIB).lr for one in moving}, study.profile.lrs
+    rates = " or ".join(map("{:g}".format, sorted(tuned)))
+    scale += f", rate {rates} (grid: {min(grid):g} to {max(grid):g})"
     for name, named in compared.items():
         counts = [_counts_of(one, named) for one in moving]
         (after, _), (before, factor), *more = named
