@@ -69,7 +69,7 @@ def counts(study: Study) -> dict[str, int]:
         "irn-walk": refined * (n + walks * tuned) + 2 * p.replicas * remaining,
         "psa-walk": refined * (n + (alphas + len(p.psa_log2_steps)) * tuned),
         "network": networks * p.network.iterations,
-        "predictions": networks * len(study.validation),
+        "predictions": p.replicas * len(pipeline.sources(study)) * len(study.validation),
     }
 
 

@@ -24,8 +24,8 @@ def train(study: Study, name: str) -> None:
     if not distributed.is_distributed():
         pipeline.train(study.replicas, name)
         return
-    distributed.main_process_first(lambda: pipeline.trainings(study.replicas, name))
-    for prepare in pipeline.trainings(study.replicas, name):
+    distributed.main_process_first(lambda: pipeline.prepared(study.replicas, name))
+    for prepare in pipeline.prepared(study.replicas, name):
         distributed.main_process_first(prepare)
         call = prepare()  # what it needs is stored now, in rank 0 and elsewhere
         with distributed.collective(), threads(1):

@@ -274,4 +274,4 @@ def test_the_best_rival_goes_through_the_stages_once_where_it_is_cam(study):
     assert list(first) == list(second) == ["CAM", "best rival", "RIB"]
     assert first["best rival"].method == RIVALS["norm"]
     assert second["best rival"] is second["CAM"]
-    assert len(pipeline.trainings(study.replicas, "irn")) == 3 + 2
+    assert len(pipeline.prepared(study.replicas, "irn")) == 3 + 2

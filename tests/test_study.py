@@ -562,11 +562,11 @@ def test_a_readable_table_has_rounded_numbers_with_their_intervals():
 
 def test_the_papers_variants_may_be_tried_on_fewer_trainings():
     study = Study("mini", "", {"replicas": 3, "variant_replicas": 1})
-    tried = {method.title: study.trainings(method) for method in study.methods}
+    tried = {method.title: study.replicas_of(method) for method in study.methods}
     papers = {title for title, trainings in tried.items() if trainings == study.replicas[:1]}
     assert papers == {"RIB paper, GAP", "RIB paper, GNDRP"}
     assert all(len(trainings) == 3 for title, trainings in tried.items() if title not in papers)
-    assert len(Study("mini", "", {"replicas": 2}).trainings(study.methods[-3])) == 2
+    assert len(Study("mini", "", {"replicas": 2}).replicas_of(study.methods[-3])) == 2
 
 
 def test_ablations_are_tuned_at_their_own_scales(monkeypatch):

@@ -176,6 +176,7 @@ def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
     monkeypatch.setattr(Study, "seeds", lambda self, method, images: [method])
     swept = made(0, np.random.default_rng(4))
     monkeypatch.setattr(Study, "swept", lambda self, images, method: swept)
+    monkeypatch.setattr(Study, "stilled", lambda self, method: False)
     table = tables_ablations.protocol(study).set_index("quantity")["value"]
     error = np.std(intervals.resample(intervals.gain, after.at(35), before.at(35))[1], ddof=1)
     row = [value for name, value in table.items() if name.endswith("apart, paired")]
@@ -190,6 +191,15 @@ def test_the_protocol_counts_images_from_the_standard_error(study, monkeypatch):
         "standard error by which 4 tuning images choose thresholds, of the mean over 2 trainings"
     ]
     assert 0 <= error <= np.ptp(gains[36:44])
+    # how alike CAM's maps and RIB's are says nothing where tuning left RIB still
+    monkeypatch.setattr(Study, "stilled", lambda self, method: True)
+    still = tables_ablations.protocol(study).set_index("quantity")["value"]
+    left_out = set(table.index) - set(still.index)
+    assert left_out == {
+        f"standard error of RIB's gain over {COUNT} images, paired",
+        "images that tell 1 point apart, paired",
+        "the same of its gain over CAM",
+    }
 
 
 def test_thresholds_vary_with_the_images_that_choose_them():

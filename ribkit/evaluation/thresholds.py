@@ -1,8 +1,9 @@
 """Scores of localisation maps at every threshold, and how a threshold is chosen.
 
 A seed predicts, at each pixel, the class of its highest map, or background where no map exceeds the
-threshold. The threshold is either the best one for the very images it is scored on (``oracle``, as
-most papers report) or the best one on other images (``held-out``). See `ribkit.evaluation.miou`.
+threshold. The threshold is the best one for the very images it is scored on (``oracle``, as most
+papers report), the best one on other images (``held-out``), or one that needs no mask
+(``mask-free``, by `otsu`). See `ribkit.evaluation.miou`.
 """
 
 from collections.abc import Sequence

@@ -172,17 +172,17 @@ def evidence(photographs: pd.DataFrame, scenes: pd.DataFrame, digits: pd.DataFra
     return pd.DataFrame(shown)
 
 
-def by_chance(table: pd.DataFrame) -> list[str]:
+def by_chance(table: pd.DataFrame) -> pd.DataFrame:
     """Which claims hold or are the opposite, but not if corrected for how many there are.
 
-    Their short names. By the false discovery rate of 5 % (Benjamini and Hochberg 1995): of those
+    Their rows. By the false discovery rate of 5 % (Benjamini and Hochberg 1995): of those
     that are left at most one in twenty is an error, on average, where tests are independent or
     lean the same way. ValueError: something measured has no p.
     """
     told = table[table["verdict"] != "not measured"]
     corrected = stats.false_discovery_control(told["p_value"])
     away = told["verdict"].str.match("holds|opposite")
-    return told.loc[away & (corrected > 0.05), "short"].tolist()
+    return told[away & (corrected > 0.05)]
 
 
 def filled(table: pd.DataFrame) -> pd.DataFrame:

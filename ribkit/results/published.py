@@ -115,13 +115,14 @@ LOSES = {  # and of what the last layer does on digits
 READ = """\
 - In brackets stand 95 % intervals. *Yes* and *opposite*: all of it lies on that side of 0;
   *smaller*: than reported. *Open*: it spans 0. *Not seen*: it spans 0, and ends below what was
-  reported (?: not confirmed).
+  reported (?: not confirmed). *Maybe by chance*: cannot be told from 0 if corrected for the
+  number of [claims](docs/claims.md).
 - RIB follows the authors' code ([variants](docs/variants.md)), with GNDRP, pooling of the
-  non-discriminative region. What adapts nothing is the best of CAM as tuned, smoothed, scaled, or
-  with its features' norm.
+  non-discriminative region. What adapts nothing is the best of CAM as tuned, smoothed, divided
+  by a percentile, or with its features' norm.
 - Thresholds are chosen with masks of other images; in the paper, of the same.
 - Maps reach where CAM is weak: on photographs over the half of an object far from its peak, on
-  scenes over bodies, which tell little of the class, as heads do. AUC was added as one threshold
+  scenes over bodies, which unlike heads tell little of the class. AUC was added as one threshold
   left that open.
 - The last activation is the paper's bottleneck. HGR is the share of a region's pixels, of a shape
   or of a digit, with a high gradient ([digits](docs/digits.md))."""
@@ -129,8 +130,7 @@ READ = """\
 
 def answer() -> str:
     """The answer: in a point for each kind of images and for why; then by claim, with numbers."""
-    runs = {evidence: _own(evidence).set_index("name") for evidence in RUNS}
-    digits = runs["digits"]
+    runs = {evidence: _marked(evidence).set_index("name") for evidence in RUNS}
     seeds = {evidence: rows for evidence, rows in runs.items() if "rib-seed" in rows.index}
     said = [
         f"- **On {evidence}** RIB's seeds {_word_for(COMPARED, rows.loc['rib-seed'])} CAM's, and "
@@ -140,14 +140,17 @@ def answer() -> str:
         f"{_word_for(TELL, rows.loc['rib-auc'])}.{_noted(rows.loc['rib-seed'])}"
         for evidence, rows in seeds.items()
     ]
+    mnist = runs["digits"].loc["last-layer-bottleneck"]
+    bundled = _claims("drawn scenes").set_index("name").loc["last-layer-bottleneck"]
     without = (
         f"{_word_for(COMPARED, rows.loc['activation-seed-matched'])} those with it on {evidence}"
         for evidence, rows in seeds.items()
     )
     said.append(
-        "- **Is the last activation the bottleneck?** On digits the last layer "
-        f"{_word_for(LOSES, digits.loc['last-layer-bottleneck'])}. RIB's seeds without it, at "
-        f"matched rates, {', and '.join(without)}."
+        "- **Is the last activation the bottleneck?** On MNIST the last layer "
+        f"{_word_for(LOSES, mnist)} (on the smaller digits of the other runs {_shortly(bundled)}; "
+        "see [digits](docs/digits.md)). RIB's seeds without it, at matched rates, "
+        f"{', and '.join(without)}."
     )
     photographs, *others = runs.values()
     others = pd.concat(others)  # what is of digits is of no scenes
@@ -163,7 +166,8 @@ def _shortly(row: pd.Series) -> str:
     """A claim's verdict in a word, and what was measured."""
     if row["verdict"] == "not measured":
         return "not yet"
-    return f"{_word_for(SHORTLY, row)}: {worded(row[['difference', 'low', 'high']])}"
+    chance = ", maybe by chance" if row.get("by_chance") else ""
+    return f"{_word_for(SHORTLY, row)}{chance}: {worded(row[['difference', 'low', 'high']])}"
 
 
 def _reported(row: pd.Series) -> str:
@@ -200,13 +204,25 @@ def verdicts() -> str:
 
 def _corrected(evidence: str) -> str:
     """What becomes of a run's verdicts where their number counts; nothing of runs without p."""
-    found = _own(evidence).query("verdict != 'not measured'")
-    if found.empty or found["p_value"].isna().any():
+    doubtful = _doubtful(evidence)
+    if doubtful is None:
         return ""
-    doubtful = claims.by_chance(found)
     of_all = "all that hold or are the opposite can still be told from 0"
-    said = f"these could not be told from 0: {'; '.join(doubtful)}" if doubtful else of_all
+    names = "; ".join(doubtful["short"])
+    said = f"these could not be told from 0: {names}" if names else of_all
     return f" Corrected for their number (Benjamini and Hochberg, 5 %) {said}."
+
+
+def _marked(evidence: str) -> pd.DataFrame:
+    """What a run has measured itself, and which of it may be so ``by_chance``."""
+    rows, doubtful = _own(evidence), _doubtful(evidence)
+    return rows.assign(by_chance=False if doubtful is None else rows.index.isin(doubtful.index))
+
+
+def _doubtful(evidence: str) -> pd.DataFrame | None:
+    """What `claims.by_chance` finds in a run; None: nothing is measured, or it has no p."""
+    found = _own(evidence).query("verdict != 'not measured'")
+    return None if found.empty or found["p_value"].isna().any() else claims.by_chance(found)
 
 
 def verdict_counts() -> dict[str, pd.Series]:

@@ -52,7 +52,7 @@ def tuning(study: Study) -> pd.DataFrame:
     """
     tables = {}
     for method in study.methods:
-        for one in study.trainings(method):
+        for one in study.replicas_of(method):
             table = one.tuned(method).table
             gain = table["miou"] - one.tuned(CAM).miou
             tables[method.title, one.training_seed] = table.assign(gain=gain)
@@ -63,7 +63,7 @@ def choices(study: Study) -> pd.DataFrame:
     """What each training chose for each method, as text, and after how many trials."""
     rows = []
     for method in study.methods:
-        tuned = [one.tuned(method) for one in study.trainings(method)]
+        tuned = [one.tuned(method) for one in study.replicas_of(method)]
         chosen = {
             name: "; ".join(_setting(one.chosen[name]) for one in tuned) for name in tuned[0].chosen
         }
@@ -89,7 +89,7 @@ def seed_scores(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
     """
     rows = []
     for method in methods or study.methods:
-        trainings = study.trainings(method)
+        trainings = study.replicas_of(method)
         seeds = [one.seed(method) for one in trainings]
         trials = max(one.tuned(method).trials for one in trainings)
         for choice in seeds[0].chosen:
@@ -120,7 +120,7 @@ def replicas(study: Study) -> pd.DataFrame:
     rows = [
         (method.title, one.training_seed, miou(one.seed(method).at("held-out").sum(axis=0)))
         for method in study.methods
-        for one in study.trainings(method)
+        for one in study.replicas_of(method)
     ]
     return pd.DataFrame(rows, columns=["method", "training", "miou"])
 

@@ -55,7 +55,7 @@ def coverage(study: Study, methods: tuple[Method, ...] = ()) -> pd.DataFrame:
     """
     rows = []
     for method in methods or study.methods:
-        trainings = study.trainings(method)
+        trainings = study.replicas_of(method)
         each = [100 * by_image(one.coverage(method)) for one in trainings]
         for part in LEVELS:
             if part not in each[0]:

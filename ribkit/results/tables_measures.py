@@ -119,7 +119,7 @@ SCORES = {"precision": measures.precision, "recall": measures.recall, "iou": iou
 
 def _seeds(study: Study) -> Iterator[tuple[str, str, list[np.ndarray]]]:
     for method in study.methods:
-        seeds = [one.seed(method) for one in study.trainings(method)]
+        seeds = [one.seed(method) for one in study.replicas_of(method)]
         for choice in seeds[0].chosen:
             yield method.title, f"seed, {choice} threshold", [seed.at(choice) for seed in seeds]
 
@@ -202,7 +202,7 @@ def _all_scores(study: Study) -> pd.DataFrame:
     found: dict[str, dict] = {"seed mIoU": {}, "seed precision": {}}
     for method in study.methods:
         title = "RIB" if method == RIB else method.title
-        for one in study.trainings(method):
+        for one in study.replicas_of(method):
             counts = one.seed(method).at("held-out").sum(axis=0)
             found["seed mIoU"][title, one.number] = miou(counts)
             found["seed precision"][title, one.number] = _mean(measures.precision, counts)

@@ -324,10 +324,11 @@ def _trained(study: Study, build: Callable, call: partial, *more: str) -> Traine
     return TrainedModel.of(build, weights, **{name: call.keywords[name] for name in names})
 
 
-def trainings(studies: Sequence[Study], name: str) -> list[Callable[[], partial]]:
-    """All trainings of one of `TRAINED`, of `FEW`, or of "saliency" where the study has its own.
+def prepared(studies: Sequence[Study], name: str) -> list[Callable[[], partial]]:
+    """All trainings of one of `TRAINED`, or of "saliency" where the study has its own.
 
-    Each computes what it learns from, and gives its call.
+    Of `FEW`, which is one of the networks, without the others. Each computes what it learns from,
+    and gives its call.
     """
     if name == "classifier":
         return [one.training for one in studies]
@@ -337,7 +338,8 @@ def trainings(studies: Sequence[Study], name: str) -> list[Callable[[], partial]
     if name == FEW:
         return [partial(_network_training, one, FEW) for one in studies]
     if name == "network":
-        return [partial(_network_training, one, own) for one in studies for own in sources(one)]
+        learned = [(one, source) for one in studies for source in (*sources(one), FEW)]
+        return [partial(_network_training, *each) for each in learned]
     owns = (own for one in studies for own in dict.fromkeys(refinements(one).values()))
     return [partial(own.training, name) for own in owns]
 
@@ -347,5 +349,5 @@ def train(studies: tuple[Study, ...], *names: str) -> None:
     """Train what is missing of some of `TRAINED` in some replicas, side by side."""
     if "network" in names:
         train(studies, "irn")  # which the networks' labels need
-    calls = [prepare() for name in names for prepare in trainings(studies, name)]
+    calls = [prepare() for name in names for prepare in prepared(studies, name)]
     studies[0].store.run_all(calls, " and ".join(names))

@@ -24,7 +24,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from ribkit.data.scenes import USUAL_TEXTURE
-from ribkit.method.settings import VARIANTS, Settings
+from ribkit.method.settings import NO_MARGIN, VARIANTS, Settings
 from ribkit.networks.architectures import Weights, imagenet_weights
 from ribkit.networks.backbone import PRECISIONS
 from ribkit.networks.configs import BACKBONES, AffinityConfig, ClassifierConfig, DeepLabConfig
@@ -51,7 +51,7 @@ from ribkit.runtime.settings import (
 Backbone = Annotated[str, one_of(*BACKBONES)]
 # Photographs without masks, on which nothing can be tuned: a rate at which an ImageNet head's maps
 # visibly grow
-PHOTOGRAPH_SETTINGS = Settings(pooling="gap", lr=1e-4, n_others=4, margin=1e9)
+PHOTOGRAPH_SETTINGS = Settings(pooling="gap", lr=1e-4, n_others=4, margin=NO_MARGIN)
 PHOTOGRAPH_SCALES = (0.5, 1.0)
 
 

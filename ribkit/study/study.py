@@ -70,7 +70,7 @@ class Seed:
 
     maps: Result
     swept: Swept  # how they fit at all thresholds
-    chosen: Mapping[str, int]  # of these: "oracle", on the same images; "held-out", on the tuning
+    chosen: Mapping[str, int]  # of these: "oracle", of the same images; "held-out"; "mask-free"
 
     def at(self, choice: str) -> np.ndarray:
         """Counts ``(N, 3, n)`` at the threshold chosen."""
@@ -136,7 +136,7 @@ class Study(Inputs):
         other.store = self.store
         return other.replicas[self.number]
 
-    def trainings(self, method: Method) -> tuple["Study", ...]:
+    def replicas_of(self, method: Method) -> tuple["Study", ...]:
         """The replicas that a method is tried on: all, but perhaps for the paper's variants."""
         fewer = self.profile.variant_replicas if method.variant == "paper" else 0
         return self.replicas[: fewer or None]
