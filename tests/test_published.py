@@ -152,6 +152,7 @@ def test_what_would_not_hold_is_named_where_the_number_of_claims_counts(made, mo
     p_values["gndrp-seed"] = 0.051
     (said, *_) = published.verdicts().splitlines()
     assert said.endswith("5 %) these could not be told from 0: GNDRP over GAP.")
+    assert "| opposite, maybe by chance: -1.50 (-2.00 to -1.00) |" in published.answer()
     made["photographs"]["activation-removed"] = (-1, 1, "HGR", "digits")  # which MNIST decides
     made["digits"]["activation-removed"] = (-1, 1, "HGR")
     p_values |= {"gndrp-seed": 0.04, "activation-removed": 0.9}  # of three it would be too large

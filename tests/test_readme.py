@@ -11,6 +11,7 @@ from fabricated import registered
 
 from ribkit.results import figures, published
 from ribkit.runtime.errors import InputError
+from ribkit.study import profiles
 
 ROOT = Path(__file__).parent.parent
 TEXTS = "\n".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
@@ -72,3 +73,14 @@ def test_what_the_docs_name_exists(name):
 def test_readme_has_every_notebook_with_its_question(path):
     title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
     assert f"[{path.stem[:2]}](notebooks/{path.name}) | {title} |" in TEXTS
+
+
+@pytest.mark.parametrize("profile", ["voc", "coco"])
+def test_as_many_processes_as_the_docs_say_share_the_batches_of_what_they_train(profile):
+    text = (published.ROOT / "docs" / "paper_scale.md").read_text()
+    commands = re.findall(r"--nproc-per-node=(\d+) -m ribkit.train .*VOC2012 ([a-z ]*[a-z])", text)
+    trained = [name for _, names in commands for name in names.split()]
+    assert trained == ["classifier", "irn", "psa", "network"]
+    for processes, names in commands:
+        for name in names.split():
+            assert getattr(profiles.load(profile), name).batch % int(processes) == 0
