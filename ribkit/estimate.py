@@ -51,7 +51,8 @@ def counts(study: Study) -> dict[str, int]:
     adapted = p.replicas + 2 * variants + rounds  # GAP, the paper's two, and RIB on all scenes
     one_scale = (p.ablations.scales,)  # at which RIB is tuned once more, and once the paper's
     again_tuned = (p.replicas + 1) * tried * tuned * (p.scale_sets != one_scale)
-    networks = p.replicas * (1 + len(pipeline.sources(study))) + (p.saliency == "scenes")
+    compared = p.replicas * len(pipeline.sources(study))
+    networks = compared + p.replicas + (p.saliency == "scenes")  # of few masks, and of objects
     refined = p.replicas * len(pipeline.available_starts(study))
     walks = len(p.irn_log2_steps) + len(p.irn_betas) + len(p.irn_radii) - 2
     trained = p.classifier.epochs * steps_per_epoch(len(study.train), p.classifier.batch)
@@ -69,7 +70,7 @@ def counts(study: Study) -> dict[str, int]:
         "irn-walk": refined * (n + walks * tuned) + 2 * p.replicas * remaining,
         "psa-walk": refined * (n + (alphas + len(p.psa_log2_steps)) * tuned),
         "network": networks * p.network.iterations,
-        "predictions": p.replicas * len(pipeline.sources(study)) * len(study.validation),
+        "predictions": compared * len(study.validation),
     }
 
 

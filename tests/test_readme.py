@@ -77,8 +77,8 @@ def test_readme_has_every_notebook_with_its_question(path):
 
 @pytest.mark.parametrize("profile", ["voc", "coco"])
 def test_as_many_processes_as_the_docs_say_share_the_batches_of_what_they_train(profile):
-    text = (published.ROOT / "docs" / "paper_scale.md").read_text()
-    commands = re.findall(r"--nproc-per-node=(\d+) -m ribkit.train .*VOC2012 ([a-z ]*[a-z])", text)
+    command = r"--nproc-per-node=(\d+) -m ribkit.train .*VOC2012 ([a-z ]*[a-z])"
+    commands = re.findall(command, TEXTS)
     trained = [name for _, names in commands for name in names.split()]
     assert trained == ["classifier", "irn", "psa", "network"]
     for processes, names in commands:
